@@ -1,0 +1,2 @@
+//! Shoal: SQLite in your process, on three machines.
+pub mod types;

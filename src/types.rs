@@ -1,0 +1,208 @@
+//! Ids, terms, log entries and messages as plain values: the words that all layers share.
+//!
+//! They mirror what Raft needs, but name no Raft library: `raft/core.rs` is the one place that converts, `log/` puts
+//! them on disk, `net/codec.rs` on the wire.
+//!
+//! Deliberately absent: any bytes-on-disk or bytes-on-wire layout.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Id of a node within its cluster, 1..=65535. Never used again for another disk (see [`Incarnation`]).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(pub u16);
+
+impl std::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Random name of one data directory. A wiped disk gets another one, so that it cannot vote as its former self.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Incarnation(pub u64);
+
+impl std::fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Random name of a cluster, fixed when it is founded.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(pub u64);
+
+impl std::fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Index of a log entry, counted from 1. The genesis of a cluster stands at index 1, so the first real entry has index 2.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LogIndex(pub u64);
+
+impl LogIndex {
+    /// The index after this one.
+    pub fn next(self) -> LogIndex {
+        LogIndex(self.0 + 1)
+    }
+}
+
+impl std::fmt::Display for LogIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Term of a leader.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Term(pub u64);
+
+impl std::fmt::Display for Term {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Index and term: names one entry of one leader for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct EntryId {
+    /// Where in the log.
+    pub index: LogIndex,
+    /// By which leader.
+    pub term: Term,
+}
+
+/// Index and term of the genesis: the state before the first entry, which a cluster's founder writes.
+pub const GENESIS: EntryId = EntryId { index: LogIndex(1), term: Term(1) };
+
+/// What an entry is to Raft.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EntryClass {
+    /// Ours: the payload of `entry.rs`, or empty (a leader's first entry of its term).
+    Normal,
+    /// A change of the members (joint consensus); opaque outside `raft/`.
+    Membership,
+}
+
+/// One entry of the Raft log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogEntry {
+    /// Index and term.
+    pub id: EntryId,
+    /// How Raft sees it.
+    pub class: EntryClass,
+    /// The payload.
+    pub data: Bytes,
+}
+
+/// What a node must never forget: Raft's hard state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HardState {
+    /// Current term.
+    pub term: Term,
+    /// Who got this node's vote in that term.
+    pub vote: Option<NodeId>,
+    /// Highest index known to be committed. May lag behind after a crash.
+    pub commit: LogIndex,
+}
+
+/// Who votes and who listens: Raft's configuration, joint while it changes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Membership {
+    /// Voters (the incoming half while joint), ascending.
+    pub voters: Vec<NodeId>,
+    /// Learners, ascending.
+    pub learners: Vec<NodeId>,
+    /// The outgoing voters while the configuration is joint, else empty.
+    pub voters_outgoing: Vec<NodeId>,
+    /// Voters that become learners when the joint configuration is left.
+    pub learners_next: Vec<NodeId>,
+    /// Whether the joint configuration is left automatically.
+    pub auto_leave: bool,
+}
+
+/// Kind of a Raft message. Only what travels between nodes: no local messages, and no forwarded proposals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MessageKind {
+    /// Entries (or none) for a follower.
+    Append,
+    /// Answer to `Append`.
+    AppendReply,
+    /// "I want your vote."
+    Vote,
+    /// Answer to `Vote`.
+    VoteReply,
+    /// "Would you vote for me?"
+    PreVote,
+    /// Answer to `PreVote`.
+    PreVoteReply,
+    /// "I am the leader."
+    Heartbeat,
+    /// Answer to `Heartbeat`.
+    HeartbeatReply,
+    /// The announcement of a snapshot (its bytes travel elsewhere).
+    Snapshot,
+    /// A follower asks for a read index.
+    ReadIndex,
+    /// The read index.
+    ReadIndexReply,
+    /// "Campaign now": the last step of a transfer of leadership.
+    TimeoutNow,
+    /// A follower asks its leader to hand over to it.
+    TransferLeader,
+    /// A node whose term was refused announces the newer one.
+    Unreachable,
+}
+
+/// One Raft message between two nodes, with Raft's own field meanings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// What it is.
+    pub kind: MessageKind,
+    /// Sender.
+    pub from: NodeId,
+    /// Receiver.
+    pub to: NodeId,
+    /// Sender's term (0 where Raft leaves it out).
+    pub term: Term,
+    /// Term of the entry at `index`, where that matters.
+    pub log_term: Term,
+    /// Index the message is about.
+    pub index: LogIndex,
+    /// Leader's committed index.
+    pub commit: LogIndex,
+    /// Term of the entry at `commit`.
+    pub commit_term: Term,
+    /// Entries of an `Append`; of a `ReadIndex` and its reply the contexts.
+    pub entries: Vec<LogEntry>,
+    /// Whether the reply says no.
+    pub reject: bool,
+    /// A hint where to look next after a rejected `Append`.
+    pub reject_hint: LogIndex,
+    /// First index the follower wants a snapshot to cover, 0 for none.
+    pub request_snapshot: LogIndex,
+    /// Priority of a candidate.
+    pub priority: i64,
+    /// Free bytes: the context of reads, the mark of a transfer campaign.
+    pub context: Bytes,
+    /// Index, term and membership of an announced snapshot, with its ticket.
+    pub snapshot: Option<SnapshotTicket>,
+}
+
+/// The Raft part of an announced snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotTicket {
+    /// The state after this entry.
+    pub id: EntryId,
+    /// Members at that entry.
+    pub membership: Membership,
+    /// Opaque to Raft.
+    pub data: Bytes,
+}

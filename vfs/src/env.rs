@@ -1,0 +1,92 @@
+//! The doors to the outside: file system, clock, randomness. Each is a trait with a real and a simulated twin.
+//!
+//! Every call that can fail carries a *label*, a static word that names why the call is made (`"log.sync"`). Tests aim
+//! faults at labels ("fail the third `log.sync`") and error messages name them.
+//!
+//! What a `File` promises: a write is in the file's content when the call returns and durable after the next
+//! `sync_data` that returned `Ok`. Before that a crash may keep any part of it, in any order. After a failed sync nothing
+//! is known about what is durable; the caller must not retry (the kernel reports a lost page once).
+//!
+//! Deliberately absent: networking (above us), memory maps of files (`map.rs`), and any notion of what is in the files.
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub mod os;
+pub mod sim;
+
+/// Why a call is made; see the module's text.
+pub type Label = &'static str;
+
+/// How to open a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Open {
+    /// Must exist; for reading only.
+    Read,
+    /// Must exist; for reading and writing.
+    Write,
+    /// Must not exist; created, for reading and writing. The directory entry is durable only after `sync_dir`.
+    CreateNew,
+}
+
+/// A directory tree of files.
+pub trait Fs: Send + Sync + Debug {
+    /// Opens a file.
+    fn open(&self, path: &Path, how: Open, label: Label) -> io::Result<Arc<dyn File>>;
+    /// Renames a file within one directory, replacing what is there. Durable only after `sync_dir`.
+    fn rename(&self, from: &Path, to: &Path, label: Label) -> io::Result<()>;
+    /// Removes a file. Durable only after `sync_dir`.
+    fn remove(&self, path: &Path, label: Label) -> io::Result<()>;
+    /// Creates a directory and its parents; fine if it exists.
+    fn create_dir_all(&self, path: &Path, label: Label) -> io::Result<()>;
+    /// Names of the files in a directory, sorted.
+    fn list(&self, dir: &Path, label: Label) -> io::Result<Vec<String>>;
+    /// Makes the directory's entries durable.
+    fn sync_dir(&self, dir: &Path, label: Label) -> io::Result<()>;
+    /// Takes the exclusive lock of a directory (a file `LOCK` in it) until the guard is dropped. `WouldBlock` if another
+    /// process, or this one, has it.
+    fn lock_dir(&self, dir: &Path, label: Label) -> io::Result<Box<dyn DirLock>>;
+}
+
+/// Holds the lock of a directory; dropping it gives the lock back.
+pub trait DirLock: Send + Sync + Debug {}
+
+/// One open file. All methods take `&self`; concurrent calls on disjoint ranges are allowed.
+pub trait File: Send + Sync + Debug {
+    /// Fills `buf` from `offset`; returns how many bytes there were, less than `buf.len()` only at the end of the file.
+    fn read_at(&self, buf: &mut [u8], offset: u64, label: Label) -> io::Result<usize>;
+    /// Writes all of `buf` at `offset`, extending the file if needed.
+    fn write_at(&self, buf: &[u8], offset: u64, label: Label) -> io::Result<()>;
+    /// Makes everything written so far durable, the length included. Never call it again after it failed.
+    fn sync_data(&self, label: Label) -> io::Result<()>;
+    /// Cuts or extends (with zeros) the file.
+    fn set_len(&self, len: u64, label: Label) -> io::Result<()>;
+    /// Length of the file in bytes.
+    fn len(&self, label: Label) -> io::Result<u64>;
+}
+
+/// Monotonic time.
+pub trait Clock: Send + Sync + Debug {
+    /// Time since some fixed moment of this process; never goes back.
+    fn now(&self) -> Duration;
+}
+
+/// Random numbers. The real one is the operating system's; ids and incarnations are drawn from it.
+pub trait Rng: Send + Sync + Debug {
+    /// 64 random bits.
+    fn next_u64(&self) -> u64;
+}
+
+/// All the doors of one node.
+#[derive(Clone, Debug)]
+pub struct Env {
+    /// Files.
+    pub fs: Arc<dyn Fs>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub rng: Arc<dyn Rng>,
+}
