@@ -157,8 +157,6 @@ pub enum MessageKind {
     TimeoutNow,
     /// A follower asks its leader to hand over to it.
     TransferLeader,
-    /// A node whose term was refused announces the newer one.
-    Unreachable,
 }
 
 /// One Raft message between two nodes, with Raft's own field meanings.
