@@ -1,6 +1,39 @@
-//! The VFS of Shoal.
+//! The VFS of Shoal: SQLite's file interface, with the transactions of a database handed to a replicator.
+//!
+//! SQLite asks a VFS for files, locks and shared memory. This one gives it, for each database, a main file that it may
+//! only read, a `-wal` that exists in memory, and a wal-index shared by the connections of this process. When SQLite
+//! writes the page of a commit frame, the whole transaction goes to a [`replicator::Replicator`], and the write returns
+//! once that has decided. Transactions that other nodes committed come in through [`database::Database::apply`].
+//!
+//! ```text
+//! pure                                            shared state                  SQLite's side
+//! page, transaction, error, genesis, capture,     shm, hashmap, database        conn, pragma, ffi
+//! lock, wal/{header,frame,checksum,index,store}
+//! ```
+//!
+//! What we promise to SQLite: reads see one commit, whole; a commit that failed left nothing behind; a commit that
+//! succeeded is published. What we promise to the replicator: every commit is captured, with its base position and the
+//! checksum that the database will have; nothing is published that was not accepted.
+//!
+//! `unsafe` is in `ffi.rs` (SQLite's pointers) and `shm.rs` (the mapping of the wal-index), nowhere else.
+//!
+//! Deliberately absent: consensus, the log, the network. A test below holds that no file here names a crate of those.
+
+pub mod capture;
+mod conn;
+pub mod database;
 pub mod env;
+pub mod error;
+pub mod ffi;
+pub mod genesis;
+pub mod hashmap;
+pub mod lock;
 pub mod page;
+mod pragma;
+pub mod replicator;
 pub mod shm;
 pub mod transaction;
 pub mod wal;
+
+pub use database::Database;
+pub use ffi::Registration;

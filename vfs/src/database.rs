@@ -1,0 +1,399 @@
+//! One database as all its connections and the applier share it.
+//!
+//! ```text
+//! what             where                     changed by
+//! main file        genesis page              a checkpoint (none yet: the file stays the genesis page)
+//! virtual WAL      frames in memory          SQLite through xWrite while it holds WRITE; the applier
+//! wal-index        memfd, mapped per         SQLite through its own mapping; the applier and the heal
+//!                  connection                through ours
+//! page hashes      memory                    publication of a transaction
+//! position         memory                    publication of a transaction
+//! ```
+//!
+//! **Publication.** A transaction is visible once the wal-index header covers its frames. For a local transaction that
+//! was accepted SQLite writes the header; for a foreign one the applier does. Position, checksum and page hashes advance
+//! when the write lock is given back, in one step under the state lock, so a position is never ahead of what a reader
+//! sees.
+//!
+//! **Write sessions** (`database/session.rs`). Each grant of WRITE is a session. What a session may do is decided once,
+//! under the state lock:
+//!
+//! ```text
+//! Open --commit frame--> Proposed --accept--> Accepted --UNLOCK--> published (healed if SQLite failed)
+//!  |                        |  \--refused, gave up--> Refused --UNLOCK--> nothing
+//!  \--applier--> fenced     \--applier--> detached (the applier publishes; the waiting commit only reports)
+//! ```
+//!
+//! Lock order: `state`, then `publisher`, then `wal`, then a connection's `overlay`. None is held during a call to the
+//! replicator.
+//!
+//! Invariants, checked where they are named:
+//! * INV-V1 only the holder of WRITE changes frames beyond `mxFrame`, and nobody changes frames up to it;
+//! * INV-V2 a session whose commit was not accepted leaves `mxFrame` where it was (`session::give_back`);
+//! * INV-V3 `position` grows with every published transaction and with nothing else.
+//!
+//! Deliberately absent: SQLite's C interface (`ffi.rs`), files on disk beyond the main file, consensus.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::env::{Clock, File, Label, Rng};
+use crate::error::Refusal;
+use crate::genesis::Geometry;
+use crate::hashmap::PageHashes;
+use crate::lock::{FileId, LockTable, WriteQueue};
+use crate::page::{PageCount, PageHash, PageNo};
+use crate::shm::{ShmFile, ShmView};
+use crate::transaction::{PageImage, Position};
+use crate::wal::header::WalHeader;
+use crate::wal::index::{self, IndexHeader};
+use crate::wal::store::VirtualWal;
+
+mod apply;
+mod session;
+
+pub use apply::ApplyError;
+pub use session::SessionId;
+use session::Writer;
+
+/// Size of the main file's genesis state in pages.
+const GENESIS_PAGES: PageCount = PageCount(1);
+
+/// Where the pages of the main file come from.
+#[derive(Debug)]
+enum Main {
+    /// The database has no file yet: it is the genesis page.
+    Genesis(Vec<u8>),
+    /// A real file; the length is tracked, since only we change it.
+    File { file: Arc<dyn File>, len: u64 },
+}
+
+/// How a connection's reads and writes are treated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Mode {
+    /// Shared WAL, shared wal-index.
+    Normal = 0,
+    /// Its transaction was revoked before it was proposed: every read and write fails until it ends.
+    Fenced = 1,
+    /// Its proposed transaction goes on without it: private wal-index, own frames, until the transaction ends.
+    Detached = 2,
+}
+
+/// The part of a connection that the applier must reach: read on every page read, hence atomic.
+#[derive(Debug)]
+pub(crate) struct Link {
+    mode: AtomicU8,
+    /// Own frames of a detached connection, from its session's first frame on.
+    pub(crate) overlay: Mutex<Option<Overlay>>,
+}
+
+impl Link {
+    pub(crate) fn new() -> Link {
+        Link { mode: AtomicU8::new(Mode::Normal as u8), overlay: Mutex::new(None) }
+    }
+
+    /// Must be read while the WAL's lock is held: whoever overwrites a session's frames set the mode before that.
+    pub(crate) fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Acquire) {
+            0 => Mode::Normal,
+            1 => Mode::Fenced,
+            _ => Mode::Detached,
+        }
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Release);
+    }
+}
+
+/// The frames that a detached connection wrote itself; frame 1 of `frames` is frame `first` of its WAL.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    pub(crate) first: u32,
+    pub(crate) frames: VirtualWal,
+}
+
+/// What the database keeps for each connection.
+#[derive(Debug)]
+pub(crate) struct FileState {
+    pub(crate) view: ShmView,
+    link: Arc<Link>,
+    /// SQLite believes that this connection holds WRITE (a fence does not tell it).
+    believes_write: bool,
+    /// Change counter of the wal-index when the connection last got a read lock.
+    read_change: u32,
+}
+
+/// Everything behind the state lock.
+#[derive(Debug)]
+struct State {
+    /// Our own mapping of the wal-index, for a look at its header.
+    view: ShmView,
+    locks: LockTable,
+    queue: WriteQueue,
+    writer: Option<Writer>,
+    files: HashMap<FileId, FileState>,
+    position: Position,
+    hashes: PageHashes,
+    /// Whether a log entry created this database; before that it is an empty shape that a first write may create.
+    bound: bool,
+    retired: Option<Refusal>,
+}
+
+impl State {
+    fn alive(&self) -> Result<(), Refusal> {
+        self.retired.map_or(Ok(()), Err)
+    }
+
+    /// The published header. `None` only while a connection repairs it.
+    fn live_header(&self) -> Option<IndexHeader> {
+        index::read_header(&self.view)
+    }
+}
+
+/// What happened to a database, for tests and status.
+#[derive(Default, Debug)]
+pub struct Counters {
+    /// Transactions that SQLite failed to publish after they were accepted, and the VFS published.
+    pub heals: AtomicU64,
+    /// Local transactions that were revoked before they were proposed.
+    pub fences: AtomicU64,
+    /// Local transactions that were detached after they were proposed.
+    pub detaches: AtomicU64,
+    /// Transactions that the applier published.
+    pub applied: AtomicU64,
+    /// Local transactions that were accepted and published.
+    pub accepted: AtomicU64,
+}
+
+/// A snapshot of what a database is.
+#[derive(Clone, Debug)]
+pub struct DatabaseStatus {
+    /// Size in pages.
+    pub pages: PageCount,
+    /// Frames in the virtual WAL.
+    pub wal_frames: u32,
+    /// Position shown.
+    pub position: Position,
+    /// Checksum of the content at that position.
+    pub checksum: PageHash,
+}
+
+/// Decides which labelled call fails; see [`Database::set_fault`].
+pub type FaultHook = Arc<dyn Fn(Label) -> bool + Send + Sync>;
+
+/// One replicated database; see the module's text.
+pub struct Database {
+    name: String,
+    geometry: Geometry,
+    clock: Arc<dyn Clock>,
+    shm: Arc<ShmFile>,
+    main: RwLock<Main>,
+    wal: RwLock<VirtualWal>,
+    state: Mutex<State>,
+    /// The mapping through which frames are published, with WRITE held. Locked for as long as that takes.
+    publisher: Mutex<ShmView>,
+    sessions: AtomicU64,
+    /// Position advanced, WRITE given back, or retired.
+    changed: Condvar,
+    fault: RwLock<Option<FaultHook>>,
+    /// What happened so far.
+    pub counters: Counters,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("name", &self.name).field("geometry", &self.geometry).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// An empty database that no log entry has created yet: page 1 of `geometry` at position 0.
+    pub fn new(name: &str, geometry: Geometry, clock: Arc<dyn Clock>, rng: &dyn Rng) -> std::io::Result<Arc<Database>> {
+        let shm = Arc::new(ShmFile::new()?);
+        let mut publisher = ShmView::new(shm.clone())?;
+        let page = geometry.first_page();
+
+        let salt = rng.next_u64();
+        let header = WalHeader::new(geometry.page_size, 0, [(salt >> 32) as u32, salt as u32]);
+        let mut wal = VirtualWal::new(geometry.page_size);
+        wal.set_header(header.encode());
+        let empty = IndexHeader {
+            change_counter: 0,
+            order: header.order,
+            page_size: Some(geometry.page_size),
+            max_frame: 0,
+            page_count: GENESIS_PAGES,
+            frame_checksum: header.checksum(),
+            salts: header.salts,
+        };
+        index::init(&mut publisher, &empty)?;
+        let view = ShmView::new(shm.clone())?;
+
+        let mut hashes = PageHashes::new(geometry.page_size);
+        let first = [(PageNo::FIRST, PageHash::of(PageNo::FIRST, &page))];
+        let checksum = hashes.prepare(first.into_iter(), GENESIS_PAGES);
+        hashes.install(first.into_iter(), GENESIS_PAGES, checksum);
+
+        Ok(Arc::new(Database {
+            name: name.to_string(),
+            geometry,
+            clock,
+            shm,
+            main: RwLock::new(Main::Genesis(page)),
+            wal: RwLock::new(wal),
+            state: Mutex::new(State {
+                view,
+                locks: LockTable::default(),
+                queue: WriteQueue::default(),
+                writer: None,
+                files: HashMap::new(),
+                position: Position(0),
+                hashes,
+                bound: false,
+                retired: None,
+            }),
+            publisher: Mutex::new(publisher),
+            sessions: AtomicU64::new(1),
+            changed: Condvar::new(),
+            fault: RwLock::new(None),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// A log entry at `position` created this database; `file` holds its genesis page.
+    pub fn bind(&self, position: Position, file: Arc<dyn File>) -> std::io::Result<()> {
+        let len = file.len("db.bind")?;
+        let mut state = self.state.lock();
+        *self.main.write() = Main::File { file, len };
+        state.bound = true;
+        state.position = position;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Whether a log entry has created this database.
+    pub fn is_bound(&self) -> bool {
+        self.state.lock().bound
+    }
+
+    /// The name that connections use.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Page size and auto_vacuum at creation.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Index of the last log entry that this database shows.
+    pub fn position(&self) -> Position {
+        self.state.lock().position
+    }
+
+    /// Position and checksum of one state.
+    pub fn checksum(&self) -> (Position, PageHash) {
+        let state = self.state.lock();
+        (state.position, state.hashes.checksum())
+    }
+
+    /// Sizes, position and checksum of one state.
+    pub fn status(&self) -> DatabaseStatus {
+        let state = self.state.lock();
+        let wal_frames = state.live_header().map_or(0, |header| header.max_frame);
+        DatabaseStatus {
+            pages: state.hashes.size(),
+            wal_frames,
+            position: state.position,
+            checksum: state.hashes.checksum(),
+        }
+    }
+
+    /// Waits until this database shows `position`, at most `limit`. `Ok(false)` when time is up.
+    pub fn wait_position(&self, position: Position, limit: Duration) -> Result<bool, Refusal> {
+        let deadline = self.clock.now() + limit;
+        let mut state = self.state.lock();
+        loop {
+            state.alive()?;
+            if state.position >= position {
+                return Ok(true);
+            }
+            let now = self.clock.now();
+            if now >= deadline {
+                return Ok(false);
+            }
+            self.changed.wait_for(&mut state, deadline - now);
+        }
+    }
+
+    /// Nothing may use this database any more, for the given reason: new transactions are refused with it, and waits end.
+    /// The first reason stays.
+    pub fn retire(&self, reason: Refusal) {
+        let mut state = self.state.lock();
+        state.retired.get_or_insert(reason);
+        state.queue.on_free(self.clock.now());
+        self.changed.notify_all();
+    }
+
+    /// Number of open connections.
+    pub fn connections(&self) -> usize {
+        self.state.lock().files.len()
+    }
+
+    /// Content of one page at the present position; zeros for the lock page. `None` beyond the end. For comparisons.
+    pub fn page(&self, page: PageNo) -> std::io::Result<Option<PageImage>> {
+        let state = self.state.lock();
+        if !state.hashes.size().contains(page) {
+            return Ok(None);
+        }
+        let mx = state.live_header().map_or(0, |header| header.max_frame);
+        if let Some(image) =
+            index::find(&*self.publisher.lock(), page, mx).and_then(|frame| self.wal.read().image(frame))
+        {
+            return Ok(Some(image));
+        }
+        let mut content = vec![0; self.geometry.page_size.len()];
+        self.read_main(&mut content, page.offset(self.geometry.page_size))?;
+        Ok(Some(content.into()))
+    }
+
+    /// Makes labelled calls inside the VFS fail, for tests of what happens then: the hook is asked for each of
+    /// `"wal.sync"` and `"wal.write"`, and `true` makes the call return `SQLITE_IOERR`. `None` removes it.
+    #[doc(hidden)]
+    pub fn set_fault(&self, hook: Option<FaultHook>) {
+        *self.fault.write() = hook;
+    }
+
+    pub(crate) fn faulty(&self, label: Label) -> bool {
+        self.fault.read().as_ref().is_some_and(|hook| hook(label))
+    }
+
+    /// Reads the main file; returns how many bytes there were. The rest of `buf` is zeroed.
+    pub(crate) fn read_main(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        let got = match &*self.main.read() {
+            Main::Genesis(page) => {
+                let start = (offset as usize).min(page.len());
+                let got = buf.len().min(page.len() - start);
+                buf[..got].copy_from_slice(&page[start..start + got]);
+                got
+            }
+            Main::File { file, .. } => file.read_at(buf, offset, "db.read")?,
+        };
+        buf[got..].fill(0);
+        Ok(got)
+    }
+
+    /// Length of the main file in bytes.
+    pub(crate) fn main_len(&self) -> u64 {
+        match &*self.main.read() {
+            Main::Genesis(page) => page.len() as u64,
+            Main::File { len, .. } => *len,
+        }
+    }
+}

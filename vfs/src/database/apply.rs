@@ -1,0 +1,193 @@
+//! How frames become visible without SQLite: foreign transactions, the heal, and pages that nobody wrote.
+//!
+//! All three do what SQLite's writer does, in its order: frames into the WAL, their entries into the hash table, then
+//! the header in its two copies. The change counter moves, so that every connection drops its page cache.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Database;
+use super::session::Prepared;
+use crate::error::Refusal;
+use crate::page::{PageCount, PageHash, PageNo};
+use crate::shm::ShmView;
+use crate::transaction::{PageImage, Position, Transaction};
+use crate::wal::frame::{self, FrameNo};
+use crate::wal::header::WalHeader;
+use crate::wal::index;
+
+/// Frames that are put into the WAL under one lock: readers get in between.
+const FRAMES_PER_LOCK: usize = 64;
+
+/// Why a transaction was not applied. Nothing has changed then.
+#[derive(Debug)]
+pub enum ApplyError {
+    /// It was built on another position: refused, on every node alike.
+    WrongBase {
+        /// The base it names.
+        base: Position,
+        /// Where the database is.
+        position: Position,
+    },
+    /// Applying it would not give the checksum that it promises: this copy, or its author's, is not what it should be.
+    Diverged {
+        /// What the entry says.
+        expected: PageHash,
+        /// What this copy would have.
+        found: PageHash,
+    },
+    /// The transaction breaks its own rules.
+    Malformed(String),
+    /// The database was retired.
+    Retired(Refusal),
+    /// Memory could not be mapped or extended.
+    Io(std::io::Error),
+}
+
+impl std::fmt::Display for ApplyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ApplyError::WrongBase { base, position } => {
+                write!(f, "transaction built on position {base}, the database is at {position}")
+            }
+            ApplyError::Diverged { expected, found } => {
+                write!(f, "checksum after the transaction: expected {expected}, this copy has {found}")
+            }
+            ApplyError::Malformed(what) => write!(f, "malformed transaction: {what}"),
+            ApplyError::Retired(why) => write!(f, "the database was retired: {why:?}"),
+            ApplyError::Io(error) => write!(f, "wal-index: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ApplyError {}
+
+impl Database {
+    /// Whether a transaction built on `base` may be the next one.
+    pub fn check_base(&self, base: Position) -> Result<(), ApplyError> {
+        let position = self.position();
+        if base == position { Ok(()) } else { Err(ApplyError::WrongBase { base, position }) }
+    }
+
+    /// Applies a committed transaction and shows it at `position`. Takes WRITE from whoever has it, without waiting for
+    /// a local transaction. Readers see all of it or nothing.
+    pub fn apply(&self, transaction: &Transaction, position: Position) -> Result<(), ApplyError> {
+        transaction.check().map_err(ApplyError::Malformed)?;
+        if transaction.page_size != self.geometry.page_size {
+            return Err(ApplyError::Malformed(format!(
+                "page size {}, the database has {}",
+                transaction.page_size.bytes(),
+                self.geometry.page_size.bytes()
+            )));
+        }
+        let state = self.state.lock();
+        state.alive().map_err(ApplyError::Retired)?;
+        let mut state = self.take_write_for_apply(state).map_err(ApplyError::Io)?;
+        let result = self.apply_as_writer(&mut state, transaction);
+        if result.is_ok() {
+            state.position = position;
+            self.counters.applied.fetch_add(1, Ordering::Relaxed);
+        }
+        self.release_applier(&mut state);
+        result
+    }
+
+    fn apply_as_writer(
+        &self,
+        state: &mut parking_lot::MutexGuard<'_, super::State>,
+        transaction: &Transaction,
+    ) -> Result<(), ApplyError> {
+        if transaction.base != state.position {
+            return Err(ApplyError::WrongBase { base: transaction.base, position: state.position });
+        }
+        let numbers: Vec<PageNo> = transaction.pages.iter().map(|page| page.number).collect();
+        if let Some(hole) = state.hashes.holes(&numbers, transaction.size_after).first() {
+            return Err(ApplyError::Malformed(format!("new page {} is missing", hole.get())));
+        }
+        let changes = || transaction.pages.iter().map(|page| (page.number, page.hash));
+        let checksum = state.hashes.prepare(changes(), transaction.size_after);
+        if checksum != transaction.checksum_after {
+            return Err(ApplyError::Diverged { expected: transaction.checksum_after, found: checksum });
+        }
+        // The state lock is free meanwhile: readers come and go, and WRITE is ours.
+        let pages = transaction.pages.iter().map(|page| (page.number, page.image.clone()));
+        parking_lot::MutexGuard::unlocked(state, || {
+            self.publish_pages(&mut self.publisher.lock(), pages, transaction.size_after)
+        })
+        .map_err(ApplyError::Io)?;
+        state.hashes.install(changes(), transaction.size_after, checksum);
+        Ok(())
+    }
+
+    /// Appends `pages` as one SQLite commit and publishes it.
+    fn publish_pages(
+        &self,
+        view: &mut ShmView,
+        pages: impl ExactSizeIterator<Item = (PageNo, PageImage)>,
+        size_after: PageCount,
+    ) -> std::io::Result<()> {
+        let mut header = index::read_header(view).ok_or_else(header_lost)?;
+        if header.max_frame == 0 {
+            // Frame 1 of a WAL continues the checksum of its header; a writer that failed may have left another one.
+            let wal_header = WalHeader::new(self.geometry.page_size, 0, header.salts);
+            self.wal.write().set_header(wal_header.encode());
+            header.frame_checksum = wal_header.checksum();
+        }
+        let count = pages.len();
+        let mut pages = pages.enumerate().peekable();
+        while pages.peek().is_some() {
+            let mut wal = self.wal.write();
+            for (at, (page, image)) in pages.by_ref().take(FRAMES_PER_LOCK) {
+                let frame = FrameNo::new(header.max_frame + 1).ok_or_else(header_lost)?;
+                let commit_size = (at + 1 == count).then_some(size_after);
+                let (bytes, checksum) = frame::seal(page, commit_size, &image, header.salts, header.frame_checksum);
+                wal.put_image(frame, image);
+                wal.put_header(frame, bytes);
+                index::append(view, frame, page)?;
+                header.max_frame = frame.get();
+                header.frame_checksum = checksum;
+            }
+        }
+        header.page_count = size_after;
+        header.change_counter = header.change_counter.wrapping_add(1);
+        index::publish_header(view, &header);
+        Ok(())
+    }
+
+    /// The heal: publishes the frames that a session wrote and SQLite did not publish.
+    pub(super) fn publish_written(&self, view: &mut ShmView, start: u32, prepared: &Prepared) -> std::io::Result<()> {
+        let mut header = index::read_header(view).ok_or_else(header_lost)?;
+        let mut wal = self.wal.write();
+        if start == 0 {
+            let wal_header = wal.header().map_err(std::io::Error::other)?;
+            header.salts = wal_header.salts;
+            header.frame_checksum = wal_header.checksum();
+        }
+        for number in start + 1..=prepared.last_frame.get() {
+            let frame = FrameNo::new(number).ok_or_else(header_lost)?;
+            let page = wal.frame_header(frame).ok_or_else(header_lost)?.page;
+            let image = wal.image(frame).ok_or_else(header_lost)?;
+            let commit_size = (frame == prepared.last_frame).then_some(prepared.size_after);
+            let (bytes, checksum) = frame::seal(page, commit_size, &image, header.salts, header.frame_checksum);
+            wal.put_header(frame, bytes);
+            index::append(view, frame, page)?;
+            header.frame_checksum = checksum;
+        }
+        header.max_frame = prepared.last_frame.get();
+        header.page_count = prepared.size_after;
+        header.change_counter = header.change_counter.wrapping_add(1);
+        index::publish_header(view, &header);
+        Ok(())
+    }
+
+    /// Pages that a database has grown over without writing them are zeros on every node. On the node whose SQLite
+    /// committed, an older frame of such a page may still be found: it is covered by one of zeros.
+    pub(super) fn publish_holes(&self, view: &mut ShmView, holes: &[PageNo], size: PageCount) -> std::io::Result<()> {
+        let zeros: PageImage = Arc::from(vec![0; self.geometry.page_size.len()]);
+        self.publish_pages(view, holes.iter().map(|page| (*page, zeros.clone())), size)
+    }
+}
+
+fn header_lost() -> std::io::Error {
+    std::io::Error::other("the wal-index header is damaged")
+}

@@ -1,0 +1,582 @@
+//! Write sessions: who holds WRITE, what became of its commit, and how it is taken away.
+//!
+//! The table of states is in the header of `database.rs`. Two rules carry the rest:
+//!
+//! * *Decide once.* Under the state lock a proposed session becomes Accepted, Refused or detached, whichever comes
+//!   first; the others find that out and adapt. So a fence never lands between "consensus said yes" and publication.
+//! * *Never fail after yes.* SQLite may still fail after its commit frame was accepted (a header rewrite, a sync, an
+//!   allocation); it then rolls back locally and gives WRITE back with `mxFrame` where it was. `give_back` publishes the
+//!   frames itself: the *heal*. The user sees an error for a transaction that is committed.
+//!
+//! **The fence.** The applier must never wait for a local transaction. It takes WRITE from a session that has not been
+//! accepted. SQLite does not know, and its rollback will clean the shared hash table without asking anybody, so the
+//! connection's mapping of the wal-index is made private first (`ShmView::detach`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use super::{Database, FileState, Link, Mode, Overlay, State};
+use crate::capture::{self, Capture, CommitFrame};
+use crate::error::Refusal;
+use crate::lock::FileId;
+use crate::page::{PageCount, PageHash, PageNo};
+use crate::replicator::Replicator;
+use crate::shm::ShmView;
+use crate::transaction::{ChangedPage, PageImage, Position, Transaction};
+use crate::wal::frame::{FRAME_HEADER_BYTES, FrameNo, frame_bytes};
+use crate::wal::header::WAL_HEADER_BYTES;
+use crate::wal::store::VirtualWal;
+
+/// One grant of the write lock; unique within a database's life in this process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionId(pub u64);
+
+/// Who holds WRITE.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    /// A connection that may write.
+    Writer(FileId),
+    /// A connection that repairs the wal-index header before it reads; it holds no read lock and writes no frame.
+    Repairer(FileId),
+    /// The thread that applies committed entries.
+    Applier,
+}
+
+/// What the accepted transaction will change in our books when it is published.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(super) last_frame: FrameNo,
+    pub(super) size_after: PageCount,
+    checksum_after: PageHash,
+    changes: Vec<(PageNo, PageHash)>,
+    holes: Vec<PageNo>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Open,
+    Proposed(Prepared),
+    Accepted(Prepared, Position),
+    Refused,
+}
+
+/// The session that holds WRITE.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    session: SessionId,
+    owner: Owner,
+    phase: Phase,
+    capture: Capture,
+    /// `mxFrame` when the session began: its frames start behind it.
+    start_frame: u32,
+    /// The connection's snapshot is older than the session: SQLite will notice, give WRITE back and try again.
+    stale: bool,
+}
+
+impl Writer {
+    pub(super) fn applier(session: SessionId, start_frame: u32) -> Writer {
+        Writer {
+            session,
+            owner: Owner::Applier,
+            phase: Phase::Open,
+            capture: Capture::new(),
+            start_frame,
+            stale: false,
+        }
+    }
+}
+
+impl Database {
+    /// A new connection, with its own mapping of the wal-index.
+    pub(crate) fn attach_file(&self, file: FileId, link: Arc<Link>) -> std::io::Result<()> {
+        let view = ShmView::new(self.shm.clone())?;
+        let state = FileState { view, link, believes_write: false, read_change: 0 };
+        self.state.lock().files.insert(file, state);
+        Ok(())
+    }
+
+    /// The connection is gone: whatever it held is free.
+    pub(crate) fn forget_file(&self, file: FileId) {
+        self.unlock_write(file);
+        let mut state = self.state.lock();
+        state.locks.forget(file);
+        state.queue.leave(file);
+        state.files.remove(&file);
+    }
+
+    /// Runs `act` on the connection's mapping of the wal-index.
+    pub(crate) fn with_view<T>(&self, file: FileId, act: impl FnOnce(&mut ShmView) -> T) -> Option<T> {
+        self.state.lock().files.get_mut(&file).map(|file| act(&mut file.view))
+    }
+
+    /// Whether a read lock is held, that is, whether a request for WRITE is one to write (rather than to repair).
+    pub(crate) fn is_reader(&self, file: FileId) -> bool {
+        self.state.lock().locks.is_reader(file)
+    }
+
+    /// Whether SQLite believes that this connection holds WRITE.
+    pub(crate) fn believes_write(&self, file: FileId) -> bool {
+        self.state.lock().files.get(&file).is_some_and(|file| file.believes_write)
+    }
+
+    /// Change counter of the published header.
+    pub(crate) fn change_counter(&self) -> u32 {
+        self.state.lock().live_header().map_or(0, |header| header.change_counter)
+    }
+
+    /// Locks other than WRITE, shared.
+    pub(crate) fn lock_shared(&self, file: FileId, range: std::ops::Range<usize>) -> Result<(), Refusal> {
+        let mut state = self.state.lock();
+        state.alive()?;
+        let change = state.live_header().map_or(0, |header| header.change_counter);
+        if !state.locks.try_shared(file, range) {
+            return Err(Refusal::Busy);
+        }
+        if let Some(file) = state.files.get_mut(&file) {
+            file.read_change = change;
+        }
+        Ok(())
+    }
+
+    /// Locks other than WRITE, exclusively.
+    pub(crate) fn lock_exclusive(&self, file: FileId, range: std::ops::Range<usize>) -> Result<(), Refusal> {
+        let mut state = self.state.lock();
+        if state.locks.try_exclusive(file, range) { Ok(()) } else { Err(Refusal::Busy) }
+    }
+
+    /// Gives back locks other than WRITE. When a fenced or detached connection has given back its last one, it is an
+    /// ordinary connection again.
+    pub(crate) fn unlock(&self, file: FileId, range: std::ops::Range<usize>, shared: bool) {
+        let mut state = self.state.lock();
+        if shared {
+            state.locks.unlock_shared(file, range);
+        } else {
+            state.locks.unlock_exclusive(file, range);
+        }
+        self.rejoin(&mut state, file);
+    }
+
+    /// Ends a fence or a detachment once the connection's transaction is over: no read lock, and no belief in WRITE (in
+    /// the middle of a transaction SQLite may change its read lock).
+    fn rejoin(&self, state: &mut State, file: FileId) {
+        let reader = state.locks.is_reader(file);
+        let Some(entry) = state.files.get_mut(&file) else { return };
+        if reader || entry.believes_write || entry.link.mode() == Mode::Normal {
+            return;
+        }
+        match entry.view.attach() {
+            Ok(()) => {
+                *entry.link.overlay.lock() = None;
+                entry.link.set_mode(Mode::Normal);
+            }
+            // The connection stays fenced: its reads fail, nothing is damaged. Mapping memory that was mapped before
+            // fails only when the process is out of everything.
+            Err(error) => {
+                tracing::error!(database = self.name, %error, "a connection could not map the wal-index again")
+            }
+        }
+    }
+
+    /// Takes WRITE for a connection. The replicator has already agreed, if the connection is a writer.
+    pub(crate) fn lock_write(&self, file: FileId) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        state.alive()?;
+        let reader = state.locks.is_reader(file);
+        let Some(entry) = state.files.get(&file) else { return Err(Refusal::NodeStopped) };
+        if entry.link.mode() != Mode::Normal {
+            return Err(Refusal::NotCommitted);
+        }
+        let read_change = entry.read_change;
+        if !reader {
+            if state.writer.is_some() {
+                return Err(Refusal::Busy);
+            }
+            let session = self.next_session();
+            state.writer = Some(Writer {
+                session,
+                owner: Owner::Repairer(file),
+                phase: Phase::Open,
+                capture: Capture::new(),
+                start_frame: 0,
+                stale: false,
+            });
+            return Ok(());
+        }
+        if state.writer.is_some() || !state.queue.may_take(file, now) {
+            state.queue.enqueue(file, now);
+            return Err(Refusal::Busy);
+        }
+        let header = state.live_header().ok_or(Refusal::Busy)?;
+        state.queue.leave(file);
+        state.writer = Some(Writer {
+            session: self.next_session(),
+            owner: Owner::Writer(file),
+            phase: Phase::Open,
+            capture: Capture::new(),
+            start_frame: header.max_frame,
+            stale: header.change_counter != read_change,
+        });
+        if let Some(entry) = state.files.get_mut(&file) {
+            entry.believes_write = true;
+        }
+        Ok(())
+    }
+
+    /// Sleeps until it is the turn of `file` to take WRITE, at most `limit`.
+    pub(crate) fn wait_turn(&self, file: FileId, limit: Duration) {
+        let deadline = self.clock.now() + limit;
+        let mut state = self.state.lock();
+        if !state.queue.contains(file) {
+            return;
+        }
+        state.queue.set_sleeper(file, Some(std::thread::current()), self.clock.now());
+        loop {
+            let now = self.clock.now();
+            let free = state.writer.is_none();
+            if now >= deadline || state.retired.is_some() || (free && state.queue.may_take(file, now)) {
+                break;
+            }
+            let mut until = deadline;
+            if free && let Some(lapse) = state.queue.first_lapses_at() {
+                until = until.min(lapse);
+            }
+            MutexGuard::unlocked(&mut state, || std::thread::park_timeout(until.saturating_sub(now)));
+        }
+        state.queue.set_sleeper(file, None, self.clock.now());
+    }
+
+    /// SQLite gives WRITE back. A session that was taken away in the meantime has nothing to give.
+    pub(crate) fn unlock_write(&self, file: FileId) {
+        let mut state = self.state.lock();
+        if let Some(entry) = state.files.get_mut(&file) {
+            entry.believes_write = false;
+        }
+        let mine = |writer: &mut Writer| matches!(writer.owner, Owner::Writer(f) | Owner::Repairer(f) if f == file);
+        if let Some(writer) = state.writer.take_if(mine) {
+            self.give_back(&mut state, file, writer);
+            let now = self.clock.now();
+            state.queue.on_free(now);
+            self.changed.notify_all();
+        }
+        self.rejoin(&mut state, file);
+    }
+
+    fn give_back(&self, state: &mut State, file: FileId, writer: Writer) {
+        if matches!(writer.owner, Owner::Repairer(_)) {
+            return;
+        }
+        let mut view = self.publisher.lock();
+        let max_frame = state.live_header().map(|header| header.max_frame);
+        match writer.phase {
+            Phase::Accepted(prepared, position) => {
+                let published = max_frame.is_some_and(|max_frame| max_frame >= prepared.last_frame.get());
+                let mut result = Ok(());
+                if !published {
+                    self.counters.heals.fetch_add(1, Ordering::Relaxed);
+                    result = self.publish_written(&mut view, writer.start_frame, &prepared);
+                }
+                if result.is_ok() && !prepared.holes.is_empty() {
+                    result = self.publish_holes(&mut view, &prepared.holes, prepared.size_after);
+                }
+                if let Err(error) = result {
+                    // The log has the transaction, this process cannot show it: nothing here may be served any more.
+                    tracing::error!(database = self.name, %error, "a committed transaction could not be published");
+                    state.retired.get_or_insert(Refusal::NodeStopped);
+                    return;
+                }
+                let Prepared { changes, size_after, checksum_after, .. } = prepared;
+                state.hashes.install(changes.into_iter(), size_after, checksum_after);
+                state.position = position;
+                self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+            }
+            Phase::Open | Phase::Refused | Phase::Proposed(_) => {
+                if max_frame.is_some_and(|max_frame| max_frame != writer.start_frame) {
+                    // INV-V2. SQLite published what no majority has: better no database than a wrong one.
+                    tracing::error!(
+                        database = self.name,
+                        "frames up to {max_frame:?} were published without a commit that was captured, expected {}",
+                        writer.start_frame
+                    );
+                    state.retired.get_or_insert(Refusal::NodeStopped);
+                }
+                if writer.stale {
+                    state.queue.put_first(file, self.clock.now());
+                }
+            }
+        }
+    }
+
+    fn next_session(&self) -> SessionId {
+        SessionId(self.sessions.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// SQLite wrote into the WAL. Returns what the write means for the caller of xWrite.
+    pub(crate) fn write_wal(
+        self: &Arc<Self>,
+        file: FileId,
+        link: &Link,
+        offset: u64,
+        bytes: &[u8],
+        replicator: &dyn Replicator,
+    ) -> Result<(), Refusal> {
+        if self.faulty("wal.write") {
+            return Err(Refusal::Io);
+        }
+        let mut state = self.state.lock();
+        match link.mode() {
+            Mode::Normal => {}
+            Mode::Fenced => return Err(Refusal::NotCommitted),
+            Mode::Detached => {
+                self.write_overlay(link, offset, bytes);
+                return Ok(());
+            }
+        }
+        let Some(writer) = state.writer.as_mut().filter(|writer| writer.owner == Owner::Writer(file)) else {
+            return Err(Refusal::NotCommitted);
+        };
+        self.wal.write().write_bytes(offset, bytes).map_err(|_| Refusal::TooLarge)?;
+        let Some((frame, within)) = FrameNo::containing(offset, self.geometry.page_size) else { return Ok(()) };
+        if within == 0 && bytes.len() == FRAME_HEADER_BYTES {
+            writer.capture.on_header(frame, u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]));
+            return Ok(());
+        }
+        if within != FRAME_HEADER_BYTES || bytes.len() != self.geometry.page_size.len() {
+            return Ok(());
+        }
+        match writer.capture.on_page(frame) {
+            None => Ok(()),
+            Some(commit) => {
+                let session = writer.session;
+                let start = writer.start_frame;
+                drop(state);
+                self.commit(link, session, start, commit, replicator)
+            }
+        }
+    }
+
+    fn commit(
+        self: &Arc<Self>,
+        link: &Link,
+        session: SessionId,
+        start: u32,
+        commit: CommitFrame,
+        replicator: &dyn Replicator,
+    ) -> Result<(), Refusal> {
+        // Hashing happens without the state lock: a large transaction must not stop readers from getting their locks.
+        let pages = self.captured_pages(start, commit);
+        let transaction = {
+            let mut state = self.state.lock();
+            state.alive()?;
+            let numbers: Vec<PageNo> = pages.iter().map(|page| page.number).collect();
+            let holes = state.hashes.holes(&numbers, commit.size);
+            let pages = self.with_zero_pages(pages, &holes);
+            let changes: Vec<_> = pages.iter().map(|page| (page.number, page.hash)).collect();
+            let checksum_after = state.hashes.prepare(changes.iter().copied(), commit.size);
+            let base = state.position;
+            let Some(writer) = state.writer.as_mut().filter(|writer| writer.session == session) else {
+                return Err(Refusal::NotCommitted);
+            };
+            writer.phase = Phase::Proposed(Prepared {
+                last_frame: commit.frame,
+                size_after: commit.size,
+                checksum_after,
+                changes,
+                holes,
+            });
+            let page_size = self.geometry.page_size;
+            Transaction { base, page_size, size_after: commit.size, checksum_after, pages }
+        };
+        let answer = replicator.commit(self, session, transaction);
+
+        let mut state = self.state.lock();
+        let Some(writer) = state.writer.as_mut().filter(|writer| writer.session == session) else {
+            // Detached: the applier published it, or never will; either way the answer is the replicator's.
+            debug_assert_eq!(link.mode(), Mode::Detached);
+            return answer.map(|_| ());
+        };
+        if matches!(writer.phase, Phase::Accepted(..)) {
+            return Ok(());
+        }
+        writer.phase = Phase::Refused;
+        // Recovery of the wal-index trusts any unbroken chain of frames: without its mark this commit cannot come back.
+        self.wal.write().put_header(commit.frame, [0; FRAME_HEADER_BYTES]);
+        match answer {
+            // "Committed", but not through this session: nothing was published, so the truth is not known here.
+            Ok(_) => Err(Refusal::Unknown),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    fn captured_pages(&self, start: u32, commit: CommitFrame) -> Vec<ChangedPage> {
+        let wal = self.wal.read();
+        let frames = (start + 1..=commit.frame.get()).filter_map(|number| {
+            let frame = FrameNo::new(number)?;
+            Some((frame, wal.frame_header(frame)?.page))
+        });
+        let finals: Vec<(PageNo, PageImage)> = capture::final_frames(frames, commit.size)
+            .into_iter()
+            .filter_map(|(page, frame)| Some((page, wal.image(frame)?)))
+            .collect();
+        drop(wal);
+        finals
+            .into_iter()
+            .map(|(number, image)| ChangedPage { number, hash: PageHash::of(number, &image), image })
+            .collect()
+    }
+
+    fn with_zero_pages(&self, mut pages: Vec<ChangedPage>, holes: &[PageNo]) -> Vec<ChangedPage> {
+        if holes.is_empty() {
+            return pages;
+        }
+        let zeros: PageImage = vec![0; self.geometry.page_size.len()].into();
+        pages.extend(holes.iter().map(|number| ChangedPage {
+            number: *number,
+            image: zeros.clone(),
+            hash: PageHash::of(*number, &zeros),
+        }));
+        pages.sort_unstable_by_key(|page| page.number);
+        pages
+    }
+
+    /// The applier met the entry that write session `session` proposed: if that session still waits for it, SQLite
+    /// will publish it. `false`: the session was detached, gave up or never was; apply the transaction instead.
+    pub fn accept(&self, session: SessionId, position: Position) -> bool {
+        let mut state = self.state.lock();
+        if state.retired.is_some() {
+            return false;
+        }
+        let Some(writer) = state.writer.as_mut().filter(|writer| writer.session == session) else { return false };
+        match std::mem::replace(&mut writer.phase, Phase::Refused) {
+            Phase::Proposed(prepared) => {
+                writer.phase = Phase::Accepted(prepared, position);
+                true
+            }
+            other => {
+                writer.phase = other;
+                false
+            }
+        }
+    }
+
+    /// The waiting commit of `session` stops waiting: from now on it cannot be accepted any more. `false` if it was
+    /// accepted before.
+    pub fn give_up(&self, session: SessionId) -> bool {
+        let mut state = self.state.lock();
+        let Some(writer) = state.writer.as_mut().filter(|writer| writer.session == session) else { return true };
+        match writer.phase {
+            Phase::Accepted(..) => false,
+            _ => {
+                writer.phase = Phase::Refused;
+                true
+            }
+        }
+    }
+
+    /// Takes WRITE for the applier. Waits only for what ends by itself: a publication, a repair.
+    pub(super) fn take_write_for_apply<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> std::io::Result<MutexGuard<'a, State>> {
+        loop {
+            let Some(writer) = state.writer.as_ref() else { break };
+            match (&writer.owner, &writer.phase) {
+                (Owner::Repairer(_) | Owner::Applier, _) | (_, Phase::Accepted(..)) => self.changed.wait(&mut state),
+                (Owner::Writer(file), Phase::Open | Phase::Refused) => {
+                    let file = *file;
+                    self.take_away(&mut state, file, Mode::Fenced)?;
+                }
+                (Owner::Writer(file), Phase::Proposed(_)) => {
+                    let file = *file;
+                    self.take_away(&mut state, file, Mode::Detached)?;
+                }
+            }
+        }
+        let header = state.live_header();
+        let start_frame = header.map_or(0, |header| header.max_frame);
+        state.writer = Some(Writer::applier(self.next_session(), start_frame));
+        // What a revoked or rolled back session left behind must not be taken for a continuation by a recovery.
+        self.wal.write().truncate_to(start_frame);
+        Ok(state)
+    }
+
+    /// Gives WRITE back after applying.
+    pub(super) fn release_applier(&self, state: &mut State) {
+        state.writer.take_if(|writer| writer.owner == Owner::Applier);
+        state.queue.on_free(self.clock.now());
+        self.changed.notify_all();
+    }
+
+    fn take_away(&self, state: &mut State, file: FileId, mode: Mode) -> std::io::Result<()> {
+        let Some(writer) = state.writer.as_ref() else { return Ok(()) };
+        let start = writer.start_frame;
+        if let Some(entry) = state.files.get_mut(&file) {
+            if mode == Mode::Detached {
+                let frames = self.frames_behind(start);
+                *entry.link.overlay.lock() = Some(Overlay { first: start + 1, frames });
+            }
+            // Before anything shared changes, and before WRITE passes on: SQLite in the connection's thread may touch
+            // its mapping at any moment without asking.
+            entry.view.detach()?;
+            entry.link.set_mode(mode);
+        }
+        match mode {
+            Mode::Detached => self.counters.detaches.fetch_add(1, Ordering::Relaxed),
+            _ => self.counters.fences.fetch_add(1, Ordering::Relaxed),
+        };
+        state.writer = None;
+        Ok(())
+    }
+
+    fn write_overlay(&self, link: &Link, offset: u64, bytes: &[u8]) {
+        if let Some(overlay) = link.overlay.lock().as_mut()
+            && let Some(offset) = self.overlay_offset(overlay, offset)
+        {
+            // Too far to be numbered is too far for the shared WAL as well; SQLite never gets there.
+            let _ = overlay.frames.write_bytes(offset, bytes);
+        }
+    }
+
+    fn frames_behind(&self, start: u32) -> VirtualWal {
+        let wal = self.wal.read();
+        let mut copy = VirtualWal::new(self.geometry.page_size);
+        for number in start + 1..=wal.len() {
+            let Some((from, to)) = FrameNo::new(number).zip(FrameNo::new(number - start)) else { continue };
+            if let Some((header, image)) = wal.frame_header_bytes(from).zip(wal.image(from)) {
+                copy.put_header(to, header);
+                copy.put_image(to, image);
+            }
+        }
+        copy
+    }
+
+    /// Where a byte of the WAL is in an overlay; `None` before its first frame.
+    pub(crate) fn overlay_offset(&self, overlay: &Overlay, offset: u64) -> Option<u64> {
+        let skipped = u64::from(overlay.first - 1) * frame_bytes(self.geometry.page_size);
+        offset.checked_sub(skipped).filter(|offset| *offset >= WAL_HEADER_BYTES as u64)
+    }
+
+    /// Reads the WAL as a connection sees it; returns how many bytes there were.
+    pub(crate) fn read_wal(&self, link: &Link, buf: &mut [u8], offset: u64) -> Result<usize, Refusal> {
+        let wal = self.wal.read();
+        match link.mode() {
+            Mode::Normal => Ok(wal.read(buf, offset)),
+            Mode::Fenced => Err(Refusal::NotCommitted),
+            Mode::Detached => {
+                let overlay = link.overlay.lock();
+                match overlay.as_ref().and_then(|o| Some((o, self.overlay_offset(o, offset)?))) {
+                    Some((overlay, offset)) => Ok(overlay.frames.read(buf, offset)),
+                    None => Ok(wal.read(buf, offset)),
+                }
+            }
+        }
+    }
+
+    /// Size of the WAL file as SQLite sees it.
+    pub(crate) fn wal_len(&self) -> u64 {
+        self.wal.read().size()
+    }
+}

@@ -1,0 +1,132 @@
+//! The hash of every page of one database, and their XOR: the database checksum.
+//!
+//! Invariant: `checksum` is the XOR of the hashes of pages `1..=size` without the lock page. A page that the database
+//! has grown over without ever writing it reads as zeros and has the hash of zeros.
+//!
+//! An update is *prepared* first (what would the checksum be?) and *installed* later, because a transaction is proposed
+//! with the checksum that the database will have only once it is committed.
+//!
+//! Deliberately absent: a file. The map is rebuilt by applying the log.
+
+use crate::page::{PageCount, PageHash, PageNo, PageSize};
+
+/// Hashes of the pages of one database.
+#[derive(Clone, Debug)]
+pub struct PageHashes {
+    page_size: PageSize,
+    hashes: Vec<PageHash>,
+    checksum: PageHash,
+}
+
+impl PageHashes {
+    /// The map of a database that has no page.
+    pub fn new(page_size: PageSize) -> PageHashes {
+        PageHashes { page_size, hashes: Vec::new(), checksum: PageHash::default() }
+    }
+
+    /// Size of the database.
+    pub fn size(&self) -> PageCount {
+        PageCount(self.hashes.len() as u32)
+    }
+
+    /// Checksum of the database.
+    pub fn checksum(&self) -> PageHash {
+        self.checksum
+    }
+
+    /// Hash of a page; `None` beyond the end and for the lock page.
+    pub fn get(&self, page: PageNo) -> Option<PageHash> {
+        if page == self.page_size.lock_page() {
+            return None;
+        }
+        self.hashes.get(page.get() as usize - 1).copied()
+    }
+
+    /// The checksum after `changes` (ascending, within `size_after`) and the change of size. Every page that the database
+    /// grows over must be among the changes, the lock page excepted.
+    pub fn prepare(&self, changes: impl Iterator<Item = (PageNo, PageHash)>, size_after: PageCount) -> PageHash {
+        let mut checksum = self.checksum;
+        for (page, hash) in changes {
+            if let Some(old) = self.get(page) {
+                checksum = checksum.toggle(old);
+            }
+            checksum = checksum.toggle(hash);
+        }
+        for number in size_after.0 + 1..=self.size().0 {
+            if let Some(old) = PageNo::new(number).and_then(|page| self.get(page)) {
+                checksum = checksum.toggle(old);
+            }
+        }
+        checksum
+    }
+
+    /// Makes a prepared change real; `checksum` is what [`PageHashes::prepare`] returned for it.
+    pub fn install(
+        &mut self,
+        changes: impl Iterator<Item = (PageNo, PageHash)>,
+        size_after: PageCount,
+        checksum: PageHash,
+    ) {
+        self.hashes.resize(size_after.0 as usize, PageHash::default());
+        for (page, hash) in changes {
+            self.hashes[page.get() as usize - 1] = hash;
+        }
+        self.checksum = checksum;
+    }
+
+    /// Pages that a database of `size_after` pages would have grown over without their being in `written` (ascending):
+    /// they read as zeros, and are made so explicitly on all nodes. The lock page is none of them.
+    pub fn holes(&self, written: &[PageNo], size_after: PageCount) -> Vec<PageNo> {
+        let first_new = self.size().0 + 1;
+        let mut written = written.iter().filter(|page| page.get() >= first_new).peekable();
+        let mut holes = Vec::new();
+        for number in first_new..=size_after.0 {
+            if written.next_if(|page| page.get() == number).is_some() {
+                continue;
+            }
+            if let Some(page) = PageNo::new(number).filter(|page| *page != self.page_size.lock_page()) {
+                holes.push(page);
+            }
+        }
+        holes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(n: u32) -> PageNo {
+        PageNo::new(n).unwrap()
+    }
+
+    fn change(map: &mut PageHashes, changes: &[(u32, u128)], size: u32) {
+        let list: Vec<_> = changes.iter().map(|(n, h)| (page(*n), PageHash(*h))).collect();
+        let checksum = map.prepare(list.iter().copied(), PageCount(size));
+        map.install(list.iter().copied(), PageCount(size), checksum);
+        let expected = (1..=size).filter_map(|n| map.get(page(n))).fold(PageHash::default(), PageHash::toggle);
+        assert_eq!(map.checksum(), expected);
+    }
+
+    #[test]
+    fn the_checksum_is_the_xor_of_all_pages_through_growth_change_and_shrink() {
+        let mut map = PageHashes::new(PageSize::DEFAULT);
+        change(&mut map, &[(1, 5), (2, 9), (3, 77)], 3);
+        change(&mut map, &[(2, 1000)], 3);
+        change(&mut map, &[(1, 6)], 1);
+        change(&mut map, &[(2, 3), (3, 4), (4, 8)], 4);
+    }
+
+    #[test]
+    fn holes_are_the_new_pages_that_nobody_wrote_but_never_the_lock_page() {
+        let mut map = PageHashes::new(PageSize::new(65536).unwrap());
+        change(&mut map, &[(1, 5)], 1);
+        assert_eq!(map.holes(&[page(1), page(3)], PageCount(4)), [page(2), page(4)]);
+        let lock = PageSize::new(65536).unwrap().lock_page().get();
+        let many: Vec<_> = (2..lock).map(|n| (n, u128::from(n))).collect();
+        change(&mut map, &many, lock - 1);
+        assert_eq!(map.holes(&[], PageCount(lock - 1)), []);
+        assert_eq!(map.holes(&[], PageCount(lock)), []);
+        assert_eq!(map.holes(&[], PageCount(lock + 1)), [page(lock + 1)]);
+    }
+}
