@@ -1,0 +1,312 @@
+//! The log as the Raft library sees it: the tail in memory, the rest through an [`EntryReader`].
+//!
+//! ```text
+//!        start        tail begins           durable            last
+//!          │               │                   │                 │
+//!  gone ───┤ on disk only  │ memory and disk   │ memory only     │
+//! ```
+//!
+//! The tail loses its oldest entries when it has more bytes than its budget, but never one beyond `durable`, because
+//! the disk does not have it yet.
+//!
+//! The library cannot be told that a disk failed: most errors are a panic to it. So a failure here is noted, the
+//! library gets an answer that it takes without harm (no entries, term 0), and the core looks at the note after every
+//! call and stops before any of it takes effect.
+//!
+//! The library asks for entries with three purposes, which want different limits:
+//!
+//! ```text
+//! to send      up to its own limit
+//! to apply     up to the budget that the core sets for the turn, if only to none at all
+//! to look for  changes of members: all of them, so they come without their payload, page by page
+//! ```
+//!
+//! Deliberately absent: snapshots. Who needs one is noted by name.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use raft::eraftpb;
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+
+use super::convert::{entry_to_raft, hard_state_to_raft, membership_to_raft, without_payload};
+use super::{EntryReader, Restored};
+use crate::types::{EntryId, HardState, LogEntry, LogIndex, Term};
+
+/// What an entry costs besides its payload: its record in the queue and the owner of its bytes.
+const ENTRY_BYTES: u64 = 96;
+
+/// How much is read at a time when only the classes of entries matter.
+const SCAN_BYTES: u64 = 1 << 20;
+
+fn bytes_of(entry: &LogEntry) -> u64 {
+    entry.data.len() as u64 + ENTRY_BYTES
+}
+
+/// The log.
+///
+/// Invariant: `start <= last`, `durable <= last`; `tail` is consecutive and ends at `last`, or is empty; every entry in
+/// `(durable, last]` is in `tail`; `tail_bytes` is the sum over `tail`.
+pub(super) struct LogStore {
+    reader: Arc<dyn EntryReader>,
+    initial: RaftState,
+    start: EntryId,
+    last: EntryId,
+    tail: VecDeque<LogEntry>,
+    tail_bytes: u64,
+    tail_budget: u64,
+    durable: LogIndex,
+    unsynced: VecDeque<Unsynced>,
+    apply_budget: Cell<Option<u64>>,
+    wanted: RefCell<BTreeSet<u64>>,
+    failure: RefCell<Option<String>>,
+}
+
+/// A batch of entries on its way to the disk.
+struct Unsynced {
+    batch: u64,
+    first: LogIndex,
+    last: LogIndex,
+}
+
+impl LogStore {
+    /// `hard_state` is the one to begin with: `restored`'s with its commit index brought up to date.
+    pub(super) fn new(
+        restored: &Restored,
+        hard_state: &HardState,
+        reader: Arc<dyn EntryReader>,
+        tail_budget: u64,
+    ) -> LogStore {
+        LogStore {
+            reader,
+            initial: RaftState::new(hard_state_to_raft(hard_state), membership_to_raft(&restored.membership)),
+            start: restored.start,
+            last: restored.last,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            tail_budget,
+            durable: restored.last.index,
+            unsynced: VecDeque::new(),
+            apply_budget: Cell::new(None),
+            wanted: RefCell::new(BTreeSet::new()),
+            failure: RefCell::new(None),
+        }
+    }
+
+    /// Appends what goes to the disk as `batch`, replacing what it overwrites.
+    pub(super) fn append(&mut self, batch: u64, entries: &[LogEntry]) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let first = first.id.index;
+        if first <= self.start.index || first > self.last.index.next() {
+            let (start, end) = (self.start.index, self.last.index);
+            self.fail(format!("entry {first} cannot be appended to a log of ({start}, {end}]"));
+            return;
+        }
+        while let Some(overwritten) = self.tail.pop_back_if(|entry| entry.id.index >= first) {
+            self.tail_bytes -= bytes_of(&overwritten);
+        }
+        self.durable = self.durable.min(LogIndex(first.0 - 1));
+        self.tail_bytes += entries.iter().map(bytes_of).sum::<u64>();
+        self.tail.extend(entries.iter().cloned());
+        self.last = last.id;
+        self.unsynced.push_back(Unsynced { batch, first, last: last.id.index });
+        self.check();
+    }
+
+    /// The disk has all batches up to this one.
+    pub(super) fn on_persisted(&mut self, batch: u64) {
+        while let Some(done) = self.unsynced.pop_front_if(|unsynced| unsynced.batch <= batch) {
+            self.durable = done.last;
+        }
+        for waiting in &self.unsynced {
+            self.durable = self.durable.min(LogIndex(waiting.first.0 - 1));
+        }
+        self.evict();
+        self.check();
+    }
+
+    /// The log dropped its entries up to `start`.
+    pub(super) fn compact(&mut self, start: EntryId) -> Result<(), String> {
+        if start.index < self.start.index || start.index > self.durable {
+            return Err(format!("log of ({}, {}] compacted to {}", self.start.index, self.durable, start.index));
+        }
+        let term = self.term_of(start.index);
+        if term != Some(start.term) {
+            let known = term.map_or(0, |term| term.0);
+            return Err(format!("log compacted to {}@{}, that entry is of term {known}", start.index, start.term));
+        }
+        self.start = start;
+        while let Some(dropped) = self.tail.pop_front_if(|entry| entry.id.index <= start.index) {
+            self.tail_bytes -= bytes_of(&dropped);
+        }
+        self.check();
+        Ok(())
+    }
+
+    /// Until the next call with `None`, entries are read to be applied: at most so many bytes, but one entry at least
+    /// unless it is 0.
+    pub(super) fn set_apply_budget(&self, budget: Option<u64>) {
+        self.apply_budget.set(budget);
+    }
+
+    /// Who needed a snapshot since the last call.
+    pub(super) fn take_wanted(&self) -> BTreeSet<u64> {
+        self.wanted.take()
+    }
+
+    /// What went wrong, if anything did.
+    pub(super) fn take_failure(&self) -> Option<String> {
+        self.failure.take()
+    }
+
+    fn fail(&self, why: String) {
+        self.failure.borrow_mut().get_or_insert(why);
+    }
+
+    fn check(&self) {
+        assert!(self.start.index <= self.last.index);
+        assert!(self.durable <= self.last.index);
+        assert!(self.tail.back().is_none_or(|entry| entry.id == self.last));
+        assert!(self.tail_begin() <= self.durable.next());
+    }
+
+    fn tail_begin(&self) -> LogIndex {
+        self.tail.front().map_or(self.last.index.next(), |entry| entry.id.index)
+    }
+
+    fn evict(&mut self) {
+        let durable = self.durable;
+        while self.tail_bytes > self.tail_budget {
+            let Some(evicted) = self.tail.pop_front_if(|entry| entry.id.index <= durable) else { break };
+            self.tail_bytes -= bytes_of(&evicted);
+        }
+    }
+
+    /// Term of an entry in `start..=last`, or none if the disk does not know.
+    fn term_of(&self, index: LogIndex) -> Option<Term> {
+        if index == self.start.index {
+            return Some(self.start.term);
+        }
+        if index == self.last.index {
+            return Some(self.last.term);
+        }
+        match index.0.checked_sub(self.tail_begin().0) {
+            Some(at) => self.tail.get(at as usize).map(|entry| entry.id.term),
+            None => self.reader.term(index),
+        }
+    }
+
+    /// Calls `take` with the entries of `[lo, hi)` in order until it returns false.
+    fn walk(&self, lo: LogIndex, hi: LogIndex, page: u64, mut take: impl FnMut(&LogEntry) -> bool) -> Result<(), String> {
+        let mut at = lo;
+        let in_memory = self.tail_begin();
+        while at < hi && at < in_memory {
+            for entry in self.read_page(at, hi.min(in_memory), page)? {
+                if !take(&entry) {
+                    return Ok(());
+                }
+                at = at.next();
+            }
+        }
+        let skip = at.0.saturating_sub(in_memory.0) as usize;
+        let _ = self.tail.iter().skip(skip).take((hi.0 - at.0) as usize).all(take);
+        Ok(())
+    }
+
+    fn read_page(&self, lo: LogIndex, hi: LogIndex, max_bytes: u64) -> Result<Vec<LogEntry>, String> {
+        let entries = self
+            .reader
+            .entries(lo, hi, max_bytes)
+            .map_err(|error| format!("entries {lo} to {hi} cannot be read: {error}"))?;
+        if entries.is_empty() {
+            return Err(format!("entries {lo} to {hi} cannot be read: none there"));
+        }
+        for (expected, entry) in (lo.0..).zip(&entries) {
+            if entry.id.index.0 != expected || entry.id.index >= hi {
+                return Err(format!("entries {lo} to {hi}: found {} in the place of {expected}", entry.id.index));
+            }
+        }
+        Ok(entries)
+    }
+
+    fn collect(&self, lo: LogIndex, hi: LogIndex, max_bytes: u64) -> Result<Vec<eraftpb::Entry>, String> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        self.walk(lo, hi, max_bytes, |entry| {
+            bytes += bytes_of(entry);
+            let fits = entries.is_empty() || bytes <= max_bytes;
+            if fits {
+                entries.push(entry_to_raft(entry));
+            }
+            fits
+        })?;
+        Ok(entries)
+    }
+
+    fn collect_classes(&self, lo: LogIndex, hi: LogIndex) -> Result<Vec<eraftpb::Entry>, String> {
+        let mut entries = Vec::new();
+        self.walk(lo, hi, SCAN_BYTES, |entry| {
+            entries.push(without_payload(entry_to_raft(entry)));
+            true
+        })?;
+        Ok(entries)
+    }
+}
+
+impl Storage for LogStore {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(self.initial.clone())
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        context: GetEntriesContext,
+    ) -> raft::Result<Vec<eraftpb::Entry>> {
+        let (lo, hi) = (LogIndex(low), LogIndex(high));
+        if lo <= self.start.index {
+            return Err(StorageError::Compacted.into());
+        }
+        let found = match self.apply_budget.get() {
+            Some(0) => Ok(Vec::new()),
+            Some(budget) => self.collect(lo, hi, budget),
+            None if context.can_async() => self.collect(lo, hi, max_size.into().unwrap_or(u64::MAX)),
+            None => self.collect_classes(lo, hi),
+        };
+        Ok(found.unwrap_or_else(|why| {
+            self.fail(why);
+            Vec::new()
+        }))
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        let index = LogIndex(index);
+        if index < self.start.index {
+            return Err(StorageError::Compacted.into());
+        }
+        if index > self.last.index {
+            return Err(StorageError::Unavailable.into());
+        }
+        let term = self.term_of(index).unwrap_or_else(|| {
+            self.fail(format!("term of entry {index} cannot be read"));
+            Term(0)
+        });
+        Ok(term.0)
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.start.index.next().0)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last.index.0)
+    }
+
+    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
+        self.wanted.borrow_mut().insert(to);
+        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    }
+}
