@@ -1,2 +1,5 @@
 //! Shoal: SQLite in your process, on three machines.
+pub mod catalogue;
+pub mod entry;
+pub mod fields;
 pub mod types;
