@@ -364,5 +364,4 @@ pub fn check_hashes(transaction: &Transaction) -> Result<(), WrongHash> {
 }
 
 #[cfg(test)]
-#[path = "entry/tests.rs"]
 mod tests;

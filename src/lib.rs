@@ -2,4 +2,5 @@
 pub mod catalogue;
 pub mod entry;
 pub mod fields;
+pub mod net;
 pub mod types;
