@@ -1,3 +1,7 @@
 //! Shoal: SQLite in your process, on three machines.
+pub mod catalogue;
+pub mod entry;
+pub mod fields;
+pub mod net;
 pub mod raft;
 pub mod types;

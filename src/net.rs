@@ -1,0 +1,3 @@
+pub mod codec;
+pub mod frame;
+pub mod handshake;
