@@ -1,0 +1,201 @@
+//! Committed entries become what they say, in order, one at a time, the same on every node.
+//!
+//! ```text
+//! entry            done if                              else
+//! transaction      its database exists and stands at    refused: nothing changes, on every node alike; if it is ours,
+//!                  its base position                    the waiting SQLite commit is NotCommitted
+//! create           the name is free                     refused
+//! drop             the database exists                  refused
+//! bind incarnation the member exists and is unbound     refused
+//! checkpoint       (nothing)
+//! empty, members   (nothing)
+//! ```
+//!
+//! A transaction of this process that a connection still waits for is *accepted*: SQLite publishes it, and the applier
+//! goes on once it is shown. Every other transaction is applied here.
+//!
+//! An entry of an unknown kind, version or operation stops the node before it is applied, and so does one that is
+//! damaged although its checksum was right. A checksum that differs after a transaction stops this copy of this
+//! database only.
+//!
+//! The applier never sleeps: [`Applier::step`] says what it waits for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use shoaldb_vfs::Database;
+use shoaldb_vfs::database::ApplyError;
+use shoaldb_vfs::error::Refusal;
+use shoaldb_vfs::transaction::{Position, Transaction};
+
+use crate::catalogue::{DatabaseId, DatabaseInfo};
+use crate::entry::{self, Body, Kind, Origin};
+use crate::events::Event;
+use crate::pending::Decision;
+use crate::shared::Hub;
+use crate::types::{EntryClass, LogEntry};
+
+/// What one step did.
+pub(crate) enum Step {
+    /// There is no entry.
+    Idle,
+    /// An entry was applied.
+    Done,
+    /// An accepted transaction is not shown yet: call again when the database has reached the position.
+    Waiting(Arc<Database>, Position),
+    /// The next entry must not be applied, for this reason; nothing will be any more.
+    Stopped(String),
+}
+
+/// See the module's text.
+pub(crate) struct Applier {
+    hub: Hub,
+    queue: VecDeque<LogEntry>,
+    /// The first entry of the queue was accepted by a waiting connection.
+    accepted: Option<(Arc<Database>, Position)>,
+}
+
+impl Applier {
+    pub(crate) fn new(hub: Hub) -> Applier {
+        Applier { hub, queue: VecDeque::new(), accepted: None }
+    }
+
+    pub(crate) fn push(&mut self, entries: Vec<LogEntry>) {
+        self.queue.extend(entries);
+    }
+
+    /// Does the next thing that can be done without waiting.
+    pub(crate) fn step(&mut self) -> Step {
+        if let Some((db, position)) = &self.accepted {
+            match db.wait_position(*position, std::time::Duration::ZERO) {
+                Ok(false) => return Step::Waiting(db.clone(), *position),
+                // Shown; or the database was retired, and its connections know.
+                Ok(true) | Err(_) => self.accepted = None,
+            }
+            return self.finish();
+        }
+        let Some(next) = self.queue.front() else { return Step::Idle };
+        if next.class == EntryClass::Normal && !next.data.is_empty() {
+            let next = next.clone();
+            match self.apply(&next) {
+                Ok(()) => {}
+                Err(reason) => {
+                    let id = next.id;
+                    return Step::Stopped(format!("entry {}@{}: {reason}", id.index, id.term));
+                }
+            }
+            if let Some((db, position)) = &self.accepted {
+                return Step::Waiting(db.clone(), *position);
+            }
+        }
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Step {
+        if let Some(entry) = self.queue.pop_front() {
+            self.hub.set_applied(entry.id);
+        }
+        Step::Done
+    }
+
+    fn apply(&mut self, entry: &LogEntry) -> Result<(), String> {
+        let (kind, origin) = entry::peek(&entry.data).map_err(|error| error.to_string())?;
+        let own = (origin.node == self.hub.id && origin.session == self.hub.session).then_some(origin.number);
+        if kind == Kind::Transaction && own.is_some_and(|number| self.accept(number, entry)) {
+            return Ok(());
+        }
+        let payload = entry::decode(&entry.data).map_err(|error| error.to_string())?;
+        let decision = self.apply_body(entry, payload.origin, payload.body)?;
+        if let Some(number) = own {
+            self.hub.pending.decide(number, decision);
+        }
+        Ok(())
+    }
+
+    /// Whether a connection of this process waits for this entry and will publish it.
+    fn accept(&mut self, number: u64, entry: &LogEntry) -> bool {
+        let Some(writing) = self.hub.pending.writing(number) else { return false };
+        let position = Position(entry.id.index.0);
+        // The same check as for everybody else's: a base that has passed is refused on every node.
+        if writing.db.check_base(writing.base).is_err() || !writing.db.accept(writing.session, position) {
+            return false;
+        }
+        self.hub.pending.decide(number, Decision::Committed(entry.id.index));
+        self.accepted = Some((writing.db, position));
+        true
+    }
+
+    fn apply_body(&self, entry: &LogEntry, origin: Origin, body: Body) -> Result<Decision, String> {
+        let index = entry.id.index;
+        match body {
+            Body::Transaction { database, transaction } => {
+                self.apply_transaction(database, &transaction, Position(index.0), origin)
+            }
+            Body::CreateDatabase { name, page_size, auto_vacuum } => {
+                let info = DatabaseInfo { name: name.clone(), page_size, auto_vacuum };
+                let created = self.hub.catalogue.lock().apply_create(index, name, page_size, auto_vacuum);
+                match created {
+                    Ok(id) => {
+                        self.hub.databases.bind(id, &info).map_err(|error| {
+                            format!("database {} could not be created: {error}", info.name.as_str())
+                        })?;
+                        Ok(Decision::Committed(index))
+                    }
+                    Err(refused) => Ok(Decision::Refused(refused.to_string())),
+                }
+            }
+            Body::DropDatabase { database } => {
+                let dropped = self.hub.catalogue.lock().apply_drop(database);
+                match dropped {
+                    Ok(info) => {
+                        if let Err(error) = self.hub.databases.drop(database) {
+                            // An orphan; it is deleted at the next start.
+                            tracing::warn!(%error, database = info.name.as_str(), "a dropped database's file remains");
+                        }
+                        Ok(Decision::Committed(index))
+                    }
+                    Err(refused) => Ok(Decision::Refused(refused.to_string())),
+                }
+            }
+            Body::Checkpoint => Ok(Decision::Committed(index)),
+            Body::BindIncarnation { node, incarnation, address } => {
+                match self.hub.catalogue.lock().bind_incarnation(node, incarnation, &address) {
+                    Ok(()) => Ok(Decision::Committed(index)),
+                    Err(refused) => Ok(Decision::Refused(refused.to_string())),
+                }
+            }
+        }
+    }
+
+    fn apply_transaction(
+        &self,
+        database: DatabaseId,
+        transaction: &Transaction,
+        position: Position,
+        origin: Origin,
+    ) -> Result<Decision, String> {
+        let Some(db) = self.hub.databases.get(database) else { return Ok(Decision::NotCommitted) };
+        match db.apply(transaction, position) {
+            Ok(()) => Ok(Decision::Committed(crate::types::LogIndex(position.0))),
+            Err(ApplyError::WrongBase { base, position }) => {
+                tracing::debug!(
+                    database = db.name(),
+                    proposer = origin.node.0,
+                    "transaction on position {base} refused, the database is at {position}"
+                );
+                Ok(Decision::NotCommitted)
+            }
+            Err(error @ ApplyError::Diverged { .. }) => {
+                let what = format!("at position {position}: {error}");
+                tracing::error!(database = db.name(), "this copy diverged and is not served any more: {what}");
+                db.retire(Refusal::NodeStopped);
+                self.hub.events.tell(&Event::DivergenceFound { database: db.name().to_string(), what });
+                Ok(Decision::Lost)
+            }
+            Err(ApplyError::Retired(_)) => Ok(Decision::Lost),
+            Err(error @ (ApplyError::Malformed(_) | ApplyError::Io(_))) => {
+                Err(format!("transaction of database {}: {error}", db.name()))
+            }
+        }
+    }
+}

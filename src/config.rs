@@ -1,0 +1,86 @@
+//! Every limit of a node, with its unit and the reason for its default.
+//!
+//! Deliberately absent: where a setting came from (flag, environment, file): that is the program's business.
+
+use std::time::Duration;
+
+/// Settings of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Time between two heartbeats of a leader. 100 ms: ten per second cost nothing, and an election timeout of ten of
+    /// them survives a lost packet or a slow sync.
+    pub(crate) heartbeat: Duration,
+    /// A follower that hears nothing for this long, up to twice as long, campaigns. 1 s: well above the syncs of a busy
+    /// disk, and a lost leader is replaced within two or three seconds.
+    pub(crate) election_timeout: Duration,
+    /// How long a SQLite commit, or a linearizable read, waits for a majority before its outcome is Unknown. 10 s:
+    /// several elections.
+    pub(crate) commit_timeout: Duration,
+    /// The busy timeout of connections made by `connect`. 5 s, as rusqlite's.
+    pub(crate) busy_timeout: Duration,
+    /// Largest log entry in bytes, and so the largest transaction (after compression). Until transactions are split,
+    /// this bounds VACUUM and the backup API. 256 MiB: such an entry is held in memory a few times over.
+    pub(crate) max_entry: u64,
+    /// Size of one segment file of the log.
+    pub(crate) segment_bytes: u64,
+    /// Whether peers may be reached over addresses that are not loopback, unencrypted.
+    pub(crate) allow_plaintext_remote: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            heartbeat: Duration::from_millis(100),
+            election_timeout: Duration::from_secs(1),
+            commit_timeout: Duration::from_secs(10),
+            busy_timeout: Duration::from_secs(5),
+            max_entry: 256 << 20,
+            segment_bytes: 16 << 20,
+            allow_plaintext_remote: false,
+        }
+    }
+}
+
+impl Config {
+    /// Ticks of the core per heartbeat: two, so that a timeout is not rounded by more than half a heartbeat.
+    pub(crate) const TICKS_PER_HEARTBEAT: u32 = 2;
+
+    /// Time between two ticks of the core.
+    pub(crate) fn tick(&self) -> Duration {
+        self.heartbeat / Config::TICKS_PER_HEARTBEAT
+    }
+
+    /// The election timeout in ticks.
+    pub(crate) fn election_ticks(&self) -> u32 {
+        let ticks = self.election_timeout.as_nanos() / self.tick().as_nanos().max(1);
+        u32::try_from(ticks).unwrap_or(u32::MAX)
+    }
+
+    /// What cannot work, in words.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.heartbeat < Duration::from_millis(1) {
+            return Err(format!("heartbeat of {:?}: use at least 1ms", self.heartbeat));
+        }
+        if self.election_timeout < 3 * self.heartbeat {
+            return Err(format!(
+                "election_timeout of {:?} with a heartbeat of {:?}: use at least three heartbeats",
+                self.election_timeout, self.heartbeat
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_election_takes_at_least_three_heartbeats() {
+        let config = |election| Config { election_timeout: Duration::from_millis(election), ..Config::default() };
+        assert!(config(299).check().is_err());
+        assert!(config(300).check().is_ok());
+        assert_eq!(config(300).election_ticks(), 6);
+        assert_eq!(Config::default().election_ticks(), 20);
+    }
+}

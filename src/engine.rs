@@ -1,0 +1,190 @@
+//! One turn of the Raft thread: mailbox in, core, effects out. No thread and no file here, so that the simulation turns
+//! the same wheel.
+//!
+//! The order of duties within a turn is what guarantees hang on:
+//!
+//! 1. answers to proposals are noted *before* their entries go to the log, so that the applier, however fast, finds
+//!    the entry's caller;
+//! 2. messages leave before the disk is waited for; those that promise something about the disk are held back by the
+//!    core itself until `Persisted`;
+//! 3. role and progress are published last.
+//!
+//! **Disk trouble.** After a failed write or sync nothing more is acknowledged: the core is silenced, which makes it stop
+//! leading and never campaign. A sync that takes longer than two election timeouts makes a leader hand over.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::pending::Decision;
+use crate::raft::{Core, Effects, Event, NotProposed, PersistBatch, Role};
+use crate::shared::{Hub, Input, Leadership};
+use crate::types::{LogEntry, LogIndex, Message, NodeId};
+
+/// Where a turn's effects go. None of these may block.
+pub(crate) trait Outlet {
+    /// Write to the log, then post `Input::Persisted`.
+    fn persist(&mut self, batch: PersistBatch);
+    /// Send to a peer.
+    fn send(&mut self, message: Message);
+    /// Hand to the applier, which posts `Input::Applied`.
+    fn apply(&mut self, entries: Vec<LogEntry>);
+}
+
+/// See the module's text.
+pub(crate) struct Engine {
+    core: Core,
+    hub: Hub,
+    /// Entries up to here were committed when this node started. Until they are applied it does not campaign: the core
+    /// would have to load all of them at once to look for changes of the members.
+    replay_to: LogIndex,
+    replayed: bool,
+    /// Batches that the log has not reported, with the time they were handed over.
+    in_flight: VecDeque<(u64, Duration)>,
+    silenced: bool,
+    handing_over: bool,
+    sole_voter: bool,
+}
+
+impl Engine {
+    /// `replay_to` is the committed index of the restored hard state.
+    pub(crate) fn new(core: Core, hub: Hub, replay_to: LogIndex, sole_voter: bool) -> Engine {
+        Engine {
+            core,
+            hub,
+            replay_to,
+            replayed: false,
+            in_flight: VecDeque::new(),
+            silenced: false,
+            handing_over: false,
+            sole_voter,
+        }
+    }
+
+    /// A tick of the clock.
+    pub(crate) fn on_tick(&mut self) {
+        if self.replayed {
+            self.core.on_event(Event::Tick);
+        }
+        self.watch_disk();
+    }
+
+    /// Something from the mailbox. `Stop` is the caller's business.
+    pub(crate) fn on_input(&mut self, input: Input) {
+        let event = match input {
+            Input::Message(message) => Event::Message(message),
+            Input::Propose { number, data } => Event::Propose { proposal: number, data },
+            Input::Read { request } => Event::ReadIndex { request },
+            Input::CancelRead { request } => Event::CancelRead { request },
+            Input::Persisted { batch } => {
+                self.in_flight.retain(|(number, _)| *number > batch);
+                Event::Persisted { batch }
+            }
+            Input::LogFailed { what } => {
+                self.hub.set_trouble(what);
+                self.silenced = true;
+                Event::Silence
+            }
+            Input::Applied { index } => Event::Applied { index },
+            Input::Transfer { to } => Event::Transfer { to },
+            Input::Unreachable { peer } => Event::Unreachable { peer },
+            Input::Stop => return,
+        };
+        self.core.on_event(event);
+        self.end_replay();
+    }
+
+    fn end_replay(&mut self) {
+        if !self.replayed && self.hub.applied().index >= self.replay_to {
+            self.replayed = true;
+            if self.sole_voter {
+                self.core.on_event(Event::Campaign);
+            }
+        }
+    }
+
+    /// A sync that takes longer than two election timeouts: whoever can still write should lead.
+    fn watch_disk(&mut self) {
+        let stalled = self.in_flight.front().is_some_and(|(_, since)| {
+            self.hub.waiting.clock.now().saturating_sub(*since) > 2 * self.hub.config.election_timeout
+        });
+        if !stalled {
+            self.handing_over = false;
+            return;
+        }
+        if self.handing_over || self.hub.leadership().role != Role::Leader {
+            return;
+        }
+        let best = self.core.status().peers.iter().filter(|p| p.active).max_by_key(|p| p.acknowledged).map(|p| p.id);
+        if let Some(to) = best {
+            tracing::warn!(node = self.hub.id.0, "the disk has not answered for two election timeouts; node {to} shall lead");
+            self.core.on_event(Event::Transfer { to });
+            self.handing_over = true;
+        }
+    }
+
+    /// Hands leadership to the voter that has most of the log, if this node leads; tells to whom.
+    pub(crate) fn hand_over(&mut self) -> Option<NodeId> {
+        if self.hub.leadership().role != Role::Leader {
+            return None;
+        }
+        let status = self.core.status();
+        let to = status
+            .peers
+            .iter()
+            .filter(|peer| peer.active && status.membership.voters.contains(&peer.id))
+            .max_by_key(|peer| peer.acknowledged)
+            .map(|peer| peer.id)?;
+        self.core.on_event(Event::Transfer { to });
+        Some(to)
+    }
+
+    /// Carries out what the core wants. Returns `false` when the node cannot go on.
+    pub(crate) fn turn(&mut self, out: &mut dyn Outlet) -> bool {
+        self.end_replay();
+        let effects = self.core.take_effects();
+        let Effects { persist, send, apply, membership: _, proposed, reads, role, ready_to_write: _, snapshot_wanted, fatal } =
+            effects;
+        if let Some(reason) = fatal {
+            self.hub.set_trouble(format!("node {} stopped: {reason}", self.hub.id));
+            return false;
+        }
+        for (number, answer) in proposed {
+            match answer {
+                Ok(entry) => self.hub.pending.on_entered(number, entry),
+                Err(why) => self.hub.pending.decide(number, not_proposed(why)),
+            }
+        }
+        for message in send {
+            out.send(message);
+        }
+        if let Some(batch) = persist {
+            self.in_flight.push_back((batch.number, self.hub.waiting.clock.now()));
+            out.persist(batch);
+        }
+        if !apply.is_empty() {
+            out.apply(apply);
+        }
+        for (request, answer) in reads {
+            // A failed read is not answered: its caller's deadline is, and says what to do.
+            if let Ok(index) = answer {
+                self.hub.on_read_index(request, index);
+            }
+        }
+        for peer in snapshot_wanted {
+            tracing::warn!(node = self.hub.id.0, peer = peer.0, "a peer needs entries that the log no longer has");
+        }
+        if let Some(role) = role {
+            let leader = if self.silenced && role.leader == Some(self.hub.id) { None } else { role.leader };
+            self.hub.set_leadership(Leadership { role: role.role, term: role.term, leader });
+        }
+        *self.hub.core_status.lock() = Some(self.core.status());
+        true
+    }
+}
+
+fn not_proposed(why: NotProposed) -> Decision {
+    match why {
+        NotProposed::TooLarge { .. } => Decision::Refused(why.to_string()),
+        _ => Decision::NotCommitted,
+    }
+}

@@ -1,0 +1,95 @@
+//! What a node tells those who listen. Listeners are never waited for.
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use parking_lot::Mutex;
+
+use crate::types::{NodeId, Term};
+
+/// How many events a slow listener may be behind before it loses some.
+const QUEUE: usize = 1024;
+
+/// Something happened on this node or in its cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// Another leader, or none for the moment.
+    LeaderChanged {
+        /// The term.
+        term: Term,
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// This copy of a database is not what the others have; it is not served any more on this node.
+    DivergenceFound {
+        /// Name of the database.
+        database: String,
+        /// The difference in words.
+        what: String,
+    },
+    /// The disk refused or lost something; this node stopped acknowledging.
+    DiskTrouble {
+        /// What happened, in words.
+        what: String,
+    },
+    /// The listener was too slow and lost this many events.
+    Lagged(u64),
+}
+
+struct Listener {
+    to: Sender<Event>,
+    lost: u64,
+}
+
+/// All listeners of one node.
+#[derive(Default)]
+pub(crate) struct Events {
+    listeners: Mutex<Vec<Listener>>,
+}
+
+impl Events {
+    pub(crate) fn listen(&self) -> Receiver<Event> {
+        let (to, from) = crossbeam_channel::bounded(QUEUE);
+        self.listeners.lock().push(Listener { to, lost: 0 });
+        from
+    }
+
+    /// Tells everybody; drops who has gone, counts what a full queue loses.
+    pub(crate) fn tell(&self, event: &Event) {
+        self.listeners.lock().retain_mut(|listener| {
+            if listener.lost > 0 && listener.to.try_send(Event::Lagged(listener.lost)).is_ok() {
+                listener.lost = 0;
+            }
+            match listener.to.try_send(event.clone()) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_)) => {
+                    listener.lost += 1;
+                    true
+                }
+                Err(TrySendError::Disconnected(_)) => false,
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_listener_loses_events_and_is_told_how_many() {
+        let events = Events::default();
+        let slow = events.listen();
+        for term in 0..QUEUE as u64 + 3 {
+            events.tell(&Event::LeaderChanged { term: Term(term), leader: None });
+        }
+        for _ in 0..2 {
+            slow.recv().unwrap();
+        }
+        events.tell(&Event::LeaderChanged { term: Term(9999), leader: None });
+        let all: Vec<Event> = slow.try_iter().collect();
+        assert_eq!(all[all.len() - 2..], [
+            Event::Lagged(3),
+            Event::LeaderChanged { term: Term(9999), leader: None }
+        ]);
+    }
+}

@@ -1,0 +1,224 @@
+//! Proposals of this process that are not decided yet.
+//!
+//! ```text
+//! Waiting --entered the log as (index, term)--> Entered --applied as itself--------------------> Committed
+//!    |                                             |------refused at apply (base position)-----> NotCommitted
+//!    |                                             \------another entry committed at its index-> NotCommitted
+//!    \--never entered (not the leader, ...)--------------------------------------------------> NotCommitted
+//! ```
+//!
+//! "Overwritten in my own log" is no decision: a later leader may bring the entry back. A caller that stops waiting
+//! *abandons* its proposal; it stays here until it is decided, since a node that still leads must not grant the write
+//! lock of that database before.
+//!
+//! Deliberately absent: who proposes and who applies. Pure bookkeeping under one lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use shoaldb_vfs::database::{Database, SessionId};
+use shoaldb_vfs::transaction::Position;
+
+use crate::signal::Signal;
+use crate::types::{EntryId, LogIndex};
+
+/// What became of a proposal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Decision {
+    /// Committed and shown at this index.
+    Committed(LogIndex),
+    /// Committed, but it changed nothing, for this reason, on every node alike (a database that exists already, ...).
+    Refused(String),
+    /// No node will ever apply it.
+    NotCommitted,
+    /// The node stopped before it was decided.
+    Lost,
+}
+
+/// The write session behind a proposal, for transactions.
+#[derive(Clone)]
+pub(crate) struct Writing {
+    pub(crate) db: Arc<Database>,
+    pub(crate) session: SessionId,
+    pub(crate) base: Position,
+}
+
+struct Slot {
+    writing: Option<Writing>,
+    entry: Option<EntryId>,
+    decision: Option<Decision>,
+    abandoned: bool,
+    signal: Arc<Signal>,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_number: HashMap<u64, Slot>,
+    by_index: BTreeMap<LogIndex, Vec<u64>>,
+    stopped: bool,
+}
+
+/// All undecided proposals of one node.
+#[derive(Default)]
+pub(crate) struct Pending {
+    slots: Mutex<Slots>,
+    next: AtomicU64,
+}
+
+impl Pending {
+    /// A new proposal: its number, and what is signalled when it is decided.
+    pub(crate) fn register(&self, writing: Option<Writing>) -> (u64, Arc<Signal>) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let signal = Arc::new(Signal::default());
+        let mut slots = self.slots.lock();
+        let decision = slots.stopped.then_some(Decision::Lost);
+        let slot = Slot { writing, entry: None, decision, abandoned: false, signal: signal.clone() };
+        slots.by_number.insert(number, slot);
+        (number, signal)
+    }
+
+    /// The proposal entered the log.
+    pub(crate) fn on_entered(&self, number: u64, entry: EntryId) {
+        let mut slots = self.slots.lock();
+        if let Some(slot) = slots.by_number.get_mut(&number) {
+            slot.entry = Some(entry);
+            slots.by_index.entry(entry.index).or_default().push(number);
+        }
+    }
+
+    /// The write session of a proposal that is still undecided.
+    pub(crate) fn writing(&self, number: u64) -> Option<Writing> {
+        self.slots.lock().by_number.get(&number).and_then(|slot| slot.writing.clone())
+    }
+
+    /// Decides a proposal; the first decision stays.
+    pub(crate) fn decide(&self, number: u64, decision: Decision) {
+        let mut slots = self.slots.lock();
+        if let Some(signal) = slots.decide(number, decision) {
+            drop(slots);
+            signal.notify();
+        }
+    }
+
+    /// The entry `applied` was applied: any other proposal that stood at its index is out of the world.
+    pub(crate) fn on_applied(&self, applied: EntryId) {
+        let mut slots = self.slots.lock();
+        let Some(numbers) = slots.by_index.remove(&applied.index) else { return };
+        let mut signals = Vec::new();
+        for number in numbers {
+            let other = slots.by_number.get(&number).is_some_and(|slot| slot.entry.is_some_and(|e| e != applied));
+            if other {
+                signals.extend(slots.decide(number, Decision::NotCommitted));
+            }
+        }
+        drop(slots);
+        signals.iter().for_each(|signal| signal.notify());
+    }
+
+    /// The decision, if there is one; the caller has its answer and the proposal is forgotten.
+    pub(crate) fn take(&self, number: u64) -> Option<Decision> {
+        let mut slots = self.slots.lock();
+        let decision = slots.by_number.get(&number)?.decision.clone()?;
+        slots.by_number.remove(&number);
+        Some(decision)
+    }
+
+    /// The proposal was never handed over: forget it.
+    pub(crate) fn abandon_unproposed(&self, number: u64) {
+        self.slots.lock().by_number.remove(&number);
+    }
+
+    /// The caller stops waiting. If a decision came in the meantime, here it is.
+    pub(crate) fn abandon(&self, number: u64) -> Option<Decision> {
+        let decided = self.take(number);
+        if decided.is_none()
+            && let Some(slot) = self.slots.lock().by_number.get_mut(&number)
+        {
+            slot.abandoned = true;
+        }
+        decided
+    }
+
+    /// Whether an abandoned transaction of this database may still be committed.
+    pub(crate) fn has_abandoned(&self, db: &Arc<Database>) -> bool {
+        self.slots.lock().by_number.values().any(|slot| {
+            slot.abandoned && slot.writing.as_ref().is_some_and(|writing| Arc::ptr_eq(&writing.db, db))
+        })
+    }
+
+    /// The node stops: nobody will decide what is left.
+    pub(crate) fn stop(&self) {
+        let mut slots = self.slots.lock();
+        slots.stopped = true;
+        let numbers: Vec<u64> = slots.by_number.keys().copied().collect();
+        let signals: Vec<_> = numbers.into_iter().filter_map(|n| slots.decide(n, Decision::Lost)).collect();
+        drop(slots);
+        signals.iter().for_each(|signal| signal.notify());
+    }
+}
+
+impl Slots {
+    fn decide(&mut self, number: u64, decision: Decision) -> Option<Arc<Signal>> {
+        let slot = self.by_number.get_mut(&number)?;
+        if slot.decision.is_some() {
+            return None;
+        }
+        if slot.abandoned {
+            self.by_number.remove(&number);
+            return None;
+        }
+        slot.decision = Some(decision);
+        Some(slot.signal.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Term;
+
+    fn entry(index: u64, term: u64) -> EntryId {
+        EntryId { index: LogIndex(index), term: Term(term) }
+    }
+
+    #[test]
+    fn another_entry_at_the_index_is_proof_but_only_once_it_is_committed() {
+        let pending = Pending::default();
+        let (mine, _) = pending.register(None);
+        let (other, _) = pending.register(None);
+        pending.on_entered(mine, entry(5, 2));
+        pending.on_entered(other, entry(6, 2));
+        assert_eq!(pending.take(mine), None, "overwritten or not, nothing is decided yet");
+        pending.on_applied(entry(5, 3));
+        assert_eq!(pending.take(mine), Some(Decision::NotCommitted));
+        pending.on_applied(entry(6, 2));
+        assert_eq!(pending.take(other), None, "its own entry is decided by whoever applies it");
+        pending.decide(other, Decision::Committed(LogIndex(6)));
+        pending.decide(other, Decision::NotCommitted);
+        assert_eq!(pending.take(other), Some(Decision::Committed(LogIndex(6))));
+    }
+
+    #[test]
+    fn one_index_may_have_had_several_proposals_of_ours() {
+        let pending = Pending::default();
+        let (first, _) = pending.register(None);
+        let (second, _) = pending.register(None);
+        pending.on_entered(first, entry(5, 2));
+        pending.on_entered(second, entry(5, 4));
+        pending.on_applied(entry(5, 4));
+        assert_eq!(pending.take(first), Some(Decision::NotCommitted));
+        assert_eq!(pending.take(second), None);
+    }
+
+    #[test]
+    fn stopping_leaves_nobody_waiting() {
+        let pending = Pending::default();
+        let (before, _) = pending.register(None);
+        pending.stop();
+        let (after, _) = pending.register(None);
+        assert_eq!(pending.take(before), Some(Decision::Lost));
+        assert_eq!(pending.take(after), Some(Decision::Lost));
+    }
+}

@@ -1,0 +1,176 @@
+//! The VFS's questions, answered by the node: may I write, is this committed, is my read fresh.
+//!
+//! A commit waits for its decision up to `commit_timeout`. When time is up it *gives up* under the database's lock: if
+//! the applier had accepted it a moment before, it is committed after all; else it can only be applied by the applier
+//! from now on, the caller hears Unknown, and the database's write lock stays closed on this node until the entry is
+//! decided.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoaldb_vfs::Database;
+use shoaldb_vfs::database::SessionId;
+use shoaldb_vfs::error::Refusal;
+use shoaldb_vfs::genesis::AutoVacuum as InPage;
+use shoaldb_vfs::replicator::{Interrupted, Replicator};
+use shoaldb_vfs::transaction::{Position, Transaction};
+
+use crate::catalogue::{AutoVacuum, DatabaseName};
+use crate::entry::{self, Body, Origin, Payload};
+use crate::pending::{Decision, Writing};
+use crate::raft::Role;
+use crate::shared::{Hub, Input};
+
+/// How often waits look whether SQLite's connection was interrupted.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The node as a replicator.
+pub(crate) struct NodeReplicator {
+    pub(crate) hub: Hub,
+}
+
+impl NodeReplicator {
+    fn origin(&self, number: u64) -> Origin {
+        Origin { node: self.hub.id, session: self.hub.session, number }
+    }
+
+    fn check_leadership(&self) -> Result<(), Refusal> {
+        if self.hub.is_stopped() {
+            return Err(Refusal::NodeStopped);
+        }
+        let leadership = self.hub.leadership();
+        if leadership.role == Role::Leader && self.hub.trouble().is_none() {
+            return if self.hub.is_ready_leader() { Ok(()) } else { Err(Refusal::Busy) };
+        }
+        match leadership.leader {
+            Some(leader) if leader != self.hub.id => Err(Refusal::NotLeader(Some(leader.0))),
+            _ if self.hub.trouble().is_some() => Err(Refusal::NodeStopped),
+            _ => Err(Refusal::Busy),
+        }
+    }
+
+    /// The first write creates its database, with the geometry that its connections already see.
+    fn create(&self, db: &Arc<Database>, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
+        let name = DatabaseName::new(db.name()).map_err(|_| Refusal::CannotOpen)?;
+        let geometry = db.geometry();
+        let auto_vacuum = match geometry.auto_vacuum {
+            InPage::None => AutoVacuum::None,
+            InPage::Full => AutoVacuum::Full,
+            InPage::Incremental => AutoVacuum::Incremental,
+        };
+        let body = Body::CreateDatabase { name, page_size: geometry.page_size, auto_vacuum };
+        match self.hub.propose(body, Some(interrupted)) {
+            // Refused means that another writer was faster.
+            Decision::Committed(_) | Decision::Refused(_) if db.is_bound() => Ok(()),
+            // Somebody created it with another geometry: this connection belongs to a shape that is gone.
+            Decision::Committed(_) | Decision::Refused(_) => Err(Refusal::Dropped),
+            // Nothing of the transaction was proposed; the busy handler may try again.
+            Decision::NotCommitted | Decision::Lost => Err(Refusal::Busy),
+        }
+    }
+
+    /// Waits until a majority has confirmed, after this call began, what is committed; and with `applied`, until all
+    /// of that is shown here.
+    fn confirm(&self, applied: bool, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
+        let deadline = self.hub.deadline(self.hub.config.commit_timeout);
+        let request = self.hub.begin_read();
+        let answer = self.hub.changed.wait(&self.hub.waiting, deadline, POLL, || {
+            if self.hub.is_stopped() {
+                return Some(Err(Refusal::NodeStopped));
+            }
+            if interrupted() {
+                return Some(Err(Refusal::Interrupted));
+            }
+            let index = self.hub.read_index(request)?;
+            (!applied || self.hub.applied().index >= index).then_some(Ok(()))
+        });
+        self.hub.end_read(request);
+        answer.unwrap_or(Err(Refusal::ReadUnconfirmed))
+    }
+}
+
+impl Replicator for NodeReplicator {
+    fn open(&self, name: &str, create: bool) -> Result<Arc<Database>, Refusal> {
+        if self.hub.is_stopped() {
+            return Err(Refusal::NodeStopped);
+        }
+        self.hub.databases.find(name, create)
+    }
+
+    fn acquire_write(&self, db: &Arc<Database>, confirm: bool, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
+        self.check_leadership()?;
+        if self.hub.pending.has_abandoned(db) {
+            return Err(Refusal::Busy);
+        }
+        if !db.is_bound() {
+            self.create(db, interrupted)?;
+        }
+        if confirm {
+            self.confirm(false, interrupted)?;
+        }
+        Ok(())
+    }
+
+    fn wait_writable(&self, db: &Arc<Database>, limit: Duration) {
+        let deadline = self.hub.deadline(limit);
+        self.hub.changed.wait(&self.hub.waiting, deadline, limit, || {
+            let wait = self.check_leadership() == Err(Refusal::Busy) || self.hub.pending.has_abandoned(db);
+            (!wait).then_some(())
+        });
+    }
+
+    fn commit(&self, db: &Arc<Database>, session: SessionId, transaction: Transaction) -> Result<Position, Refusal> {
+        let Some(id) = self.hub.databases.id_of(db) else { return Err(Refusal::NotCommitted) };
+        let base = transaction.base;
+        let writing = Writing { db: db.clone(), session, base };
+        let (number, signal) = self.hub.pending.register(Some(writing));
+        let data = match entry::encode_transaction(self.origin(number), id, &transaction) {
+            Ok(data) if data.len() as u64 <= self.hub.config.max_entry => data,
+            _ => {
+                self.hub.pending.abandon_unproposed(number);
+                return Err(Refusal::TooLarge);
+            }
+        };
+        drop(transaction);
+        self.hub.post(Input::Propose { number, data: data.into() });
+
+        let deadline = self.hub.deadline(self.hub.config.commit_timeout);
+        let mut decision = signal.wait(&self.hub.waiting, deadline, POLL, || self.hub.pending.take(number));
+        if decision.is_none() {
+            decision = match db.give_up(session) {
+                true => self.hub.pending.abandon(number),
+                // The applier accepted it in this moment: the decision is on its way.
+                false => signal.wait(&self.hub.waiting, Duration::MAX, POLL, || self.hub.pending.take(number)),
+            };
+        }
+        match decision {
+            Some(Decision::Committed(index)) => Ok(Position(index.0)),
+            Some(Decision::NotCommitted) => Err(Refusal::NotCommitted),
+            Some(Decision::Refused(_)) => Err(Refusal::TooLarge),
+            Some(Decision::Lost) | None => Err(Refusal::Unknown),
+        }
+    }
+
+    fn read_barrier(&self, _: &Arc<Database>, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
+        self.confirm(true, interrupted)
+    }
+}
+
+impl crate::shared::Shared {
+    /// Proposes an entry that is no transaction, and waits until it is decided; `Lost` when the time is up.
+    pub(crate) fn propose(&self, body: Body, interrupted: Option<Interrupted<'_>>) -> Decision {
+        let (number, signal) = self.pending.register(None);
+        let origin = Origin { node: self.id, session: self.session, number };
+        let Ok(data) = entry::encode(&Payload { origin, body }) else {
+            self.pending.abandon_unproposed(number);
+            return Decision::Refused("the entry is too large".to_string());
+        };
+        self.post(Input::Propose { number, data: data.into() });
+        let deadline = self.deadline(self.config.commit_timeout);
+        let decision = signal.wait(&self.waiting, deadline, POLL, || {
+            let interrupted = interrupted.is_some_and(|interrupted| interrupted());
+            self.pending.take(number).or(interrupted.then_some(Decision::Lost))
+        });
+        decision.unwrap_or_else(|| self.pending.abandon(number).unwrap_or(Decision::Lost))
+    }
+}

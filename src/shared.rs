@@ -1,0 +1,222 @@
+//! What the threads of one node share, and who owns which part.
+//!
+//! ```text
+//! part         written by            read by
+//! leadership   engine (Raft thread)  write lock, connect, wait_leader, status
+//! progress     applier               barriers, write lock, boot
+//! pending      all                   see pending.rs
+//! reads        engine, callers       read barriers
+//! catalogue    applier               names, status, handshakes
+//! core status  engine                status
+//! trouble      whoever meets it      everybody: the node stops acknowledging
+//! ```
+//!
+//! Lock order: none of these locks is held while another one is taken, except that `databases` may take a database's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+
+use crate::catalogue::Catalogue;
+use crate::config::Config;
+use crate::databases::Databases;
+use crate::events::{Event, Events};
+use crate::pending::Pending;
+use crate::raft::{CoreStatus, Role};
+use crate::signal::{Signal, Waiting};
+use crate::types::{EntryId, Incarnation, LogIndex, Message, NodeId, Term};
+
+/// What comes to the engine's mailbox.
+pub(crate) enum Input {
+    /// From a peer.
+    Message(Message),
+    /// Append to the log, if this node leads.
+    Propose { number: u64, data: Bytes },
+    /// Which index makes a read linearizable?
+    Read { request: u64 },
+    /// The reader gave up.
+    CancelRead { request: u64 },
+    /// The log has this batch on disk.
+    Persisted { batch: u64 },
+    /// The log failed; nothing later will be on disk.
+    LogFailed { what: String },
+    /// The applier has come this far.
+    Applied { index: LogIndex },
+    /// Hand leadership over.
+    Transfer { to: NodeId },
+    /// A message to this peer was lost.
+    Unreachable { peer: NodeId },
+    /// End the thread.
+    Stop,
+}
+
+/// Who leads, as this node sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Leadership {
+    pub(crate) role: Role,
+    pub(crate) term: Term,
+    pub(crate) leader: Option<NodeId>,
+}
+
+/// See the module's text.
+pub(crate) struct Shared {
+    pub(crate) id: NodeId,
+    pub(crate) incarnation: Incarnation,
+    /// Random for each start: marks the entries that this process proposed.
+    pub(crate) session: u64,
+    pub(crate) config: Config,
+    pub(crate) waiting: Waiting,
+    pub(crate) mailbox: Sender<Input>,
+    pub(crate) pending: Pending,
+    pub(crate) databases: Databases,
+    pub(crate) catalogue: Mutex<Catalogue>,
+    pub(crate) events: Events,
+    pub(crate) core_status: Mutex<Option<CoreStatus>>,
+    /// Leadership, progress, trouble or the end: anything that more than one kind of caller waits for.
+    pub(crate) changed: Signal,
+    leadership: Mutex<Leadership>,
+    applied: Mutex<EntryId>,
+    reads: Mutex<HashMap<u64, Option<LogIndex>>>,
+    next_read: AtomicU64,
+    stopped: AtomicBool,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Shared {
+    #[allow(clippy::too_many_arguments, reason = "the one constructor of the one hub")]
+    pub(crate) fn new(
+        id: NodeId,
+        incarnation: Incarnation,
+        session: u64,
+        config: Config,
+        waiting: Waiting,
+        mailbox: Sender<Input>,
+        databases: Databases,
+        catalogue: Catalogue,
+        applied: EntryId,
+    ) -> Shared {
+        Shared {
+            id,
+            incarnation,
+            session,
+            config,
+            waiting,
+            mailbox,
+            pending: Pending::default(),
+            databases,
+            catalogue: Mutex::new(catalogue),
+            events: Events::default(),
+            core_status: Mutex::new(None),
+            changed: Signal::default(),
+            leadership: Mutex::new(Leadership { role: Role::Follower, term: Term(0), leader: None }),
+            applied: Mutex::new(applied),
+            reads: Mutex::default(),
+            next_read: AtomicU64::new(1),
+            stopped: AtomicBool::new(false),
+            trouble: Mutex::new(None),
+        }
+    }
+
+    /// Puts something into the engine's mailbox. After the end nobody listens, which is fine: whoever waits is told by
+    /// `pending` or `stopped`.
+    pub(crate) fn post(&self, input: Input) {
+        let _ = self.mailbox.send(input);
+    }
+
+    pub(crate) fn leadership(&self) -> Leadership {
+        *self.leadership.lock()
+    }
+
+    pub(crate) fn set_leadership(&self, new: Leadership) {
+        let old = std::mem::replace(&mut *self.leadership.lock(), new);
+        if (old.term, old.leader) != (new.term, new.leader) {
+            self.events.tell(&Event::LeaderChanged { term: new.term, leader: new.leader });
+        }
+        self.changed.notify();
+    }
+
+    /// The last entry that this node has applied and shows.
+    pub(crate) fn applied(&self) -> EntryId {
+        *self.applied.lock()
+    }
+
+    pub(crate) fn set_applied(&self, applied: EntryId) {
+        *self.applied.lock() = applied;
+        self.pending.on_applied(applied);
+        self.changed.notify();
+    }
+
+    /// Whether this node leads and has applied an entry of its own term: then it has applied all that was committed
+    /// before, and may grant write locks.
+    pub(crate) fn is_ready_leader(&self) -> bool {
+        let leadership = self.leadership();
+        leadership.role == Role::Leader && self.applied().term == leadership.term
+    }
+
+    /// Registers a linearizable read and asks the engine for its index.
+    pub(crate) fn begin_read(&self) -> u64 {
+        let request = self.next_read.fetch_add(1, Ordering::Relaxed);
+        self.reads.lock().insert(request, None);
+        self.post(Input::Read { request });
+        request
+    }
+
+    pub(crate) fn on_read_index(&self, request: u64, index: LogIndex) {
+        if let Some(slot) = self.reads.lock().get_mut(&request) {
+            *slot = Some(index);
+        }
+        self.changed.notify();
+    }
+
+    pub(crate) fn read_index(&self, request: u64) -> Option<LogIndex> {
+        *self.reads.lock().get(&request)?
+    }
+
+    pub(crate) fn end_read(&self, request: u64) {
+        if self.reads.lock().remove(&request).flatten().is_none() {
+            self.post(Input::CancelRead { request });
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Why this node does not acknowledge any more, if so.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
+    /// This node cannot keep promises any more: it stops acknowledging, and says so once. It goes on serving reads.
+    pub(crate) fn set_trouble(&self, what: String) {
+        let mut trouble = self.trouble.lock();
+        if trouble.is_none() {
+            tracing::error!(node = self.id.0, "{what}");
+            *trouble = Some(what.clone());
+            drop(trouble);
+            self.events.tell(&Event::DiskTrouble { what });
+        }
+        self.changed.notify();
+    }
+
+    /// The end, for the callers: every wait ends, every connection gets an error.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.pending.stop();
+        self.databases.stop();
+        self.changed.notify();
+    }
+
+    /// The moment at which a wait that begins now and may take `limit` ends.
+    pub(crate) fn deadline(&self, limit: Duration) -> Duration {
+        self.waiting.clock.now() + limit
+    }
+}
+
+/// A handle to what the threads share.
+pub(crate) type Hub = Arc<Shared>;
