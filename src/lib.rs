@@ -1,2 +1,3 @@
 //! Shoal: SQLite in your process, on three machines.
+pub mod log;
 pub mod types;
