@@ -1,1 +1,792 @@
-//! Simulated files.
+//! Simulated doors: a disk that forgets what was not synced, a clock and random numbers set by hand, all from one seed.
+//!
+//! Each file has *live* bytes (what a read sees) and *durable* bytes (what a power cut leaves), and between them the
+//! list of changes not yet synced. A crash decides, from its seed, what becomes of each change:
+//!
+//! | what was not synced | after the crash |
+//! |---|---|
+//! | bytes of a write | each 512-byte sector holds one of the contents it had since the last sync, chosen on its own: writes are dropped, torn and reordered |
+//! | the length | one of the lengths the file had since the last sync; bytes that did not arrive are zeros |
+//! | create, rename, remove before `sync_dir` | each happened or did not, chosen on its own; a rename is whole |
+//! | the lock of a directory | released |
+//! | open files | dead: every call fails for ever |
+//!
+//! A failed write leaves a random part of its sectors in the file. A failed sync leaves durable what a crash might have
+//! left, and *forgets the rest*: as on a real kernel, a later sync succeeds without writing it, while reads go on to
+//! show it. A failed call of another kind has no effect.
+//!
+//! Faults are aimed at labels: "fail the third `log.sync`, once", "crash at call 17, whatever it is". The counters say
+//! which labels there were, so that a test can walk all of them.
+//!
+//! Deliberately absent: directories that are lost in a crash (a directory is durable when it is made), wrong data from
+//! an intact sector (tests that want rot use [`SimFs::edit`]), and time that passes by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{Clock, DirLock, File, Fs, Label, Open, Rng};
+
+/// What a disk writes whole or not at all.
+pub const SECTOR: u64 = 512;
+
+/// Which calls a fault or a crash is aimed at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Aim {
+    /// Calls with this label.
+    At(Label),
+    /// All calls.
+    Any,
+}
+
+impl Aim {
+    fn hits(self, label: Label) -> bool {
+        match self {
+            Aim::At(wanted) => wanted == label,
+            Aim::Any => true,
+        }
+    }
+}
+
+/// How long a fault lasts once it has struck.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lasts {
+    /// One call fails.
+    Once,
+    /// That call and all later ones that the fault is aimed at.
+    ForGood,
+}
+
+/// The error a failing call returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// An error number of the system: 5 is EIO, 28 is ENOSPC.
+    Errno(i32),
+    /// A kind without a number.
+    Kind(io::ErrorKind),
+}
+
+impl Failure {
+    /// An input/output error.
+    pub const EIO: Failure = Failure::Errno(5);
+    /// No space left on the device.
+    pub const ENOSPC: Failure = Failure::Errno(28);
+
+    fn error(self) -> io::Error {
+        match self {
+            Failure::Errno(number) => io::Error::from_raw_os_error(number),
+            Failure::Kind(kind) => io::Error::from(kind),
+        }
+    }
+}
+
+/// A simulated file system. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct SimFs {
+    world: Arc<Mutex<World>>,
+}
+
+impl fmt::Debug for SimFs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SimFs")
+    }
+}
+
+type Hook = Arc<dyn Fn() + Send + Sync>;
+
+struct World {
+    dice: Xoshiro,
+    dirs: BTreeMap<PathBuf, Dir>,
+    files: BTreeMap<u64, Content>,
+    next_file: u64,
+    /// Directory -> which guard holds it.
+    locks: BTreeMap<PathBuf, u64>,
+    next_lock: u64,
+    /// Grows with every crash; handles of an earlier life are dead.
+    life: u64,
+    down: bool,
+    calls: u64,
+    counts: BTreeMap<Label, u64>,
+    faults: Vec<Fault>,
+    crash: Option<PlannedCrash>,
+    hooks: BTreeMap<Label, Hook>,
+}
+
+struct Fault {
+    aim: Aim,
+    /// Matching calls until it strikes; 0 once it has and lasts.
+    left: u64,
+    lasts: Lasts,
+    failure: Failure,
+}
+
+struct PlannedCrash {
+    aim: Aim,
+    left: u64,
+    seed: u64,
+}
+
+#[derive(Default)]
+struct Dir {
+    live: BTreeMap<String, u64>,
+    durable: BTreeMap<String, u64>,
+    pending: Vec<DirChange>,
+}
+
+enum DirChange {
+    Create { name: String, file: u64 },
+    Rename { from: String, to: String, file: u64 },
+    Remove { name: String, file: u64 },
+}
+
+#[derive(Default)]
+struct Content {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Change>,
+}
+
+/// One unsynced change: bytes at an offset, and the length of the file after it. Cutting a file is a write of zeros over
+/// what is cut, so that extending it again shows zeros.
+struct Change {
+    offset: u64,
+    bytes: Vec<u8>,
+    len_after: u64,
+}
+
+/// What is to become of one call.
+enum Verdict {
+    Go,
+    Fail(io::Error),
+    Crash(u64),
+}
+
+/// How kind a crash is to what was not synced.
+#[derive(Clone, Copy)]
+enum Mercy {
+    None,
+    All,
+    /// Out of 8 changes of a sector, so many are kept whole; the others end in a random earlier state.
+    Some(u64),
+}
+
+impl Mercy {
+    fn draw(dice: &mut Xoshiro) -> Mercy {
+        match dice.below(6) {
+            0 => Mercy::None,
+            1 => Mercy::All,
+            2 => Mercy::Some(7),
+            3 => Mercy::Some(1),
+            _ => Mercy::Some(4),
+        }
+    }
+
+    /// How many of `n` successive changes are kept.
+    fn keep(self, n: u64, dice: &mut Xoshiro) -> u64 {
+        match self {
+            Mercy::None => 0,
+            Mercy::All => n,
+            Mercy::Some(of_8) if dice.below(8) < of_8 => n,
+            Mercy::Some(_) => dice.below(n + 1),
+        }
+    }
+}
+
+impl SimFs {
+    /// An empty file system with the root directory `/`. The same seed and the same calls give the same results.
+    pub fn new(seed: u64) -> SimFs {
+        let world = World {
+            dice: Xoshiro::new(seed),
+            dirs: BTreeMap::from([(PathBuf::from("/"), Dir::default())]),
+            files: BTreeMap::new(),
+            next_file: 1,
+            locks: BTreeMap::new(),
+            next_lock: 1,
+            life: 1,
+            down: false,
+            calls: 0,
+            counts: BTreeMap::new(),
+            faults: Vec::new(),
+            crash: None,
+            hooks: BTreeMap::new(),
+        };
+        SimFs { world: Arc::new(Mutex::new(world)) }
+    }
+
+    /// Power cut, now. Everything fails until [`SimFs::restart`].
+    pub fn crash(&self, seed: u64) {
+        self.world.lock().crash(seed);
+    }
+
+    /// Power cut within the `nth` call (from 1, counted from now) that `aim` hits. The call's own effect counts as not
+    /// synced: it may or may not have happened.
+    pub fn crash_at(&self, aim: Aim, nth: u64, seed: u64) {
+        self.world.lock().crash = Some(PlannedCrash { aim, left: nth, seed });
+    }
+
+    /// Power is back: calls work again, on what the crash left. A planned crash that did not come is forgotten.
+    pub fn restart(&self) {
+        let mut world = self.world.lock();
+        world.down = false;
+        world.crash = None;
+    }
+
+    /// Whether a crash came that no restart followed.
+    pub fn is_down(&self) -> bool {
+        self.world.lock().down
+    }
+
+    /// The `nth` call (from 1, counted from now) that `aim` hits fails.
+    pub fn fail_at(&self, aim: Aim, nth: u64, lasts: Lasts, failure: Failure) {
+        self.world.lock().faults.push(Fault { aim, left: nth, lasts, failure });
+    }
+
+    /// Forgets all faults that are planned or last.
+    pub fn clear_faults(&self) {
+        self.world.lock().faults.clear();
+    }
+
+    /// Runs `hook` at the start of every call with this label, without any lock held: it may block, to hold the call.
+    pub fn on_call(&self, label: Label, hook: impl Fn() + Send + Sync + 'static) {
+        self.world.lock().hooks.insert(label, Arc::new(hook));
+    }
+
+    /// How many calls there were.
+    pub fn calls(&self) -> u64 {
+        self.world.lock().calls
+    }
+
+    /// How many calls there were per label.
+    pub fn counts(&self) -> BTreeMap<Label, u64> {
+        self.world.lock().counts.clone()
+    }
+
+    /// How many calls with this label there were.
+    pub fn count(&self, label: Label) -> u64 {
+        self.world.lock().counts.get(label).copied().unwrap_or(0)
+    }
+
+    /// The live bytes of a file. No call: it is not counted and cannot fail.
+    pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
+        let world = self.world.lock();
+        let file = world.lookup(path).ok()?;
+        Some(world.files[&file].live.clone())
+    }
+
+    /// Changes a file behind everybody's back, live and durable: rot.
+    pub fn edit(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut world = self.world.lock();
+        let file = world.lookup(path).expect("the file to edit exists");
+        let content = world.content(file);
+        change(&mut content.live);
+        content.durable = content.live.clone();
+        content.pending.clear();
+    }
+
+    /// Counts the call and says what is to become of it. `life` is that of the handle, if the call has one.
+    fn enter(&self, life: Option<u64>, label: Label) -> io::Result<(MutexGuard<'_, World>, Verdict)> {
+        let hook = self.world.lock().hooks.get(label).cloned();
+        if let Some(hook) = hook {
+            hook();
+        }
+        let mut world = self.world.lock();
+        world.calls += 1;
+        *world.counts.entry(label).or_insert(0) += 1;
+        if world.down || life.is_some_and(|life| life != world.life) {
+            return Err(crashed(label));
+        }
+        let verdict = world.verdict(label);
+        Ok((world, verdict))
+    }
+
+    /// A call that changes nothing or changes it whole.
+    fn simple<T>(
+        &self,
+        life: Option<u64>,
+        label: Label,
+        act: impl FnOnce(&mut World) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let (mut world, verdict) = self.enter(life, label)?;
+        match verdict {
+            Verdict::Go => act(&mut world),
+            Verdict::Fail(error) => Err(error),
+            Verdict::Crash(seed) => {
+                // The call may have happened: its change joins the unsynced ones. Its answer reaches nobody.
+                let _ = act(&mut world);
+                world.crash(seed);
+                Err(crashed(label))
+            }
+        }
+    }
+}
+
+fn crashed(label: Label) -> io::Error {
+    io::Error::other(format!("{label}: the simulated machine crashed"))
+}
+
+fn not_found(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{}: no such file", path.display()))
+}
+
+/// Directory and name of a file.
+fn split(path: &Path) -> io::Result<(&Path, String)> {
+    match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
+        (Some(dir), Some(name)) => Ok((dir, name.to_owned())),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{}: not a file name", path.display()))),
+    }
+}
+
+impl World {
+    fn verdict(&mut self, label: Label) -> Verdict {
+        if let Some(crash) = &mut self.crash
+            && crash.aim.hits(label)
+        {
+            crash.left -= 1;
+            if crash.left == 0 {
+                let seed = crash.seed;
+                self.crash = None;
+                return Verdict::Crash(seed);
+            }
+        }
+        let mut struck = None;
+        self.faults.retain_mut(|fault| {
+            if !fault.aim.hits(label) || struck.is_some() {
+                return true;
+            }
+            fault.left = fault.left.saturating_sub(1);
+            if fault.left == 0 {
+                struck = Some(fault.failure);
+            }
+            fault.left > 0 || fault.lasts == Lasts::ForGood
+        });
+        match struck {
+            Some(failure) => Verdict::Fail(failure.error()),
+            None => Verdict::Go,
+        }
+    }
+
+    fn dir(&mut self, path: &Path) -> io::Result<&mut Dir> {
+        self.dirs.get_mut(path).ok_or_else(|| not_found(path))
+    }
+
+    fn lookup(&self, path: &Path) -> io::Result<u64> {
+        let (dir, name) = split(path)?;
+        let dir = self.dirs.get(dir).ok_or_else(|| not_found(dir))?;
+        dir.live.get(&name).copied().ok_or_else(|| not_found(path))
+    }
+
+    /// A file that a directory or a handle of this life knows is always there.
+    fn content(&mut self, file: u64) -> &mut Content {
+        self.files.entry(file).or_default()
+    }
+
+    fn crash(&mut self, seed: u64) {
+        let mut dice = Xoshiro::new(seed);
+        let mercy = Mercy::draw(&mut dice);
+        let mut reachable = BTreeSet::new();
+        for dir in self.dirs.values_mut() {
+            for change in std::mem::take(&mut dir.pending) {
+                if mercy.keep(1, &mut dice) == 1 {
+                    change.apply(&mut dir.durable);
+                }
+            }
+            dir.live = dir.durable.clone();
+            reachable.extend(dir.live.values().copied());
+        }
+        self.files.retain(|file, _| reachable.contains(file));
+        for content in self.files.values_mut() {
+            content.settle(mercy, &mut dice);
+            content.live = content.durable.clone();
+        }
+        self.locks.clear();
+        self.life += 1;
+        self.down = true;
+    }
+}
+
+impl DirChange {
+    fn apply(self, names: &mut BTreeMap<String, u64>) {
+        match self {
+            DirChange::Create { name, file } => {
+                names.insert(name, file);
+            }
+            DirChange::Rename { from, to, file } => {
+                if names.get(&from) == Some(&file) {
+                    names.remove(&from);
+                }
+                names.insert(to, file);
+            }
+            DirChange::Remove { name, file } => {
+                if names.get(&name) == Some(&file) {
+                    names.remove(&name);
+                }
+            }
+        }
+    }
+}
+
+impl Content {
+    fn change(&mut self, offset: u64, bytes: Vec<u8>, len_after: u64) {
+        overlay(&mut self.live, offset, &bytes);
+        self.live.resize(len_after as usize, 0);
+        self.pending.push(Change { offset, bytes, len_after });
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let len_after = (self.live.len() as u64).max(offset + bytes.len() as u64);
+        self.change(offset, bytes.to_vec(), len_after);
+    }
+
+    fn set_len(&mut self, len: u64) {
+        let cut = (self.live.len() as u64).saturating_sub(len);
+        self.change(len, vec![0; cut as usize], len);
+    }
+
+    /// Makes durable what the dice say of the unsynced changes, and forgets the rest.
+    fn settle(&mut self, mercy: Mercy, dice: &mut Xoshiro) {
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return;
+        }
+        let mut touches: BTreeMap<u64, u64> = BTreeMap::new();
+        for (sector, ..) in pending.iter().flat_map(Change::sectors) {
+            *touches.entry(sector).or_insert(0) += 1;
+        }
+        // From here on: how many of its changes each sector still takes.
+        for left in touches.values_mut() {
+            *left = mercy.keep(*left, dice);
+        }
+        let changes = pending.len() as u64;
+        let len = match mercy.keep(changes, dice) {
+            0 => self.durable.len(),
+            kept => pending[kept as usize - 1].len_after as usize,
+        };
+        for change in &pending {
+            for (sector, offset, bytes) in change.sectors() {
+                if let Some(left) = touches.get_mut(&sector).filter(|left| **left > 0) {
+                    *left -= 1;
+                    overlay(&mut self.durable, offset, bytes);
+                }
+            }
+        }
+        self.durable.resize(len, 0);
+    }
+}
+
+impl Change {
+    /// The change in pieces: sector, offset, bytes.
+    fn sectors(&self) -> impl Iterator<Item = (u64, u64, &[u8])> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let rest = self.bytes.get(at..).filter(|rest| !rest.is_empty())?;
+            let offset = self.offset + at as u64;
+            let take = rest.len().min((SECTOR - offset % SECTOR) as usize);
+            at += take;
+            Some((offset / SECTOR, offset, &rest[..take]))
+        })
+    }
+}
+
+fn overlay(content: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+    let (from, to) = (offset as usize, offset as usize + bytes.len());
+    if content.len() < to {
+        content.resize(to, 0);
+    }
+    content[from..to].copy_from_slice(bytes);
+}
+
+impl Fs for SimFs {
+    fn open(&self, path: &Path, how: Open, label: Label) -> io::Result<Arc<dyn File>> {
+        let (file, life) = self.simple(None, label, |world| {
+            let (parent, name) = split(path)?;
+            let found = world.dir(parent)?.live.get(&name).copied();
+            let file = match (how, found) {
+                (Open::CreateNew, Some(_)) => {
+                    let text = format!("{}: exists", path.display());
+                    return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+                }
+                (Open::CreateNew, None) => {
+                    let file = world.next_file;
+                    world.next_file += 1;
+                    world.files.insert(file, Content::default());
+                    let dir = world.dir(parent)?;
+                    dir.live.insert(name.clone(), file);
+                    dir.pending.push(DirChange::Create { name, file });
+                    file
+                }
+                (_, Some(file)) => file,
+                (_, None) => return Err(not_found(path)),
+            };
+            Ok((file, world.life))
+        })?;
+        Ok(Arc::new(SimFile { fs: self.clone(), file, life, writable: how != Open::Read }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path, label: Label) -> io::Result<()> {
+        self.simple(None, label, |world| {
+            let file = world.lookup(from)?;
+            let ((parent, from), (to_parent, to)) = (split(from)?, split(to)?);
+            if parent != to_parent {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "rename leaves its directory"));
+            }
+            let dir = world.dir(parent)?;
+            dir.live.remove(&from);
+            dir.live.insert(to.clone(), file);
+            dir.pending.push(DirChange::Rename { from, to, file });
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &Path, label: Label) -> io::Result<()> {
+        self.simple(None, label, |world| {
+            let file = world.lookup(path)?;
+            let (parent, name) = split(path)?;
+            let dir = world.dir(parent)?;
+            dir.live.remove(&name);
+            dir.pending.push(DirChange::Remove { name, file });
+            Ok(())
+        })
+    }
+
+    fn create_dir_all(&self, path: &Path, label: Label) -> io::Result<()> {
+        self.simple(None, label, |world| {
+            for dir in path.ancestors() {
+                world.dirs.entry(dir.to_owned()).or_default();
+            }
+            Ok(())
+        })
+    }
+
+    fn list(&self, dir: &Path, label: Label) -> io::Result<Vec<String>> {
+        self.simple(None, label, |world| Ok(world.dir(dir)?.live.keys().cloned().collect()))
+    }
+
+    fn sync_dir(&self, dir: &Path, label: Label) -> io::Result<()> {
+        let (mut world, verdict) = self.enter(None, label)?;
+        match verdict {
+            Verdict::Go => {
+                let dir = world.dir(dir)?;
+                dir.durable = dir.live.clone();
+                dir.pending.clear();
+                Ok(())
+            }
+            Verdict::Fail(error) => Err(error),
+            Verdict::Crash(seed) => {
+                world.crash(seed);
+                Err(crashed(label))
+            }
+        }
+    }
+
+    fn lock_dir(&self, dir: &Path, label: Label) -> io::Result<Box<dyn DirLock>> {
+        let lock = self.simple(None, label, |world| {
+            world.dir(dir)?;
+            if world.locks.contains_key(dir) {
+                return Err(io::Error::from(io::ErrorKind::WouldBlock));
+            }
+            let lock = world.next_lock;
+            world.next_lock += 1;
+            world.locks.insert(dir.to_owned(), lock);
+            Ok(lock)
+        })?;
+        Ok(Box::new(SimDirLock { fs: self.clone(), dir: dir.to_owned(), lock }))
+    }
+}
+
+#[derive(Debug)]
+struct SimDirLock {
+    fs: SimFs,
+    dir: PathBuf,
+    lock: u64,
+}
+
+impl DirLock for SimDirLock {}
+
+impl Drop for SimDirLock {
+    fn drop(&mut self) {
+        let mut world = self.fs.world.lock();
+        // A crash may have released it, and somebody else may hold it by now.
+        if world.locks.get(&self.dir) == Some(&self.lock) {
+            world.locks.remove(&self.dir);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    fs: SimFs,
+    file: u64,
+    life: u64,
+    writable: bool,
+}
+
+impl SimFile {
+    fn check_writable(&self) -> io::Result<()> {
+        match self.writable {
+            true => Ok(()),
+            false => Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is open for reading only")),
+        }
+    }
+}
+
+impl File for SimFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64, label: Label) -> io::Result<usize> {
+        self.fs.simple(Some(self.life), label, |world| {
+            let live = &world.content(self.file).live;
+            let there = live.get((offset as usize).min(live.len())..).unwrap_or_default();
+            let n = there.len().min(buf.len());
+            buf[..n].copy_from_slice(&there[..n]);
+            Ok(n)
+        })
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64, label: Label) -> io::Result<()> {
+        self.check_writable()?;
+        let (mut world, verdict) = self.fs.enter(Some(self.life), label)?;
+        match verdict {
+            Verdict::Go => {
+                world.content(self.file).write(offset, buf);
+                Ok(())
+            }
+            Verdict::Fail(error) => {
+                let part = world.dice.below(buf.len() as u64 + 1) as usize;
+                world.content(self.file).write(offset, &buf[..part]);
+                Err(error)
+            }
+            Verdict::Crash(seed) => {
+                world.content(self.file).write(offset, buf);
+                world.crash(seed);
+                Err(crashed(label))
+            }
+        }
+    }
+
+    fn sync_data(&self, label: Label) -> io::Result<()> {
+        let (mut world, verdict) = self.fs.enter(Some(self.life), label)?;
+        match verdict {
+            Verdict::Go => {
+                let content = world.content(self.file);
+                // Nothing pending means that durable is as it should be, or that an earlier sync failed and the kernel
+                // has forgotten what it owed.
+                if !content.pending.is_empty() {
+                    let mut dice = Xoshiro::new(0);
+                    content.settle(Mercy::All, &mut dice);
+                }
+                Ok(())
+            }
+            Verdict::Fail(error) => {
+                let mut dice = world.dice.clone();
+                let mercy = Mercy::draw(&mut dice);
+                world.content(self.file).settle(mercy, &mut dice);
+                world.dice = dice;
+                Err(error)
+            }
+            Verdict::Crash(seed) => {
+                world.crash(seed);
+                Err(crashed(label))
+            }
+        }
+    }
+
+    fn set_len(&self, len: u64, label: Label) -> io::Result<()> {
+        self.check_writable()?;
+        self.fs.simple(Some(self.life), label, |world| {
+            world.content(self.file).set_len(len);
+            Ok(())
+        })
+    }
+
+    fn len(&self, label: Label) -> io::Result<u64> {
+        self.fs.simple(Some(self.life), label, |world| Ok(world.content(self.file).live.len() as u64))
+    }
+}
+
+/// A clock that moves when it is told to.
+#[derive(Debug, Default)]
+pub struct SimClock {
+    nanos: AtomicU64,
+}
+
+impl SimClock {
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        self.nanos.fetch_add(nanos(by), Ordering::SeqCst);
+    }
+
+    /// Sets the clock. It does not go back: an earlier moment changes nothing.
+    pub fn set(&self, now: Duration) {
+        self.nanos.fetch_max(nanos(now), Ordering::SeqCst);
+    }
+}
+
+/// 64 bits of nanoseconds last for 584 years; a run is shorter.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.nanos.load(Ordering::SeqCst))
+    }
+}
+
+/// Random numbers that a seed decides.
+#[derive(Debug)]
+pub struct SimRng {
+    dice: Mutex<Xoshiro>,
+}
+
+impl SimRng {
+    /// The same seed gives the same numbers.
+    pub fn new(seed: u64) -> SimRng {
+        SimRng { dice: Mutex::new(Xoshiro::new(seed)) }
+    }
+
+    /// A number below `n`; 0 if `n` is 0.
+    pub fn below(&self, n: u64) -> u64 {
+        self.dice.lock().below(n)
+    }
+}
+
+impl Rng for SimRng {
+    fn next_u64(&self) -> u64 {
+        self.dice.lock().next()
+    }
+}
+
+/// xoshiro256** (Blackman and Vigna), its state filled by splitmix64: small, fast, good enough for dice.
+#[derive(Clone, Debug)]
+struct Xoshiro([u64; 4]);
+
+impl Xoshiro {
+    fn new(seed: u64) -> Xoshiro {
+        let mut x = seed;
+        Xoshiro(std::array::from_fn(|_| {
+            x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        }))
+    }
+
+    fn next(&mut self) -> u64 {
+        let [a, b, c, d] = self.0;
+        let (c, d) = (c ^ a, d ^ b);
+        self.0 = [a ^ d, b ^ c, c ^ (b << 17), d.rotate_left(45)];
+        b.wrapping_mul(5).rotate_left(7).wrapping_mul(9)
+    }
+
+    /// Not quite uniform for an `n` near 2^64; ours are small.
+    fn below(&mut self, n: u64) -> u64 {
+        self.next().checked_rem(n).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,377 @@
+//! What the log promises, one test per promise, on the simulated disk. Histories with crashes are in `tests/history.rs`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+
+use super::*;
+use crate::types::{EntryClass, GENESIS, NodeId, Term};
+
+mod history;
+
+const DIR: &str = "/node/log";
+const OPTIONS: LogOptions = LogOptions { segment_bytes: 8192, spares: 1 };
+
+fn arc(fs: &SimFs) -> Arc<dyn shoaldb_vfs::env::Fs> {
+    Arc::new(fs.clone())
+}
+
+fn hard(term: u64, vote: u16, commit: u64) -> HardState {
+    HardState { term: Term(term), vote: (vote > 0).then_some(NodeId(vote)), commit: LogIndex(commit) }
+}
+
+fn anchor(applied: u64) -> Anchor {
+    let membership = Membership { voters: vec![NodeId(1), NodeId(2)], auto_leave: true, ..Membership::default() };
+    Anchor { applied: LogIndex(applied), membership, registry: Bytes::from(vec![applied as u8; applied as usize % 50]) }
+}
+
+fn create(fs: &SimFs) -> Result<Log, LogError> {
+    Log::create(arc(fs), Path::new(DIR), ClusterId(0xc1), OPTIONS, GENESIS, anchor(1), hard(1, 0, 1))
+}
+
+fn open(fs: &SimFs) -> Result<(Log, Recovered), LogError> {
+    Log::open(arc(fs), Path::new(DIR), OPTIONS)
+}
+
+/// An entry whose bytes follow from its id, so that a wrong one shows.
+fn entry(index: u64, term: u64, len: usize) -> LogEntry {
+    let data = (0..len).map(|i| (index as usize * 31 + term as usize * 7 + i) as u8).collect::<Vec<u8>>();
+    let class = if index.is_multiple_of(5) { EntryClass::Membership } else { EntryClass::Normal };
+    LogEntry { id: EntryId { index: LogIndex(index), term: Term(term) }, class, data: data.into() }
+}
+
+fn entries(from: u64, to: u64, term: u64, len: usize) -> Batch {
+    Batch { entries: (from..=to).map(|index| entry(index, term, len)).collect(), ..Batch::default() }
+}
+
+fn all(log: &Log) -> Vec<LogEntry> {
+    log.entries(log.start().index.next(), log.last().index.next(), u64::MAX).unwrap()
+}
+
+fn file(number: u64) -> String {
+    format!("{DIR}/{number:016x}.seg")
+}
+
+#[test]
+fn what_was_appended_is_there_after_a_power_cut_that_forgets_everything_unsynced() {
+    for seed in 0..20 {
+        let fs = SimFs::new(seed);
+        let log = create(&fs).unwrap();
+        log.append(&entries(2, 9, 1, 100)).unwrap();
+        let last = Batch { hard_state: Some(hard(3, 2, 8)), anchor: Some(anchor(7)), ..entries(10, 11, 3, 2000) };
+        log.append(&last).unwrap();
+        let before = all(&log);
+        fs.crash(seed);
+        fs.restart();
+        let (log, recovered) = open(&fs).unwrap();
+        assert_eq!(all(&log), before);
+        let expected = Recovered {
+            cluster: ClusterId(0xc1),
+            hard_state: hard(3, 2, 8),
+            anchor: anchor(7),
+            start: GENESIS,
+            last: entry(11, 3, 0).id,
+            cut: None,
+        };
+        assert_eq!(recovered, expected);
+    }
+}
+
+#[test]
+fn a_batch_is_one_write_and_one_sync() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    let calls = fs.calls();
+    log.append(&Batch { hard_state: Some(hard(2, 1, 1)), anchor: Some(anchor(1)), ..entries(2, 9, 2, 100) }).unwrap();
+    assert_eq!((fs.calls() - calls, fs.count("log.write"), fs.count("log.sync")), (2, 1, 1));
+    log.append(&Batch::default()).unwrap();
+    assert_eq!(fs.calls() - calls, 2, "nothing to say, nothing to write");
+}
+
+#[test]
+fn a_log_is_created_once_and_opened_only_if_it_is_there() {
+    let fs = SimFs::new(1);
+    assert!(matches!(open(&fs), Err(LogError::Io { .. })), "not even the directory is there");
+    let log = create(&fs).unwrap();
+    assert!(matches!(create(&fs), Err(LogError::Exists { .. })));
+    assert_eq!((log.start(), log.last(), log.bytes()), (GENESIS, GENESIS, 512));
+    fs.edit(Path::new(&file(1)), |bytes| bytes[8..12].copy_from_slice(&7u32.to_le_bytes()));
+    let error = open(&fs).unwrap_err();
+    assert!(error.to_string().contains("log format version 7; this program reads version 1"), "{error}");
+    for bytes in [4095, 4096 + 1, (1 << 30) + 512] {
+        let options = LogOptions { segment_bytes: bytes, spares: 0 };
+        assert!(matches!(Log::open(arc(&fs), Path::new(DIR), options), Err(LogError::Misuse(_))));
+    }
+}
+
+#[test]
+fn reads_stop_at_max_bytes_but_give_one_entry() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.append(&entries(2, 4, 1, 100)).unwrap();
+    log.append(&entries(5, 40, 1, 300)).unwrap();
+    let count = |lo, hi, max| log.entries(LogIndex(lo), LogIndex(hi), max).map(|entries| entries.len()).unwrap();
+    assert_eq!([199, 200, 201].map(|max| count(2, 41, max)), [1, 2, 2]);
+    assert_eq!((count(2, 41, 0), count(2, 2, 9), count(41, 41, 9), count(3, 41, u64::MAX)), (1, 0, 0, 38));
+    assert!(matches!(log.entries(LogIndex(1), LogIndex(3), 9), Err(LogError::Compacted { .. })));
+    assert!(matches!(log.entries(LogIndex(2), LogIndex(42), 9), Err(LogError::Beyond { .. })));
+    assert_eq!([0, 1, 2, 40, 41].map(|i| log.term(LogIndex(i)).map(|t| t.0)), [None, Some(1), Some(1), Some(1), None]);
+}
+
+#[test]
+fn a_conflicting_suffix_is_cut_by_a_record_and_never_overwritten() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.append(&entries(2, 6, 1, 100)).unwrap();
+    let before = fs.peek(Path::new(&file(1))).unwrap();
+    log.append(&entries(4, 5, 2, 100)).unwrap();
+    let after = fs.peek(Path::new(&file(1))).unwrap();
+    assert_eq!(after[..before.len()], before);
+    let expected = [entry(2, 1, 100), entry(3, 1, 100), entry(4, 2, 100), entry(5, 2, 100)];
+    assert_eq!(all(&log), expected);
+    assert_eq!(all(&open(&fs).unwrap().0), expected);
+}
+
+#[test]
+fn what_must_not_follow_is_refused_and_the_log_goes_on() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.append(&Batch { hard_state: Some(hard(2, 1, 3)), ..entries(2, 5, 2, 10) }).unwrap();
+    let calls = fs.calls();
+    let state = |state| Batch { hard_state: Some(state), ..Batch::default() };
+    let refused = [
+        ("a gap", entries(7, 7, 2, 1)),
+        ("an older term", entries(6, 6, 1, 1)),
+        ("a cut of what is committed", entries(3, 3, 3, 1)),
+        ("an older hard state", state(hard(1, 1, 3))),
+        ("a second vote", state(hard(2, 2, 3))),
+        ("no vote any more", state(hard(2, 0, 3))),
+        ("a smaller commit", state(hard(2, 1, 2))),
+        ("an anchor beyond the end", Batch { anchor: Some(anchor(6)), ..Batch::default() }),
+        ("an older anchor", Batch { anchor: Some(anchor(0)), ..Batch::default() }),
+    ];
+    for (name, batch) in refused {
+        assert!(matches!(log.append(&batch), Err(LogError::Misuse(_))), "{name}");
+    }
+    assert!(matches!(log.append(&entries(1, 2, 2, 1)), Err(LogError::Compacted { .. })));
+    assert!(matches!(log.reset(GENESIS, anchor(1), hard(1, 1, 3)), Err(LogError::Misuse(_))));
+    assert_eq!(fs.calls(), calls, "nothing was written");
+    log.append(&Batch { anchor: Some(anchor(5)), ..entries(4, 5, 3, 10) }).unwrap();
+}
+
+#[test]
+fn the_first_failure_is_the_answer_from_then_on() {
+    for (label, failure) in [("log.write", Failure::EIO), ("log.sync", Failure::EIO), ("log.write", Failure::ENOSPC)] {
+        let fs = SimFs::new(1);
+        let log = create(&fs).unwrap();
+        log.append(&entries(2, 2, 1, 10)).unwrap();
+        fs.fail_at(Aim::At(label), 1, Lasts::Once, failure);
+        let first = log.append(&entries(3, 3, 1, 10)).unwrap_err();
+        assert_eq!(first.is_no_space(), failure == Failure::ENOSPC, "{first}");
+        assert!(first.to_string().contains(label), "{first}");
+        let calls = fs.calls();
+        for batch in [entries(3, 3, 1, 10), Batch::default()] {
+            assert_eq!(log.append(&batch).unwrap_err().to_string(), first.to_string());
+        }
+        assert_eq!(log.reset(GENESIS, anchor(1), hard(1, 0, 1)).unwrap_err().to_string(), first.to_string());
+        assert_eq!(fs.calls(), calls, "no second attempt");
+        assert_eq!(all(&log), [entry(2, 1, 10)], "reads go on");
+    }
+}
+
+#[test]
+fn what_open_reports_after_a_failed_sync_is_really_on_disk() {
+    // The page cache shows a whole batch that the disk does not have, and the kernel believes that it is clean: a second
+    // sync alone would promise it, and the next power cut would take back a vote.
+    for seed in 0..40 {
+        let fs = SimFs::new(seed);
+        let log = create(&fs).unwrap();
+        fs.fail_at(Aim::At("log.sync"), 1, Lasts::Once, Failure::EIO);
+        log.append(&Batch { hard_state: Some(hard(5, 2, 1)), ..entries(2, 4, 1, 900) }).unwrap_err();
+        drop(log);
+        let (_, reported) = open(&fs).unwrap();
+        fs.crash(seed);
+        fs.restart();
+        assert_eq!(open(&fs).unwrap().1, reported, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.prepare_spare().unwrap();
+    // A full segment holds 8192 - 512 (head) - 40 (batch header) - 32 (record header) = 7608 bytes of one entry.
+    for (i, len) in [7607, 7608, 7609, 40_000, 10].into_iter().enumerate() {
+        log.append(&Batch { entries: vec![entry(i as u64 + 2, 1, len)], ..Batch::default() }).unwrap();
+    }
+    let (log, recovered) = open(&fs).unwrap();
+    assert_eq!(recovered.last.index, LogIndex(6));
+    assert_eq!(all(&log).iter().map(|entry| entry.data.len()).collect::<Vec<_>>(), [7607, 7608, 7609, 40_000, 10]);
+    let sizes = [1, 2, 3, 4, 5].map(|number| fs.peek(Path::new(&file(number))).unwrap().len());
+    assert_eq!(sizes, [8192, 8192, 8704, 41_472 - 512, 1024]);
+}
+
+#[test]
+fn segments_go_only_when_a_later_head_covers_them_and_come_back_with_another_lap() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.prepare_spare().unwrap();
+    for index in 2..=7 {
+        log.append(&entries(index, index, 1, 3000)).unwrap();
+    }
+    // Two entries a segment: 2 3 | 4 5 | 6 7. No head says more than the genesis.
+    assert_eq!(log.compact(LogIndex(7)).unwrap(), GENESIS);
+    log.append(&Batch { hard_state: Some(hard(1, 0, 7)), anchor: Some(anchor(5)), ..Batch::default() }).unwrap();
+    log.append(&entries(8, 8, 1, 3000)).unwrap();
+    // The head of 8's segment says 5: that covers 2 3 and 4 5, not 6 7.
+    assert_eq!([2, 3, 4, 5, 7].map(|through| log.compact(LogIndex(through)).unwrap().index.0), [1, 3, 3, 5, 5]);
+    assert_eq!(log.start(), entry(5, 1, 0).id);
+    assert!(matches!(log.entries(LogIndex(5), LogIndex(7), 1), Err(LogError::Compacted { .. })));
+    assert_eq!(all(&log)[0], entry(6, 1, 3000));
+
+    // Segment 2 is a spare now, with its batches in it; segment 5 is written over them and ends where the old second one
+    // starts.
+    let names = arc(&fs).list(Path::new(DIR), "test").unwrap();
+    let spare = names.iter().find(|name| name.starts_with("spare-")).unwrap();
+    let old = fs.peek(&Path::new(DIR).join(spare)).unwrap();
+    for index in 9..=10 {
+        log.append(&entries(index, index, 1, 3000)).unwrap();
+    }
+    let new = fs.peek(Path::new(&file(5))).unwrap();
+    assert_eq!(new[3584..], old[3584..]);
+    assert_eq!(new[3584..3588], *b"BTCH");
+    assert_ne!(new[..3584], old[..3584]);
+    let (reopened, recovered) = open(&fs).unwrap();
+    assert_eq!((recovered.start.index, recovered.last), (LogIndex(5), log.last()));
+    assert_eq!(all(&reopened), all(&log));
+}
+
+#[test]
+fn a_reset_replaces_the_log_as_a_whole() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    for index in 2..=7 {
+        log.append(&entries(index, index, 1, 3000)).unwrap();
+    }
+    let start = entry(100, 4, 0).id;
+    log.reset(start, anchor(100), hard(4, 2, 100)).unwrap();
+    assert_eq!((log.start(), log.last()), (start, start));
+    log.append(&entries(101, 102, 4, 10)).unwrap();
+    let (log, recovered) = open(&fs).unwrap();
+    assert_eq!((recovered.start, recovered.last.index), (start, LogIndex(102)));
+    assert_eq!((recovered.hard_state, recovered.anchor), (hard(4, 2, 100), anchor(100)));
+    assert_eq!(all(&log), entries(101, 102, 4, 10).entries);
+    assert!((1..=3).all(|number| fs.peek(Path::new(&file(number))).is_none()), "the old segments are gone");
+}
+
+#[test]
+fn a_flipped_bit_never_panics_and_never_invents() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    for index in 2..=9 {
+        let state = hard(1 + index / 4, 1, index - 1);
+        log.append(&Batch { hard_state: Some(state), ..entries(index, index, 1, 1500) }).unwrap();
+    }
+    let written = all(&log);
+    drop(log);
+    for number in 1..=2 {
+        let path = file(number);
+        let original = fs.peek(Path::new(&path)).unwrap();
+        // Each byte of every header, a sample of the payloads, all bits in turn.
+        for at in (0..original.len()).filter(|at| at % 512 < 80 || at % 37 == 0) {
+            fs.edit(Path::new(&path), |bytes| bytes[at] ^= 1 << (at % 8));
+            match open(&fs) {
+                Ok((log, recovered)) => {
+                    let found = all(&log);
+                    assert_eq!(found, written[..found.len()], "byte {at} of {path}");
+                    let lost = found.len() < written.len();
+                    assert_eq!(lost, recovered.cut.is_some() || lost);
+                    assert!(!lost || number == 2 && found.len() == written.len() - 1, "byte {at}: only the last batch");
+                }
+                Err(LogError::Damage { file, .. } | LogError::Version { file, .. }) => assert!(path.ends_with(&file)),
+                Err(other) => panic!("byte {at} of {path}: {other}"),
+            }
+            fs.edit(Path::new(&path), |bytes| *bytes = original.clone());
+        }
+    }
+}
+
+#[test]
+fn rot_under_an_open_log_is_an_error_of_the_read() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.append(&entries(2, 3, 1, 1000)).unwrap();
+    fs.edit(Path::new(&file(1)), |bytes| bytes[1000] ^= 1);
+    let error = log.entries(LogIndex(2), LogIndex(4), 9).unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    assert_eq!(log.entries(LogIndex(3), LogIndex(4), 9).unwrap(), [entry(3, 1, 1000)], "its neighbour reads");
+    log.append(&entries(4, 4, 1, 10)).unwrap();
+}
+
+#[test]
+fn readers_wait_for_no_sync() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.append(&entries(2, 3, 1, 10)).unwrap();
+    let (reached, at_sync) = mpsc::sync_channel(0);
+    let (release, wait) = mpsc::sync_channel::<()>(0);
+    let wait = parking_lot::Mutex::new(wait);
+    fs.on_call("log.sync", move || {
+        reached.send(()).unwrap();
+        wait.lock().recv().unwrap();
+    });
+    std::thread::scope(|scope| {
+        let appender = scope.spawn(|| log.append(&entries(3, 4, 2, 10)));
+        at_sync.recv().unwrap();
+        // The appender stands in its sync.
+        assert_eq!(all(&log), entries(2, 3, 1, 10).entries);
+        assert_eq!(log.last().index, LogIndex(3), "what is not synced does not show");
+        release.send(()).unwrap();
+        appender.join().unwrap().unwrap();
+    });
+    assert_eq!(all(&log)[1..], entries(3, 4, 2, 10).entries);
+}
+
+#[test]
+fn entries_read_back_while_another_thread_appends_and_compacts() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let (lo, hi) = (log.start().index.next(), log.last().index.next());
+                    match log.entries(lo, hi, 3000) {
+                        Ok(found) => {
+                            for found in found {
+                                assert_eq!(found, entry(found.id.index.0, 1, 700));
+                            }
+                        }
+                        Err(LogError::Compacted { .. }) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            });
+        }
+        for index in 2..600 {
+            let batch = Batch {
+                hard_state: Some(hard(1, 0, index)),
+                anchor: Some(anchor(index)),
+                ..entries(index, index, 1, 700)
+            };
+            log.append(&batch).unwrap();
+            if index % 3 == 0 {
+                log.prepare_spare().unwrap();
+                log.compact(LogIndex(index)).unwrap();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(log.start().index > LogIndex(500));
+}
