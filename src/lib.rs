@@ -2,5 +2,7 @@
 pub mod catalogue;
 pub mod entry;
 pub mod fields;
+pub mod found;
+pub mod identity;
 pub mod net;
 pub mod types;
