@@ -133,7 +133,8 @@ impl Applier {
             }
             Body::CreateDatabase { name, page_size, auto_vacuum } => {
                 let info = DatabaseInfo { name: name.clone(), page_size, auto_vacuum };
-                let created = self.hub.catalogue.lock().apply_create(index, name, page_size, auto_vacuum);
+                let created = 
+                    self.hub.with_catalogue(|catalogue| catalogue.apply_create(index, name, page_size, auto_vacuum))?;
                 match created {
                     Ok(id) => {
                         self.hub.databases.bind(id, &info).map_err(|error| {
@@ -145,7 +146,7 @@ impl Applier {
                 }
             }
             Body::DropDatabase { database } => {
-                let dropped = self.hub.catalogue.lock().apply_drop(database);
+                let dropped = self.hub.with_catalogue(|catalogue| catalogue.apply_drop(database))?;
                 match dropped {
                     Ok(info) => {
                         if let Err(error) = self.hub.databases.drop(database) {
@@ -159,7 +160,9 @@ impl Applier {
             }
             Body::Checkpoint => Ok(Decision::Committed(index)),
             Body::BindIncarnation { node, incarnation, address } => {
-                match self.hub.catalogue.lock().bind_incarnation(node, incarnation, &address) {
+                let bound =
+                    self.hub.with_catalogue(|catalogue| catalogue.bind_incarnation(node, incarnation, &address))?;
+                match bound {
                     Ok(()) => Ok(Decision::Committed(index)),
                     Err(refused) => Ok(Decision::Refused(refused.to_string())),
                 }

@@ -87,7 +87,12 @@ impl Engine {
             Input::Applied { index } => Event::Applied { index },
             Input::Transfer { to } => Event::Transfer { to },
             Input::Unreachable { peer } => Event::Unreachable { peer },
-            Input::Stop => return,
+            Input::HandOver => {
+                self.hand_over();
+                return;
+            }
+            // Founding is over when there is an engine.
+            Input::Found { .. } | Input::Connected { .. } | Input::Stop => return,
         };
         self.core.on_event(event);
         self.end_replay();
@@ -114,16 +119,14 @@ impl Engine {
         if self.handing_over || self.hub.leadership().role != Role::Leader {
             return;
         }
-        let best = self.core.status().peers.iter().filter(|p| p.active).max_by_key(|p| p.acknowledged).map(|p| p.id);
-        if let Some(to) = best {
+        if let Some(to) = self.hand_over() {
             tracing::warn!(node = self.hub.id.0, "the disk has not answered for two election timeouts; node {to} shall lead");
-            self.core.on_event(Event::Transfer { to });
             self.handing_over = true;
         }
     }
 
-    /// Hands leadership to the voter that has most of the log, if this node leads; tells to whom.
-    pub(crate) fn hand_over(&mut self) -> Option<NodeId> {
+    /// Hands leadership to the voter that has most of the log, if this node leads.
+    fn hand_over(&mut self) -> Option<NodeId> {
         if self.hub.leadership().role != Role::Leader {
             return None;
         }

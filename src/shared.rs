@@ -29,7 +29,8 @@ use crate::events::{Event, Events};
 use crate::pending::Pending;
 use crate::raft::{CoreStatus, Role};
 use crate::signal::{Signal, Waiting};
-use crate::types::{EntryId, Incarnation, LogIndex, Message, NodeId, Term};
+use crate::found::format::FoundMessage;
+use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, Message, NodeId, Term};
 
 /// What comes to the engine's mailbox.
 pub(crate) enum Input {
@@ -47,8 +48,14 @@ pub(crate) enum Input {
     LogFailed { what: String },
     /// The applier has come this far.
     Applied { index: LogIndex },
-    /// Hand leadership over.
+    /// Hand leadership to this node.
     Transfer { to: NodeId },
+    /// Hand leadership to whom it suits best.
+    HandOver,
+    /// A founding message, while this node belongs to no cluster.
+    Found { from: NodeId, message: FoundMessage },
+    /// A connection to a peer was opened.
+    Connected { peer: NodeId, cluster: Option<ClusterId> },
     /// A message to this peer was lost.
     Unreachable { peer: NodeId },
     /// End the thread.
@@ -74,7 +81,8 @@ pub(crate) struct Shared {
     pub(crate) mailbox: Sender<Input>,
     pub(crate) pending: Pending,
     pub(crate) databases: Databases,
-    pub(crate) catalogue: Mutex<Catalogue>,
+    /// `None` until this node belongs to a cluster.
+    pub(crate) catalogue: Mutex<Option<Catalogue>>,
     pub(crate) events: Events,
     pub(crate) core_status: Mutex<Option<CoreStatus>>,
     /// Leadership, progress, trouble or the end: anything that more than one kind of caller waits for.
@@ -97,8 +105,6 @@ impl Shared {
         waiting: Waiting,
         mailbox: Sender<Input>,
         databases: Databases,
-        catalogue: Catalogue,
-        applied: EntryId,
     ) -> Shared {
         Shared {
             id,
@@ -109,12 +115,12 @@ impl Shared {
             mailbox,
             pending: Pending::default(),
             databases,
-            catalogue: Mutex::new(catalogue),
+            catalogue: Mutex::new(None),
             events: Events::default(),
             core_status: Mutex::new(None),
             changed: Signal::default(),
             leadership: Mutex::new(Leadership { role: Role::Follower, term: Term(0), leader: None }),
-            applied: Mutex::new(applied),
+            applied: Mutex::new(EntryId::default()),
             reads: Mutex::default(),
             next_read: AtomicU64::new(1),
             stopped: AtomicBool::new(false),
@@ -143,6 +149,18 @@ impl Shared {
     /// The last entry that this node has applied and shows.
     pub(crate) fn applied(&self) -> EntryId {
         *self.applied.lock()
+    }
+
+    /// This node belongs to a cluster, with this state before the first entry that will be applied.
+    pub(crate) fn begin(&self, catalogue: Catalogue, applied: EntryId) {
+        *self.catalogue.lock() = Some(catalogue);
+        *self.applied.lock() = applied;
+        self.changed.notify();
+    }
+
+    /// Changes the catalogue; only the applier does, and there is one once it runs.
+    pub(crate) fn with_catalogue<T>(&self, act: impl FnOnce(&mut Catalogue) -> T) -> Result<T, String> {
+        self.catalogue.lock().as_mut().map(act).ok_or_else(|| "no cluster, no catalogue".to_string())
     }
 
     pub(crate) fn set_applied(&self, applied: EntryId) {

@@ -1,0 +1,218 @@
+//! From a directory to a node that can run: identity, log, the state before the first entry.
+//!
+//! ```text
+//! DIR/LOCK        held while a process uses the directory
+//! DIR/identity    who this directory is, and its cluster      (identity.rs)
+//! DIR/log/        the Raft log                                (log.rs)
+//! DIR/db/         main files of the databases                 (databases.rs)
+//!
+//! identity    log                          what happens
+//! none        none                         an empty directory: a new identity
+//! none        some                         refused: the identity was lost, and with it the right to vote
+//! nowhere     none, or not even an entry   an interrupted founding: what there is of the log is removed
+//! nowhere     entries                      refused: the identity is not this log's
+//! a cluster   none                         refused: the log was lost; a node that forgot what it acknowledged must
+//!                                          not come back under its name
+//! a cluster   another cluster's            refused
+//! a cluster   its own                      opened; all of it is on disk before anything is sent or appended
+//! ```
+//!
+//! The log is created *before* the identity says that there is a cluster, so that "a cluster, but no log" can only mean
+//! loss.
+//!
+//! Deliberately absent: threads, and the founding itself (`found.rs`).
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use shoaldb_vfs::env::Env;
+
+use crate::catalogue::Catalogue;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::found::format::{Belongs, Genesis, Identity};
+use crate::identity::{self, IdentityError};
+use crate::log::{Anchor, Log, LogError, LogOptions, Recovered};
+use crate::raft::Restored;
+use crate::types::{EntryId, GENESIS, HardState, Incarnation, Membership, NodeId, Term};
+
+/// A log and what it begins with.
+pub(crate) struct Opened {
+    pub(crate) log: Log,
+    pub(crate) restored: Restored,
+    pub(crate) catalogue: Catalogue,
+}
+
+/// One data directory.
+pub(crate) struct Directory {
+    pub(crate) env: Env,
+    path: PathBuf,
+    options: LogOptions,
+}
+
+impl Directory {
+    pub(crate) fn new(env: Env, path: &Path, config: &Config) -> Directory {
+        let options = LogOptions { segment_bytes: config.segment_bytes, ..LogOptions::default() };
+        Directory { env, path: path.to_path_buf(), options }
+    }
+
+    fn log_dir(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    pub(crate) fn databases_dir(&self) -> PathBuf {
+        self.path.join("db")
+    }
+
+    /// Who this directory is. The first time, it gets a random incarnation.
+    pub(crate) fn identify(&self, node: NodeId) -> Result<Identity> {
+        let fs = &*self.env.fs;
+        if let Some(identity) = identity::load(fs, &self.path, node).map_err(identity_error)? {
+            return Ok(identity);
+        }
+        if self.has_log()? {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "{}: there is a log but no identity; restore the file `identity`, or remove node {node} from the cluster and \
+                     start a new one in an empty directory",
+                    self.path.display()
+                ),
+            ));
+        }
+        let incarnation = Incarnation(self.env.rng.next_u64());
+        identity::load_or_create(fs, &self.path, node, incarnation).map_err(identity_error)
+    }
+
+    fn has_log(&self) -> Result<bool> {
+        match Log::open(self.env.fs.clone(), &self.log_dir(), self.options) {
+            Ok(_) => Ok(true),
+            Err(LogError::Missing { .. }) => Ok(false),
+            Err(LogError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(log_error(error)),
+        }
+    }
+
+    /// Opens the log of a directory that belongs to a cluster.
+    pub(crate) fn open_log(&self, identity: &Identity) -> Result<Opened> {
+        let (log, recovered) = Log::open(self.env.fs.clone(), &self.log_dir(), self.options).map_err(|error| match error {
+            LogError::Missing { dir } => Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "{dir}: the log of node {} is gone; remove the node from its cluster and join a new one in an empty directory",
+                    identity.node
+                ),
+            ),
+            error => log_error(error),
+        })?;
+        if let Some(cut) = &recovered.cut {
+            tracing::info!(file = cut.file, offset = cut.offset, "cut an unfinished write from the log: {}", cut.why);
+        }
+        if Some(recovered.cluster) != identity.cluster() {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "{}: the log belongs to cluster {}, the identity to {:?}; these files are not from one directory",
+                    self.path.display(),
+                    recovered.cluster,
+                    identity.cluster().map(|id| id.to_string())
+                ),
+            ));
+        }
+        opened(log, recovered)
+    }
+
+    /// Makes this directory a member of the cluster that `genesis` begins: the log first, then the identity.
+    pub(crate) fn found(&self, identity: &Identity, genesis: &Genesis) -> Result<Opened> {
+        self.clear_unfinished_log()?;
+        let catalogue = genesis.catalogue();
+        let voters = genesis.members.iter().map(|member| member.node).collect();
+        let membership = Membership { voters, ..Membership::default() };
+        let anchor =
+            Anchor { applied: GENESIS.index, membership, registry: Bytes::from(catalogue.encode()) };
+        let hard_state = HardState { term: GENESIS.term, vote: None, commit: GENESIS.index };
+        let log = Log::create(
+            self.env.fs.clone(),
+            &self.log_dir(),
+            genesis.cluster,
+            self.options,
+            GENESIS,
+            anchor.clone(),
+            hard_state,
+        )
+        .map_err(log_error)?;
+        self.store(identity)?;
+        let recovered = Recovered { cluster: genesis.cluster, hard_state, anchor, start: GENESIS, last: GENESIS, cut: None };
+        opened(log, recovered)
+    }
+
+    /// Removes a log that an interrupted founding left: it has no entry, and nobody was told of its cluster.
+    fn clear_unfinished_log(&self) -> Result<()> {
+        let dir = self.log_dir();
+        self.env.fs.create_dir_all(&dir, "log.dir")?;
+        if let Ok((log, recovered)) = Log::open(self.env.fs.clone(), &dir, self.options) {
+            drop(log);
+            if recovered.last != GENESIS || recovered.hard_state.term > GENESIS.term {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!(
+                        "{}: the log has entries up to {}, but the identity belongs to no cluster; these files are not from \
+                         one directory",
+                        dir.display(),
+                        recovered.last.index
+                    ),
+                ));
+            }
+            for file in self.env.fs.list(&dir, "log.clear")? {
+                self.env.fs.remove(&dir.join(file), "log.clear")?;
+            }
+            self.env.fs.sync_dir(&dir, "log.clear")?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the stored identity.
+    pub(crate) fn store(&self, identity: &Identity) -> Result<()> {
+        identity::store(&*self.env.fs, &self.path, identity).map_err(identity_error)
+    }
+}
+
+/// The genesis that an identity was told, if that is how it belongs.
+pub(crate) fn genesis_of(identity: &Identity) -> Option<&Genesis> {
+    match &identity.belongs {
+        Belongs::Founded(genesis) => Some(genesis),
+        Belongs::Nowhere | Belongs::Joined(_) => None,
+    }
+}
+
+fn opened(log: Log, recovered: Recovered) -> Result<Opened> {
+    let Recovered { hard_state, anchor, start, last, .. } = recovered;
+    let catalogue = Catalogue::decode(&anchor.registry)
+        .map_err(|error| Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}")))?;
+    let restored =
+        Restored { hard_state, membership: anchor.membership, start, last, applied: anchor.applied };
+    Ok(Opened { log, restored, catalogue })
+}
+
+impl Opened {
+    /// The entry whose state catalogue and members are.
+    pub(crate) fn applied(&self) -> EntryId {
+        let index = self.restored.applied;
+        let term = self.log.term(index).unwrap_or(if index == GENESIS.index { GENESIS.term } else { Term(0) });
+        EntryId { index, term }
+    }
+}
+
+fn identity_error(error: IdentityError) -> Error {
+    let kind = match &error {
+        IdentityError::Io { .. } => ErrorKind::Io,
+        IdentityError::OtherNode { .. } => ErrorKind::BadInput,
+        _ => ErrorKind::Corrupt,
+    };
+    Error::caused(kind, error.to_string(), error)
+}
+
+fn log_error(error: LogError) -> Error {
+    let kind = if error.is_damage() { ErrorKind::Corrupt } else { ErrorKind::Io };
+    Error::caused(kind, error.to_string(), error)
+}

@@ -1,0 +1,341 @@
+//! The threads of one node, and what passes between them.
+//!
+//! ```text
+//! thread     does                                         waits for
+//! raft       founding, then one engine turn after         its mailbox, at most until the next tick
+//!            another
+//! log        appends and syncs batches, several at once   batches from raft
+//! spare      pre-writes log segments                      a hint from log
+//! apply      applies committed entries                    entries from raft; an accepted transaction to be shown
+//! (transport threads)  sockets                            see net/tcp.rs
+//! (callers' threads)   SQL; wait in commit and barrier    a decision, an index
+//!
+//! queue            bound
+//! mailbox          callers wait for their answer, so one entry per caller; messages by the peers' windows
+//! raft -> log      batches in flight: what the core lets uncommitted proposals be
+//! raft -> apply    `max_apply_bytes` of the core
+//! ```
+//!
+//! Shutdown: hand leadership over, end the callers' waits, stop the mailbox; each thread ends when its sender is gone.
+//!
+//! Deliberately absent: what a turn means (`engine.rs`), what an entry means (`apply.rs`).
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::apply::{Applier, Step};
+use crate::boot::{self, Directory, Opened};
+use crate::engine::{Engine, Outlet};
+use crate::error::{Error, ErrorKind, Result};
+use crate::found::{self, Founding};
+use crate::log::{Batch, Log, LogError};
+use crate::net::Transport;
+use crate::raft::{Core, CoreConfig, EntryReader, PersistBatch};
+use crate::shared::{Hub, Input};
+use crate::types::{HardState, LogEntry, LogIndex, Message, Term};
+
+/// Messages taken from the mailbox in one turn: enough to share a sync, few enough to answer soon.
+const INPUTS_PER_TURN: usize = 512;
+/// Time between two ticks of the founding.
+const FOUND_TICK: Duration = Duration::from_millis(100);
+/// How often the applier looks whether the node ends while it waits for SQLite to show a transaction.
+const SHOW_POLL: Duration = Duration::from_millis(200);
+
+/// What a node starts from.
+pub(crate) enum Start {
+    /// It belongs to a cluster.
+    Opened(Box<Opened>),
+    /// It belongs to none yet.
+    Founding(Box<Founding>),
+}
+
+/// Starts the threads of a node.
+pub(crate) fn spawn(
+    hub: Hub,
+    mailbox: Receiver<Input>,
+    start: Start,
+    directory: Directory,
+    transport: Option<Arc<dyn Transport>>,
+) -> std::io::Result<Vec<JoinHandle<()>>> {
+    let name = format!("shoal-raft-{}", hub.id);
+    let raft = std::thread::Builder::new().name(name).spawn(move || {
+        let raft = RaftThread { hub: hub.clone(), mailbox, transport };
+        if let Err(error) = raft.run(start, &directory) {
+            hub.set_trouble(format!("node {} stopped: {error}", hub.id));
+        }
+    })?;
+    Ok(vec![raft])
+}
+
+impl EntryReader for Log {
+    fn entries(&self, lo: LogIndex, hi: LogIndex, max_bytes: u64) -> std::io::Result<Vec<LogEntry>> {
+        Log::entries(self, lo, hi, max_bytes).map_err(std::io::Error::other)
+    }
+
+    fn term(&self, index: LogIndex) -> Option<Term> {
+        Log::term(self, index)
+    }
+}
+
+struct RaftThread {
+    hub: Hub,
+    mailbox: Receiver<Input>,
+    transport: Option<Arc<dyn Transport>>,
+}
+
+impl RaftThread {
+    fn run(self, start: Start, directory: &Directory) -> Result<()> {
+        let opened = match start {
+            Start::Opened(opened) => *opened,
+            Start::Founding(founding) => match self.found(*founding, directory)? {
+                Some(opened) => opened,
+                None => return Ok(()),
+            },
+        };
+        self.lead_and_follow(opened, directory)
+    }
+
+    /// Takes part in the founding until this node has a cluster; `None` if it was stopped before.
+    fn found(&self, mut founding: Founding, directory: &Directory) -> Result<Option<Opened>> {
+        let mut next_tick = Instant::now();
+        loop {
+            let event = match self.mailbox.recv_deadline(next_tick) {
+                Ok(Input::Found { from, message }) => found::Event::Message(from, message),
+                Ok(Input::Connected { peer, cluster }) => found::Event::Connected(peer, cluster),
+                Ok(Input::Propose { number, .. }) => {
+                    self.hub.pending.decide(number, crate::pending::Decision::NotCommitted);
+                    continue;
+                }
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Ok(_) => continue,
+                Err(RecvTimeoutError::Timeout) => {
+                    next_tick += FOUND_TICK;
+                    found::Event::Tick
+                }
+            };
+            founding.on_event(event, directory.env.rng.next_u64());
+            if let Some(opened) = carry_out(&mut founding, directory, self.transport.as_deref())? {
+                return Ok(Some(opened));
+            }
+        }
+    }
+
+    fn lead_and_follow(self, opened: Opened, directory: &Directory) -> Result<()> {
+        let RaftThread { hub, mailbox, transport } = self;
+        let applied = opened.applied();
+        let Opened { log, restored, catalogue } = opened;
+        let replay_to = restored.hard_state.commit.max(restored.applied);
+        let sole_voter = restored.membership.voters == [hub.id];
+        let log = Arc::new(log);
+        let mut config = CoreConfig::new(hub.id, directory.env.rng.next_u64());
+        config.election_ticks = hub.config.election_ticks();
+        config.heartbeat_ticks = crate::config::Config::TICKS_PER_HEARTBEAT;
+        config.max_entry_bytes = hub.config.max_entry;
+        config.max_uncommitted_bytes = config.max_uncommitted_bytes.max(hub.config.max_entry);
+        let core = Core::open(config, restored, log.clone())
+            .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
+
+        hub.begin(catalogue, applied);
+        if let Some(transport) = &transport {
+            transport.recheck();
+        }
+        let (to_log, batches) = crossbeam_channel::unbounded();
+        let (to_apply, entries) = crossbeam_channel::unbounded();
+        let (hint, hints) = crossbeam_channel::bounded(1);
+        let threads = vec![
+            thread("log", &hub, {
+                let (hub, log) = (hub.clone(), log.clone());
+                move || run_log(&hub, &log, &batches, &hint)
+            })?,
+            thread("spare", &hub, {
+                let (hub, log) = (hub.clone(), log.clone());
+                move || run_spare(&hub, &log, &hints)
+            })?,
+            thread("apply", &hub, {
+                let hub = hub.clone();
+                move || run_apply(&hub, &entries)
+            })?,
+        ];
+        let mut out = Wires { to_log, to_apply, transport };
+        let mut engine = Engine::new(core, hub.clone(), replay_to, sole_voter);
+        turn_until_stopped(&mut engine, &hub, &mailbox, &mut out);
+        drop(out);
+        for thread in threads {
+            // A panic in one of them has been printed; there is nothing left to save.
+            let _ = thread.join();
+        }
+        Ok(())
+    }
+}
+
+/// Carries out what the founding wants; the opened log once this node has a cluster.
+pub(crate) fn carry_out(
+    founding: &mut Founding,
+    directory: &Directory,
+    transport: Option<&dyn Transport>,
+) -> Result<Option<Opened>> {
+    let effects = founding.take_effects();
+    for text in effects.warn {
+        tracing::warn!("{text}");
+    }
+    let mut opened = None;
+    if let Some(identity) = effects.persist {
+        match boot::genesis_of(&identity) {
+            Some(genesis) => opened = Some(directory.found(&identity, genesis)?),
+            None => directory.store(&identity)?,
+        }
+    }
+    if let Some(transport) = transport {
+        for (to, message) in effects.send {
+            transport.send_found(to, message);
+        }
+    }
+    Ok(opened)
+}
+
+fn thread(name: &str, hub: &Hub, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("shoal-{name}-{}", hub.id)).spawn(body)
+}
+
+/// Where the engine's effects go.
+struct Wires {
+    to_log: Sender<PersistBatch>,
+    to_apply: Sender<Vec<LogEntry>>,
+    transport: Option<Arc<dyn Transport>>,
+}
+
+impl Outlet for Wires {
+    fn persist(&mut self, batch: PersistBatch) {
+        let _ = self.to_log.send(batch);
+    }
+
+    fn send(&mut self, message: Message) {
+        if let Some(transport) = &self.transport {
+            transport.send(message);
+        }
+    }
+
+    fn apply(&mut self, entries: Vec<LogEntry>) {
+        let _ = self.to_apply.send(entries);
+    }
+}
+
+fn turn_until_stopped(engine: &mut Engine, hub: &Hub, mailbox: &Receiver<Input>, out: &mut Wires) {
+    let tick = hub.config.tick();
+    let mut next_tick = Instant::now() + tick;
+    if !engine.turn(out) {
+        return;
+    }
+    loop {
+        let first = match mailbox.recv_deadline(next_tick) {
+            Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(input) => Some(input),
+            Err(RecvTimeoutError::Timeout) => None,
+        };
+        if let Some(first) = first {
+            engine.on_input(first);
+            for input in mailbox.try_iter().take(INPUTS_PER_TURN) {
+                if matches!(input, Input::Stop) {
+                    return;
+                }
+                engine.on_input(input);
+            }
+        }
+        let now = Instant::now();
+        if now >= next_tick {
+            engine.on_tick();
+            // Ticks that were missed (a stopped process, a debugger) are not caught up with: time was not ours.
+            next_tick = (next_tick + tick).max(now);
+        }
+        if !engine.turn(out) {
+            return;
+        }
+    }
+}
+
+/// Appends batches in order, everything that waits in one go. A batch that only moves the commit index costs no write:
+/// it goes along with the next one.
+fn run_log(hub: &Hub, log: &Log, batches: &Receiver<PersistBatch>, hint: &Sender<()>) {
+    let mut unwritten: Option<HardState> = None;
+    while let Ok(first) = batches.recv() {
+        let mut number = first.number;
+        let mut must_sync = first.must_sync;
+        let mut batch = Batch { entries: first.entries, hard_state: first.hard_state.or(unwritten.take()), anchor: None };
+        let mut separate = None;
+        for next in batches.try_iter() {
+            let follows = match (batch.entries.last(), next.entries.first()) {
+                (Some(last), Some(first)) => first.id.index == last.id.index.next(),
+                _ => true,
+            };
+            if !follows {
+                separate = Some(next);
+                break;
+            }
+            number = next.number;
+            must_sync |= next.must_sync;
+            batch.entries.extend(next.entries);
+            batch.hard_state = next.hard_state.or(batch.hard_state);
+        }
+        for (number, must_sync, batch) in std::iter::once((number, must_sync, batch)).chain(separate.map(|next| {
+            (next.number, next.must_sync, Batch { entries: next.entries, hard_state: next.hard_state, anchor: None })
+        })) {
+            if !must_sync && batch.entries.is_empty() {
+                unwritten = batch.hard_state.or(unwritten);
+            } else if let Err(error) = log.append(&batch) {
+                hub.post(Input::LogFailed { what: words_of(&error) });
+                return;
+            }
+            hub.post(Input::Persisted { batch: number });
+        }
+        let _ = hint.try_send(());
+    }
+}
+
+fn words_of(error: &LogError) -> String {
+    let advice = if error.is_no_space() {
+        "make room on the disk and start the node again"
+    } else {
+        "check the disk, then start the node again"
+    };
+    format!("the log cannot be written, nothing is acknowledged any more: {error}; {advice}")
+}
+
+fn run_spare(hub: &Hub, log: &Log, hints: &Receiver<()>) {
+    loop {
+        if let Err(error) = log.prepare_spare() {
+            // No promise depends on a spare; an append that needs room will say so itself.
+            tracing::warn!(node = hub.id.0, %error, "no spare log segment");
+        }
+        if hints.recv().is_err() {
+            return;
+        }
+    }
+}
+
+fn run_apply(hub: &Hub, entries: &Receiver<Vec<LogEntry>>) {
+    let mut applier = Applier::new(hub.clone());
+    while let Ok(first) = entries.recv() {
+        applier.push(first);
+        loop {
+            match applier.step() {
+                Step::Done => {}
+                Step::Idle => break,
+                Step::Waiting(db, position) => {
+                    if hub.is_stopped() {
+                        return;
+                    }
+                    // Whatever it says, the next step looks again.
+                    let _ = db.wait_position(position, SHOW_POLL);
+                }
+                Step::Stopped(reason) => {
+                    hub.set_trouble(format!("node {} cannot apply {reason}; nothing later is applied", hub.id));
+                    return;
+                }
+            }
+        }
+        hub.post(Input::Applied { index: hub.applied().index });
+    }
+}
