@@ -301,7 +301,7 @@ impl Transport for Tcp {
             return Err(not_sent(DialError::Blocked.to_string()));
         }
         let address = peer.address.lock().clone();
-        let hello = dial::hello(shared, Purpose::Client, to);
+        let hello = dial::hello(shared, shared.inbound.introduction(), Purpose::Client, to);
         let deadline = Instant::now() + timeout;
         let first = timeout.min(shared.options.handshake_timeout);
         let (link, welcome) = dial::dial(&address, &hello, shared.options.allow_plaintext_remote, first)
@@ -356,10 +356,9 @@ impl Transport for Tcp {
 
     fn recheck(&self) {
         accept::recheck(&self.shared);
-        // The other sides judged us by our old hello.
         let peers: Vec<_> = self.shared.peers.lock().values().cloned().collect();
         for peer in peers {
-            peer.end(false);
+            peer.recheck(&self.shared);
         }
     }
 }

@@ -19,9 +19,9 @@ use parking_lot::{Condvar, Mutex};
 use super::Shared;
 use super::link::{Link, LinkError, Wait, connect, resolve};
 use crate::found::format::FoundMessage;
-use crate::net::codec;
 use crate::net::frame::{self, FrameKind};
 use crate::net::handshake::{Hello, PROTOCOL, Purpose, Reject, Welcome};
+use crate::net::{Introduction, codec};
 use crate::types::{Message, NodeId};
 
 /// Messages with more entry data than this take the bulk lane.
@@ -44,8 +44,17 @@ struct LaneState {
     overflowed: bool,
     stop: bool,
     redial: bool,
-    /// The open connection, to end it from outside.
-    open: Option<TcpStream>,
+    open: Option<Open>,
+}
+
+/// The open connection, as others need it.
+struct Open {
+    /// To end it from outside.
+    stream: TcpStream,
+    /// What we said of ourselves.
+    said: Introduction,
+    /// What the other side said of itself.
+    welcome: Welcome,
 }
 
 /// One queue and its connection. Its lock is never held during I/O and is the last one taken.
@@ -84,11 +93,19 @@ impl Lane {
         let mut state = self.state.lock();
         state.stop |= stop;
         state.redial = true;
-        if let Some(stream) = state.open.take() {
+        if let Some(open) = state.open.take() {
             // An error says that it is closed already.
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = open.stream.shutdown(Shutdown::Both);
         }
         self.wake.notify_one();
+    }
+
+    /// Ends a connection that `good` no longer likes; without one, dials again at once.
+    fn recheck(&self, good: impl FnOnce(&Introduction, &Welcome) -> bool) {
+        let keep = self.state.lock().open.as_ref().is_some_and(|open| good(&open.said, &open.welcome));
+        if !keep {
+            self.end(false);
+        }
     }
 
     fn stopped(&self) -> bool {
@@ -137,8 +154,15 @@ impl Lane {
         std::mem::take(&mut self.state.lock().overflowed)
     }
 
+    /// How many items and bytes wait.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.queue.len(), state.bytes)
+    }
+
     /// Forgets the connection and what is queued for it.
-    fn reset(&self) {
+    pub(super) fn reset(&self) {
         let mut state = self.state.lock();
         state.open = None;
         state.queue.clear();
@@ -172,6 +196,16 @@ impl Peer {
     pub(super) fn end(&self, stop: bool) {
         self.small.end(stop);
         self.bulk.end(stop);
+    }
+
+    /// Ends the connections that would be opened otherwise now.
+    pub(super) fn recheck(&self, shared: &Shared) {
+        let now = shared.inbound.introduction();
+        let good = |said: &Introduction, welcome: &Welcome| {
+            *said == now && shared.inbound.check_welcome(self.node, welcome).is_ok()
+        };
+        self.small.recheck(good);
+        self.bulk.recheck(good);
     }
 
     fn lane(&self, bulk: bool) -> &Lane {
@@ -215,15 +249,14 @@ pub(super) fn dial(
 }
 
 /// The hello of this node.
-pub(super) fn hello(shared: &Shared, purpose: Purpose, to: NodeId) -> Hello {
-    let introduction = shared.inbound.introduction();
+pub(super) fn hello(shared: &Shared, said: Introduction, purpose: Purpose, to: NodeId) -> Hello {
     Hello {
         versions: (PROTOCOL, PROTOCOL),
         purpose,
-        cluster: introduction.cluster,
+        cluster: said.cluster,
         from: Some(shared.options.node),
         to: Some(to),
-        incarnation: introduction.incarnation,
+        incarnation: said.incarnation,
     }
 }
 
@@ -238,9 +271,7 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>, bulk: bool) {
         let ended = match open(shared, peer, lane) {
             Ok(mut link) => {
                 failures = 0;
-                let ended = pump(shared, peer, lane, &mut link);
-                // Closing the bulk lane's socket is left to the drop; the other side sees the end of the stream.
-                ended.map_err(DialError::from)
+                pump(shared, peer, lane, &mut link).map_err(DialError::from)
             }
             Err(error) => {
                 failures += 1;
@@ -270,14 +301,13 @@ fn open(shared: &Shared, peer: &Peer, lane: &Lane) -> Result<Link, DialError> {
         return Err(DialError::Blocked);
     }
     let address = peer.address.lock().clone();
-    let hello = hello(shared, lane.purpose, peer.node);
+    let said = shared.inbound.introduction();
+    let hello = hello(shared, said, lane.purpose, peer.node);
     let timeout = shared.options.handshake_timeout;
     let (link, welcome) = dial(&address, &hello, shared.options.allow_plaintext_remote, timeout)?;
     shared.inbound.check_welcome(peer.node, &welcome).map_err(DialError::NotMeant)?;
-    {
-        let mut state = lane.state.lock();
-        state.open = Some(link.handle().map_err(LinkError::from)?);
-    }
+    let stream = link.handle().map_err(LinkError::from)?;
+    lane.state.lock().open = Some(Open { stream, said, welcome });
     *peer.trouble.lock() = None;
     if lane.purpose == Purpose::Peer {
         shared.inbound.on_connected(peer.node, welcome.cluster);
