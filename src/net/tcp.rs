@@ -282,7 +282,7 @@ impl Transport for Tcp {
     fn send(&self, message: Message) {
         let Some(peer) = self.peer(message.to) else { return };
         let lane = if codec::entry_bytes(&message) > BULK { &peer.bulk } else { &peer.small };
-        lane.push(codec::size(&message), Outgoing::Message(message));
+        lane.push(codec::size(&message), Outgoing::Message(Box::new(message)));
     }
 
     fn send_found(&self, to: NodeId, message: FoundMessage) {

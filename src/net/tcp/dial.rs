@@ -33,7 +33,7 @@ const IDLE_LOOK: Duration = Duration::from_millis(250);
 
 /// What waits in a queue.
 pub(super) enum Outgoing {
-    Message(Message),
+    Message(Box<Message>),
     Found(FoundMessage),
 }
 

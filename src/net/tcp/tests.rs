@@ -479,7 +479,7 @@ fn connections_without_a_hello_are_bounded() {
 fn a_queue_is_bounded_but_takes_one_message_of_any_size() {
     let peer = Peer::new(NodeId(2), "", (1000, 1000));
     let push = |bytes| {
-        peer.small.push(bytes, Outgoing::Message(message(1, 2, 1, 0)));
+        peer.small.push(bytes, Outgoing::Message(Box::new(message(1, 2, 1, 0))));
         peer.small.queued()
     };
     assert_eq!(push(5000), (1, 5000), "alone, whatever its size");
