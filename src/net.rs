@@ -1,3 +1,79 @@
+//! Between nodes: the door for messages, and what stands behind it.
+//!
+//! A [`Transport`] carries three things. *Messages* of Raft: sent and forgotten, lost at any time, because Raft sends
+//! again. *Founding messages*: the same. *Requests*: a call with an answer and a deadline, for administration and for
+//! whatever one node fetches from another. What comes in goes to an [`Inbound`], which also judges who may connect.
+//!
+//! [`tcp`] is the real one. A simulation has its own, with the same promises: nothing is delivered twice on one
+//! connection, but messages may be lost or overtake each other.
+//!
+//! Deliberately absent: retries of messages, and any knowledge of what is in a request.
+
 pub mod codec;
 pub mod frame;
 pub mod handshake;
+pub mod tcp;
+
+use std::time::Duration;
+
+use crate::found::format::FoundMessage;
+use crate::types::{ClusterId, Incarnation, Message, NodeId};
+use handshake::{Hello, Reject, Standing, Welcome};
+
+/// The door to the other nodes.
+pub trait Transport: Send + Sync {
+    /// Sends a message to `message.to`. Never blocks; dropped if that node is not known or its queue is full.
+    fn send(&self, message: Message);
+    /// Sends a founding message, under the same terms.
+    fn send_found(&self, to: NodeId, message: FoundMessage);
+    /// Calls a node and waits for the answer.
+    fn request(&self, to: NodeId, body: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, RequestError>;
+    /// Tells where a node is reached; connects to it, or anew if the address is another one.
+    fn set_peer(&self, node: NodeId, address: &str);
+    /// Forgets a node and ends the connections with it.
+    fn remove_peer(&self, node: NodeId);
+    /// Asks [`Inbound`] again about every connection: after this node's cluster, or what it knows of the members, changed.
+    fn recheck(&self);
+}
+
+/// Who this node is by now, for its side of a handshake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Introduction {
+    /// Its cluster, once it has one.
+    pub cluster: Option<ClusterId>,
+    /// Its data directory.
+    pub incarnation: Incarnation,
+}
+
+/// The node behind the door. Called from the transport's threads, several at once.
+///
+/// The two checks are called under the transport's lock: they answer from what the node knows and do not call back.
+pub trait Inbound: Send + Sync {
+    /// Who this node is.
+    fn introduction(&self) -> Introduction;
+    /// Whether the dialer may connect, and what it may say; [`handshake::Judge`] decides it.
+    fn check_hello(&self, hello: &Hello) -> Result<Standing, Reject>;
+    /// Whether the node that answered is the one that was meant.
+    fn check_welcome(&self, meant: NodeId, welcome: &Welcome) -> Result<Standing, Reject>;
+    /// A connection to `peer` was opened.
+    fn on_connected(&self, peer: NodeId, cluster: Option<ClusterId>);
+    /// A message arrived that its sender may send.
+    fn on_message(&self, from: NodeId, message: Message);
+    /// A founding message arrived.
+    fn on_found(&self, from: NodeId, message: FoundMessage);
+    /// A request arrived, from a node or (`None`) a program; the result is the answer.
+    fn on_request(&self, from: Option<NodeId>, body: Vec<u8>) -> Vec<u8>;
+    /// Messages to `peer` were lost: it was not reached, its connection ended, or its queue was full.
+    fn on_unreachable(&self, peer: NodeId);
+}
+
+/// Why a request has no answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RequestError {
+    /// It never reached the other side: nothing happened.
+    #[error("{0}")]
+    NotSent(String),
+    /// It may have been carried out, but no answer came.
+    #[error("{0}")]
+    Lost(String),
+}

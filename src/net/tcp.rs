@@ -1,0 +1,411 @@
+//! The transport over TCP: threads and blocking sockets of the standard library.
+//!
+//! ```text
+//! this node                                        another node
+//! listener ── a thread per accepted connection ◄── small lane: one thread, one connection
+//!                                              ◄── bulk lane:  one thread, one connection
+//! small lane, bulk lane per peer ────────────────► listener …
+//! request(): one connection for one call ────────► listener …
+//! ```
+//!
+//! Each connection carries frames one way; the other way has only the answer to the handshake (and answers to requests).
+//! So a slow reader here never stops a writer there, and there is no deadlock of two full buffers.
+//!
+//! Every wait has an end: handshakes, frames that have begun, and writes have deadlines; keepalive finds hosts that
+//! vanished; a lost connection is dialed again after a pause that doubles up to a limit and is drawn between half of it
+//! and all, so that the nodes of a cluster do not dial in step.
+//!
+//! Locks: `peers`, `served`, `threads` and `blocked` are never held together, and no lane's lock is held during I/O.
+//!
+//! Traffic is not encrypted, so without `allow_plaintext_remote` only loopback addresses are listened on or dialed.
+//!
+//! Deliberately absent: the meaning of messages and requests, and discovery: peers are told by the node.
+
+mod accept;
+mod dial;
+mod link;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use shoaldb_vfs::env::Rng;
+
+use super::frame::{FrameKind, MAX_CALL};
+use super::handshake::{Hello, PROTOCOL, Purpose};
+use super::{Inbound, RequestError, Transport, codec};
+use crate::found::format::FoundMessage;
+use crate::types::{Incarnation, Message, NodeId};
+pub use dial::BULK;
+use dial::{DialError, Outgoing, Peer};
+pub use link::AddressError;
+use link::{LinkError, Wait};
+
+/// How a transport behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This node.
+    pub node: NodeId,
+    /// Where it listens.
+    pub listen: String,
+    /// Whether addresses beyond this machine may be listened on and dialed, although nothing is encrypted.
+    pub allow_plaintext_remote: bool,
+    /// Most bytes queued for one peer's small messages. Heartbeats are 80 bytes: this is minutes of them.
+    pub small_queue: usize,
+    /// Most bytes queued for one peer's large appends.
+    pub bulk_queue: usize,
+    /// A connection and its handshake must be complete within this time.
+    pub handshake_timeout: Duration,
+    /// First and longest pause before a lost connection is dialed again.
+    pub backoff: (Duration, Duration),
+    /// Most connections that have not said hello yet.
+    pub max_pending: usize,
+    /// Most connections accepted at the same time.
+    pub max_connections: usize,
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new(node: NodeId, listen: &str) -> Options {
+        Options {
+            node,
+            listen: listen.to_string(),
+            allow_plaintext_remote: false,
+            small_queue: 8 << 20,
+            bulk_queue: 64 << 20,
+            handshake_timeout: Duration::from_secs(3),
+            backoff: (Duration::from_millis(20), Duration::from_secs(1)),
+            max_pending: 64,
+            max_connections: 1024,
+        }
+    }
+}
+
+/// Why a transport did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address is not one to listen on.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// Somebody listens there.
+    #[error("cannot listen on {address}: another process uses this port; stop it, or choose another port")]
+    InUse {
+        /// The address.
+        address: String,
+    },
+    /// Anything else.
+    #[error("cannot listen on {address}: {error}")]
+    Io {
+        /// The address.
+        address: String,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// What all threads of a transport share.
+struct Shared {
+    options: Options,
+    local: SocketAddr,
+    inbound: Arc<dyn Inbound>,
+    rng: Arc<dyn Rng>,
+    stop: AtomicBool,
+    ids: AtomicU64,
+    peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
+    served: Mutex<BTreeMap<u64, accept::Served>>,
+    /// Connections of requests that wait for their answer.
+    calls: Mutex<BTreeMap<u64, TcpStream>>,
+    blocked: Mutex<BTreeSet<NodeId>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Shared {
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    fn is_blocked(&self, node: NodeId) -> bool {
+        self.blocked.lock().contains(&node)
+    }
+
+    fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The pause after so many failures in a row: doubled each time, and drawn between half of that and all.
+    fn backoff(&self, failures: u32) -> Duration {
+        let (first, longest) = self.options.backoff;
+        let pause = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest);
+        let half = pause / 2;
+        let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).max(1);
+        half + Duration::from_nanos(self.rng.next_u64() % nanos)
+    }
+
+    /// Starts a thread that shutdown will join. False if the system has no more, or the transport stops.
+    fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> bool {
+        let mut threads = self.threads.lock();
+        // Those that ended by themselves need no join.
+        threads.retain(|thread| !thread.is_finished());
+        if self.stopping() {
+            return false;
+        }
+        match std::thread::Builder::new().name(name).spawn(body) {
+            Ok(thread) => {
+                threads.push(thread);
+                true
+            }
+            Err(error) => {
+                tracing::error!("no thread for a connection: {error}");
+                false
+            }
+        }
+    }
+}
+
+/// The transport over TCP. Dropping it shuts it down.
+pub struct Tcp {
+    shared: Arc<Shared>,
+}
+
+impl Tcp {
+    /// Listens, and waits to be told of peers.
+    pub fn start(options: Options, inbound: Arc<dyn Inbound>, rng: Arc<dyn Rng>) -> Result<Tcp, ListenError> {
+        let addresses = link::resolve(&options.listen, options.allow_plaintext_remote)?;
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => ListenError::InUse { address: options.listen.clone() },
+            _ => ListenError::Io { address: options.listen.clone(), error },
+        };
+        let listener = TcpListener::bind(&addresses[..]).map_err(failed)?;
+        // Shutdown wakes the listener with a connection; where that cannot be made, it looks up by itself.
+        socket2::SockRef::from(&listener).set_read_timeout(Some(Duration::from_millis(500))).map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            local,
+            inbound,
+            rng,
+            stop: AtomicBool::new(false),
+            ids: AtomicU64::new(1),
+            peers: Mutex::default(),
+            served: Mutex::default(),
+            calls: Mutex::default(),
+            blocked: Mutex::default(),
+            threads: Mutex::default(),
+            options,
+        });
+        let worker = Arc::clone(&shared);
+        let name = format!("shoal-listen-{}", shared.options.node);
+        if !shared.spawn(name, move || accept::listen(&worker, &listener)) {
+            let error = io::Error::other("no thread for the listener");
+            return Err(ListenError::Io { address: shared.options.listen.clone(), error });
+        }
+        Ok(Tcp { shared })
+    }
+
+    /// Where it listens; tells the port if 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared.local
+    }
+
+    /// Why a peer is not connected, if it is not; in words for a person.
+    pub fn trouble(&self, node: NodeId) -> Option<String> {
+        let peer = self.shared.peers.lock().get(&node).cloned();
+        peer.and_then(|peer| peer.trouble.lock().clone())
+    }
+
+    /// Cuts this node off from another one in both directions, or lets it through again. For tests of partitions.
+    pub fn set_blocked(&self, node: NodeId, blocked: bool) {
+        {
+            let mut set = self.shared.blocked.lock();
+            if blocked {
+                set.insert(node)
+            } else {
+                set.remove(&node)
+            };
+        }
+        if blocked {
+            accept::end_from(&self.shared, node);
+        }
+        if let Some(peer) = self.peer(node) {
+            peer.end(false);
+        }
+    }
+
+    /// Ends all connections and joins all threads. Requests that wait are told that their answer is lost. A connection
+    /// that is being dialed is waited for, so this takes up to one handshake's time.
+    pub fn shutdown(&self) {
+        let shared = &self.shared;
+        shared.stop.store(true, Ordering::SeqCst);
+        // Wakes the listener; if it does not get through, the listener looks up by itself.
+        let mut own = shared.local;
+        if own.ip().is_unspecified() {
+            own.set_ip(if own.is_ipv4() { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() });
+        }
+        let _ = TcpStream::connect_timeout(&own, Duration::from_millis(200));
+        let peers = std::mem::take(&mut *shared.peers.lock());
+        for peer in peers.values() {
+            peer.end(true);
+        }
+        let me = std::thread::current().id();
+        loop {
+            // Again for connections that came in between.
+            for one in shared.served.lock().values() {
+                let _ = one.stream.shutdown(Shutdown::Both);
+            }
+            for stream in shared.calls.lock().values() {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            let Some(thread) = shared.threads.lock().pop() else { return };
+            // A callback may be what shuts down; its thread ends when it returns.
+            if thread.thread().id() != me && thread.join().is_err() {
+                tracing::error!("a thread of the transport panicked");
+            }
+        }
+    }
+
+    fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.shared.peers.lock().get(&node).cloned()
+    }
+}
+
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+impl Transport for Tcp {
+    fn send(&self, message: Message) {
+        let Some(peer) = self.peer(message.to) else { return };
+        let lane = if codec::entry_bytes(&message) > BULK { &peer.bulk } else { &peer.small };
+        lane.push(codec::size(&message), Outgoing::Message(Box::new(message)));
+    }
+
+    fn send_found(&self, to: NodeId, message: FoundMessage) {
+        if let Some(peer) = self.peer(to) {
+            peer.small.push(FrameKind::Found.limit(), Outgoing::Found(message));
+        }
+    }
+
+    fn request(&self, to: NodeId, body: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, RequestError> {
+        let shared = &self.shared;
+        let not_sent = |text: String| RequestError::NotSent(format!("node {to}: {text}"));
+        let Some(peer) = self.peer(to) else {
+            return Err(not_sent("no address known".to_string()));
+        };
+        if shared.is_blocked(to) {
+            return Err(not_sent(DialError::Blocked.to_string()));
+        }
+        let address = peer.address.lock().clone();
+        let hello = dial::hello(shared, shared.inbound.introduction(), Purpose::Client, to);
+        let deadline = Instant::now() + timeout;
+        let first = timeout.min(shared.options.handshake_timeout);
+        let (link, welcome) = dial::dial(&address, &hello, shared.options.allow_plaintext_remote, first)
+            .map_err(|error| not_sent(error.to_string()))?;
+        shared.inbound.check_welcome(to, &welcome).map_err(|reject| not_sent(reject.text))?;
+        let id = shared.next_id();
+        let handle = link.handle().map_err(|error| not_sent(error.to_string()))?;
+        shared.calls.lock().insert(id, handle);
+        let answer = if shared.stopping() {
+            Err(not_sent("this node is shutting down".to_string()))
+        } else {
+            exchange(link, id, &body, deadline, &format!("node {to}"))
+        };
+        shared.calls.lock().remove(&id);
+        answer
+    }
+
+    fn set_peer(&self, node: NodeId, address: &str) {
+        let shared = &self.shared;
+        if node == shared.options.node {
+            return;
+        }
+        let mut peers = shared.peers.lock();
+        if shared.stopping() {
+            return;
+        }
+        if let Some(peer) = peers.get(&node).cloned() {
+            drop(peers);
+            let before = std::mem::replace(&mut *peer.address.lock(), address.to_string());
+            if before != address {
+                peer.end(false);
+            }
+            return;
+        }
+        let peer = Arc::new(Peer::new(node, address, (shared.options.small_queue, shared.options.bulk_queue)));
+        peers.insert(node, Arc::clone(&peer));
+        drop(peers);
+        for bulk in [false, true] {
+            let (worker, peer) = (Arc::clone(shared), Arc::clone(&peer));
+            let name = format!("shoal-{}-{node}", if bulk { "bulk" } else { "peer" });
+            shared.spawn(name, move || dial::run(&worker, &peer, bulk));
+        }
+    }
+
+    fn remove_peer(&self, node: NodeId) {
+        let removed = self.shared.peers.lock().remove(&node);
+        if let Some(peer) = removed {
+            peer.end(true);
+        }
+        accept::end_from(&self.shared, node);
+    }
+
+    fn recheck(&self) {
+        accept::recheck(&self.shared);
+        let peers: Vec<_> = self.shared.peers.lock().values().cloned().collect();
+        for peer in peers {
+            peer.recheck(&self.shared);
+        }
+    }
+}
+
+/// One call of a program that is no node: to whoever listens at `address`.
+pub fn call(
+    address: &str,
+    body: &[u8],
+    timeout: Duration,
+    allow_plaintext_remote: bool,
+) -> Result<Vec<u8>, RequestError> {
+    let deadline = Instant::now() + timeout;
+    let hello = Hello {
+        versions: (PROTOCOL, PROTOCOL),
+        purpose: Purpose::Client,
+        cluster: None,
+        from: None,
+        to: None,
+        incarnation: Incarnation(0),
+    };
+    let (link, _) = dial::dial(address, &hello, allow_plaintext_remote, timeout)
+        .map_err(|error| RequestError::NotSent(format!("{address}: {error}")))?;
+    exchange(link, 1, body, deadline, address)
+}
+
+fn exchange(
+    mut link: link::Link,
+    id: u64,
+    body: &[u8],
+    deadline: Instant,
+    whom: &str,
+) -> Result<Vec<u8>, RequestError> {
+    if body.len() > MAX_CALL {
+        return Err(RequestError::NotSent(format!("{whom}: a request of {} bytes, limit {MAX_CALL}", body.len())));
+    }
+    let lost = |error: LinkError| RequestError::Lost(format!("{whom}: {error}"));
+    link.put(FrameKind::Request, |out| {
+        out.extend_from_slice(&id.to_le_bytes());
+        out.extend_from_slice(body);
+    })
+    .map_err(lost)?;
+    let (_, mut answer) = link.read(&[FrameKind::Response], Wait::Until(deadline)).map_err(lost)?;
+    if answer.len() < 8 || answer[..8] != id.to_le_bytes() {
+        return Err(RequestError::Lost(format!("{whom}: the answer is to another request")));
+    }
+    Ok(answer.split_off(8))
+}
+
+#[cfg(test)]
+mod tests;

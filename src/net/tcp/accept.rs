@@ -1,0 +1,189 @@
+//! The accepting side: one thread listens, one serves each connection.
+//!
+//! A connection has [`handshake_timeout`](super::Options::handshake_timeout) to say hello, and only so many may be about
+//! to; after that it is read until it ends. A frame that is damaged, of a type that does not belong on this connection,
+//! or that names another sender than the handshake did, ends it.
+//!
+//! Deliberately absent: messages to peers; they leave over the connections that this node dials.
+
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::Shared;
+use super::link::{Link, LinkError, Wait};
+use crate::fields::Damaged;
+use crate::found::format::FoundMessage;
+use crate::net::codec;
+use crate::net::frame::FrameKind;
+use crate::net::handshake::{Hello, PROTOCOL, Purpose, Reject, RejectReason, Standing, Welcome};
+use crate::types::NodeId;
+
+/// What others need to know of a connection while it is served.
+pub(super) struct Served {
+    /// To end it from outside.
+    pub(super) stream: TcpStream,
+    /// Once it was said: who dialed.
+    pub(super) hello: Option<Hello>,
+    /// What it may say now.
+    pub(super) standing: Standing,
+}
+
+/// The listener's thread.
+pub(super) fn listen(shared: &Arc<Shared>, listener: &TcpListener) {
+    while !shared.stopping() {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, or a connection that ended before it was accepted. Neither is a reason to stop
+                // listening; the pause keeps the first from becoming a busy loop.
+                if !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) {
+                    tracing::warn!("accept on {}: {error}", shared.local);
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                continue;
+            }
+        };
+        if shared.stopping() {
+            return;
+        }
+        let Some(id) = register(shared, &stream) else { continue };
+        let worker = Arc::clone(shared);
+        let spawned = shared.spawn(format!("shoal-serve-{id}"), move || {
+            if let Err(error) = serve(&worker, id, stream) {
+                tracing::debug!("connection {id} ended: {error}");
+            }
+            worker.served.lock().remove(&id);
+        });
+        if !spawned {
+            shared.served.lock().remove(&id);
+        }
+    }
+}
+
+/// Takes a connection into the books, unless there are too many.
+fn register(shared: &Shared, stream: &TcpStream) -> Option<u64> {
+    let handle = stream.try_clone().ok()?;
+    let mut served = shared.served.lock();
+    let pending = served.values().filter(|one| one.hello.is_none()).count();
+    if pending >= shared.options.max_pending || served.len() >= shared.options.max_connections {
+        tracing::warn!("{}: connection refused, {} open and {pending} in their handshake", shared.local, served.len());
+        return None;
+    }
+    let id = shared.next_id();
+    served.insert(id, Served { stream: handle, hello: None, standing: Standing::Founding });
+    Some(id)
+}
+
+fn serve(shared: &Shared, id: u64, stream: TcpStream) -> Result<(), LinkError> {
+    let mut link = Link::new(stream)?;
+    let deadline = Instant::now() + shared.options.handshake_timeout;
+    let (_, body) = link.read(&[FrameKind::Hello], Wait::Until(deadline))?;
+    let hello = Hello::decode(&body)?;
+    if let Err(reject) = admit(shared, id, hello) {
+        tracing::warn!("refused a connection from node {:?}: {reject}", hello.from.map(|node| node.0));
+        link.put(FrameKind::Reject, |out| reject.encode(out))?;
+        return Ok(());
+    }
+    let introduction = shared.inbound.introduction();
+    let welcome = Welcome {
+        version: PROTOCOL,
+        node: shared.options.node,
+        incarnation: introduction.incarnation,
+        cluster: introduction.cluster,
+    };
+    link.put(FrameKind::Welcome, |out| welcome.encode(out))?;
+    match (hello.purpose, hello.from) {
+        (Purpose::Client, from) => serve_requests(shared, &mut link, from),
+        (Purpose::Peer | Purpose::Bulk, Some(from)) => serve_peer(shared, id, &mut link, from),
+        (Purpose::Peer | Purpose::Bulk, None) => Ok(()),
+    }
+}
+
+/// Judges a dialer. Under the lock of the books, so that a change of the node's mind either comes first or finds the
+/// connection in them.
+fn admit(shared: &Shared, id: u64, hello: Hello) -> Result<(), Reject> {
+    if hello.from.is_some_and(|from| shared.is_blocked(from)) {
+        let text = "cut off by a test".to_string();
+        return Err(Reject { reason: RejectReason::Busy, text });
+    }
+    let mut served = shared.served.lock();
+    let standing = shared.inbound.check_hello(&hello)?;
+    if let Some(one) = served.get_mut(&id) {
+        one.hello = Some(hello);
+        one.standing = standing;
+    }
+    Ok(())
+}
+
+fn serve_peer(shared: &Shared, id: u64, link: &mut Link, from: NodeId) -> Result<(), LinkError> {
+    let me = shared.options.node;
+    loop {
+        let (kind, body) = link.read(&[FrameKind::Message, FrameKind::Found], Wait::Idle)?;
+        // Whoever took it out of the books ended it; what was read after that does not count.
+        let Some(standing) = shared.served.lock().get(&id).map(|one| one.standing) else { return Ok(()) };
+        if shared.is_blocked(from) {
+            return Ok(());
+        }
+        if kind == FrameKind::Found {
+            shared.inbound.on_found(from, FoundMessage::decode(&body)?);
+            continue;
+        }
+        let message = codec::decode(&Bytes::from(body))?;
+        if message.from != from || message.to != me {
+            let what = format!("message from {} to {} on a connection from {from} to {me}", message.from, message.to);
+            return Err(Damaged { at: 2, what }.into());
+        }
+        if standing.admits(message.kind) {
+            shared.inbound.on_message(from, message);
+        } else {
+            tracing::debug!("{:?} of node {from} dropped: it is {standing:?}", message.kind);
+        }
+    }
+}
+
+fn serve_requests(shared: &Shared, link: &mut Link, from: Option<NodeId>) -> Result<(), LinkError> {
+    loop {
+        let (_, mut body) = link.read(&[FrameKind::Request], Wait::Idle)?;
+        if body.len() < 8 {
+            return Err(Damaged { at: 0, what: format!("request of {} bytes has no id", body.len()) }.into());
+        }
+        let request = body.split_off(8);
+        let answer = shared.inbound.on_request(from, request);
+        link.put(FrameKind::Response, |out| {
+            out.extend_from_slice(&body);
+            out.extend_from_slice(&answer);
+        })?;
+    }
+}
+
+/// Judges every connection again; those that would be refused now are ended.
+pub(super) fn recheck(shared: &Shared) {
+    let mut served = shared.served.lock();
+    served.retain(|_, one| {
+        let Some(hello) = &one.hello else { return true };
+        match shared.inbound.check_hello(hello) {
+            Ok(standing) => one.standing = standing,
+            Err(reject) => {
+                tracing::warn!("connection of node {:?} ended: {reject}", hello.from.map(|node| node.0));
+                // An error says that it is closed already.
+                let _ = one.stream.shutdown(Shutdown::Both);
+                return false;
+            }
+        }
+        true
+    });
+}
+
+/// Ends the connections that `node` opened.
+pub(super) fn end_from(shared: &Shared, node: NodeId) {
+    shared.served.lock().retain(|_, one| {
+        let ends = one.hello.is_some_and(|hello| hello.from == Some(node));
+        if ends {
+            let _ = one.stream.shutdown(Shutdown::Both);
+        }
+        !ends
+    });
+}

@@ -1,0 +1,351 @@
+//! The dialing side: for each peer two lanes, each a bounded queue, a thread and a connection.
+//!
+//! Messages with much entry data go over the *bulk* lane, all others over the *small* one, so that a heartbeat never
+//! waits behind a hundred megabytes. The two may overtake each other; Raft allows that.
+//!
+//! A thread takes everything that is queued (up to a batch) and writes it with one call. When its connection ends, what
+//! is queued is dropped: it is old by the time the peer is back, and Raft sends again what is still wanted.
+//!
+//! Deliberately absent: anything that is read, except the answer to the handshake; the peer's messages come over the
+//! connections that the peer opens.
+
+use std::collections::VecDeque;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Shared;
+use super::link::{Link, LinkError, Wait, connect, resolve};
+use crate::found::format::FoundMessage;
+use crate::net::frame::{self, FrameKind};
+use crate::net::handshake::{Hello, PROTOCOL, Purpose, Reject, Welcome};
+use crate::net::{Introduction, codec};
+use crate::types::{Message, NodeId};
+
+/// Messages with more entry data than this take the bulk lane.
+pub const BULK: usize = 64 << 10;
+/// Most bytes that are written with one call, unless a single message is longer.
+const BATCH: usize = 4 << 20;
+/// How often an idle connection is looked at: a peer that restarted is dialed again within this time.
+const IDLE_LOOK: Duration = Duration::from_millis(250);
+
+/// What waits in a queue.
+pub(super) enum Outgoing {
+    Message(Box<Message>),
+    Found(FoundMessage),
+}
+
+#[derive(Default)]
+struct LaneState {
+    queue: VecDeque<(usize, Outgoing)>,
+    bytes: usize,
+    overflowed: bool,
+    stop: bool,
+    redial: bool,
+    open: Option<Open>,
+}
+
+/// The open connection, as others need it.
+struct Open {
+    /// To end it from outside.
+    stream: TcpStream,
+    /// What we said of ourselves.
+    said: Introduction,
+    /// What the other side said of itself.
+    welcome: Welcome,
+}
+
+/// One queue and its connection. Its lock is never held during I/O and is the last one taken.
+pub(super) struct Lane {
+    purpose: Purpose,
+    limit: usize,
+    state: Mutex<LaneState>,
+    wake: Condvar,
+}
+
+enum Next {
+    Batch(Vec<Outgoing>),
+    Idle,
+    End,
+}
+
+impl Lane {
+    fn new(purpose: Purpose, limit: usize) -> Lane {
+        Lane { purpose, limit, state: Mutex::default(), wake: Condvar::new() }
+    }
+
+    /// Queues something, or drops it. An empty queue takes anything, so that the longest message gets through.
+    pub(super) fn push(&self, bytes: usize, item: Outgoing) {
+        let mut state = self.state.lock();
+        if state.stop || (state.bytes > 0 && state.bytes + bytes > self.limit) {
+            state.overflowed = true;
+        } else {
+            state.bytes += bytes;
+            state.queue.push_back((bytes, item));
+        }
+        self.wake.notify_one();
+    }
+
+    /// Ends the connection; the lane then stops, or dials again.
+    pub(super) fn end(&self, stop: bool) {
+        let mut state = self.state.lock();
+        state.stop |= stop;
+        state.redial = true;
+        if let Some(open) = state.open.take() {
+            // An error says that it is closed already.
+            let _ = open.stream.shutdown(Shutdown::Both);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Ends a connection that `good` no longer likes; without one, dials again at once.
+    fn recheck(&self, good: impl FnOnce(&Introduction, &Welcome) -> bool) {
+        let keep = self.state.lock().open.as_ref().is_some_and(|open| good(&open.said, &open.welcome));
+        if !keep {
+            self.end(false);
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.state.lock().stop
+    }
+
+    /// Waits for `pause`, or until the lane is to dial again or stop.
+    fn pause(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        let mut state = self.state.lock();
+        while !state.redial && !state.stop && !self.wake.wait_until(&mut state, until).timed_out() {}
+    }
+
+    fn wait_for_work(&self) {
+        let mut state = self.state.lock();
+        while state.queue.is_empty() && !state.stop {
+            self.wake.wait(&mut state);
+        }
+    }
+
+    fn next(&self) -> Next {
+        let until = Instant::now() + IDLE_LOOK;
+        let mut state = self.state.lock();
+        while state.queue.is_empty() && !state.overflowed && !state.stop && !state.redial {
+            if self.wake.wait_until(&mut state, until).timed_out() {
+                return Next::Idle;
+            }
+        }
+        if state.stop || state.redial {
+            return Next::End;
+        }
+        let mut batch = Vec::new();
+        let mut taken = 0;
+        while let Some((bytes, item)) = state.queue.pop_front() {
+            batch.push(item);
+            taken += bytes;
+            if state.queue.front().is_none_or(|(next, _)| taken + next > BATCH) {
+                break;
+            }
+        }
+        state.bytes -= taken;
+        Next::Batch(batch)
+    }
+
+    fn take_overflowed(&self) -> bool {
+        std::mem::take(&mut self.state.lock().overflowed)
+    }
+
+    /// How many items and bytes wait.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.queue.len(), state.bytes)
+    }
+
+    /// Forgets the connection and what is queued for it.
+    pub(super) fn reset(&self) {
+        let mut state = self.state.lock();
+        state.open = None;
+        state.queue.clear();
+        state.bytes = 0;
+        state.overflowed = false;
+    }
+}
+
+/// One other node, as the dialing side knows it.
+pub(super) struct Peer {
+    pub(super) node: NodeId,
+    pub(super) address: Mutex<String>,
+    pub(super) small: Lane,
+    pub(super) bulk: Lane,
+    /// What went wrong last; `None` while connected.
+    pub(super) trouble: Mutex<Option<String>>,
+}
+
+impl Peer {
+    pub(super) fn new(node: NodeId, address: &str, limits: (usize, usize)) -> Peer {
+        Peer {
+            node,
+            address: Mutex::new(address.to_string()),
+            small: Lane::new(Purpose::Peer, limits.0),
+            bulk: Lane::new(Purpose::Bulk, limits.1),
+            trouble: Mutex::new(None),
+        }
+    }
+
+    /// Ends both connections.
+    pub(super) fn end(&self, stop: bool) {
+        self.small.end(stop);
+        self.bulk.end(stop);
+    }
+
+    /// Ends the connections that would be opened otherwise now.
+    pub(super) fn recheck(&self, shared: &Shared) {
+        let now = shared.inbound.introduction();
+        let good = |said: &Introduction, welcome: &Welcome| {
+            *said == now && shared.inbound.check_welcome(self.node, welcome).is_ok()
+        };
+        self.small.recheck(good);
+        self.bulk.recheck(good);
+    }
+
+    fn lane(&self, bulk: bool) -> &Lane {
+        if bulk { &self.bulk } else { &self.small }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    #[error("refused by {address}: {reject}")]
+    Refused { address: String, reject: Reject },
+    #[error("{0}")]
+    NotMeant(Reject),
+    #[error("{0}")]
+    Address(#[from] super::AddressError),
+    #[error("cut off by a test")]
+    Blocked,
+}
+
+/// Opens a connection to `to` (or to whoever answers) and shakes hands.
+pub(super) fn dial(
+    address: &str,
+    hello: &Hello,
+    allow_remote: bool,
+    timeout: Duration,
+) -> Result<(Link, Welcome), DialError> {
+    let deadline = Instant::now() + timeout;
+    let addresses = resolve(address, allow_remote)?;
+    let stream = connect(&addresses, timeout).map_err(LinkError::from)?;
+    let mut link = Link::new(stream).map_err(LinkError::from)?;
+    link.put(FrameKind::Hello, |out| hello.encode(out))?;
+    let (kind, body) = link.read(&[FrameKind::Welcome, FrameKind::Reject], Wait::Until(deadline))?;
+    if kind == FrameKind::Reject {
+        let reject = Reject::decode(&body).map_err(LinkError::from)?;
+        return Err(DialError::Refused { address: address.to_string(), reject });
+    }
+    let welcome = Welcome::decode(&body).map_err(LinkError::from)?;
+    Ok((link, welcome))
+}
+
+/// The hello of this node.
+pub(super) fn hello(shared: &Shared, said: Introduction, purpose: Purpose, to: NodeId) -> Hello {
+    Hello {
+        versions: (PROTOCOL, PROTOCOL),
+        purpose,
+        cluster: said.cluster,
+        from: Some(shared.options.node),
+        to: Some(to),
+        incarnation: said.incarnation,
+    }
+}
+
+/// The thread of one lane.
+pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>, bulk: bool) {
+    let lane = peer.lane(bulk);
+    let mut failures = 0;
+    while !lane.stopped() {
+        if bulk {
+            lane.wait_for_work();
+        }
+        let ended = match open(shared, peer, lane) {
+            Ok(mut link) => {
+                failures = 0;
+                pump(shared, peer, lane, &mut link).map_err(DialError::from)
+            }
+            Err(error) => {
+                failures += 1;
+                Err(error)
+            }
+        };
+        lane.reset();
+        if lane.stopped() {
+            return;
+        }
+        if let Err(error) = ended {
+            let text = format!("node {} at {}: {error}", peer.node, peer.address.lock());
+            let told = peer.trouble.lock().replace(text.clone());
+            if told.as_ref() != Some(&text) {
+                tracing::warn!("{text}");
+            }
+        }
+        shared.inbound.on_unreachable(peer.node);
+        lane.pause(shared.backoff(failures));
+    }
+}
+
+fn open(shared: &Shared, peer: &Peer, lane: &Lane) -> Result<Link, DialError> {
+    // From here on, whoever wants another connection says so again.
+    lane.state.lock().redial = false;
+    if shared.is_blocked(peer.node) {
+        return Err(DialError::Blocked);
+    }
+    let address = peer.address.lock().clone();
+    let said = shared.inbound.introduction();
+    let hello = hello(shared, said, lane.purpose, peer.node);
+    let timeout = shared.options.handshake_timeout;
+    let (link, welcome) = dial(&address, &hello, shared.options.allow_plaintext_remote, timeout)?;
+    shared.inbound.check_welcome(peer.node, &welcome).map_err(DialError::NotMeant)?;
+    let stream = link.handle().map_err(LinkError::from)?;
+    lane.state.lock().open = Some(Open { stream, said, welcome });
+    *peer.trouble.lock() = None;
+    if lane.purpose == Purpose::Peer {
+        shared.inbound.on_connected(peer.node, welcome.cluster);
+    }
+    Ok(link)
+}
+
+/// Writes what is queued until the connection ends (an error) or is to be ended (`Ok`).
+fn pump(shared: &Shared, peer: &Peer, lane: &Lane, link: &mut Link) -> Result<(), LinkError> {
+    let mut out = Vec::new();
+    loop {
+        let batch = match lane.next() {
+            Next::End => return Ok(()),
+            Next::Idle => Vec::new(),
+            Next::Batch(batch) => batch,
+        };
+        if lane.take_overflowed() {
+            shared.inbound.on_unreachable(peer.node);
+        }
+        if !link.is_open() {
+            return Err(LinkError::Closed);
+        }
+        out.clear();
+        for item in &batch {
+            let put = match item {
+                Outgoing::Message(message) => {
+                    frame::put(&mut out, FrameKind::Message, |out| codec::encode(message, out))
+                }
+                Outgoing::Found(message) => {
+                    frame::put(&mut out, FrameKind::Found, |out| out.extend_from_slice(&message.encode()))
+                }
+            };
+            if let Err(error) = put {
+                // Nothing that this node makes is so long; the connection is not to blame.
+                tracing::error!("message to node {} dropped: {error}", peer.node);
+            }
+        }
+        link.write(&out)?;
+        out.shrink_to(BATCH);
+    }
+}

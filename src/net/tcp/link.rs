@@ -1,0 +1,189 @@
+//! One TCP connection: socket options, frames in and out, deadlines.
+//!
+//! Deliberately absent: who connects to whom, and why.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use rustix::net::RecvFlags;
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::fields::Damaged;
+use crate::net::frame::{self, FrameKind, FrameTooLong, Head};
+
+/// A frame that has begun must go on within this time.
+const STALL: Duration = Duration::from_secs(10);
+/// A write that moves nothing for this long ends the connection: the queue behind it is full by then.
+const WRITE_STALL: Duration = Duration::from_secs(10);
+/// An idle connection is probed after this time, so that a host that vanished is noticed within half a minute.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Memory for a body is taken in steps, the first of this size, each as large as what has arrived.
+const FIRST_STEP: usize = 64 << 10;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("closed by the other side")]
+    Closed,
+    #[error("closed by the other side in the middle of a frame")]
+    Cut,
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Damaged(#[from] Damaged),
+    #[error("{0}")]
+    TooLong(#[from] FrameTooLong),
+    #[error("{0:?} frame, not expected here")]
+    Unexpected(FrameKind),
+}
+
+/// How long to wait for a frame.
+#[derive(Clone, Copy)]
+pub(super) enum Wait {
+    /// All of it must be there by then.
+    Until(Instant),
+    /// It may begin at any time, but then it must go on.
+    Idle,
+}
+
+/// A connection, read by one thread and written by one.
+pub(super) struct Link {
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Link {
+    pub(super) fn new(stream: TcpStream) -> io::Result<Link> {
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(WRITE_STALL))?;
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 2);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        let reader = BufReader::with_capacity(FIRST_STEP, stream.try_clone()?);
+        Ok(Link { stream, reader })
+    }
+
+    /// Another handle of the socket, to end the connection from outside.
+    pub(super) fn handle(&self) -> io::Result<TcpStream> {
+        self.stream.try_clone()
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        Ok(self.stream.write_all(bytes)?)
+    }
+
+    /// Writes one frame.
+    pub(super) fn put(&mut self, kind: FrameKind, body: impl FnOnce(&mut Vec<u8>)) -> Result<(), LinkError> {
+        let mut out = Vec::new();
+        frame::put(&mut out, kind, body)?;
+        self.write(&out)
+    }
+
+    /// Reads one frame of an allowed type.
+    pub(super) fn read(&mut self, allowed: &[FrameKind], wait: Wait) -> Result<(FrameKind, Vec<u8>), LinkError> {
+        if matches!(wait, Wait::Idle) {
+            self.stream.set_read_timeout(Some(STALL))?;
+        }
+        let mut head = [0; frame::HEAD];
+        self.fill(&mut head, wait, true)?;
+        let head = Head::parse(&head)?;
+        if !allowed.contains(&head.kind) {
+            return Err(LinkError::Unexpected(head.kind));
+        }
+        let mut body = Vec::new();
+        while body.len() < head.len {
+            let start = body.len();
+            let step = start.max(FIRST_STEP).min(head.len - start);
+            body.resize(start + step, 0);
+            self.fill(&mut body[start..], wait, false)?;
+        }
+        head.check(&body)?;
+        Ok((head.kind, body))
+    }
+
+    fn fill(&mut self, buf: &mut [u8], wait: Wait, at_boundary: bool) -> Result<(), LinkError> {
+        let mut done = 0;
+        while done < buf.len() {
+            if let Wait::Until(deadline) = wait {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(LinkError::TimedOut);
+                }
+                self.stream.set_read_timeout(Some(left))?;
+            }
+            let nothing_yet = at_boundary && done == 0;
+            match self.reader.read(&mut buf[done..]) {
+                Ok(0) if nothing_yet => return Err(LinkError::Closed),
+                Ok(0) => return Err(LinkError::Cut),
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    if !(nothing_yet && matches!(wait, Wait::Idle)) {
+                        return Err(LinkError::TimedOut);
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the other side still holds a connection on which it has nothing to say. Does not block.
+    pub(super) fn is_open(&self) -> bool {
+        let mut byte = [0u8; 1];
+        match rustix::net::recv(&self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok(_) => false,
+            Err(error) => error == rustix::io::Errno::AGAIN || error == rustix::io::Errno::INTR,
+        }
+    }
+}
+
+/// An address that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// Not an address, or no such host.
+    #[error("address {address:?}: {error}; give host:port, such as 127.0.0.1:4001")]
+    Unresolved {
+        /// The address.
+        address: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Traffic is not encrypted yet.
+    #[error(
+        "address {address:?} is {resolved}, not on this machine, and traffic between nodes is not encrypted; allow it with allow_plaintext_remote on a network that you trust"
+    )]
+    Remote {
+        /// The address.
+        address: String,
+        /// What it stands for.
+        resolved: SocketAddr,
+    },
+}
+
+/// The socket addresses of `host:port`; loopback only, unless others are allowed.
+pub(super) fn resolve(address: &str, allow_remote: bool) -> Result<Vec<SocketAddr>, AddressError> {
+    let unresolved = |error| AddressError::Unresolved { address: address.to_string(), error };
+    let found: Vec<SocketAddr> = address.to_socket_addrs().map_err(unresolved)?.collect();
+    if found.is_empty() {
+        return Err(unresolved(io::ErrorKind::NotFound.into()));
+    }
+    match found.iter().find(|found| !allow_remote && !found.ip().is_loopback()) {
+        Some(resolved) => Err(AddressError::Remote { address: address.to_string(), resolved: *resolved }),
+        None => Ok(found),
+    }
+}
+
+/// Connects to the first address that answers.
+pub(super) fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in addresses {
+        match TcpStream::connect_timeout(address, timeout.max(Duration::from_millis(1))) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,521 @@
+//! What the transport promises, over loopback. Tests wait for what arrives, never for time to pass.
+
+use std::io::{Read, Write};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::*;
+use crate::catalogue::Catalogue;
+use crate::net::Introduction;
+use crate::net::frame;
+use crate::net::handshake::{Judge, Reject, Standing, Welcome};
+use crate::types::{ClusterId, EntryClass, EntryId, LogEntry, LogIndex, MessageKind, Term};
+
+/// Long enough for a loaded machine; no test waits for it to pass unless it fails.
+const LONG: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+struct Dice(AtomicU64);
+
+impl Rng for Dice {
+    fn next_u64(&self) -> u64 {
+        self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Connected(u16, Option<ClusterId>),
+    Message(u16, MessageKind, u64),
+    Found(u16, FoundMessage),
+    Unreachable(u16),
+}
+
+/// A node that writes down what reaches it.
+struct Recorder {
+    me: NodeId,
+    introduction: Mutex<Introduction>,
+    catalogue: Mutex<Catalogue>,
+    seen: Sender<Seen>,
+    /// Large appends wait here until the test lets go of the lock.
+    gate: Mutex<()>,
+}
+
+impl Recorder {
+    fn judge<T>(&self, ask: impl FnOnce(Judge<'_>) -> T) -> T {
+        let catalogue = self.catalogue.lock();
+        let cluster = self.introduction.lock().cluster;
+        ask(Judge { me: self.me, cluster, catalogue: Some(&catalogue) })
+    }
+}
+
+impl Inbound for Recorder {
+    fn introduction(&self) -> Introduction {
+        *self.introduction.lock()
+    }
+    fn check_hello(&self, hello: &Hello) -> Result<Standing, Reject> {
+        self.judge(|judge| judge.hello(hello))
+    }
+    fn check_welcome(&self, meant: NodeId, welcome: &Welcome) -> Result<Standing, Reject> {
+        self.judge(|judge| judge.welcome(meant, welcome))
+    }
+    fn on_connected(&self, peer: NodeId, cluster: Option<ClusterId>) {
+        let _ = self.seen.send(Seen::Connected(peer.0, cluster));
+    }
+    fn on_message(&self, from: NodeId, message: Message) {
+        if !message.entries.is_empty() {
+            drop(self.gate.lock());
+        }
+        let _ = self.seen.send(Seen::Message(from.0, message.kind, message.index.0));
+    }
+    fn on_found(&self, from: NodeId, message: FoundMessage) {
+        let _ = self.seen.send(Seen::Found(from.0, message));
+    }
+    fn on_request(&self, from: Option<NodeId>, body: Vec<u8>) -> Vec<u8> {
+        drop(self.gate.lock());
+        format!("{:?} said {}", from.map(|node| node.0), String::from_utf8_lossy(&body)).into_bytes()
+    }
+    fn on_unreachable(&self, peer: NodeId) {
+        let _ = self.seen.send(Seen::Unreachable(peer.0));
+    }
+}
+
+struct Node {
+    tcp: Tcp,
+    recorder: Arc<Recorder>,
+    seen: Receiver<Seen>,
+}
+
+const CLUSTER: ClusterId = ClusterId(0xc1);
+
+impl Node {
+    /// Node `id` of a cluster in which 1 and 2 are bound to incarnations 1 and 2.
+    fn start(id: u16, change: impl FnOnce(&mut Options)) -> Node {
+        let mut catalogue = Catalogue::new(CLUSTER);
+        for node in [1, 2] {
+            catalogue.put_member(NodeId(node), Some(Incarnation(node.into())), "").unwrap();
+        }
+        let (seen, receiver) = unbounded();
+        let introduction = Introduction { cluster: Some(CLUSTER), incarnation: Incarnation(id.into()) };
+        let recorder = Arc::new(Recorder {
+            me: NodeId(id),
+            introduction: Mutex::new(introduction),
+            catalogue: Mutex::new(catalogue),
+            seen,
+            gate: Mutex::new(()),
+        });
+        let mut options = Options::new(NodeId(id), "127.0.0.1:0");
+        change(&mut options);
+        let rng = Arc::new(Dice(AtomicU64::new(1)));
+        Node { tcp: Tcp::start(options, recorder.clone(), rng).unwrap(), recorder, seen: receiver }
+    }
+
+    fn new(id: u16) -> Node {
+        Node::start(id, |_| {})
+    }
+
+    fn address(&self) -> String {
+        self.tcp.local_addr().to_string()
+    }
+
+    fn knows(&self, other: &Node) {
+        self.tcp.set_peer(other.recorder.me, &other.address());
+    }
+
+    /// Waits for something that fits.
+    fn expect(&self, wanted: impl Fn(&Seen) -> bool) -> Seen {
+        let until = Instant::now() + LONG;
+        loop {
+            let seen = self.seen.recv_deadline(until).expect("nothing fitting was seen");
+            if wanted(&seen) {
+                return seen;
+            }
+        }
+    }
+
+    fn connected(&self, to: u16) {
+        self.expect(|seen| matches!(seen, Seen::Connected(peer, _) if *peer == to));
+    }
+
+    fn message(&self) -> (u16, MessageKind, u64) {
+        match self.expect(|seen| matches!(seen, Seen::Message(..))) {
+            Seen::Message(from, kind, index) => (from, kind, index),
+            _ => unreachable!(),
+        }
+    }
+
+    /// Sends heartbeats, each with the next index, until the other side has one.
+    fn gets_through(&self, other: &Node, first: u64) {
+        for index in first..first + 3000 {
+            self.tcp.send(message(self.recorder.me.0, other.recorder.me.0, index, 0));
+            if let Ok(Seen::Message(_, _, got)) = other.seen.recv_timeout(Duration::from_millis(10))
+                && got >= first
+            {
+                return;
+            }
+        }
+        panic!("nothing got through");
+    }
+}
+
+/// A heartbeat, or an append with so many bytes of data.
+fn message(from: u16, to: u16, index: u64, data: usize) -> Message {
+    let id = EntryId { index: LogIndex(index + 1), term: Term(1) };
+    let entry = || LogEntry { id, class: EntryClass::Normal, data: Bytes::from(vec![7; data]) };
+    Message {
+        kind: if data > 0 { MessageKind::Append } else { MessageKind::Heartbeat },
+        from: NodeId(from),
+        to: NodeId(to),
+        term: Term(1),
+        log_term: Term(1),
+        index: LogIndex(index),
+        commit: LogIndex(0),
+        commit_term: Term(0),
+        entries: if data > 0 { vec![entry()] } else { Vec::new() },
+        reject: false,
+        reject_hint: LogIndex(0),
+        request_snapshot: LogIndex(0),
+        priority: 0,
+        context: Bytes::new(),
+        snapshot: None,
+    }
+}
+
+#[test]
+fn messages_arrive_in_order_and_both_ways() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.knows(&two);
+    two.knows(&one);
+    one.connected(2);
+    two.connected(1);
+    for index in 1..=1000 {
+        one.tcp.send(message(1, 2, index, (index as usize % 3) * 100));
+    }
+    for index in 1..=1000 {
+        let (from, _, got) = two.message();
+        assert_eq!((from, got), (1, index));
+    }
+    two.tcp.send(message(2, 1, 5, 0));
+    assert_eq!(one.message(), (2, MessageKind::Heartbeat, 5));
+    let found = FoundMessage::Release { incarnation: Incarnation(9) };
+    one.tcp.send_found(NodeId(2), found.clone());
+    assert_eq!(two.expect(|seen| matches!(seen, Seen::Found(..))), Seen::Found(1, found));
+}
+
+#[test]
+fn a_heartbeat_does_not_wait_behind_a_large_append() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.knows(&two);
+    one.connected(2);
+    let gate = two.recorder.gate.lock();
+    // More than all buffers between the two hold, and the receiver does not even take the first.
+    for index in 1..=4 {
+        one.tcp.send(message(1, 2, index, 8 << 20));
+    }
+    one.tcp.send(message(1, 2, 77, 0));
+    assert_eq!(two.message(), (1, MessageKind::Heartbeat, 77));
+    drop(gate);
+    for index in 1..=4 {
+        assert_eq!(two.message(), (1, MessageKind::Append, index));
+    }
+}
+
+#[test]
+fn the_lane_follows_the_entry_data() {
+    let two = Node::new(2);
+    let one = Node::new(1);
+    one.knows(&two);
+    one.connected(2);
+    let gate = two.recorder.gate.lock();
+    one.tcp.send(message(1, 2, 1, BULK + 1));
+    one.tcp.send(message(1, 2, 2, 0));
+    assert_eq!(two.message().2, 2, "beyond the limit: the bulk lane");
+    one.tcp.send(message(1, 2, 3, BULK));
+    one.tcp.send(message(1, 2, 4, 0));
+    drop(gate);
+    let mut order = vec![two.message().2, two.message().2, two.message().2];
+    order.retain(|index| *index != 1);
+    assert_eq!(order, [3, 4], "at the limit: the small lane, in order");
+}
+
+#[test]
+fn requests_are_answered() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.knows(&two);
+    let answer = one.tcp.request(NodeId(2), b"hello".to_vec(), LONG).unwrap();
+    assert_eq!(answer, b"Some(1) said hello");
+    let answer = call(&two.address(), b"hi", LONG, false).unwrap();
+    assert_eq!(answer, b"None said hi");
+    let unknown = one.tcp.request(NodeId(9), Vec::new(), LONG);
+    assert!(matches!(unknown, Err(RequestError::NotSent(_))), "{unknown:?}");
+}
+
+#[test]
+fn a_request_without_an_answer_is_lost_and_not_unsent() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.knows(&two);
+    let gate = two.recorder.gate.lock();
+    let lost = one.tcp.request(NodeId(2), b"x".to_vec(), Duration::from_millis(300));
+    assert!(matches!(lost, Err(RequestError::Lost(_))), "{lost:?}");
+    drop(gate);
+    let address = two.address();
+    drop(two);
+    let unsent = call(&address, b"x", LONG, false);
+    assert!(matches!(unsent, Err(RequestError::NotSent(_))), "{unsent:?}");
+}
+
+#[test]
+fn a_shutdown_ends_requests_that_wait() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.knows(&two);
+    let gate = two.recorder.gate.lock();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| one.tcp.request(NodeId(2), b"x".to_vec(), LONG * 10));
+        while one.tcp.shared.calls.lock().is_empty() {
+            std::thread::yield_now();
+        }
+        one.tcp.shutdown();
+        let answer = waiting.join().unwrap();
+        assert!(answer.is_err(), "{answer:?}");
+    });
+    drop(gate);
+}
+
+#[test]
+fn strangers_are_refused_with_a_reason() {
+    let two = Node::new(2);
+    let refused = |introduction: Introduction, words: &str| {
+        let one = Node::new(1);
+        *one.recorder.introduction.lock() = introduction;
+        one.knows(&two);
+        one.expect(|seen| *seen == Seen::Unreachable(2));
+        let trouble = one.tcp.trouble(NodeId(2)).unwrap_or_default();
+        assert!(trouble.contains(words), "{trouble}");
+    };
+    let ours = Introduction { cluster: Some(CLUSTER), incarnation: Incarnation(1) };
+    refused(Introduction { cluster: Some(ClusterId(2)), ..ours }, "belongs to cluster 0000000000000002");
+    refused(Introduction { incarnation: Incarnation(8), ..ours }, "remove node 1 and join it again under a new id");
+    let one = Node::new(1);
+    one.tcp.set_peer(NodeId(3), &two.address());
+    one.expect(|seen| *seen == Seen::Unreachable(3));
+    let trouble = one.tcp.trouble(NodeId(3)).unwrap();
+    assert!(trouble.contains("this is node 2, not node 3"), "{trouble}");
+}
+
+#[test]
+fn votes_of_an_unbound_member_pass_only_after_it_is_bound() {
+    let (one, three) = (Node::new(1), Node::new(3));
+    one.recorder.catalogue.lock().put_member(NodeId(3), None, "").unwrap();
+    three.knows(&one);
+    three.connected(1);
+    let vote = |index| Message { kind: MessageKind::VoteReply, ..message(3, 1, index, 0) };
+    three.tcp.send(vote(1));
+    three.tcp.send(message(3, 1, 2, 0));
+    assert_eq!(one.message(), (3, MessageKind::Heartbeat, 2), "the vote before it was dropped");
+    one.recorder.catalogue.lock().bind_incarnation(NodeId(3), Incarnation(3), "").unwrap();
+    one.tcp.recheck();
+    three.tcp.send(vote(3));
+    assert_eq!(one.message(), (3, MessageKind::VoteReply, 3));
+    // And the connection of a disk that lost its claim ends.
+    one.recorder.catalogue.lock().remove_member(NodeId(3)).unwrap();
+    one.tcp.recheck();
+    three.expect(|seen| *seen == Seen::Unreachable(1));
+}
+
+#[test]
+fn a_node_that_found_its_cluster_says_so_on_new_connections() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.recorder.introduction.lock().cluster = None;
+    one.knows(&two);
+    two.knows(&one);
+    assert_eq!(two.expect(|seen| matches!(seen, Seen::Connected(..))), Seen::Connected(1, None));
+    one.connected(2);
+    one.tcp.send(message(1, 2, 1, 0));
+    one.tcp.send_found(NodeId(2), FoundMessage::Release { incarnation: Incarnation(1) });
+    // The message before it was dropped: who has no cluster takes no part in Raft.
+    assert!(matches!(two.expect(|seen| !matches!(seen, Seen::Connected(..))), Seen::Found(..)));
+    one.recorder.introduction.lock().cluster = Some(CLUSTER);
+    one.tcp.recheck();
+    one.connected(2);
+    one.tcp.send(message(1, 2, 2, 0));
+    assert_eq!(two.message(), (1, MessageKind::Heartbeat, 2));
+}
+
+#[test]
+fn a_peer_that_restarts_is_dialed_again() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.knows(&two);
+    one.connected(2);
+    let address = two.address();
+    drop(two);
+    one.expect(|seen| *seen == Seen::Unreachable(2));
+    let two = Node::start(2, |options| options.listen = address);
+    one.connected(2);
+    one.gets_through(&two, 1);
+}
+
+#[test]
+fn a_peer_that_moves_is_dialed_at_its_new_address() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    let elsewhere = Node::new(2);
+    one.knows(&two);
+    one.connected(2);
+    one.knows(&elsewhere);
+    one.connected(2);
+    one.tcp.send(message(1, 2, 1, 0));
+    assert_eq!(elsewhere.message().2, 1);
+    assert!(two.seen.is_empty());
+}
+
+#[test]
+fn a_blocked_peer_hears_and_says_nothing_until_it_is_let_through() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.knows(&two);
+    two.knows(&one);
+    one.connected(2);
+    two.connected(1);
+    one.tcp.set_blocked(NodeId(2), true);
+    one.expect(|seen| *seen == Seen::Unreachable(2));
+    two.expect(|seen| *seen == Seen::Unreachable(1));
+    for index in 1..=10 {
+        one.tcp.send(message(1, 2, index, 0));
+        two.tcp.send(message(2, 1, index, 0));
+    }
+    assert!(one.tcp.request(NodeId(2), Vec::new(), LONG).is_err());
+    assert!(two.tcp.request(NodeId(1), Vec::new(), LONG).is_err());
+    one.tcp.set_blocked(NodeId(2), false);
+    one.gets_through(&two, 100);
+    two.gets_through(&one, 100);
+}
+
+#[test]
+fn addresses_beyond_this_machine_need_a_word() {
+    let listen = |address: &str, allowed| {
+        let mut options = Options::new(NodeId(1), address);
+        options.allow_plaintext_remote = allowed;
+        Tcp::start(options, Node::new(1).recorder, Arc::new(Dice(AtomicU64::new(1)))).map(drop)
+    };
+    let error = listen("0.0.0.0:0", false).unwrap_err().to_string();
+    assert!(error.contains("allow_plaintext_remote"), "{error}");
+    listen("0.0.0.0:0", true).unwrap();
+    listen("127.0.0.1:0", false).unwrap();
+    let error = listen("nonsense", false).unwrap_err().to_string();
+    assert!(error.contains("host:port"), "{error}");
+    let one = Node::new(1);
+    one.tcp.set_peer(NodeId(2), "192.0.2.1:4001");
+    one.expect(|seen| *seen == Seen::Unreachable(2));
+    assert!(one.tcp.trouble(NodeId(2)).unwrap().contains("allow_plaintext_remote"));
+}
+
+#[test]
+fn a_port_in_use_is_said() {
+    let one = Node::new(1);
+    let options = Options::new(NodeId(2), &one.address());
+    let started = Tcp::start(options, one.recorder.clone(), Arc::new(Dice(AtomicU64::new(1))));
+    let error = started.map(drop).unwrap_err().to_string();
+    assert!(error.contains(&one.address()) && error.contains("another process uses this port"), "{error}");
+}
+
+#[test]
+fn garbage_and_silence_end_a_connection_and_nothing_else() {
+    let two = Node::start(2, |options| options.handshake_timeout = Duration::from_millis(200));
+    let ends = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(two.tcp.local_addr()).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.write_all(bytes).unwrap();
+        // Ended means the end of the stream or a reset, not a timeout of ours.
+        let mut rest = Vec::new();
+        match stream.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+        }
+    };
+    ends(b"GET / HTTP/1.1\r\n\r\n");
+    ends(b"");
+    ends(&[0; 8]);
+    let mut early = Vec::new();
+    frame::put(&mut early, FrameKind::Request, |out| out.extend_from_slice(&[0; 8])).unwrap();
+    ends(&early);
+    // A hello, and then a message in the name of somebody else.
+    let mut bytes = Vec::new();
+    let hello = Hello {
+        versions: (PROTOCOL, PROTOCOL),
+        purpose: Purpose::Peer,
+        cluster: Some(CLUSTER),
+        from: Some(NodeId(1)),
+        to: Some(NodeId(2)),
+        incarnation: Incarnation(1),
+    };
+    frame::put(&mut bytes, FrameKind::Hello, |out| hello.encode(out)).unwrap();
+    frame::put(&mut bytes, FrameKind::Message, |out| codec::encode(&message(3, 2, 1, 0), out)).unwrap();
+    ends(&bytes);
+    assert!(two.seen.is_empty());
+    assert_eq!(call(&two.address(), b"x", LONG, false).unwrap(), b"None said x");
+}
+
+#[test]
+fn connections_without_a_hello_are_bounded() {
+    let two = Node::start(2, |options| {
+        options.max_pending = 2;
+        options.handshake_timeout = LONG * 2;
+    });
+    let connect = || TcpStream::connect(two.tcp.local_addr()).unwrap();
+    let held = [connect(), connect()];
+    while two.tcp.shared.served.lock().len() < 2 {
+        std::thread::yield_now();
+    }
+    let mut third = connect();
+    third.set_read_timeout(Some(LONG)).unwrap();
+    assert_eq!(third.read(&mut [0]).unwrap(), 0, "closed at once");
+    drop(held);
+    while !two.tcp.shared.served.lock().is_empty() {
+        std::thread::yield_now();
+    }
+    assert!(call(&two.address(), b"x", LONG, false).is_ok());
+}
+
+#[test]
+fn a_queue_is_bounded_but_takes_one_message_of_any_size() {
+    let peer = Peer::new(NodeId(2), "", (1000, 1000));
+    let push = |bytes| {
+        peer.small.push(bytes, Outgoing::Message(Box::new(message(1, 2, 1, 0))));
+        peer.small.queued()
+    };
+    assert_eq!(push(5000), (1, 5000), "alone, whatever its size");
+    assert_eq!(push(1), (1, 5000), "then full");
+    peer.small.reset();
+    assert_eq!(push(999), (1, 999));
+    assert_eq!(push(2), (1, 999), "1001 of 1000");
+    assert_eq!(push(1), (2, 1000), "1000 of 1000");
+    assert_eq!(push(1), (2, 1000), "1001 of 1000");
+}
+
+#[test]
+fn the_pause_doubles_up_to_its_limit() {
+    let one = Node::start(1, |options| options.backoff = (Duration::from_millis(8), Duration::from_millis(50)));
+    for (failures, all) in [(0, 8), (1, 8), (2, 16), (3, 32), (4, 50), (99, 50)] {
+        let all = Duration::from_millis(all);
+        for _ in 0..50 {
+            let pause = one.tcp.shared.backoff(failures);
+            assert!(all / 2 <= pause && pause <= all, "{failures}: {pause:?}");
+        }
+    }
+}
+
+#[test]
+fn shutdown_joins_everything_and_may_be_said_twice() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.knows(&two);
+    two.knows(&one);
+    one.connected(2);
+    for node in [&one, &two, &one] {
+        node.tcp.shutdown();
+        assert!(node.tcp.shared.threads.lock().is_empty());
+        assert!(node.tcp.shared.served.lock().is_empty());
+    }
+    one.tcp.send(message(1, 2, 1, 0));
+    one.knows(&two);
+    assert!(one.tcp.request(NodeId(2), Vec::new(), LONG).is_err());
+    assert_eq!(Arc::strong_count(&one.recorder), 2, "no thread holds the node any more");
+}
