@@ -17,7 +17,7 @@
 //!
 //! ```text
 //! to send      up to its own limit
-//! to apply     up to the budget that the core sets for the turn, if only to none at all
+//! to apply     up to the budget that the core sets for the turn
 //! to look for  changes of members: all of them, so they come without their payload, page by page
 //! ```
 //!
@@ -40,7 +40,8 @@ const ENTRY_BYTES: u64 = 96;
 /// How much is read at a time when only the classes of entries matter.
 const SCAN_BYTES: u64 = 1 << 20;
 
-fn bytes_of(entry: &LogEntry) -> u64 {
+/// Bytes of memory that an entry takes, about.
+pub(super) fn bytes_of(entry: &LogEntry) -> u64 {
     entry.data.len() as u64 + ENTRY_BYTES
 }
 
@@ -58,9 +59,17 @@ pub(super) struct LogStore {
     tail_budget: u64,
     durable: LogIndex,
     unsynced: VecDeque<Unsynced>,
-    apply_budget: Cell<Option<u64>>,
+    apply_budget: Cell<Option<Budget>>,
     wanted: RefCell<BTreeSet<u64>>,
     failure: RefCell<Option<String>>,
+}
+
+/// How much may be read at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    pub(super) bytes: u64,
+    /// Whether one entry is taken even if it alone is too large.
+    pub(super) at_least_one: bool,
 }
 
 /// A batch of entries on its way to the disk.
@@ -144,9 +153,8 @@ impl LogStore {
         Ok(())
     }
 
-    /// Until the next call with `None`, entries are read to be applied: at most so many bytes, but one entry at least
-    /// unless it is 0.
-    pub(super) fn set_apply_budget(&self, budget: Option<u64>) {
+    /// Until the next call with `None`, entries are read to be applied.
+    pub(super) fn set_apply_budget(&self, budget: Option<Budget>) {
         self.apply_budget.set(budget);
     }
 
@@ -230,12 +238,12 @@ impl LogStore {
         Ok(entries)
     }
 
-    fn collect(&self, lo: LogIndex, hi: LogIndex, max_bytes: u64) -> Result<Vec<eraftpb::Entry>, String> {
+    fn collect(&self, lo: LogIndex, hi: LogIndex, budget: Budget) -> Result<Vec<eraftpb::Entry>, String> {
         let mut entries = Vec::new();
         let mut bytes = 0;
-        self.walk(lo, hi, max_bytes, |entry| {
+        self.walk(lo, hi, budget.bytes, |entry| {
             bytes += bytes_of(entry);
-            let fits = entries.is_empty() || bytes <= max_bytes;
+            let fits = bytes <= budget.bytes || (budget.at_least_one && entries.is_empty());
             if fits {
                 entries.push(entry_to_raft(entry));
             }
@@ -271,9 +279,10 @@ impl Storage for LogStore {
             return Err(StorageError::Compacted.into());
         }
         let found = match self.apply_budget.get() {
-            Some(0) => Ok(Vec::new()),
             Some(budget) => self.collect(lo, hi, budget),
-            None if context.can_async() => self.collect(lo, hi, max_size.into().unwrap_or(u64::MAX)),
+            None if context.can_async() => {
+                self.collect(lo, hi, Budget { bytes: max_size.into().unwrap_or(u64::MAX), at_least_one: true })
+            }
             None => self.collect_classes(lo, hi),
         };
         Ok(found.unwrap_or_else(|why| {
