@@ -250,7 +250,10 @@ impl Core {
     }
 
     fn on_tick(&mut self) -> bool {
-        self.reads.on_tick();
+        if !self.is_leader() {
+            // A leader's heartbeats carry its last round by themselves.
+            self.reads.on_tick();
+        }
         if self.is_leader() || self.may_campaign() {
             self.raw.tick();
         } else {

@@ -331,9 +331,8 @@ impl Cluster {
     }
 
     pub(crate) fn leader(&self) -> Option<u16> {
-        let leads = |node: &Node| {
-            node.core.as_ref().is_some_and(|core| core.status().role.role == shoaldb::raft::Role::Leader)
-        };
+        let leads =
+            |node: &Node| node.core.as_ref().is_some_and(|core| core.status().role.role == shoaldb::raft::Role::Leader);
         self.nodes.iter().find(|(_, node)| leads(node)).map(|(id, _)| *id)
     }
 

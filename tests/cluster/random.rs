@@ -71,8 +71,8 @@ fn crash(cluster: &mut Cluster, id: u16, dice: &mut Dice) {
 
 fn step(cluster: &mut Cluster, checker: &mut Checker, dice: &mut Dice, n: u16) {
     let id = 1 + dice.roll(u64::from(n)) as u16;
-    match dice.roll(100) {
-        0..60 if !cluster.wire.is_empty() => {
+    match dice.roll(1000) {
+        0..550 if !cluster.wire.is_empty() => {
             // Mostly the oldest, so that something gets done.
             let span = if dice.roll(4) == 0 { cluster.wire.len() as u64 } else { 1 };
             let at = dice.roll(span) as usize;
@@ -86,33 +86,33 @@ fn step(cluster: &mut Cluster, checker: &mut Checker, dice: &mut Dice, n: u16) {
                 _ => cluster.deliver(message),
             }
         }
-        60..72 => {
+        550..700 => {
             cluster.persist_one(id);
         }
-        72..78 => {
+        700..780 => {
             cluster.apply_all(id);
         }
-        78..86 => cluster.event(id, Event::Tick),
-        86..92 => {
+        780..820 => cluster.event(id, Event::Tick),
+        820..940 => {
             let data = format!("{}", dice.roll(1 << 40));
             cluster.propose(id, data);
         }
-        92..95 => {
+        940..980 => {
             if cluster.node(id).core.is_some() {
                 let asked = checker.last();
                 let read = cluster.read(id);
                 checker.asked.insert(read, asked);
             }
         }
-        95 => crash(cluster, id, dice),
-        96..98 => {
+        980..985 => crash(cluster, id, dice),
+        985..995 => {
             if cluster.node(id).core.is_none() {
                 cluster.restart(id);
             }
         }
-        98 => {
+        995..998 => {
             let other = 1 + dice.roll(u64::from(n)) as u16;
-            if dice.roll(2) == 0 {
+            if dice.roll(3) == 0 {
                 cluster.cut.insert((id, other));
             } else {
                 cluster.cut.clear();
@@ -140,8 +140,7 @@ fn schedule(n: u16, seed: u64) -> (usize, usize) {
         config.seed += seed << 20;
     });
     let majority = usize::from(n / 2 + 1);
-    let mut checker =
-        Checker { leaders: BTreeMap::new(), applied: BTreeMap::new(), asked: BTreeMap::new(), majority };
+    let mut checker = Checker { leaders: BTreeMap::new(), applied: BTreeMap::new(), asked: BTreeMap::new(), majority };
     for _ in 0..600 * u64::from(n) {
         step(&mut cluster, &mut checker, &mut dice, n);
         checker.check(&cluster);
