@@ -68,7 +68,8 @@ pub struct CoreConfig {
     pub max_entry_bytes: u64,
     /// Payload bytes of proposals that are not committed yet; beyond it proposals are refused.
     pub max_uncommitted_bytes: u64,
-    /// Bytes of entries that may be handed out in [`Effects::apply`] and not yet be applied. One entry always may.
+    /// Bytes of entries (with about 100 for each besides its payload) that may be handed out in [`Effects::apply`] and
+    /// not yet be applied. One entry always may.
     pub max_apply_bytes: u64,
     /// Bytes of persisted entries kept in memory, so that followers are served without reading the disk.
     pub tail_cache_bytes: u64,

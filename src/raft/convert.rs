@@ -71,11 +71,7 @@ pub(super) fn hard_state_to_raft(state: &HardState) -> eraftpb::HardState {
 }
 
 pub(super) fn hard_state_from_raft(state: &eraftpb::HardState) -> Result<HardState, String> {
-    Ok(HardState {
-        term: Term(state.term),
-        vote: maybe_node_from_raft(state.vote)?,
-        commit: LogIndex(state.commit),
-    })
+    Ok(HardState { term: Term(state.term), vote: maybe_node_from_raft(state.vote)?, commit: LogIndex(state.commit) })
 }
 
 pub(super) fn membership_to_raft(membership: &Membership) -> eraftpb::ConfState {

@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use raft::eraftpb::{ConfChangeV2, Entry, MessageType};
+use raft::eraftpb::{Entry, MessageType};
 use raft::{RawNode, ReadOnlyOption, StateRole};
 
 use super::convert::{
@@ -32,7 +32,7 @@ use super::convert::{
 use super::inbound::{Standing, Verdict, judge};
 use super::outbox::Outbox;
 use super::read::Reads;
-use super::storage::LogStore;
+use super::storage::{Budget, LogStore, bytes_of};
 use super::timeout::{ElectionTimeout, Seeded};
 use super::trace::ToTracing;
 use super::{
@@ -79,9 +79,8 @@ impl HandedOut {
     }
 
     /// How much more may be handed out.
-    fn budget(&self, max_bytes: u64) -> u64 {
-        let left = max_bytes.saturating_sub(self.bytes);
-        if self.waiting.is_empty() { left.max(1) } else { left }
+    fn budget(&self, max_bytes: u64) -> Budget {
+        Budget { bytes: max_bytes.saturating_sub(self.bytes), at_least_one: self.waiting.is_empty() }
     }
 
     fn push(&mut self, entry: &LogEntry) -> Result<(), String> {
@@ -92,7 +91,7 @@ impl HandedOut {
             let change = MembershipChange::decode(&entry.data).map_err(|why| format!("entry {}: {why}", self.last))?;
             self.changes.push_back((entry.id.index, change));
         }
-        let bytes = entry.data.len() as u64;
+        let bytes = bytes_of(entry);
         self.last = entry.id.index;
         self.waiting.push_back(bytes);
         self.bytes += bytes;
@@ -221,7 +220,7 @@ impl Core {
     /// Steps the library. Returns whether an election timeout fired.
     fn handle(&mut self, event: Event) -> Result<bool, String> {
         match event {
-            Event::Tick => return self.on_tick(),
+            Event::Tick => return Ok(self.on_tick()),
             Event::Message(message) => self.on_message(message)?,
             Event::Propose { proposal, data } => {
                 let outcome = self.propose(data)?;
@@ -250,26 +249,17 @@ impl Core {
         Ok(false)
     }
 
-    fn on_tick(&mut self) -> Result<bool, String> {
-        self.reads.on_tick();
+    fn on_tick(&mut self) -> bool {
+        if !self.is_leader() {
+            // A leader's heartbeats carry its last round by themselves.
+            self.reads.on_tick();
+        }
         if self.is_leader() || self.may_campaign() {
             self.raw.tick();
         } else {
             self.raw.raft.election_elapsed += 1;
         }
-        self.leave_joint_if_stuck()?;
-        Ok(self.raw.raft.election_elapsed == 0)
-    }
-
-    /// The library leaves a joint configuration by itself only if this leader applied the entry that entered it.
-    fn leave_joint_if_stuck(&mut self) -> Result<(), String> {
-        let conf = self.raw.raft.prs().conf();
-        let stuck = self.is_leader() && *conf.auto_leave() && !self.raw.raft.has_pending_conf();
-        if stuck {
-            // Refused while leadership is handed over; the next tick tries again.
-            ignore_drop(self.raw.propose_conf_change(Vec::new(), ConfChangeV2::default()))?;
-        }
-        Ok(())
+        self.raw.raft.election_elapsed == 0
     }
 
     fn on_message(&mut self, message: Message) -> Result<(), String> {
@@ -583,13 +573,6 @@ fn raft_config(config: &CoreConfig, applied: LogIndex) -> raft::Config {
         batch_append: true,
         max_uncommitted_size: config.max_uncommitted_bytes,
         ..raft::Config::default()
-    }
-}
-
-fn ignore_drop(outcome: raft::Result<()>) -> Result<(), String> {
-    match outcome {
-        Ok(()) | Err(raft::Error::ProposalDropped) => Ok(()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -90,10 +90,9 @@ fn refusal(message: &Message, at: &Standing) -> Option<&'static str> {
         _ if !at.member => Some("from a stranger"),
         MessageKind::AppendReply if message.request_snapshot.0 != 0 => Some("asks for a snapshot"),
         MessageKind::AppendReply if leads && message.term == at.term => beyond_our_log(message, at.last),
-        MessageKind::AppendReply
-        | MessageKind::HeartbeatReply
-        | MessageKind::VoteReply
-        | MessageKind::PreVoteReply => None,
+        MessageKind::AppendReply | MessageKind::HeartbeatReply | MessageKind::VoteReply | MessageKind::PreVoteReply => {
+            None
+        }
         MessageKind::ReadIndex | MessageKind::TransferLeader if !leads => Some("we do not lead"),
         MessageKind::ReadIndex => no_context(message),
         MessageKind::TransferLeader => None,

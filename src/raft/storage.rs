@@ -17,7 +17,7 @@
 //!
 //! ```text
 //! to send      up to its own limit
-//! to apply     up to the budget that the core sets for the turn, if only to none at all
+//! to apply     up to the budget that the core sets for the turn
 //! to look for  changes of members: all of them, so they come without their payload, page by page
 //! ```
 //!
@@ -40,7 +40,8 @@ const ENTRY_BYTES: u64 = 96;
 /// How much is read at a time when only the classes of entries matter.
 const SCAN_BYTES: u64 = 1 << 20;
 
-fn bytes_of(entry: &LogEntry) -> u64 {
+/// Bytes of memory that an entry takes, about.
+pub(super) fn bytes_of(entry: &LogEntry) -> u64 {
     entry.data.len() as u64 + ENTRY_BYTES
 }
 
@@ -58,9 +59,17 @@ pub(super) struct LogStore {
     tail_budget: u64,
     durable: LogIndex,
     unsynced: VecDeque<Unsynced>,
-    apply_budget: Cell<Option<u64>>,
+    apply_budget: Cell<Option<Budget>>,
     wanted: RefCell<BTreeSet<u64>>,
     failure: RefCell<Option<String>>,
+}
+
+/// How much may be read at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    pub(super) bytes: u64,
+    /// Whether one entry is taken even if it alone is too large.
+    pub(super) at_least_one: bool,
 }
 
 /// A batch of entries on its way to the disk.
@@ -144,9 +153,8 @@ impl LogStore {
         Ok(())
     }
 
-    /// Until the next call with `None`, entries are read to be applied: at most so many bytes, but one entry at least
-    /// unless it is 0.
-    pub(super) fn set_apply_budget(&self, budget: Option<u64>) {
+    /// Until the next call with `None`, entries are read to be applied.
+    pub(super) fn set_apply_budget(&self, budget: Option<Budget>) {
         self.apply_budget.set(budget);
     }
 
@@ -198,7 +206,13 @@ impl LogStore {
     }
 
     /// Calls `take` with the entries of `[lo, hi)` in order until it returns false.
-    fn walk(&self, lo: LogIndex, hi: LogIndex, page: u64, mut take: impl FnMut(&LogEntry) -> bool) -> Result<(), String> {
+    fn walk(
+        &self,
+        lo: LogIndex,
+        hi: LogIndex,
+        page: u64,
+        mut take: impl FnMut(&LogEntry) -> bool,
+    ) -> Result<(), String> {
         let mut at = lo;
         let in_memory = self.tail_begin();
         while at < hi && at < in_memory {
@@ -230,12 +244,12 @@ impl LogStore {
         Ok(entries)
     }
 
-    fn collect(&self, lo: LogIndex, hi: LogIndex, max_bytes: u64) -> Result<Vec<eraftpb::Entry>, String> {
+    fn collect(&self, lo: LogIndex, hi: LogIndex, budget: Budget) -> Result<Vec<eraftpb::Entry>, String> {
         let mut entries = Vec::new();
         let mut bytes = 0;
-        self.walk(lo, hi, max_bytes, |entry| {
+        self.walk(lo, hi, budget.bytes, |entry| {
             bytes += bytes_of(entry);
-            let fits = entries.is_empty() || bytes <= max_bytes;
+            let fits = bytes <= budget.bytes || (budget.at_least_one && entries.is_empty());
             if fits {
                 entries.push(entry_to_raft(entry));
             }
@@ -271,9 +285,10 @@ impl Storage for LogStore {
             return Err(StorageError::Compacted.into());
         }
         let found = match self.apply_budget.get() {
-            Some(0) => Ok(Vec::new()),
             Some(budget) => self.collect(lo, hi, budget),
-            None if context.can_async() => self.collect(lo, hi, max_size.into().unwrap_or(u64::MAX)),
+            None if context.can_async() => {
+                self.collect(lo, hi, Budget { bytes: max_size.into().unwrap_or(u64::MAX), at_least_one: true })
+            }
             None => self.collect_classes(lo, hi),
         };
         Ok(found.unwrap_or_else(|why| {
@@ -308,5 +323,173 @@ impl Storage for LogStore {
     fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
         self.wanted.borrow_mut().insert(to);
         Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::types::{EntryClass, GENESIS, Membership};
+
+    /// The log on disk, and the sizes of the pages that were asked for.
+    #[derive(Default)]
+    struct OnDisk {
+        entries: Mutex<Vec<LogEntry>>,
+        pages: Mutex<Vec<u64>>,
+        lies: bool,
+    }
+
+    impl EntryReader for OnDisk {
+        fn entries(&self, lo: LogIndex, hi: LogIndex, max_bytes: u64) -> io::Result<Vec<LogEntry>> {
+            self.pages.lock().unwrap().push(max_bytes);
+            let shift = if self.lies { 1 } else { 0 };
+            let entries = self.entries.lock().unwrap();
+            let wanted = entries.iter().filter(|entry| (lo.0 + shift..hi.0 + shift).contains(&entry.id.index.0));
+            Ok(wanted.take(2).cloned().collect())
+        }
+
+        fn term(&self, index: LogIndex) -> Option<Term> {
+            self.entries.lock().unwrap().iter().find(|entry| entry.id.index == index).map(|entry| entry.id.term)
+        }
+    }
+
+    fn entry(index: u64, term: u64) -> LogEntry {
+        let id = EntryId { index: LogIndex(index), term: Term(term) };
+        LogEntry { id, class: EntryClass::Normal, data: Bytes::from(vec![b'x'; 4]) }
+    }
+
+    const ENTRY: u64 = ENTRY_BYTES + 4;
+
+    /// A log with entries 2..=last of term 1 on disk and nothing in memory.
+    fn store(last: u64, tail_budget: u64, disk: OnDisk) -> (LogStore, Arc<OnDisk>) {
+        *disk.entries.lock().unwrap() = (2..=last).map(|index| entry(index, 1)).collect();
+        let disk = Arc::new(disk);
+        let restored = Restored {
+            hard_state: HardState::default(),
+            membership: Membership::default(),
+            start: GENESIS,
+            last: EntryId { index: LogIndex(last), term: Term(1) },
+            applied: GENESIS.index,
+        };
+        (LogStore::new(&restored, &restored.hard_state, disk.clone(), tail_budget), disk)
+    }
+
+    fn ids(found: raft::Result<Vec<eraftpb::Entry>>) -> Vec<(u64, u64)> {
+        found.unwrap().iter().map(|entry| (entry.index, entry.term)).collect()
+    }
+
+    fn send() -> GetEntriesContext {
+        GetEntriesContext::empty(true)
+    }
+
+    #[test]
+    fn entries_come_from_disk_and_memory_as_one_log() {
+        let (mut log, _) = store(6, 10 * ENTRY, OnDisk::default());
+        log.append(1, &[entry(7, 2), entry(8, 2)]);
+        assert_eq!(ids(log.entries(5, 9, None, send())), [(5, 1), (6, 1), (7, 2), (8, 2)]);
+        assert_eq!(ids(log.entries(8, 9, None, send())), [(8, 2)]);
+        assert_eq!(ids(log.entries(3, 5, None, send())), [(3, 1), (4, 1)]);
+        for (budget, count) in [(0, 1), (2 * ENTRY - 1, 1), (2 * ENTRY, 2), (2 * ENTRY + 1, 2)] {
+            assert_eq!(ids(log.entries(5, 9, budget, send())).len(), count, "{budget} bytes");
+        }
+        let terms: Vec<u64> = (1..=8).map(|index| log.term(index).unwrap()).collect();
+        assert_eq!(terms, [1, 1, 1, 1, 1, 1, 2, 2]);
+        assert!(log.term(0).is_err() && log.term(9).is_err());
+        assert!(log.entries(1, 3, None, send()).is_err());
+        assert_eq!(log.take_failure(), None);
+    }
+
+    #[test]
+    fn only_what_the_disk_has_leaves_memory() {
+        let (mut log, disk) = store(1, 0, OnDisk::default());
+        log.append(1, &[entry(2, 1), entry(3, 1), entry(4, 1)]);
+        log.append(2, &[entry(4, 2), entry(5, 2)]);
+        log.append(3, &[entry(6, 2)]);
+        assert_eq!(log.tail.len(), 5);
+        // Batch 1 wrote an entry 4 that batch 2 replaces: on disk it is the wrong one until then.
+        log.on_persisted(1);
+        assert_eq!((log.durable, log.tail_begin()), (LogIndex(3), LogIndex(4)));
+        log.on_persisted(2);
+        assert_eq!((log.durable, log.tail_begin()), (LogIndex(5), LogIndex(6)));
+        log.on_persisted(3);
+        assert_eq!((log.tail.len(), log.tail_bytes), (0, 0));
+        *disk.entries.lock().unwrap() = [(2, 1), (3, 1), (4, 2), (5, 2), (6, 2)].map(|(i, t)| entry(i, t)).to_vec();
+        assert_eq!(ids(log.entries(3, 6, None, send())), [(3, 1), (4, 2), (5, 2)]);
+    }
+
+    #[test]
+    fn memory_keeps_as_much_as_its_budget() {
+        for (budget, kept) in [(3 * ENTRY - 1, 2), (3 * ENTRY, 3), (3 * ENTRY + 1, 3)] {
+            let (mut log, _) = store(1, budget, OnDisk::default());
+            log.append(1, &(2..9).map(|index| entry(index, 1)).collect::<Vec<_>>());
+            log.on_persisted(1);
+            assert_eq!(log.tail.len(), kept, "{budget} bytes");
+        }
+    }
+
+    #[test]
+    fn an_overwrite_may_reach_below_what_is_in_memory() {
+        let (mut log, _) = store(6, 10 * ENTRY, OnDisk::default());
+        log.append(1, &[entry(7, 1)]);
+        log.append(2, &[entry(4, 2), entry(5, 2)]);
+        assert_eq!(log.last_index().unwrap(), 5);
+        assert_eq!(ids(log.entries(2, 6, None, send())), [(2, 1), (3, 1), (4, 2), (5, 2)]);
+    }
+
+    #[test]
+    fn to_apply_follows_the_budget_of_the_turn() {
+        let (log, _) = store(6, 0, OnDisk::default());
+        let read = |bytes, at_least_one| {
+            log.set_apply_budget(Some(Budget { bytes, at_least_one }));
+            let found = log.entries(2, 7, None, GetEntriesContext::empty(false)).unwrap();
+            log.set_apply_budget(None);
+            assert!(found.iter().all(|entry| entry.data.len() == 4));
+            found.len()
+        };
+        assert_eq!(read(0, false), 0);
+        assert_eq!(read(0, true), 1);
+        assert_eq!(read(3 * ENTRY, false), 3);
+    }
+
+    #[test]
+    fn trap_17_looking_for_changes_of_members_loads_no_payload() {
+        let (log, disk) = store(9, 0, OnDisk::default());
+        let found = log.entries(2, 10, None, GetEntriesContext::empty(false)).unwrap();
+        assert_eq!(found.len(), 8);
+        assert!(found.iter().all(|entry| entry.data.is_empty()));
+        assert!(disk.pages.lock().unwrap().iter().all(|bytes| *bytes <= SCAN_BYTES));
+    }
+
+    #[test]
+    fn what_the_disk_should_not_say_is_a_failure() {
+        let (log, disk) = store(6, 0, OnDisk { lies: true, ..OnDisk::default() });
+        assert_eq!(ids(log.entries(3, 5, None, send())), []);
+        assert_eq!(log.take_failure().unwrap(), "entries 3 to 5: found 4 in the place of 3");
+        disk.entries.lock().unwrap().clear();
+        assert_eq!(ids(log.entries(3, 5, None, send())), []);
+        assert!(log.take_failure().unwrap().contains("none there"));
+        assert_eq!(log.term(3).unwrap(), 0);
+        assert_eq!(log.take_failure().unwrap(), "term of entry 3 cannot be read");
+    }
+
+    #[test]
+    fn compaction_moves_the_start() {
+        let (mut log, _) = store(6, 10 * ENTRY, OnDisk::default());
+        log.append(1, &[entry(7, 2), entry(8, 2)]);
+        let to = |index, term| EntryId { index: LogIndex(index), term: Term(term) };
+        assert!(log.compact(to(7, 2)).is_err(), "not on disk yet");
+        log.on_persisted(1);
+        assert!(log.compact(to(7, 1)).is_err(), "another term");
+        log.compact(to(7, 2)).unwrap();
+        assert_eq!((log.first_index().unwrap(), log.term(7).unwrap(), log.tail.len()), (8, 2, 1));
+        assert!(log.compact(to(6, 1)).is_err(), "backwards");
+        assert!(matches!(log.term(6), Err(raft::Error::Store(StorageError::Compacted))));
+        assert!(log.snapshot(0, 3).is_err());
+        assert_eq!(log.take_wanted(), BTreeSet::from([3]));
     }
 }
