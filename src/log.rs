@@ -7,9 +7,9 @@
 //! ```
 //!
 //! A *batch* is what one call of [`Log::append`] makes durable: one write, one sync, all of it or nothing of it. It holds
-//! entries, a hard state, an anchor, or a mark that cuts a conflicting suffix. Bytes once synced are never overwritten
-//! while their segment counts: the log only moves forward. A *segment* is a file of a fixed size; its *head* repeats
-//! everything that earlier segments said apart from entries, so that those can go. `record.rs` has the byte layouts,
+//! entries, a hard state, an anchor, or a record that truncates a conflicting suffix. Bytes once synced are never
+//! overwritten while their segment counts: the log only moves forward. A *segment* is a file of a fixed size; its *head*
+//! repeats everything that earlier segments said apart from entries, so that those can go. `record.rs` has the byte layouts,
 //! `recover.rs` the table of what is believed when a log is opened.
 //!
 //! # What holds
@@ -23,7 +23,8 @@
 //! * Opening writes the last batch once more and syncs it before anything is reported: after a killed process it may be
 //!   in the page cache only, and after a failed sync the kernel may call it clean without having written it.
 //! * `start <= last`; the terms of entries never fall; a hard state never loses a term, a vote or a commit; nothing at
-//!   or below the committed index is cut. An append that would break one of these is refused before a byte is written.
+//!   or below the committed index or the anchor is truncated. An append that would break one of these is refused before
+//!   a byte is written.
 //!
 //! # Limits
 //!
@@ -88,8 +89,8 @@ pub struct Anchor {
 /// What one append makes durable, all or nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Batch {
-    /// They follow on from each other, and from the log or from an entry in it: then the log's entries from the first of
-    /// these on are cut.
+    /// They follow on from each other, and from the log or from an entry in it: then the log is truncated
+    /// before the first of these.
     pub entries: Vec<LogEntry>,
     /// The new hard state, if it changed.
     pub hard_state: Option<HardState>,

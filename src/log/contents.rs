@@ -74,10 +74,10 @@ impl Contents {
         if index == self.start.index { Some(self.start.term) } else { self.slot(index).map(|slot| slot.term) }
     }
 
-    /// Whether the batch may follow, and behind which entry the log must be cut first.
+    /// Whether the batch may follow, and behind which entry the log must be truncated first.
     pub(super) fn check_batch(&self, batch: &Batch) -> Result<Option<EntryId>, LogError> {
         let mut last = self.last();
-        let mut cut = None;
+        let mut truncate = None;
         if let Some(first) = batch.entries.first()
             && first.id.index <= last.index
         {
@@ -87,8 +87,8 @@ impl Contents {
             let index = LogIndex(first.id.index.0 - 1);
             // Between start and last, so its term is known.
             last = EntryId { index, term: self.term(index).unwrap_or_default() };
-            self.check_cut(last).map_err(LogError::Misuse)?;
-            cut = Some(last);
+            self.check_truncate(last).map_err(LogError::Misuse)?;
+            truncate = Some(last);
         }
         for entry in &batch.entries {
             check_follows(last, entry.id).map_err(LogError::Misuse)?;
@@ -100,29 +100,35 @@ impl Contents {
         if let Some(new) = &batch.anchor {
             check_anchor(&self.anchor, new, last).map_err(LogError::Misuse)?;
         }
-        Ok(cut)
+        Ok(truncate)
     }
 
-    fn check_cut(&self, to: EntryId) -> Result<(), Refusal> {
-        let (last, commit) = (self.last().index, self.hard_state.commit);
+    /// Up to here entries are committed, by what the log itself knows. Compaction stays below it too: heads cover no more
+    /// than the anchor says.
+    fn committed(&self) -> LogIndex {
+        self.hard_state.commit.max(self.anchor.applied)
+    }
+
+    fn check_truncate(&self, to: EntryId) -> Result<(), Refusal> {
+        let (last, committed) = (self.last().index, self.committed());
         if to.index >= last {
-            return Err(format!("cut behind entry {}, but the last is {last}", to.index));
+            return Err(format!("truncation behind entry {}, but the last is {last}", to.index));
         }
-        if to.index < commit {
-            return Err(format!("cut behind entry {}, but up to {commit} it is committed", to.index));
+        if to.index < committed {
+            return Err(format!("truncation behind entry {}, but up to {committed} it is committed", to.index));
         }
         match self.term(to.index) {
             Some(term) if term != to.term => {
-                Err(format!("cut behind entry {} of term {}, but its term is {term}", to.index, to.term))
+                Err(format!("truncation behind entry {} of term {}, but its term is {term}", to.index, to.term))
             }
             _ => Ok(()),
         }
     }
 
-    /// Cuts all entries behind `to`. While a log is read, `to` may lie before its start: then the segment with the
+    /// Drops all entries behind `to`. While a log is read, `to` may lie before its start: then the segment with the
     /// entries in between is gone already, and the log starts at `to`.
-    pub(super) fn cut(&mut self, to: EntryId) -> Result<(), Refusal> {
-        self.check_cut(to)?;
+    pub(super) fn truncate(&mut self, to: EntryId) -> Result<(), Refusal> {
+        self.check_truncate(to)?;
         match to.index.0.checked_sub(self.start.index.0) {
             Some(kept) => self.slots.truncate(kept as usize),
             None => *self = Contents::new(to, self.hard_state, std::mem::take(&mut self.anchor)),

@@ -25,7 +25,7 @@
 //! kind            index           term             payload
 //! 1 entry         its index       its term         its data; class normal
 //! 2 membership    its index       its term         its data; class membership
-//! 3 cut           new last index  that one's term  none: all entries behind that one are void
+//! 3 truncate      new last index  that one's term  none: all entries behind that one are void
 //! 4 hard state    commit          term             vote, 2 bytes, 0 none
 //! 5 anchor        applied         0                the anchor's other fields
 //!
@@ -63,7 +63,7 @@ const FRESH: u32 = 1;
 
 const ENTRY: u64 = 1;
 const MEMBERSHIP: u64 = 2;
-const CUT: u64 = 3;
+const TRUNCATE: u64 = 3;
 const HARD_STATE: u64 = 4;
 const ANCHOR: u64 = 5;
 
@@ -225,7 +225,7 @@ impl BatchHeader {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Record<'a> {
     Entry(&'a LogEntry),
-    Cut(EntryId),
+    Truncate(EntryId),
     HardState(HardState),
     Anchor(&'a Anchor),
 }
@@ -248,7 +248,7 @@ pub(super) struct RawRecord<'a> {
 pub(super) enum Meaning {
     /// The payload is the data.
     Entry(EntryId, EntryClass),
-    Cut(EntryId),
+    Truncate(EntryId),
     HardState(HardState),
     Anchor(Anchor),
 }
@@ -263,7 +263,7 @@ impl Record<'_> {
     pub(super) fn payload_len(&self) -> usize {
         match self {
             Record::Entry(entry) => entry.data.len(),
-            Record::Cut(_) => 0,
+            Record::Truncate(_) => 0,
             Record::HardState(_) => 2,
             Record::Anchor(anchor) => {
                 let members = &anchor.membership;
@@ -278,7 +278,7 @@ impl Record<'_> {
         let from = out.len();
         let (kind, index, term) = match self {
             Record::Entry(entry) => (class_kind(entry.class), entry.id.index, entry.id.term),
-            Record::Cut(last) => (CUT, last.index, last.term),
+            Record::Truncate(last) => (TRUNCATE, last.index, last.term),
             Record::HardState(state) => (HARD_STATE, state.commit, state.term),
             Record::Anchor(anchor) => (ANCHOR, anchor.applied, Term(0)),
         };
@@ -290,7 +290,7 @@ impl Record<'_> {
         }
         match self {
             Record::Entry(entry) => out.extend_from_slice(&entry.data),
-            Record::Cut(_) => {}
+            Record::Truncate(_) => {}
             Record::HardState(state) => out.extend_from_slice(&encode_vote(state.vote)),
             Record::Anchor(anchor) => encode_anchor(anchor, out),
         }
@@ -321,7 +321,7 @@ impl<'a> RawRecord<'a> {
         let meaning = match self.kind {
             ENTRY => return Some(Meaning::Entry(id, EntryClass::Normal)),
             MEMBERSHIP => return Some(Meaning::Entry(id, EntryClass::Membership)),
-            CUT => Meaning::Cut(id),
+            TRUNCATE => Meaning::Truncate(id),
             HARD_STATE => {
                 let vote = decode_vote(at.u16()?);
                 Meaning::HardState(HardState { term: self.term, vote, commit: self.index })

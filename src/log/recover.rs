@@ -307,7 +307,7 @@ impl Replay {
         for (meaning, slot) in records {
             match meaning {
                 Meaning::Entry(id, _) => self.contents.push(id, slot)?,
-                Meaning::Cut(to) => self.contents.cut(to)?,
+                Meaning::Truncate(to) => self.contents.truncate(to)?,
                 Meaning::HardState(state) => self.contents.set_hard_state(state)?,
                 Meaning::Anchor(anchor) => self.contents.set_anchor(anchor)?,
             }

@@ -201,10 +201,11 @@ impl Log {
         if let Some(failed) = &writer.failed {
             return Err(failed.clone());
         }
-        // Only the appender changes what this check looks at.
-        let cut = self.index.read().contents.check_batch(batch)?;
+        // What it allows stays allowed until it is published: besides appends only compaction changes the contents, and
+        // that stays at or below what this check calls committed.
+        let truncate = self.index.read().contents.check_batch(batch)?;
         let records = Vec::from_iter(
-            (cut.map(Record::Cut).into_iter())
+            (truncate.map(Record::Truncate).into_iter())
                 .chain(batch.entries.iter().map(Record::Entry))
                 .chain(batch.hard_state.map(Record::HardState))
                 .chain(batch.anchor.as_ref().map(Record::Anchor)),
@@ -219,7 +220,7 @@ impl Log {
         }
         match self.write(&mut writer, &records, body) {
             Ok(written) => {
-                self.publish(&mut writer, batch, cut, written);
+                self.publish(&mut writer, batch, truncate, written);
                 Ok(())
             }
             Err(error) => {
@@ -267,7 +268,7 @@ impl Log {
         Ok(Written { slots, end: *end + size, chain })
     }
 
-    fn publish(&self, writer: &mut Writer, batch: &Batch, cut: Option<EntryId>, written: Written) {
+    fn publish(&self, writer: &mut Writer, batch: &Batch, truncate: Option<EntryId>, written: Written) {
         writer.end = written.end;
         writer.chain = written.chain;
         writer.active.end.store(written.end, Ordering::Relaxed);
@@ -277,8 +278,8 @@ impl Log {
         }
         let contents = &mut self.index.write().contents;
         let checked = "check_batch allowed it";
-        if let Some(cut) = cut {
-            contents.cut(cut).expect(checked);
+        if let Some(to) = truncate {
+            contents.truncate(to).expect(checked);
         }
         for (entry, slot) in batch.entries.iter().zip(written.slots) {
             contents.push(entry.id, slot).expect(checked);

@@ -163,7 +163,7 @@ fn every_case_of_the_table() {
     let unknown = {
         let mut segment = Builder::first();
         let mut body = Vec::new();
-        Record::Cut(GENESIS).encode(0, &mut body);
+        Record::Truncate(GENESIS).encode(0, &mut body);
         let offset = head_end as u64;
         let lap = lap(CLUSTER, 1);
         let header = BatchHeader { lap, offset, synced: offset, chain: segment.chain, len: 32 };
@@ -201,9 +201,9 @@ fn every_case_of_the_table() {
         ("a batch of another history", "forked", vec![forked], 0),
         ("an entry that skips one", "meaningless", then(&Record::Entry(&entry(4, 2))), 0),
         ("an entry of an older term", "meaningless", then(&Record::Entry(&entry(3, 1))), 0),
-        ("a cut of nothing", "meaningless", then(&Record::Cut(one.last)), 0),
-        ("a cut below commit", "meaningless", then(&Record::Cut(EntryId::default())), 0),
-        ("a cut", "clean-end", then(&Record::Cut(GENESIS)), 1),
+        ("a truncation of nothing", "meaningless", then(&Record::Truncate(one.last)), 0),
+        ("a truncation below commit", "meaningless", then(&Record::Truncate(EntryId::default())), 0),
+        ("a truncation", "clean-end", then(&Record::Truncate(GENESIS)), 1),
         ("a hard state that goes back", "meaningless", then(&Record::HardState(vote(0, 1))), 0),
         ("a hard state", "clean-end", then(&Record::HardState(vote(2, 1))), 2),
         (

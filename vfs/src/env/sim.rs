@@ -26,12 +26,16 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{Clock, DirLock, File, Fs, Label, Open, Rng};
+use self::dice::Xoshiro;
+pub use self::dice::{SimClock, SimRng};
+use self::disk::{Content, Mercy};
+use super::{DirLock, File, Fs, Label, Open};
+
+mod dice;
+mod disk;
 
 /// What a disk writes whole or not at all.
 pub const SECTOR: u64 = 512;
@@ -145,57 +149,11 @@ enum DirChange {
     Remove { name: String, file: u64 },
 }
 
-#[derive(Default)]
-struct Content {
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Change>,
-}
-
-/// One unsynced change: bytes at an offset, and the length of the file after it. Cutting a file is a write of zeros over
-/// what is cut, so that extending it again shows zeros.
-struct Change {
-    offset: u64,
-    bytes: Vec<u8>,
-    len_after: u64,
-}
-
 /// What is to become of one call.
 enum Verdict {
     Go,
     Fail(io::Error),
     Crash(u64),
-}
-
-/// How kind a crash is to what was not synced.
-#[derive(Clone, Copy)]
-enum Mercy {
-    None,
-    All,
-    /// Out of 8 changes of a sector, so many are kept whole; the others end in a random earlier state.
-    Some(u64),
-}
-
-impl Mercy {
-    fn draw(dice: &mut Xoshiro) -> Mercy {
-        match dice.below(6) {
-            0 => Mercy::None,
-            1 => Mercy::All,
-            2 => Mercy::Some(7),
-            3 => Mercy::Some(1),
-            _ => Mercy::Some(4),
-        }
-    }
-
-    /// How many of `n` successive changes are kept.
-    fn keep(self, n: u64, dice: &mut Xoshiro) -> u64 {
-        match self {
-            Mercy::None => 0,
-            Mercy::All => n,
-            Mercy::Some(of_8) if dice.below(8) < of_8 => n,
-            Mercy::Some(_) => dice.below(n + 1),
-        }
-    }
 }
 
 impl SimFs {
@@ -431,76 +389,6 @@ impl DirChange {
     }
 }
 
-impl Content {
-    fn change(&mut self, offset: u64, bytes: Vec<u8>, len_after: u64) {
-        overlay(&mut self.live, offset, &bytes);
-        self.live.resize(len_after as usize, 0);
-        self.pending.push(Change { offset, bytes, len_after });
-    }
-
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        let len_after = (self.live.len() as u64).max(offset + bytes.len() as u64);
-        self.change(offset, bytes.to_vec(), len_after);
-    }
-
-    fn set_len(&mut self, len: u64) {
-        let cut = (self.live.len() as u64).saturating_sub(len);
-        self.change(len, vec![0; cut as usize], len);
-    }
-
-    /// Makes durable what the dice say of the unsynced changes, and forgets the rest.
-    fn settle(&mut self, mercy: Mercy, dice: &mut Xoshiro) {
-        let pending = std::mem::take(&mut self.pending);
-        if pending.is_empty() {
-            return;
-        }
-        let mut touches: BTreeMap<u64, u64> = BTreeMap::new();
-        for (sector, ..) in pending.iter().flat_map(Change::sectors) {
-            *touches.entry(sector).or_insert(0) += 1;
-        }
-        // From here on: how many of its changes each sector still takes.
-        for left in touches.values_mut() {
-            *left = mercy.keep(*left, dice);
-        }
-        let changes = pending.len() as u64;
-        let len = match mercy.keep(changes, dice) {
-            0 => self.durable.len(),
-            kept => pending[kept as usize - 1].len_after as usize,
-        };
-        for change in &pending {
-            for (sector, offset, bytes) in change.sectors() {
-                if let Some(left) = touches.get_mut(&sector).filter(|left| **left > 0) {
-                    *left -= 1;
-                    overlay(&mut self.durable, offset, bytes);
-                }
-            }
-        }
-        self.durable.resize(len, 0);
-    }
-}
-
-impl Change {
-    /// The change in pieces: sector, offset, bytes.
-    fn sectors(&self) -> impl Iterator<Item = (u64, u64, &[u8])> {
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let rest = self.bytes.get(at..).filter(|rest| !rest.is_empty())?;
-            let offset = self.offset + at as u64;
-            let take = rest.len().min((SECTOR - offset % SECTOR) as usize);
-            at += take;
-            Some((offset / SECTOR, offset, &rest[..take]))
-        })
-    }
-}
-
-fn overlay(content: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
-    let (from, to) = (offset as usize, offset as usize + bytes.len());
-    if content.len() < to {
-        content.resize(to, 0);
-    }
-    content[from..to].copy_from_slice(bytes);
-}
-
 impl Fs for SimFs {
     fn open(&self, path: &Path, how: Open, label: Label) -> io::Result<Arc<dyn File>> {
         let (file, life) = self.simple(None, label, |world| {
@@ -704,87 +592,6 @@ impl File for SimFile {
 
     fn len(&self, label: Label) -> io::Result<u64> {
         self.fs.simple(Some(self.life), label, |world| Ok(world.content(self.file).live.len() as u64))
-    }
-}
-
-/// A clock that moves when it is told to.
-#[derive(Debug, Default)]
-pub struct SimClock {
-    nanos: AtomicU64,
-}
-
-impl SimClock {
-    /// Moves the clock forward.
-    pub fn advance(&self, by: Duration) {
-        self.nanos.fetch_add(nanos(by), Ordering::SeqCst);
-    }
-
-    /// Sets the clock. It does not go back: an earlier moment changes nothing.
-    pub fn set(&self, now: Duration) {
-        self.nanos.fetch_max(nanos(now), Ordering::SeqCst);
-    }
-}
-
-/// 64 bits of nanoseconds last for 584 years; a run is shorter.
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-impl Clock for SimClock {
-    fn now(&self) -> Duration {
-        Duration::from_nanos(self.nanos.load(Ordering::SeqCst))
-    }
-}
-
-/// Random numbers that a seed decides.
-#[derive(Debug)]
-pub struct SimRng {
-    dice: Mutex<Xoshiro>,
-}
-
-impl SimRng {
-    /// The same seed gives the same numbers.
-    pub fn new(seed: u64) -> SimRng {
-        SimRng { dice: Mutex::new(Xoshiro::new(seed)) }
-    }
-
-    /// A number below `n`; 0 if `n` is 0.
-    pub fn below(&self, n: u64) -> u64 {
-        self.dice.lock().below(n)
-    }
-}
-
-impl Rng for SimRng {
-    fn next_u64(&self) -> u64 {
-        self.dice.lock().next()
-    }
-}
-
-/// xoshiro256** (Blackman and Vigna), its state filled by splitmix64: small, fast, good enough for dice.
-#[derive(Clone, Debug)]
-struct Xoshiro([u64; 4]);
-
-impl Xoshiro {
-    fn new(seed: u64) -> Xoshiro {
-        let mut x = seed;
-        Xoshiro(std::array::from_fn(|_| {
-            x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        }))
-    }
-
-    fn next(&mut self) -> u64 {
-        let [a, b, c, d] = self.0;
-        let (c, d) = (c ^ a, d ^ b);
-        self.0 = [a ^ d, b ^ c, c ^ (b << 17), d.rotate_left(45)];
-        b.wrapping_mul(5).rotate_left(7).wrapping_mul(9)
-    }
-
-    /// Not quite uniform for an `n` near 2^64; ours are small.
-    fn below(&mut self, n: u64) -> u64 {
-        self.next().checked_rem(n).unwrap_or(0)
     }
 }
 

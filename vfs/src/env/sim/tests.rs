@@ -1,6 +1,9 @@
 //! What the simulated disk promises to the tests that stand on it.
 
+use std::time::Duration;
+
 use super::*;
+use crate::env::{Clock, Rng};
 
 fn create(fs: &SimFs, path: &str) -> Arc<dyn File> {
     fs.open(Path::new(path), Open::CreateNew, "create").unwrap()
