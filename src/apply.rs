@@ -133,7 +133,7 @@ impl Applier {
             }
             Body::CreateDatabase { name, page_size, auto_vacuum } => {
                 let info = DatabaseInfo { name: name.clone(), page_size, auto_vacuum };
-                let created = 
+                let created =
                     self.hub.with_catalogue(|catalogue| catalogue.apply_create(index, name, page_size, auto_vacuum))?;
                 match created {
                     Ok(id) => {
@@ -163,7 +163,10 @@ impl Applier {
                 let bound =
                     self.hub.with_catalogue(|catalogue| catalogue.bind_incarnation(node, incarnation, &address))?;
                 match bound {
-                    Ok(()) => Ok(Decision::Committed(index)),
+                    Ok(()) => {
+                        self.hub.members_changed();
+                        Ok(Decision::Committed(index))
+                    }
                     Err(refused) => Ok(Decision::Refused(refused.to_string())),
                 }
             }

@@ -128,8 +128,7 @@ impl Directory {
         let catalogue = genesis.catalogue();
         let voters = genesis.members.iter().map(|member| member.node).collect();
         let membership = Membership { voters, ..Membership::default() };
-        let anchor =
-            Anchor { applied: GENESIS.index, membership, registry: Bytes::from(catalogue.encode()) };
+        let anchor = Anchor { applied: GENESIS.index, membership, registry: Bytes::from(catalogue.encode()) };
         let hard_state = HardState { term: GENESIS.term, vote: None, commit: GENESIS.index };
         let log = Log::create(
             self.env.fs.clone(),
@@ -142,7 +141,8 @@ impl Directory {
         )
         .map_err(log_error)?;
         self.store(identity)?;
-        let recovered = Recovered { cluster: genesis.cluster, hard_state, anchor, start: GENESIS, last: GENESIS, cut: None };
+        let recovered =
+            Recovered { cluster: genesis.cluster, hard_state, anchor, start: GENESIS, last: GENESIS, cut: None };
         opened(log, recovered)
     }
 
@@ -189,8 +189,7 @@ fn opened(log: Log, recovered: Recovered) -> Result<Opened> {
     let Recovered { hard_state, anchor, start, last, .. } = recovered;
     let catalogue = Catalogue::decode(&anchor.registry)
         .map_err(|error| Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}")))?;
-    let restored =
-        Restored { hard_state, membership: anchor.membership, start, last, applied: anchor.applied };
+    let restored = Restored { hard_state, membership: anchor.membership, start, last, applied: anchor.applied };
     Ok(Opened { log, restored, catalogue })
 }
 

@@ -79,7 +79,7 @@ impl Engine {
                 self.in_flight.retain(|(number, _)| *number > batch);
                 Event::Persisted { batch }
             }
-            Input::LogFailed { what } => {
+            Input::Failed { what } => {
                 self.hub.set_trouble(what);
                 self.silenced = true;
                 Event::Silence
@@ -120,7 +120,10 @@ impl Engine {
             return;
         }
         if let Some(to) = self.hand_over() {
-            tracing::warn!(node = self.hub.id.0, "the disk has not answered for two election timeouts; node {to} shall lead");
+            tracing::warn!(
+                node = self.hub.id.0,
+                "the disk has not answered for two election timeouts; node {to} shall lead"
+            );
             self.handing_over = true;
         }
     }
@@ -145,8 +148,18 @@ impl Engine {
     pub(crate) fn turn(&mut self, out: &mut dyn Outlet) -> bool {
         self.end_replay();
         let effects = self.core.take_effects();
-        let Effects { persist, send, apply, membership: _, proposed, reads, role, ready_to_write: _, snapshot_wanted, fatal } =
-            effects;
+        let Effects {
+            persist,
+            send,
+            apply,
+            membership: _,
+            proposed,
+            reads,
+            role,
+            ready_to_write: _,
+            snapshot_wanted,
+            fatal,
+        } = effects;
         if let Some(reason) = fatal {
             self.hub.set_trouble(format!("node {} stopped: {reason}", self.hub.id));
             return false;

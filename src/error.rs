@@ -126,9 +126,10 @@ impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Error {
         let code = extended_code(&error);
         let (kind, words) = match code {
-            Some(NOT_COMMITTED) => {
-                (ErrorKind::NotCommitted, "the transaction is not committed and never will be; it is safe to run it again")
-            }
+            Some(NOT_COMMITTED) => (
+                ErrorKind::NotCommitted,
+                "the transaction is not committed and never will be; it is safe to run it again",
+            ),
             Some(UNKNOWN) => (
                 ErrorKind::Unknown,
                 "whether the transaction is committed is not known: no answer before the deadline; read before you retry",
@@ -138,9 +139,10 @@ impl From<rusqlite::Error> for Error {
             Some(READ_UNCONFIRMED) => {
                 (ErrorKind::Timeout, "no majority confirmed the linearizable read in time; try again or read locally")
             }
-            Some(SECOND_WRITER) => {
-                (ErrorKind::BadInput, "one transaction may write to one replicated database; commit the first, then write")
-            }
+            Some(SECOND_WRITER) => (
+                ErrorKind::BadInput,
+                "one transaction may write to one replicated database; commit the first, then write",
+            ),
             Some(code) if leader_of_code(code).is_some() => {
                 let message = match leader_of_code(code) {
                     Some(leader) if leader > 0 => format!("this node is not the leader; node {leader} is"),

@@ -87,9 +87,6 @@ mod tests {
         }
         events.tell(&Event::LeaderChanged { term: Term(9999), leader: None });
         let all: Vec<Event> = slow.try_iter().collect();
-        assert_eq!(all[all.len() - 2..], [
-            Event::Lagged(3),
-            Event::LeaderChanged { term: Term(9999), leader: None }
-        ]);
+        assert_eq!(all[all.len() - 2..], [Event::Lagged(3), Event::LeaderChanged { term: Term(9999), leader: None }]);
     }
 }

@@ -138,10 +138,9 @@ impl RaftThread {
         let core = Core::open(config, restored, log.clone())
             .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
 
+        hub.set_log(&log);
         hub.begin(catalogue, applied);
-        if let Some(transport) = &transport {
-            transport.recheck();
-        }
+        hub.members_changed();
         let (to_log, batches) = crossbeam_channel::unbounded();
         let (to_apply, entries) = crossbeam_channel::unbounded();
         let (hint, hints) = crossbeam_channel::bounded(1);
@@ -263,7 +262,8 @@ fn run_log(hub: &Hub, log: &Log, batches: &Receiver<PersistBatch>, hint: &Sender
     while let Ok(first) = batches.recv() {
         let mut number = first.number;
         let mut must_sync = first.must_sync;
-        let mut batch = Batch { entries: first.entries, hard_state: first.hard_state.or(unwritten.take()), anchor: None };
+        let mut batch =
+            Batch { entries: first.entries, hard_state: first.hard_state.or(unwritten.take()), anchor: None };
         let mut separate = None;
         for next in batches.try_iter() {
             let follows = match (batch.entries.last(), next.entries.first()) {
@@ -285,7 +285,7 @@ fn run_log(hub: &Hub, log: &Log, batches: &Receiver<PersistBatch>, hint: &Sender
             if !must_sync && batch.entries.is_empty() {
                 unwritten = batch.hard_state.or(unwritten);
             } else if let Err(error) = log.append(&batch) {
-                hub.post(Input::LogFailed { what: words_of(&error) });
+                hub.post(Input::Failed { what: words_of(&error) });
                 return;
             }
             hub.post(Input::Persisted { batch: number });
@@ -331,7 +331,8 @@ fn run_apply(hub: &Hub, entries: &Receiver<Vec<LogEntry>>) {
                     let _ = db.wait_position(position, SHOW_POLL);
                 }
                 Step::Stopped(reason) => {
-                    hub.set_trouble(format!("node {} cannot apply {reason}; nothing later is applied", hub.id));
+                    let what = format!("node {} cannot apply {reason}; nothing later is applied", hub.id);
+                    hub.post(Input::Failed { what });
                     return;
                 }
             }

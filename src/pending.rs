@@ -143,9 +143,11 @@ impl Pending {
 
     /// Whether an abandoned transaction of this database may still be committed.
     pub(crate) fn has_abandoned(&self, db: &Arc<Database>) -> bool {
-        self.slots.lock().by_number.values().any(|slot| {
-            slot.abandoned && slot.writing.as_ref().is_some_and(|writing| Arc::ptr_eq(&writing.db, db))
-        })
+        self.slots
+            .lock()
+            .by_number
+            .values()
+            .any(|slot| slot.abandoned && slot.writing.as_ref().is_some_and(|writing| Arc::ptr_eq(&writing.db, db)))
     }
 
     /// The node stops: nobody will decide what is left.

@@ -14,8 +14,8 @@
 //! Lock order: none of these locks is held while another one is taken, except that `databases` may take a database's.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,10 +26,12 @@ use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::events::{Event, Events};
+use crate::found::format::FoundMessage;
+use crate::log::Log;
+use crate::net::Transport;
 use crate::pending::Pending;
 use crate::raft::{CoreStatus, Role};
 use crate::signal::{Signal, Waiting};
-use crate::found::format::FoundMessage;
 use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, Message, NodeId, Term};
 
 /// What comes to the engine's mailbox.
@@ -44,8 +46,8 @@ pub(crate) enum Input {
     CancelRead { request: u64 },
     /// The log has this batch on disk.
     Persisted { batch: u64 },
-    /// The log failed; nothing later will be on disk.
-    LogFailed { what: String },
+    /// The log or the applier cannot go on.
+    Failed { what: String },
     /// The applier has come this far.
     Applied { index: LogIndex },
     /// Hand leadership to this node.
@@ -84,6 +86,8 @@ pub(crate) struct Shared {
     /// `None` until this node belongs to a cluster.
     pub(crate) catalogue: Mutex<Option<Catalogue>>,
     pub(crate) events: Events,
+    transport: OnceLock<Weak<dyn Transport>>,
+    log: OnceLock<Arc<Log>>,
     pub(crate) core_status: Mutex<Option<CoreStatus>>,
     /// Leadership, progress, trouble or the end: anything that more than one kind of caller waits for.
     pub(crate) changed: Signal,
@@ -117,6 +121,8 @@ impl Shared {
             databases,
             catalogue: Mutex::new(None),
             events: Events::default(),
+            transport: OnceLock::new(),
+            log: OnceLock::new(),
             core_status: Mutex::new(None),
             changed: Signal::default(),
             leadership: Mutex::new(Leadership { role: Role::Follower, term: Term(0), leader: None }),
@@ -126,6 +132,37 @@ impl Shared {
             stopped: AtomicBool::new(false),
             trouble: Mutex::new(None),
         }
+    }
+
+    /// The way to the other nodes, as long as this node runs; none on a node without an address.
+    pub(crate) fn transport(&self) -> Option<Arc<dyn Transport>> {
+        self.transport.get()?.upgrade()
+    }
+
+    pub(crate) fn set_transport(&self, transport: &Arc<dyn Transport>) {
+        // Set once, by whoever started the node.
+        let _ = self.transport.set(Arc::downgrade(transport));
+    }
+
+    /// First entry of the log, and its bytes on disk.
+    pub(crate) fn log_extent(&self) -> (LogIndex, u64) {
+        self.log.get().map_or((LogIndex(0), 0), |log| (log.start().index.next(), log.bytes()))
+    }
+
+    pub(crate) fn set_log(&self, log: &Arc<Log>) {
+        let _ = self.log.set(log.clone());
+    }
+
+    /// Members or their incarnations changed: connections are judged again, new members are dialed.
+    pub(crate) fn members_changed(&self) {
+        let Some(transport) = self.transport() else { return };
+        let members = self.with_catalogue(|catalogue| {
+            catalogue.members().map(|(id, member)| (id, member.address.clone())).collect::<Vec<_>>()
+        });
+        for (id, address) in members.unwrap_or_default() {
+            transport.set_peer(id, &address);
+        }
+        transport.recheck();
     }
 
     /// Puts something into the engine's mailbox. After the end nobody listens, which is fine: whoever waits is told by

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use shoaldb_vfs::env::Clock;
 
 /// Moves a simulated world on by one step.
-pub trait Pump: Send + Sync {
+pub(crate) trait Pump: Send + Sync {
     /// One step; simulated time may pass.
     fn step(&self);
 }

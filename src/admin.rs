@@ -1,0 +1,215 @@
+//! Administration: what one node asks of another, and the program of any.
+//!
+//! A request is one JSON value in a frame of its own, and so is the answer. What only the leader can do is done by the
+//! leader: a node that is asked and does not lead passes the request on, once, and hands the answer back.
+//!
+//! ```text
+//! {"op":"status"}                                     -> {"ok":{...}}
+//! {"op":"create","name":"app","page_size":4096,...}   -> {"ok":null} | {"err":{"kind":"Exists","text":"..."}}
+//! {"op":"drop","name":"app"}
+//! {"op":"transfer","to":2}
+//! ```
+//!
+//! Deliberately absent: SQL sessions.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shoaldb_vfs::page::PageSize;
+
+use crate::catalogue::{AutoVacuum, DatabaseName};
+use crate::entry::Body;
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::RequestError;
+use crate::pending::Decision;
+use crate::raft::Role;
+use crate::shared::{Hub, Input};
+use crate::status;
+use crate::types::NodeId;
+
+/// How long a node waits for the leader's answer to a request that it passed on, beyond the leader's own patience.
+const FORWARD_MARGIN: Duration = Duration::from_secs(2);
+
+#[derive(Serialize, Deserialize, Clone, Debug)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// What this node knows; never passed on.
+    Status,
+    /// Whether this node is well; never passed on.
+    Health,
+    /// Create a database.
+    Create { name: String, page_size: u32, auto_vacuum: u8 },
+    /// Drop a database.
+    Drop { name: String },
+    /// Make this node the leader.
+    Transfer { to: NodeId },
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reply {
+    Ok(serde_json::Value),
+    Err { kind: String, text: String },
+}
+
+/// Kinds that keep their meaning on the way from one node to another.
+const KINDS: [(ErrorKind, &str); 8] = [
+    (ErrorKind::NotLeader, "not_leader"),
+    (ErrorKind::NotCommitted, "not_committed"),
+    (ErrorKind::Unknown, "unknown"),
+    (ErrorKind::Busy, "busy"),
+    (ErrorKind::Timeout, "timeout"),
+    (ErrorKind::BadInput, "bad_input"),
+    (ErrorKind::Exists, "exists"),
+    (ErrorKind::NotFound, "not_found"),
+];
+
+impl Reply {
+    fn of(result: Result<serde_json::Value>) -> Reply {
+        match result {
+            Ok(value) => Reply::Ok(value),
+            Err(error) => {
+                let kind = KINDS.iter().find(|(kind, _)| *kind == error.kind()).map_or("other", |(_, word)| word);
+                Reply::Err { kind: kind.to_string(), text: error.to_string() }
+            }
+        }
+    }
+
+    /// The answer, or the error that the other side had.
+    pub(crate) fn into_result(self) -> Result<serde_json::Value> {
+        match self {
+            Reply::Ok(value) => Ok(value),
+            Reply::Err { kind, text } => {
+                let kind = KINDS.iter().find(|(_, word)| *word == kind).map_or(ErrorKind::Io, |(kind, _)| *kind);
+                Err(Error::new(kind, text))
+            }
+        }
+    }
+}
+
+/// Answers a request that came in as bytes, from a node (`Some`) or a program.
+pub(crate) fn serve(hub: &Hub, from: Option<NodeId>, body: &[u8]) -> Vec<u8> {
+    let result = serde_json::from_slice(body)
+        .map_err(|error| Error::new(ErrorKind::BadInput, format!("not a request: {error}")))
+        // What another node passed on is not passed on again.
+        .and_then(|request: Request| if from.is_some() { here(hub, &request) } else { anywhere(hub, &request) });
+    encode(&Reply::of(result))
+}
+
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    // Our own types have string keys only, which is all that could fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// Carries out a request on the leader, wherever that is.
+pub(crate) fn anywhere(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
+    let local = matches!(request, Request::Status | Request::Health);
+    let leadership = hub.leadership();
+    if local || leadership.role == Role::Leader {
+        return here(hub, request);
+    }
+    let Some(leader) = leadership.leader.filter(|leader| *leader != hub.id) else {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!("node {} knows of no leader at the moment; try again", hub.id),
+        ));
+    };
+    let Some(transport) = hub.transport() else {
+        return Err(Error::new(ErrorKind::Stopped, "this node is shut down"));
+    };
+    let limit = hub.config.commit_timeout + FORWARD_MARGIN;
+    let answer = transport.request(leader, encode(request), limit).map_err(|error| match error {
+        RequestError::NotSent(what) => Error::new(ErrorKind::Busy, format!("leader {leader} was not reached: {what}")),
+        RequestError::Lost(what) => {
+            Error::new(ErrorKind::Unknown, format!("leader {leader} did not answer, it may have been done: {what}"))
+        }
+    })?;
+    let reply: Reply = serde_json::from_slice(&answer)
+        .map_err(|error| Error::new(ErrorKind::Io, format!("answer of leader {leader}: {error}")))?;
+    reply.into_result()
+}
+
+/// Carries out a request on this node.
+fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
+    match request {
+        Request::Status => {
+            serde_json::to_value(status::of(hub)).map_err(|error| Error::new(ErrorKind::Io, format!("status: {error}")))
+        }
+        Request::Health => match status::health(hub) {
+            Ok(()) => Ok(serde_json::Value::Null),
+            Err(what) => Err(Error::new(ErrorKind::Busy, what)),
+        },
+        Request::Create { name, page_size, auto_vacuum } => {
+            let name = valid(name)?;
+            let page_size = PageSize::new(*page_size).ok_or_else(|| {
+                Error::new(ErrorKind::BadInput, format!("page size {page_size}: use a power of two from 512 to 65536"))
+            })?;
+            let auto_vacuum = AutoVacuum::from_number(*auto_vacuum).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::BadInput,
+                    format!("auto_vacuum {auto_vacuum}: use 0, 1 (full) or 2 (incremental)"),
+                )
+            })?;
+            decided(hub, Body::CreateDatabase { name, page_size, auto_vacuum }, ErrorKind::Exists)
+        }
+        Request::Drop { name } => {
+            let name = valid(name)?;
+            let database = hub
+                .with_catalogue(|catalogue| catalogue.find(&name).map(|(id, _)| id))
+                .ok()
+                .flatten()
+                .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no database named {}", name.as_str())))?;
+            decided(hub, Body::DropDatabase { database }, ErrorKind::NotFound)
+        }
+        Request::Transfer { to } => transfer(hub, *to),
+    }
+}
+
+fn valid(name: &str) -> Result<DatabaseName> {
+    DatabaseName::new(name).map_err(|error| Error::new(ErrorKind::BadInput, error.to_string()))
+}
+
+fn decided(hub: &Hub, body: Body, refused: ErrorKind) -> Result<serde_json::Value> {
+    match hub.propose(body, None) {
+        Decision::Committed(_) => Ok(serde_json::Value::Null),
+        Decision::Refused(why) => Err(Error::new(refused, why)),
+        Decision::NotCommitted => {
+            Err(Error::new(ErrorKind::NotCommitted, "leadership changed; it was not done, try again"))
+        }
+        Decision::Lost => Err(Error::new(ErrorKind::Unknown, "no answer in time; it may have been done")),
+    }
+}
+
+fn transfer(hub: &Hub, to: NodeId) -> Result<serde_json::Value> {
+    let leadership = hub.leadership();
+    if leadership.role != Role::Leader {
+        return Err(Error::new(ErrorKind::NotLeader, format!("node {} is not the leader", hub.id)));
+    }
+    if to == hub.id {
+        return Ok(serde_json::Value::Null);
+    }
+    let status = hub.core_status.lock().clone();
+    let Some(status) = status.filter(|status| status.membership.voters.contains(&to)) else {
+        return Err(Error::new(ErrorKind::NotFound, format!("node {to} is not a voter of this cluster")));
+    };
+    if !status.peers.iter().any(|peer| peer.id == to && peer.active) {
+        return Err(Error::new(ErrorKind::BadInput, format!("node {to} does not answer; it cannot take over")));
+    }
+    hub.post(Input::Transfer { to });
+    let deadline = hub.deadline(2 * hub.config.election_timeout);
+    let done = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(50), || {
+        let now = hub.leadership();
+        (now.role != Role::Leader && now.leader.is_some()).then_some(now.leader)
+    });
+    match done {
+        Some(leader) if leader == Some(to) => Ok(serde_json::Value::Null),
+        Some(other) => Err(Error::new(
+            ErrorKind::Busy,
+            format!("node {} became the leader instead of node {to}", other.map_or(0, |id| id.0)),
+        )),
+        None => Err(Error::new(
+            ErrorKind::Timeout,
+            format!("node {to} did not take over in time; node {} still leads", hub.id),
+        )),
+    }
+}

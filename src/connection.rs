@@ -1,0 +1,150 @@
+//! Connections, and transactions as closures.
+
+use std::ops::{Deref, DerefMut};
+
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::{OpenFlags, TransactionBehavior};
+
+use crate::error::{Error, Result};
+use crate::shared::Hub;
+
+/// What a read of one connection sees.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum ReadLevel {
+    /// What this node shows: some state that was committed, whole, and never an older one than before on this node.
+    #[default]
+    Local,
+    /// At least everything that any node had acknowledged when the read began. Costs one round to a majority; fails when
+    /// there is none.
+    Linearizable,
+}
+
+impl ReadLevel {
+    /// As in `?read=` and `PRAGMA shoal_read_level`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReadLevel::Local => "local",
+            ReadLevel::Linearizable => "linearizable",
+        }
+    }
+}
+
+/// How a connection is opened.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// What its reads see; default [`ReadLevel::Local`].
+    pub read_level: ReadLevel,
+    /// Whether it may only read; default `false`.
+    pub read_only: bool,
+    /// Whether a database that does not exist may be opened, to be created by the first write; default `true`.
+    pub create: bool,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> ConnectOptions {
+        ConnectOptions { read_level: ReadLevel::Local, read_only: false, create: true }
+    }
+}
+
+/// A connection to one replicated database: a [`rusqlite::Connection`] that knows its node.
+///
+/// A `COMMIT` returns once a majority of the nodes has the transaction on disk and this node shows it. An error says
+/// what became of the transaction: see [`crate::outcome`].
+#[derive(Debug)]
+pub struct Connection {
+    inner: rusqlite::Connection,
+}
+
+impl Connection {
+    pub(crate) fn open(hub: &Hub, vfs: &str, name: &str, options: &ConnectOptions) -> Result<Connection> {
+        if let Err(error) = crate::catalogue::DatabaseName::new(name) {
+            return Err(Error::new(crate::error::ErrorKind::BadInput, error.to_string()));
+        }
+        let mut flags = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        flags |= match options.read_only {
+            true => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            false => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        };
+        if options.create && !options.read_only {
+            flags |= OpenFlags::SQLITE_OPEN_CREATE;
+        }
+        // Names need no escaping: letters, digits, and three signs that mean nothing in a URI.
+        let uri = format!("file:{name}?vfs={vfs}&read={}", options.read_level.as_str());
+        let inner = rusqlite::Connection::open_with_flags(uri, flags)?;
+        inner.busy_timeout(hub.config.busy_timeout)?;
+        Ok(Connection { inner })
+    }
+
+    /// What reads of this connection see from now on. Takes effect with the next transaction.
+    pub fn set_read_level(&self, level: ReadLevel) {
+        let set = self.inner.pragma_update(None, "shoal_read_level", level.as_str());
+        // The VFS answers this pragma itself, whatever state the connection is in.
+        debug_assert!(set.is_ok(), "{set:?}");
+    }
+
+    /// Closes the connection. On failure (a statement is still in use) it is handed back with the reason.
+    pub fn close(self) -> std::result::Result<(), (Connection, Error)> {
+        self.inner.close().map_err(|(inner, error)| (Connection { inner }, error.into()))
+    }
+
+    /// Runs `act` as one transaction.
+    pub(crate) fn write<T>(&mut self, act: &mut dyn FnMut(&WriteTx<'_>) -> Result<T>) -> Result<T> {
+        let tx = self.inner.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = {
+            let guarded = WriteTx::new(&tx)?;
+            act(&guarded)?
+        };
+        // An error, or a panic, has left through here already: dropping the transaction rolls it back.
+        tx.commit()?;
+        Ok(value)
+    }
+}
+
+impl Deref for Connection {
+    type Target = rusqlite::Connection;
+
+    fn deref(&self) -> &rusqlite::Connection {
+        &self.inner
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut rusqlite::Connection {
+        &mut self.inner
+    }
+}
+
+/// A transaction inside [`crate::Node::write`]. It derefs to [`rusqlite::Connection`], on which `BEGIN`, `COMMIT`,
+/// `ROLLBACK`, `ATTACH` and `DETACH` are refused ("not authorized"): the node begins and commits. Savepoints are fine.
+#[derive(Debug)]
+pub struct WriteTx<'a> {
+    connection: &'a rusqlite::Connection,
+}
+
+impl<'a> WriteTx<'a> {
+    fn new(connection: &'a rusqlite::Connection) -> Result<WriteTx<'a>> {
+        connection.authorizer(Some(|context: AuthContext<'_>| match context.action {
+            AuthAction::Transaction { .. } | AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
+                Authorization::Deny
+            }
+            _ => Authorization::Allow,
+        }))?;
+        Ok(WriteTx { connection })
+    }
+}
+
+impl Drop for WriteTx<'_> {
+    fn drop(&mut self) {
+        let none: Option<fn(AuthContext<'_>) -> Authorization> = None;
+        // Fails only for connections that rusqlite does not own.
+        let _ = self.connection.authorizer(none);
+    }
+}
+
+impl Deref for WriteTx<'_> {
+    type Target = rusqlite::Connection;
+
+    fn deref(&self) -> &rusqlite::Connection {
+        self.connection
+    }
+}

@@ -1,0 +1,539 @@
+//! The facade: a node, how it is started, and what it is asked.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use parking_lot::Mutex;
+use shoaldb_vfs::Registration;
+use shoaldb_vfs::env::{DirLock, Env};
+use shoaldb_vfs::page::PageSize;
+
+use crate::admin::{self, Request};
+use crate::boot::Directory;
+pub use crate::catalogue::AutoVacuum;
+use crate::config::Config;
+use crate::connection::{ConnectOptions, Connection, WriteTx};
+use crate::databases::Databases;
+use crate::error::{Error, ErrorKind, Result};
+use crate::events::Event;
+use crate::found::format::Belongs;
+use crate::found::{self, Founding};
+use crate::inbound::NodeInbound;
+use crate::net::Transport;
+use crate::net::tcp::{Options, Tcp};
+use crate::node::{self, Start};
+use crate::raft::Role;
+use crate::replicate::NodeReplicator;
+use crate::shared::{Hub, Input, Shared};
+use crate::signal::Waiting;
+use crate::status::{self, Status};
+use crate::types::{LogIndex, NodeId};
+
+/// Name under which the first node of a process is reachable by any SQLite client of the process.
+const DEFAULT_VFS: &str = "shoal";
+/// Idle connections that `write` keeps per database.
+const POOLED: usize = 8;
+
+static NEXT_VFS: AtomicU64 = AtomicU64::new(1);
+
+/// A node id and the address at which other nodes reach it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Member {
+    /// The node's id, 1..=65535.
+    pub id: u64,
+    /// Host and port.
+    pub address: String,
+}
+
+impl Member {
+    /// A member.
+    pub fn new(id: u64, address: impl Into<String>) -> Member {
+        Member { id, address: address.into() }
+    }
+}
+
+/// How a database is created.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CreateOptions {
+    /// Bytes of one page: a power of two from 512 to 65536. Cannot be changed later.
+    pub page_size: u32,
+    /// How free pages are given back. VACUUM can change it later.
+    pub auto_vacuum: AutoVacuum,
+}
+
+impl Default for CreateOptions {
+    fn default() -> CreateOptions {
+        CreateOptions { page_size: PageSize::DEFAULT.bytes(), auto_vacuum: AutoVacuum::None }
+    }
+}
+
+/// How a node is started. Every option has a default; see each method.
+#[derive(Clone, Debug)]
+#[must_use = "call start()"]
+pub struct Builder {
+    id: u64,
+    dir: PathBuf,
+    listen: Option<String>,
+    advertise: Option<String>,
+    bootstrap: Vec<Member>,
+    vfs_name: Option<String>,
+    config: Config,
+}
+
+impl Builder {
+    /// Where to listen for other nodes, such as `127.0.0.1:4001`. Without it the node has no socket, and can only be a
+    /// cluster of one.
+    pub fn listen(mut self, address: impl Into<String>) -> Builder {
+        self.listen = Some(address.into());
+        self
+    }
+
+    /// Under which address others reach this node, if it is not the one that it listens on.
+    pub fn advertise(mut self, address: impl Into<String>) -> Builder {
+        self.advertise = Some(address.into());
+        self
+    }
+
+    /// The members of a new cluster, this node among them: the same list on each. Ignored once the directory belongs to
+    /// a cluster. The cluster begins when a majority of the list has come up, none of which may belong to one already.
+    pub fn bootstrap(mut self, members: impl IntoIterator<Item = Member>) -> Builder {
+        self.bootstrap = members.into_iter().collect();
+        self
+    }
+
+    /// Time between two heartbeats of a leader; default 100 ms.
+    pub fn heartbeat(mut self, every: Duration) -> Builder {
+        self.config.heartbeat = every;
+        self
+    }
+
+    /// How long a follower waits for a sign of its leader, up to twice as long, before it campaigns; default 1 s. At
+    /// least three heartbeats.
+    pub fn election_timeout(mut self, timeout: Duration) -> Builder {
+        self.config.election_timeout = timeout;
+        self
+    }
+
+    /// How long a SQLite commit or a linearizable read waits for a majority; default 10 s. After that the outcome of
+    /// the commit is unknown.
+    pub fn commit_timeout(mut self, timeout: Duration) -> Builder {
+        self.config.commit_timeout = timeout;
+        self
+    }
+
+    /// Busy timeout of connections made by [`Node::connect`]; default 5 s.
+    pub fn busy_timeout(mut self, timeout: Duration) -> Builder {
+        self.config.busy_timeout = timeout;
+        self
+    }
+
+    /// Name of this node's VFS for other SQLite clients of this process; default a generated one, and `shoal` for the
+    /// first node of the process.
+    pub fn vfs_name(mut self, name: impl Into<String>) -> Builder {
+        self.vfs_name = Some(name.into());
+        self
+    }
+
+    /// Whether addresses beyond this machine may be listened on and dialed although nothing is encrypted; default
+    /// `false`.
+    pub fn allow_plaintext_remote(mut self, allow: bool) -> Builder {
+        self.config.allow_plaintext_remote = allow;
+        self
+    }
+
+    /// Size of one file of the log in bytes; default 16 MiB. Each is written in advance.
+    pub fn segment_bytes(mut self, bytes: u64) -> Builder {
+        self.config.segment_bytes = bytes;
+        self
+    }
+
+    /// Largest transaction in bytes after compression; default 256 MiB. It is held in memory as a whole.
+    pub fn transaction_limit(mut self, bytes: u64) -> Builder {
+        self.config.max_entry = bytes;
+        self
+    }
+
+    /// Starts the node. Opens and checks what is in the directory; does not wait for other nodes: see
+    /// [`Node::wait_leader`].
+    pub fn start(self) -> Result<Node> {
+        self.start_with(Env::os())
+    }
+
+    fn start_with(self, env: Env) -> Result<Node> {
+        self.config.check().map_err(|what| Error::new(ErrorKind::BadInput, what))?;
+        let id = node_id(self.id)?;
+        let list = self.member_list(id)?;
+        env.fs.create_dir_all(&self.dir, "dir.create")?;
+        let lock = env.fs.lock_dir(&self.dir, "dir.lock").map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => Error::new(
+                ErrorKind::Busy,
+                format!("{}: another process, or this one, uses this directory", self.dir.display()),
+            ),
+            _ => error.into(),
+        })?;
+        let directory = Directory::new(env.clone(), &self.dir, &self.config);
+        let identity = directory.identify(id)?;
+
+        let databases = Databases::open(env.clone(), directory.databases_dir())?;
+        let (mailbox, inputs) = crossbeam_channel::unbounded();
+        let waiting = Waiting { clock: env.clock.clone(), pump: None };
+        let session = env.rng.next_u64();
+        let hub: Hub =
+            Arc::new(Shared::new(id, identity.incarnation, session, self.config.clone(), waiting, mailbox, databases));
+
+        let start = match &identity.belongs {
+            Belongs::Nowhere => {
+                let founding = Founding::new(identity, &list)
+                    .map_err(|error| Error::new(ErrorKind::BadInput, error.to_string()))?;
+                self.found_alone(founding, &list, &directory)?
+            }
+            _ => Start::Opened(Box::new(directory.open_log(&identity)?)),
+        };
+        let transport = match &self.listen {
+            Some(listen) => Some(self.open_transport(&hub, listen, &list, &env)?),
+            None => None,
+        };
+        let registrations = self.register(&hub, &env)?;
+        let threads =
+            node::spawn(hub.clone(), inputs, start, directory, transport.clone().map(|t| t as Arc<dyn Transport>))?;
+        Ok(Node {
+            inner: Arc::new(Inner {
+                hub,
+                registrations,
+                transport: Mutex::new(transport),
+                threads: Mutex::new(threads),
+                lock: Mutex::new(Some(lock)),
+                pools: Mutex::default(),
+                down: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    fn member_list(&self, id: NodeId) -> Result<Vec<(NodeId, String)>> {
+        if self.bootstrap.is_empty() {
+            let address = self.advertise.clone().or_else(|| self.listen.clone()).unwrap_or_default();
+            return Ok(vec![(id, address)]);
+        }
+        if self.bootstrap.len() > 1 && self.listen.is_none() {
+            return Err(Error::new(
+                ErrorKind::BadInput,
+                format!("a cluster of {} nodes needs an address: call listen(...)", self.bootstrap.len()),
+            ));
+        }
+        self.bootstrap.iter().map(|member| Ok((node_id(member.id)?, member.address.clone()))).collect()
+    }
+
+    /// A cluster of one is founded here and now.
+    fn found_alone(&self, mut founding: Founding, list: &[(NodeId, String)], directory: &Directory) -> Result<Start> {
+        if list.len() > 1 {
+            return Ok(Start::Founding(Box::new(founding)));
+        }
+        founding.on_event(found::Event::Tick, directory.env.rng.next_u64());
+        match node::carry_out(&mut founding, directory, None)? {
+            Some(opened) => Ok(Start::Opened(Box::new(opened))),
+            None => Err(Error::new(ErrorKind::BadInput, "a cluster of one could not be founded".to_string())),
+        }
+    }
+
+    fn open_transport(&self, hub: &Hub, listen: &str, list: &[(NodeId, String)], env: &Env) -> Result<Arc<Tcp>> {
+        let mut options = Options::new(hub.id, listen);
+        options.allow_plaintext_remote = self.config.allow_plaintext_remote;
+        let inbound = Arc::new(NodeInbound::new(hub.clone()));
+        let tcp = Tcp::start(options, inbound, env.rng.clone())
+            .map_err(|error| Error::caused(ErrorKind::Io, error.to_string(), error))?;
+        let tcp = Arc::new(tcp);
+        let transport: Arc<dyn Transport> = tcp.clone();
+        hub.set_transport(&transport);
+        for (node, address) in list {
+            tcp.set_peer(*node, address);
+        }
+        Ok(tcp)
+    }
+
+    fn register(&self, hub: &Hub, env: &Env) -> Result<Vec<Registration>> {
+        let replicator = Arc::new(NodeReplicator { hub: hub.clone() });
+        let register = |name: &str| Registration::new(name, replicator.clone(), env.clock.clone());
+        let own = match &self.vfs_name {
+            Some(name) => name.clone(),
+            None => format!("shoal-{}", NEXT_VFS.fetch_add(1, Ordering::Relaxed)),
+        };
+        let mut registrations = vec![register(&own).map_err(|what| Error::new(ErrorKind::BadInput, what))?];
+        // Taken means that another node of this process is the first.
+        registrations.extend(register(DEFAULT_VFS).ok());
+        Ok(registrations)
+    }
+}
+
+fn node_id(id: u64) -> Result<NodeId> {
+    match u16::try_from(id) {
+        Ok(id) if id > 0 => Ok(NodeId(id)),
+        _ => Err(Error::new(ErrorKind::BadInput, format!("node id {id}: use 1 to 65535"))),
+    }
+}
+
+struct Inner {
+    hub: Hub,
+    registrations: Vec<Registration>,
+    transport: Mutex<Option<Arc<Tcp>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<Box<dyn DirLock>>>,
+    pools: Mutex<HashMap<String, Vec<Connection>>>,
+    down: AtomicBool,
+}
+
+/// One node of a cluster, inside this process. Clones are handles to the same node; the last one's drop shuts it down.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// let node = shoaldb::Node::open(dir.path())?;
+/// let db = node.connect("app")?;
+/// db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)", [])?;
+/// db.execute("INSERT INTO t(v) VALUES ('x')", [])?;
+/// let n: i64 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?;
+/// assert_eq!(n, 1);
+/// drop(db);
+/// node.shutdown()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("id", &self.inner.hub.id).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// A cluster of one, without a socket: the embedded default. Blocks until the log is replayed; returns as leader.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Node> {
+        let node = Node::builder(1, dir).start()?;
+        let hub = &node.inner.hub;
+        let ready = hub.changed.wait(&hub.waiting, Duration::MAX, Duration::from_millis(100), || {
+            match (hub.is_ready_leader(), hub.trouble()) {
+                (true, _) => Some(Ok(())),
+                (false, Some(what)) => Some(Err(Error::new(ErrorKind::Stopped, what))),
+                (false, None) => None,
+            }
+        });
+        ready.unwrap_or(Ok(())).map(|()| node)
+    }
+
+    /// Settings for node `id` (1..=65535) in directory `dir`, which is created if it does not exist.
+    pub fn builder(id: u64, dir: impl AsRef<Path>) -> Builder {
+        Builder {
+            id,
+            dir: dir.as_ref().to_path_buf(),
+            listen: None,
+            advertise: None,
+            bootstrap: Vec::new(),
+            vfs_name: None,
+            config: Config::default(),
+        }
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> u64 {
+        u64::from(self.inner.hub.id.0)
+    }
+
+    /// Waits until this node knows a leader that has begun its work, and this node has applied that leader's first
+    /// entry. Returns the leader's id; an error of kind `Timeout` after `limit`.
+    pub fn wait_leader(&self, limit: Duration) -> Result<u64> {
+        let hub = &self.inner.hub;
+        let deadline = hub.deadline(limit);
+        let leader = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(100), || {
+            if hub.is_stopped() {
+                return Some(Err(stopped(hub)));
+            }
+            let leadership = hub.leadership();
+            let known = hub.applied().term == leadership.term;
+            leadership.leader.filter(|_| known).map(|leader| Ok(u64::from(leader.0)))
+        });
+        leader.unwrap_or_else(|| {
+            let why =
+                status::health(hub).err().unwrap_or_else(|| "the leader's first entry has not arrived".to_string());
+            Err(Error::new(ErrorKind::Timeout, format!("no leader within {limit:?}: {why}")))
+        })
+    }
+
+    /// The leader, as far as this node knows.
+    pub fn leader(&self) -> Option<Member> {
+        let hub = &self.inner.hub;
+        let id = hub.leadership().leader?;
+        let address = hub.with_catalogue(|catalogue| catalogue.member(id).map(|member| member.address.clone()));
+        Some(Member { id: u64::from(id.0), address: address.ok().flatten().unwrap_or_default() })
+    }
+
+    /// Whether this node leads and may write.
+    pub fn is_leader(&self) -> bool {
+        self.inner.hub.is_ready_leader()
+    }
+
+    /// A connection to the database `name`: letters, digits, `_`, `.` and `-`, at most 128, not starting with a dot. A
+    /// database that does not exist is created by the first write.
+    pub fn connect(&self, name: &str) -> Result<Connection> {
+        self.connect_with(name, ConnectOptions::default())
+    }
+
+    /// As [`Node::connect`], with options.
+    pub fn connect_with(&self, name: &str, options: ConnectOptions) -> Result<Connection> {
+        self.check_running()?;
+        Connection::open(&self.inner.hub, self.vfs_name(), name, &options)
+    }
+
+    /// Runs `f` as one transaction and commits it: once this returns `Ok`, a majority of the nodes has it on disk.
+    ///
+    /// An error or a panic of `f` undoes it. `f` may run more than once, so its effects belong in the database; it is
+    /// never run again after its transaction was proposed. Blocks the calling thread.
+    pub fn write<T>(&self, name: &str, mut f: impl FnMut(&WriteTx<'_>) -> Result<T> + Send) -> Result<T> {
+        self.check_running()?;
+        let pooled = self.inner.pools.lock().get_mut(name).and_then(Vec::pop);
+        let mut connection = match pooled {
+            Some(connection) => connection,
+            None => self.connect(name)?,
+        };
+        let result = connection.write(&mut f);
+        let mut pools = self.inner.pools.lock();
+        let pool = pools.entry(name.to_string()).or_default();
+        let usable = result.as_ref().err().is_none_or(|error| error.kind() != ErrorKind::NotFound);
+        if pool.len() < POOLED && usable && !self.inner.down.load(Ordering::Acquire) {
+            pool.push(connection);
+        }
+        result
+    }
+
+    /// Index of the last entry that the database shows on this node, and the checksum of its whole content there. Equal
+    /// indexes have equal checksums on all nodes.
+    pub fn checksum(&self, name: &str) -> Result<(u64, u128)> {
+        self.check_running()?;
+        let db = self.inner.hub.databases.find(name, false);
+        let db = db.map_err(|_| Error::new(ErrorKind::NotFound, format!("no database named {name}")))?;
+        let (position, checksum) = db.checksum();
+        Ok((position.0, checksum.0))
+    }
+
+    /// Creates a database; done by the leader.
+    pub fn create(&self, name: &str, options: CreateOptions) -> Result<()> {
+        let auto_vacuum = options.auto_vacuum.number();
+        self.administer(&Request::Create { name: name.to_string(), page_size: options.page_size, auto_vacuum })
+    }
+
+    /// Drops a database; done by the leader. Connections to it get an error from then on.
+    pub fn drop_database(&self, name: &str) -> Result<()> {
+        self.administer(&Request::Drop { name: name.to_string() })
+    }
+
+    /// Names of the databases that exist, as far as this node has applied the log.
+    pub fn databases(&self) -> Result<Vec<String>> {
+        self.check_running()?;
+        let names = self.inner.hub.with_catalogue(|catalogue| {
+            let mut names: Vec<String> =
+                catalogue.databases().map(|(_, info)| info.name.as_str().to_string()).collect();
+            names.sort_unstable();
+            names
+        });
+        Ok(names.unwrap_or_default())
+    }
+
+    /// Makes node `to` the leader. Refused if it is no voter or does not answer.
+    pub fn transfer_leadership(&self, to: u64) -> Result<()> {
+        self.administer(&Request::Transfer { to: node_id(to)? })
+    }
+
+    fn administer(&self, request: &Request) -> Result<()> {
+        self.check_running()?;
+        admin::anywhere(&self.inner.hub, request).map(|_| ())
+    }
+
+    /// What this node knows of itself and its cluster.
+    pub fn status(&self) -> Status {
+        status::of(&self.inner.hub)
+    }
+
+    /// What happens from now on. The receiver is bounded: a slow listener loses events and gets [`Event::Lagged`].
+    pub fn events(&self) -> Receiver<Event> {
+        self.inner.hub.events.listen()
+    }
+
+    /// Name of this node's VFS, for SQLite clients of this process: `file:app?vfs=NAME`.
+    pub fn vfs_name(&self) -> &str {
+        self.inner.registrations.first().map_or(DEFAULT_VFS, Registration::name)
+    }
+
+    /// Waits until this node shows everything up to log index `index`; `false` after `limit`.
+    pub fn wait_applied(&self, index: u64, limit: Duration) -> bool {
+        let hub = &self.inner.hub;
+        let deadline = hub.deadline(limit);
+        let reached = || (hub.applied().index >= LogIndex(index)).then_some(());
+        hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(100), reached).is_some()
+    }
+
+    /// Cuts this node off from node `other`, or lets it through again. For tests of partitions.
+    #[doc(hidden)]
+    pub fn set_blocked(&self, other: u64, blocked: bool) {
+        if let (Some(tcp), Ok(other)) = (self.inner.transport.lock().as_ref(), node_id(other)) {
+            tcp.set_blocked(other, blocked);
+        }
+    }
+
+    fn check_running(&self) -> Result<()> {
+        if self.inner.hub.is_stopped() { Err(stopped(&self.inner.hub)) } else { Ok(()) }
+    }
+
+    /// Hands leadership over, if there is anybody to take it, and ends the node: later calls and open connections get an
+    /// error. Calling it again does nothing. Waits for the node's threads.
+    pub fn shutdown(&self) -> Result<()> {
+        self.inner.shutdown();
+        Ok(())
+    }
+}
+
+fn stopped(hub: &Hub) -> Error {
+    let why = hub.trouble().map_or_else(|| "was shut down".to_string(), |what| format!("had to stop: {what}"));
+    Error::new(ErrorKind::Stopped, format!("node {} {why}", hub.id))
+}
+
+impl Inner {
+    fn shutdown(&self) {
+        if self.down.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let hub = &self.hub;
+        if hub.leadership().role == Role::Leader && hub.trouble().is_none() {
+            hub.post(Input::HandOver);
+            let others =
+                hub.core_status.lock().as_ref().is_some_and(|status| status.peers.iter().any(|peer| peer.active));
+            if others {
+                let deadline = hub.deadline(hub.config.election_timeout);
+                let gone = || (hub.leadership().role != Role::Leader).then_some(());
+                // Nobody took it in time: the others will elect one.
+                let _ = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(20), gone);
+            }
+        }
+        hub.stop();
+        self.pools.lock().clear();
+        hub.post(Input::Stop);
+        if let Some(tcp) = self.transport.lock().take() {
+            tcp.shutdown();
+        }
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            let _ = thread.join();
+        }
+        self.lock.lock().take();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}

@@ -1,0 +1,99 @@
+//! What comes in from other nodes: judged, and put where it belongs. Called by the transport's threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::admin;
+use crate::entry::Body;
+use crate::found::format::FoundMessage;
+use crate::net::handshake::{Hello, Judge, Reject, Standing, Welcome};
+use crate::net::{Inbound, Introduction};
+use crate::raft::Role;
+use crate::shared::{Hub, Input};
+use crate::types::{ClusterId, Incarnation, Message, NodeId};
+
+/// The node behind its door.
+pub(crate) struct NodeInbound {
+    hub: Hub,
+    /// A thread is binding an incarnation.
+    binding: Arc<AtomicBool>,
+}
+
+impl NodeInbound {
+    pub(crate) fn new(hub: Hub) -> NodeInbound {
+        NodeInbound { hub, binding: Arc::new(AtomicBool::new(false)) }
+    }
+
+    fn judge<T>(&self, act: impl FnOnce(&Judge<'_>) -> T) -> T {
+        let catalogue = self.hub.catalogue.lock();
+        let cluster = catalogue.as_ref().map(|catalogue| catalogue.cluster());
+        act(&Judge { me: self.hub.id, cluster, catalogue: catalogue.as_ref() })
+    }
+
+    /// A listed node that had not answered when the cluster was founded is here now, with its first data directory: the
+    /// leader binds it by an entry, from which on its votes and acknowledgements count.
+    fn bind(&self, node: NodeId, incarnation: Incarnation) {
+        if self.hub.leadership().role != Role::Leader || self.binding.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (hub, binding) = (self.hub.clone(), self.binding.clone());
+        let address = hub.with_catalogue(|catalogue| catalogue.member(node).map(|member| member.address.clone()));
+        let Ok(Some(address)) = address else {
+            binding.store(false, Ordering::Release);
+            return;
+        };
+        // Proposing waits for a majority, which a transport's thread must not.
+        let body = Body::BindIncarnation { node, incarnation, address };
+        let spawned = std::thread::Builder::new().name("shoal-bind".to_string()).spawn(move || {
+            let decision = hub.propose(body, None);
+            tracing::info!(node = node.0, ?decision, "bound the data directory of a listed node that came later");
+            binding.store(false, Ordering::Release);
+        });
+        if spawned.is_err() {
+            self.binding.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl Inbound for NodeInbound {
+    fn introduction(&self) -> Introduction {
+        let cluster = self.hub.catalogue.lock().as_ref().map(|catalogue| catalogue.cluster());
+        Introduction { cluster, incarnation: self.hub.incarnation }
+    }
+
+    fn check_hello(&self, hello: &Hello) -> Result<Standing, Reject> {
+        let standing = self.judge(|judge| judge.hello(hello))?;
+        if let (Standing::Unbound, Some(from), Some(_)) = (standing, hello.from, hello.cluster) {
+            self.bind(from, hello.incarnation);
+        }
+        Ok(standing)
+    }
+
+    fn check_welcome(&self, meant: NodeId, welcome: &Welcome) -> Result<Standing, Reject> {
+        let standing = self.judge(|judge| judge.welcome(meant, welcome))?;
+        if standing == Standing::Unbound && welcome.cluster.is_some() {
+            self.bind(meant, welcome.incarnation);
+        }
+        Ok(standing)
+    }
+
+    fn on_connected(&self, peer: NodeId, cluster: Option<ClusterId>) {
+        self.hub.post(Input::Connected { peer, cluster });
+    }
+
+    fn on_message(&self, _: NodeId, message: Message) {
+        self.hub.post(Input::Message(message));
+    }
+
+    fn on_found(&self, from: NodeId, message: FoundMessage) {
+        self.hub.post(Input::Found { from, message });
+    }
+
+    fn on_request(&self, from: Option<NodeId>, body: Vec<u8>) -> Vec<u8> {
+        admin::serve(&self.hub, from, &body)
+    }
+
+    fn on_unreachable(&self, peer: NodeId) {
+        self.hub.post(Input::Unreachable { peer });
+    }
+}

@@ -1,0 +1,153 @@
+//! What a node reports of itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::DatabaseId;
+use crate::raft::Role;
+use crate::shared::Hub;
+use crate::types::{ClusterId, Incarnation, LogIndex, NodeId, Term};
+
+/// A node as it stands. All of it is this node's own view; only the leader has `peers`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// This node.
+    pub node: NodeId,
+    /// Random name of its data directory.
+    pub incarnation: Incarnation,
+    /// Its cluster; `None` while the cluster is being founded.
+    pub cluster: Option<ClusterId>,
+    /// `leader`, `follower`, `candidate` or `pre-candidate`.
+    pub role: String,
+    /// Its term.
+    pub term: Term,
+    /// The leader, as far as known.
+    pub leader: Option<NodeId>,
+    /// Voting members.
+    pub voters: Vec<NodeId>,
+    /// Members that listen only.
+    pub learners: Vec<NodeId>,
+    /// First entry that the log still has.
+    pub first: LogIndex,
+    /// Last entry of the log.
+    pub last: LogIndex,
+    /// Last entry known to be on a majority of disks.
+    pub committed: LogIndex,
+    /// Last entry that this node shows.
+    pub applied: LogIndex,
+    /// Bytes of log on disk.
+    pub log_bytes: u64,
+    /// Databases, by name.
+    pub databases: Vec<DatabaseStatus>,
+    /// The other members as the leader knows them.
+    pub peers: Vec<PeerStatus>,
+    /// What needs a person's attention, in words.
+    pub alarms: Vec<String>,
+}
+
+/// One database.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DatabaseStatus {
+    /// Index of the entry that created it.
+    pub id: DatabaseId,
+    /// Its name.
+    pub name: String,
+    /// Size in pages.
+    pub pages: u32,
+    /// Bytes of one page.
+    pub page_size: u32,
+    /// Frames in its WAL.
+    pub wal_frames: u32,
+    /// Index of the last entry that it shows.
+    pub position: LogIndex,
+    /// Checksum of its content at that position, in hexadecimal.
+    pub checksum: String,
+}
+
+/// One other member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// The member.
+    pub node: NodeId,
+    /// Last entry that it acknowledged.
+    pub acknowledged: LogIndex,
+    /// Whether it was heard of lately.
+    pub active: bool,
+}
+
+pub(crate) fn word_of(role: Role) -> &'static str {
+    match role {
+        Role::Follower => "follower",
+        Role::PreCandidate => "pre-candidate",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+    }
+}
+
+pub(crate) fn of(hub: &Hub) -> Status {
+    let leadership = hub.leadership();
+    let core = hub.core_status.lock().clone();
+    let cluster = hub.catalogue.lock().as_ref().map(|catalogue| catalogue.cluster());
+    let mut databases: Vec<DatabaseStatus> = hub
+        .databases
+        .all()
+        .into_iter()
+        .map(|(id, db)| {
+            let status = db.status();
+            DatabaseStatus {
+                id,
+                name: db.name().to_string(),
+                pages: status.pages.0,
+                page_size: db.geometry().page_size.bytes(),
+                wal_frames: status.wal_frames,
+                position: LogIndex(status.position.0),
+                checksum: status.checksum.to_string(),
+            }
+        })
+        .collect();
+    databases.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let (first, log_bytes) = hub.log_extent();
+    Status {
+        node: hub.id,
+        incarnation: hub.incarnation,
+        cluster,
+        role: word_of(leadership.role).to_string(),
+        term: leadership.term,
+        leader: leadership.leader,
+        voters: core.as_ref().map_or_else(Vec::new, |core| core.membership.voters.clone()),
+        learners: core.as_ref().map_or_else(Vec::new, |core| core.membership.learners.clone()),
+        first,
+        last: core.as_ref().map_or(LogIndex(0), |core| core.last),
+        committed: core.as_ref().map_or(LogIndex(0), |core| core.committed),
+        applied: hub.applied().index,
+        log_bytes,
+        databases,
+        peers: core.map_or_else(Vec::new, |core| {
+            core.peers
+                .into_iter()
+                .map(|peer| PeerStatus { node: peer.id, acknowledged: peer.acknowledged, active: peer.active })
+                .collect()
+        }),
+        alarms: alarms(hub),
+    }
+}
+
+fn alarms(hub: &Hub) -> Vec<String> {
+    let mut alarms: Vec<String> = hub.trouble().into_iter().collect();
+    if hub.catalogue.lock().is_none() {
+        alarms.push("no cluster yet: waiting for a majority of the bootstrap list".to_string());
+    } else if hub.leadership().leader.is_none() {
+        alarms.push("no leader known".to_string());
+    }
+    alarms
+}
+
+/// Whether the node can do its part: it belongs to a cluster, knows a leader and has no trouble.
+pub(crate) fn health(hub: &Hub) -> Result<(), String> {
+    match alarms(hub).into_iter().next() {
+        None => Ok(()),
+        Some(alarm) => Err(alarm),
+    }
+}
