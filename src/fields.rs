@@ -1,7 +1,7 @@
 //! Little-endian fields: a reader that cannot run past its bytes, and the writers that mirror it.
 //!
 //! All our own formats (entries, catalogue, frames, identity) are built from these. The reader never allocates: a list's
-//! count is checked by [`Reader::count`] against the bytes that are left, so a damaged count is an error before anybody
+//! count is checked by `Reader::count` against the bytes that are left, so a damaged count is an error before anybody
 //! reserves memory for it.
 //!
 //! Deliberately absent: any format. Each one is written down in the module that owns it.

@@ -33,6 +33,7 @@ pub trait Transport: Send + Sync {
     /// Forgets a node and ends the connections with it.
     fn remove_peer(&self, node: NodeId);
     /// Asks [`Inbound`] again about every connection: after this node's cluster, or what it knows of the members, changed.
+    /// The caller holds no lock that the two checks take.
     fn recheck(&self);
 }
 

@@ -37,7 +37,7 @@ struct World {
     nodes: Vec<Node>,
     list: Vec<(NodeId, String)>,
     under_way: VecDeque<(NodeId, NodeId, FoundMessage)>,
-    /// Every cluster that reached a disk, and how many of the genesis' incarnations it binds.
+    /// Every cluster that reached a disk.
     founded: BTreeSet<ClusterId>,
     warnings: Vec<String>,
     dice: Dice,
