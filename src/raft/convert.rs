@@ -184,8 +184,7 @@ pub(super) fn message_from_raft(mut raft: eraftpb::Message) -> Result<Message, S
 }
 
 fn ticket_to_raft(ticket: SnapshotTicket) -> Snapshot {
-    let mut raft = Snapshot::default();
-    raft.data = ticket.data;
+    let mut raft = Snapshot { data: ticket.data, ..Snapshot::default() };
     let metadata = raft.mut_metadata();
     metadata.index = ticket.id.index.0;
     metadata.term = ticket.id.term.0;
