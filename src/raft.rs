@@ -119,6 +119,7 @@ pub trait EntryReader: Send + Sync {
 
 /// What happened.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all events are messages: a box would be an allocation for each")]
 pub enum Event {
     /// Time passed.
     Tick,

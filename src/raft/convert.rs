@@ -100,21 +100,21 @@ pub(super) fn membership_from_raft(state: &eraftpb::ConfState) -> Result<Members
     })
 }
 
-/// The kinds, in pairs.
-const KINDS: [(MessageKind, MessageType); 13] = [
-    (MessageKind::Append, MessageType::MsgAppend),
-    (MessageKind::AppendReply, MessageType::MsgAppendResponse),
-    (MessageKind::Vote, MessageType::MsgRequestVote),
-    (MessageKind::VoteReply, MessageType::MsgRequestVoteResponse),
-    (MessageKind::PreVote, MessageType::MsgRequestPreVote),
-    (MessageKind::PreVoteReply, MessageType::MsgRequestPreVoteResponse),
-    (MessageKind::Heartbeat, MessageType::MsgHeartbeat),
-    (MessageKind::HeartbeatReply, MessageType::MsgHeartbeatResponse),
-    (MessageKind::Snapshot, MessageType::MsgSnapshot),
-    (MessageKind::ReadIndex, MessageType::MsgReadIndex),
-    (MessageKind::ReadIndexReply, MessageType::MsgReadIndexResp),
-    (MessageKind::TimeoutNow, MessageType::MsgTimeoutNow),
-    (MessageKind::TransferLeader, MessageType::MsgTransferLeader),
+/// All kinds.
+const KINDS: [MessageKind; 13] = [
+    MessageKind::Append,
+    MessageKind::AppendReply,
+    MessageKind::Vote,
+    MessageKind::VoteReply,
+    MessageKind::PreVote,
+    MessageKind::PreVoteReply,
+    MessageKind::Heartbeat,
+    MessageKind::HeartbeatReply,
+    MessageKind::Snapshot,
+    MessageKind::ReadIndex,
+    MessageKind::ReadIndexReply,
+    MessageKind::TimeoutNow,
+    MessageKind::TransferLeader,
 ];
 
 fn kind_to_raft(kind: MessageKind) -> MessageType {
@@ -136,8 +136,8 @@ fn kind_to_raft(kind: MessageKind) -> MessageType {
 }
 
 fn kind_from_raft(kind: MessageType) -> Result<MessageKind, String> {
-    let pair = KINDS.iter().find(|(_, raft)| *raft == kind);
-    pair.map(|(ours, _)| *ours).ok_or_else(|| format!("message {kind:?} does not travel"))
+    let ours = KINDS.into_iter().find(|ours| kind_to_raft(*ours) == kind);
+    ours.ok_or_else(|| format!("message {kind:?} does not travel"))
 }
 
 pub(super) fn message_to_raft(message: Message) -> eraftpb::Message {
@@ -184,8 +184,7 @@ pub(super) fn message_from_raft(mut raft: eraftpb::Message) -> Result<Message, S
 }
 
 fn ticket_to_raft(ticket: SnapshotTicket) -> Snapshot {
-    let mut raft = Snapshot::default();
-    raft.data = ticket.data;
+    let mut raft = Snapshot { data: ticket.data, ..Snapshot::default() };
     let metadata = raft.mut_metadata();
     metadata.index = ticket.id.index.0;
     metadata.term = ticket.id.term.0;
@@ -281,7 +280,7 @@ mod tests {
 
     #[test]
     fn every_message_comes_back() {
-        for (kind, _) in KINDS {
+        for kind in KINDS {
             let whole = message(kind);
             assert_eq!(message_from_raft(message_to_raft(whole.clone())), Ok(whole));
             let bare = Message { entries: Vec::new(), reject: false, snapshot: None, ..message(kind) };

@@ -298,8 +298,7 @@ impl Core {
         if let Err(refused) = self.takes_proposals() {
             return Ok(Err(refused));
         }
-        let mut entry = Entry::default();
-        entry.data = data;
+        let entry = Entry { data, ..Entry::default() };
         let mut message = raft::eraftpb::Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.raw.raft.id;

@@ -132,8 +132,7 @@ impl MembershipChange {
             Transition::JointUntilTold => ConfChangeTransition::Explicit,
         });
         let singles = self.changes.iter().map(|(kind, node)| {
-            let mut single = ConfChangeSingle::default();
-            single.node_id = u64::from(node.0);
+            let mut single = ConfChangeSingle { node_id: u64::from(node.0), ..ConfChangeSingle::default() };
             single.set_change_type(match kind {
                 ChangeKind::Voter => ConfChangeType::AddNode,
                 ChangeKind::Learner => ConfChangeType::AddLearnerNode,
