@@ -98,6 +98,7 @@ fn a_log_is_created_once_and_opened_only_if_it_is_there() {
     let fs = SimFs::new(1);
     assert!(matches!(open(&fs), Err(LogError::Io { .. })), "not even the directory is there");
     let log = create(&fs).unwrap();
+    assert_eq!(fs.count("log.mkdir"), 2, "made, and its name synced");
     assert!(matches!(create(&fs), Err(LogError::Exists { .. })));
     assert_eq!((log.start(), log.last(), log.bytes()), (GENESIS, GENESIS, 512));
     fs.edit(Path::new(&file(1)), |bytes| bytes[8..12].copy_from_slice(&7u32.to_le_bytes()));
@@ -260,9 +261,13 @@ fn a_reset_replaces_the_log_as_a_whole() {
         log.append(&entries(index, index, 1, 3000)).unwrap();
     }
     let start = entry(100, 4, 0).id;
+    fs.fail_at(Aim::At("log.remove"), 1, Lasts::ForGood, Failure::EIO);
     log.reset(start, anchor(100), hard(4, 2, 100)).unwrap();
     assert_eq!((log.start(), log.last()), (start, start));
     log.append(&entries(101, 102, 4, 10)).unwrap();
+    assert!(fs.peek(Path::new(&file(1))).is_some());
+    assert!(log.compact(LogIndex(102)).is_err(), "compaction says that files could not be removed");
+    fs.clear_faults();
     let (log, recovered) = open(&fs).unwrap();
     assert_eq!((recovered.start, recovered.last.index), (start, LogIndex(102)));
     assert_eq!((recovered.hard_state, recovered.anchor), (hard(4, 2, 100), anchor(100)));
@@ -330,11 +335,11 @@ fn readers_wait_for_no_sync() {
         let appender = scope.spawn(|| log.append(&entries(3, 4, 2, 10)));
         // Without a sync this would wait for ever; the limit only ends a test that has failed.
         at_sync.recv_timeout(Duration::from_secs(10)).unwrap();
-        // The appender stands in its sync.
-        assert_eq!(all(&log), entries(2, 3, 1, 10).entries);
-        assert_eq!(log.last().index, LogIndex(3), "what is not synced does not show");
+        // The appender stands in its sync. It is let go before anything is asserted, so that a failure ends the test.
+        let seen = (all(&log), log.last().index);
         release.send(()).unwrap();
         appender.join().unwrap().unwrap();
+        assert_eq!(seen, (entries(2, 3, 1, 10).entries, LogIndex(3)), "what is not synced does not show");
     });
     assert_eq!(all(&log)[1..], entries(3, 4, 2, 10).entries);
 }

@@ -175,6 +175,15 @@ fn every_case_of_the_table() {
         segment.bytes.extend(body);
         segment
     };
+    // A payload that holds a copy of the first batch's header where a header could be.
+    let copied = {
+        let mut data = vec![0; 1000];
+        data[512 - BATCH_HEADER - RECORD_HEADER..][..BATCH_HEADER]
+            .copy_from_slice(&one.bytes[head_end..][..BATCH_HEADER]);
+        let entry = LogEntry { data: data.into(), ..one.next_entry() };
+        one.clone().batch_of(&Record::Entry(&entry), one_end as u64)
+    };
+    assert_eq!(copied.bytes[one_end + 512..][..4], *b"BTCH");
     let then = |record: &Record<'_>| vec![one.clone().batch_of(record, one_end as u64)];
     let vote = |term, vote| HardState { term: Term(term), vote: Some(NodeId(vote)), commit: LogIndex(1) };
 
@@ -194,6 +203,7 @@ fn every_case_of_the_table() {
         ("last header torn", "clean-end", vec![one.clone().flip(head_end + 9).zeros()], 1),
         ("last record torn", "torn-batch", vec![one.clone().flip(body).zeros()], 1),
         ("file ends in the last record", "torn-batch", vec![short], 2),
+        ("a batch copied into a torn payload", "torn-batch", vec![copied.flip(one_end + 100)], 2),
         ("two batches torn, neither synced", "torn-run", vec![run.clone().flip(body)], 1),
         ("first header of such two torn", "torn-run", vec![run.flip(head_end + 9)], 1),
         ("a record below a mark", "below-mark", vec![one.clone().batch().flip(body)], 0),
