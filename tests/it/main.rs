@@ -1,0 +1,4 @@
+//! The library from outside: nodes in this process, through the public interface only.
+
+mod one_node;
+mod three_nodes;

@@ -1,0 +1,117 @@
+//! A cluster of one.
+
+use shoaldb::{CreateOptions, ErrorKind, Node, rusqlite};
+
+fn count(db: &rusqlite::Connection, table: &str) -> i64 {
+    db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn what_was_written_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = {
+        let node = Node::open(dir.path()).unwrap();
+        let mut db = node.connect("app").unwrap();
+        db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)", []).unwrap();
+        let tx = db.transaction().unwrap();
+        for i in 0..1000 {
+            tx.execute("INSERT INTO t(v) VALUES (?1)", [format!("{i}")]).unwrap();
+        }
+        tx.commit().unwrap();
+        node.create("other", CreateOptions { page_size: 1024, ..CreateOptions::default() }).unwrap();
+        node.write("other", |tx| {
+            tx.execute_batch("CREATE TABLE u(x); INSERT INTO u VALUES (1), (2)")?;
+            Ok(())
+        })
+        .unwrap();
+        drop(db);
+        let sums = (node.checksum("app").unwrap(), node.checksum("other").unwrap());
+        node.shutdown().unwrap();
+        sums
+    };
+    let node = Node::open(dir.path()).unwrap();
+    assert_eq!(node.databases().unwrap(), ["app", "other"]);
+    assert_eq!((node.checksum("app").unwrap(), node.checksum("other").unwrap()), before);
+    assert_eq!(count(&node.connect("app").unwrap(), "t"), 1000);
+    assert_eq!(count(&node.connect("other").unwrap(), "u"), 2);
+    let size: i64 = node.connect("other").unwrap().query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
+    assert_eq!(size, 1024);
+}
+
+#[test]
+fn an_unmodified_client_reaches_the_node_by_uri() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::builder(1, dir.path()).vfs_name("by-uri").start().unwrap();
+    node.wait_leader(std::time::Duration::from_secs(10)).unwrap();
+    let db = rusqlite::Connection::open("file:app?vfs=by-uri").unwrap();
+    db.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)").unwrap();
+    assert_eq!(count(&node.connect("app").unwrap(), "t"), 1);
+}
+
+#[test]
+fn after_shutdown_everything_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    let db = node.connect("app").unwrap();
+    db.execute_batch("CREATE TABLE t(x)").unwrap();
+    node.shutdown().unwrap();
+    node.shutdown().unwrap();
+    assert_eq!(node.connect("app").unwrap_err().kind(), ErrorKind::Stopped);
+    let error = shoaldb::Error::from(db.execute("INSERT INTO t VALUES (1)", []).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Stopped, "{error}");
+    drop(db);
+    Node::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_dropped_database_is_gone_and_its_name_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    let old = node.connect("app").unwrap();
+    old.execute_batch("CREATE TABLE t(x)").unwrap();
+    assert_eq!(node.create("app", CreateOptions::default()).unwrap_err().kind(), ErrorKind::Exists);
+    node.drop_database("app").unwrap();
+    assert_eq!(node.drop_database("app").unwrap_err().kind(), ErrorKind::NotFound);
+    let error = shoaldb::Error::from(old.execute("INSERT INTO t VALUES (1)", []).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let new = node.connect("app").unwrap();
+    new.execute_batch("CREATE TABLE t(y); INSERT INTO t VALUES (7)").unwrap();
+    assert_eq!(count(&new, "t"), 1);
+}
+
+#[test]
+fn a_closure_that_fails_leaves_nothing_and_the_next_one_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x UNIQUE)")?)).unwrap();
+    let failed = node.write("app", |tx| {
+        tx.execute("INSERT INTO t VALUES (1)", [])?;
+        tx.execute("INSERT INTO t VALUES (1)", [])?;
+        Ok(())
+    });
+    assert_eq!(failed.unwrap_err().kind(), ErrorKind::Sqlite);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        node.write("app", |tx| {
+            tx.execute("INSERT INTO t VALUES (2)", [])?;
+            if tx.is_autocommit() { Ok(()) } else { panic!("on purpose") }
+        })
+    }));
+    assert!(panicked.is_err());
+    let refused = node.write("app", |tx| Ok(tx.execute_batch("COMMIT")?));
+    assert!(refused.unwrap_err().to_string().contains("not authorized"));
+    let id = node.write("app", |tx| {
+        tx.execute("INSERT INTO t VALUES (3)", [])?;
+        Ok(tx.last_insert_rowid())
+    });
+    assert_eq!(id.unwrap(), 1);
+    assert_eq!(count(&node.connect("app").unwrap(), "t"), 1);
+}
+
+#[test]
+fn one_directory_has_one_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    assert_eq!(Node::open(dir.path()).unwrap_err().kind(), ErrorKind::Busy);
+    drop(node);
+    assert_eq!(Node::builder(2, dir.path()).start().unwrap_err().kind(), ErrorKind::BadInput, "the directory is node 1's");
+}
