@@ -345,6 +345,35 @@ fn readers_wait_for_no_sync() {
 }
 
 #[test]
+fn a_segment_that_is_being_read_is_not_recycled() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.prepare_spare().unwrap();
+    let state = |index| Batch { hard_state: Some(hard(1, 0, index)), anchor: Some(anchor(index)), ..Batch::default() };
+    for index in 2..=7 {
+        log.append(&Batch { entries: vec![entry(index, 1, 3000)], ..state(index) }).unwrap();
+    }
+    let (reached, at_read) = mpsc::sync_channel(0);
+    let (release, wait) = mpsc::sync_channel::<()>(0);
+    let wait = parking_lot::Mutex::new(wait);
+    fs.on_call("log.read", move || {
+        reached.send(()).unwrap();
+        wait.lock().recv().unwrap();
+    });
+    std::thread::scope(|scope| {
+        // 4 and 5 lie in segment 2, which was pre-written and would make a good spare.
+        let reader = scope.spawn(|| log.entries(LogIndex(4), LogIndex(6), u64::MAX));
+        at_read.recv_timeout(Duration::from_secs(10)).unwrap();
+        let start = log.compact(LogIndex(7));
+        let appended = (8..=13).try_for_each(|index| log.append(&entries(index, index, 2, 3000)));
+        release.send(()).unwrap();
+        assert_eq!(reader.join().unwrap().unwrap(), entries(4, 5, 1, 3000).entries);
+        appended.unwrap();
+        assert_eq!(start.unwrap().index, LogIndex(5));
+    });
+}
+
+#[test]
 fn entries_read_back_while_another_thread_appends_and_compacts() {
     let fs = SimFs::new(1);
     let log = create(&fs).unwrap();
