@@ -43,6 +43,7 @@ pub(crate) struct Engine {
     silenced: bool,
     handing_over: bool,
     sole_voter: bool,
+    ticks: u32,
 }
 
 impl Engine {
@@ -57,6 +58,7 @@ impl Engine {
             silenced: false,
             handing_over: false,
             sole_voter,
+            ticks: 0,
         }
     }
 
@@ -66,6 +68,11 @@ impl Engine {
             self.core.on_event(Event::Tick);
         }
         self.watch_disk();
+        self.ticks = self.ticks.wrapping_add(1);
+        let due = self.ticks.is_multiple_of(self.hub.config.election_ticks().max(1));
+        if due && self.hub.leadership().role == Role::Leader {
+            self.hub.recheck_unbound();
+        }
     }
 
     /// Something from the mailbox. `Stop` is the caller's business.
@@ -192,6 +199,9 @@ impl Engine {
         if let Some(role) = role {
             let leader = if self.silenced && role.leader == Some(self.hub.id) { None } else { role.leader };
             self.hub.set_leadership(Leadership { role: role.role, term: role.term, leader });
+            if role.role == Role::Leader {
+                self.hub.recheck_unbound();
+            }
         }
         *self.hub.core_status.lock() = Some(self.core.status());
         true

@@ -165,6 +165,17 @@ impl Shared {
         transport.recheck();
     }
 
+    /// While a listed node is not bound to a data directory: looks again at who is connected, so that this leader binds
+    /// it. A proposal to bind can be lost like any other, and a connection made before this node led was not looked at.
+    pub(crate) fn recheck_unbound(&self) {
+        let unbound = |catalogue: &mut Catalogue| catalogue.members().any(|(_, member)| member.incarnation.is_none());
+        if self.with_catalogue(unbound) == Ok(true)
+            && let Some(transport) = self.transport()
+        {
+            transport.recheck();
+        }
+    }
+
     /// Puts something into the engine's mailbox. After the end nobody listens, which is fine: whoever waits is told by
     /// `pending` or `stopped`.
     pub(crate) fn post(&self, input: Input) {

@@ -113,5 +113,9 @@ fn one_directory_has_one_user() {
     let node = Node::open(dir.path()).unwrap();
     assert_eq!(Node::open(dir.path()).unwrap_err().kind(), ErrorKind::Busy);
     drop(node);
-    assert_eq!(Node::builder(2, dir.path()).start().unwrap_err().kind(), ErrorKind::BadInput, "the directory is node 1's");
+    assert_eq!(
+        Node::builder(2, dir.path()).start().unwrap_err().kind(),
+        ErrorKind::BadInput,
+        "the directory is node 1's"
+    );
 }
