@@ -192,7 +192,7 @@ impl Builder {
                     .map_err(|error| Error::new(ErrorKind::BadInput, error.to_string()))?;
                 self.found_alone(founding, &list, &directory)?
             }
-            _ => Start::Opened(Box::new(directory.open_log(&identity)?)),
+            _ => Start::Opened(Box::new(directory.open_log(&identity)?), identity),
         };
         let transport = match &self.listen {
             Some(listen) => Some(self.open_transport(&hub, listen, &list, &env)?),
@@ -235,7 +235,7 @@ impl Builder {
         }
         founding.on_event(found::Event::Tick, directory.env.rng.next_u64());
         match node::carry_out(&mut founding, directory, None)? {
-            Some(opened) => Ok(Start::Opened(Box::new(opened))),
+            Some(opened) => Ok(Start::Opened(Box::new(opened), founding.identity().clone())),
             None => Err(Error::new(ErrorKind::BadInput, "a cluster of one could not be founded".to_string())),
         }
     }
