@@ -370,6 +370,13 @@ impl Database {
         *self.fault.write() = hook;
     }
 
+    /// Damages the wal-index header, so that the next reader recovers the index from the WAL. For tests; no transaction
+    /// may be open.
+    #[doc(hidden)]
+    pub fn damage_index(&self) {
+        index::damage_header(&*self.publisher.lock());
+    }
+
     pub(crate) fn faulty(&self, label: Label) -> bool {
         self.fault.read().as_ref().is_some_and(|hook| hook(label))
     }
