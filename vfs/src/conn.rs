@@ -143,7 +143,11 @@ impl Conn {
             return Ok(());
         }
         let before = self.db.change_counter();
-        self.replicator.read_barrier(&self.db, interrupted)?;
+        self.replicator.read_barrier(&self.db, interrupted).map_err(|refusal| match refusal {
+            // SQLite would try for ten seconds, and then speak of a locking protocol.
+            Refusal::Busy => Refusal::ReadUnconfirmed,
+            other => other,
+        })?;
         if self.db.change_counter() != before {
             *self.skip_barrier_until.lock() = Some(self.clock.now() + SKIP_LIFETIME);
         }

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
+use super::apply::header_lost;
 use super::{Database, FileState, Link, Mode, Overlay, State};
 use crate::capture::{self, Capture, CommitFrame};
 use crate::error::Refusal;
@@ -302,7 +303,11 @@ impl Database {
                         writer.start_frame
                     );
                     state.retired.get_or_insert(Refusal::NodeStopped);
+                    return;
                 }
+                // Recovery of the wal-index trusts any unbroken chain of frames, up to a commit frame: what was refused
+                // or rolled back must not come back that way.
+                self.wal.write().truncate_to(writer.start_frame);
                 if writer.stale {
                     state.queue.put_first(file, self.clock.now());
                 }
@@ -353,14 +358,13 @@ impl Database {
                 let session = writer.session;
                 let start = writer.start_frame;
                 drop(state);
-                self.commit(link, session, start, commit, replicator)
+                self.commit(session, start, commit, replicator)
             }
         }
     }
 
     fn commit(
         self: &Arc<Self>,
-        link: &Link,
         session: SessionId,
         start: u32,
         commit: CommitFrame,
@@ -394,20 +398,18 @@ impl Database {
 
         let mut state = self.state.lock();
         let Some(writer) = state.writer.as_mut().filter(|writer| writer.session == session) else {
-            // Detached: the applier published it, or never will; either way the answer is the replicator's.
-            debug_assert_eq!(link.mode(), Mode::Detached);
-            return answer.map(|_| ());
+            // Detached: the applier published it, or never will. Fenced: that was after it had been given up. Either way
+            // the answer is the replicator's.
+            return answer.map(|_| ()).map_err(as_verdict);
         };
         if matches!(writer.phase, Phase::Accepted(..)) {
             return Ok(());
         }
         writer.phase = Phase::Refused;
-        // Recovery of the wal-index trusts any unbroken chain of frames: without its mark this commit cannot come back.
-        self.wal.write().put_header(commit.frame, [0; FRAME_HEADER_BYTES]);
         match answer {
             // "Committed", but not through this session: nothing was published, so the truth is not known here.
             Ok(_) => Err(Refusal::Unknown),
-            Err(refusal) => Err(refusal),
+            Err(refusal) => Err(as_verdict(refusal)),
         }
     }
 
@@ -476,31 +478,27 @@ impl Database {
         }
     }
 
-    /// Takes WRITE for the applier. Waits only for what ends by itself: a publication, a repair.
-    pub(super) fn take_write_for_apply<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-    ) -> std::io::Result<MutexGuard<'a, State>> {
-        loop {
-            let Some(writer) = state.writer.as_ref() else { break };
+    /// Waits for what ends by itself: a publication, a repair. Then a writer is a connection without an accepted commit.
+    pub(super) fn wait_published(&self, state: &mut MutexGuard<'_, State>) {
+        while let Some(writer) = state.writer.as_ref() {
             match (&writer.owner, &writer.phase) {
-                (Owner::Repairer(_) | Owner::Applier, _) | (_, Phase::Accepted(..)) => self.changed.wait(&mut state),
-                (Owner::Writer(file), Phase::Open | Phase::Refused) => {
-                    let file = *file;
-                    self.take_away(&mut state, file, Mode::Fenced)?;
-                }
-                (Owner::Writer(file), Phase::Proposed(_)) => {
-                    let file = *file;
-                    self.take_away(&mut state, file, Mode::Detached)?;
-                }
+                (Owner::Repairer(_) | Owner::Applier, _) | (_, Phase::Accepted(..)) => self.changed.wait(state),
+                (Owner::Writer(_), Phase::Open | Phase::Refused | Phase::Proposed(_)) => return,
             }
         }
-        let header = state.live_header();
-        let start_frame = header.map_or(0, |header| header.max_frame);
+    }
+
+    /// Takes WRITE for the applier, after [`Database::wait_published`] under the same lock.
+    pub(super) fn take_write_for_apply(&self, state: &mut State) -> std::io::Result<()> {
+        let start_frame = state.live_header().ok_or_else(header_lost)?.max_frame;
+        if let Some(Writer { owner: Owner::Writer(file), phase, .. }) = &state.writer {
+            let mode = if matches!(phase, Phase::Proposed(_)) { Mode::Detached } else { Mode::Fenced };
+            self.take_away(state, *file, mode)?;
+        }
         state.writer = Some(Writer::applier(self.next_session(), start_frame));
         // What a revoked or rolled back session left behind must not be taken for a continuation by a recovery.
         self.wal.write().truncate_to(start_frame);
-        Ok(state)
+        Ok(())
     }
 
     /// Gives WRITE back after applying.
@@ -578,5 +576,13 @@ impl Database {
     /// Size of the WAL file as SQLite sees it.
     pub(crate) fn wal_len(&self) -> u64 {
         self.wal.read().size()
+    }
+}
+
+/// A refusal as the answer to a commit frame, where plain `SQLITE_BUSY` must not be given (see `error.rs`).
+fn as_verdict(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::Busy => Refusal::NotCommitted,
+        other => other,
     }
 }

@@ -294,7 +294,7 @@ impl Twin {
         self.applied = mine.count();
     }
 
-    /// Runs one transaction here, as if this node were the leader now, and records it as the next of `original`, which
+    /// Runs `sql` as one transaction here, as if this node were the leader now, and records it as the next of `original`, which
     /// has to apply it.
     pub fn write(&mut self, original: &Stage, sql: &str) -> (Transaction, Position) {
         self.catch_up(original);
@@ -305,7 +305,7 @@ impl Twin {
             assert!(db.accept(session, position));
             Ok(position)
         });
-        self.connection.execute_batch(sql).unwrap();
+        self.connection.execute_batch(&format!("BEGIN; {sql}; COMMIT")).unwrap();
         self.applied += 1;
         let captured = original.replicator.captured.lock();
         let (_, position, transaction) = captured.last().unwrap();
