@@ -204,7 +204,9 @@ impl Conn {
 
     pub(crate) fn unlock(&self, range: Range<usize>, shared: bool) {
         if range == (WRITE..WRITE + 1) {
-            self.db.unlock_write(self.id);
+            if self.db.unlock_write(self.id) {
+                SLEEP_FOR.set(Some(SleepFor::Turn(self.db.clone(), self.id)));
+            }
             self.unregister();
         } else {
             self.db.unlock(self.id, range, shared);

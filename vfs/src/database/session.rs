@@ -250,20 +250,24 @@ impl Database {
         state.queue.set_sleeper(file, None, self.clock.now());
     }
 
-    /// SQLite gives WRITE back. A session that was taken away in the meantime has nothing to give.
-    pub(crate) fn unlock_write(&self, file: FileId) {
+    /// SQLite gives WRITE back. A session that was taken away in the meantime has nothing to give. `true`: the snapshot
+    /// was too old to write, SQLite may try again at once, and its place in the queue is the first.
+    pub(crate) fn unlock_write(&self, file: FileId) -> bool {
         let mut state = self.state.lock();
+        let mut again = false;
         if let Some(entry) = state.files.get_mut(&file) {
             entry.believes_write = false;
         }
         let mine = |writer: &mut Writer| matches!(writer.owner, Owner::Writer(f) | Owner::Repairer(f) if f == file);
         if let Some(writer) = state.writer.take_if(mine) {
+            again = writer.stale;
             self.give_back(&mut state, file, writer);
             let now = self.clock.now();
             state.queue.on_free(now);
             self.changed.notify_all();
         }
         self.rejoin(&mut state, file);
+        again
     }
 
     fn give_back(&self, state: &mut State, file: FileId, writer: Writer) {

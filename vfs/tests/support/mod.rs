@@ -71,7 +71,7 @@ impl TestReplicator {
     }
 
     /// Another copy of `name` that stands where `original` began.
-    fn copy_of(&self, original: &TestReplicator, name: &str) -> Arc<Database> {
+    pub fn copy_of(&self, original: &TestReplicator, name: &str) -> Arc<Database> {
         let copy = self.database_with(name, original.database(name).geometry());
         let file = OsFs.open(&self.dir.path().join(format!("{name}.db")), Open::Read, "test").unwrap();
         copy.bind(original.origins.lock()[name], file).unwrap();
@@ -308,6 +308,7 @@ impl Twin {
         self.connection.execute_batch(&format!("BEGIN; {sql}; COMMIT")).unwrap();
         self.applied += 1;
         let captured = original.replicator.captured.lock();
+        assert_eq!(captured.iter().filter(|(db, _, _)| *db == self.name).count(), self.applied, "nothing was written");
         let (_, position, transaction) = captured.last().unwrap();
         (transaction.clone(), *position)
     }
