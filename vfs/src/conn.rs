@@ -108,9 +108,6 @@ impl Conn {
     }
 
     pub(crate) fn read_main(&self, buf: &mut [u8], offset: u64) -> Result<usize, Refusal> {
-        if self.link.mode() == crate::database::Mode::Fenced {
-            return Err(Refusal::NotCommitted);
-        }
         self.db.read_main(buf, offset).map_err(|error| {
             tracing::error!(database = self.db.name(), offset, %error, "the main file could not be read");
             Refusal::Io
@@ -131,6 +128,8 @@ impl Conn {
     }
 
     pub(crate) fn lock_shared(&self, range: Range<usize>, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
+        // A new attempt: whatever this thread was to sleep for, and did not, is over.
+        SLEEP_FOR.set(None);
         if range.start >= READ_0 && self.is_linearizable() && !self.db.believes_write(self.id) {
             self.pass_barrier(interrupted)?;
         }

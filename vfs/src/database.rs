@@ -78,7 +78,8 @@ enum Main {
 pub(crate) enum Mode {
     /// Shared WAL, shared wal-index.
     Normal = 0,
-    /// Its transaction was revoked before it was proposed: every read and write fails until it ends.
+    /// Its transaction was revoked before it was proposed: private wal-index, own frames, and every write fails, until the
+    /// transaction ends.
     Fenced = 1,
     /// Its proposed transaction goes on without it: private wal-index, own frames, until the transaction ends.
     Detached = 2,
@@ -88,7 +89,7 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) struct Link {
     mode: AtomicU8,
-    /// Own frames of a detached connection, from its session's first frame on.
+    /// Own frames of a fenced or detached connection, from its session's first frame on.
     pub(crate) overlay: Mutex<Option<Overlay>>,
 }
 
@@ -111,7 +112,7 @@ impl Link {
     }
 }
 
-/// The frames that a detached connection wrote itself; frame 1 of `frames` is frame `first` of its WAL.
+/// The frames that a fenced or detached connection wrote itself; frame 1 of `frames` is frame `first` of its WAL.
 #[derive(Debug)]
 pub(crate) struct Overlay {
     pub(crate) first: u32,

@@ -10,7 +10,9 @@
 //!
 //! **The fence.** The applier must never wait for a local transaction. It takes WRITE from a session that has not been
 //! accepted. SQLite does not know, and its rollback will clean the shared hash table without asking anybody, so the
-//! connection's mapping of the wal-index is made private first (`ShmView::detach`).
+//! connection's mapping of the wal-index is made private first (`ShmView::detach`). It keeps its own frames, too: a
+//! rollback reads pages again, and SQLite trusts its page cache after a rollback that could not (unless that failed with
+//! an I/O error). So a fenced transaction reads its own snapshot; what it cannot do is write.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -516,10 +518,8 @@ impl Database {
         let Some(writer) = state.writer.as_ref() else { return Ok(()) };
         let start = writer.start_frame;
         if let Some(entry) = state.files.get_mut(&file) {
-            if mode == Mode::Detached {
-                let frames = self.frames_behind(start);
-                *entry.link.overlay.lock() = Some(Overlay { first: start + 1, frames });
-            }
+            let frames = self.frames_behind(start);
+            *entry.link.overlay.lock() = Some(Overlay { first: start + 1, frames });
             // Before anything shared changes, and before WRITE passes on: SQLite in the connection's thread may touch
             // its mapping at any moment without asking.
             entry.view.detach()?;
@@ -566,8 +566,7 @@ impl Database {
         let wal = self.wal.read();
         match link.mode() {
             Mode::Normal => Ok(wal.read(buf, offset)),
-            Mode::Fenced => Err(Refusal::NotCommitted),
-            Mode::Detached => {
+            Mode::Fenced | Mode::Detached => {
                 let overlay = link.overlay.lock();
                 match overlay.as_ref().and_then(|o| Some((o, self.overlay_offset(o, offset)?))) {
                     Some((overlay, offset)) => Ok(overlay.frames.read(buf, offset)),
