@@ -385,7 +385,9 @@ unsafe fn open_main(
     let main = MainFile { conn, connection: AtomicPtr::new(std::ptr::null_mut()), vfs_name };
     // SAFETY: the buffer has room for a `ShoalFile`; `out_flags` is null or writable.
     unsafe {
-        (*file.cast::<ShoalFile>()).main = Arc::into_raw(Arc::new(main));
+        #[allow(clippy::arc_with_non_send_sync, reason = "both files belong to one connection: one thread at a time")]
+        let main = Arc::new(main);
+        (*file.cast::<ShoalFile>()).main = Arc::into_raw(main);
         (*file).pMethods = &MAIN;
         if !out_flags.is_null() {
             *out_flags = flags;

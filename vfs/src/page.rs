@@ -70,6 +70,7 @@ impl PageSize {
     }
 
     /// The size as a length in memory.
+    #[allow(clippy::len_without_is_empty, reason = "no page is empty")]
     pub const fn len(self) -> usize {
         self.0 as usize
     }

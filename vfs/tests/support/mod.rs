@@ -22,6 +22,9 @@ use shoaldb_vfs::transaction::{Position, Transaction};
 /// What the next commit is answered with, instead of yes.
 pub type Verdict = Box<dyn FnOnce(&Arc<Database>, SessionId, &Transaction) -> Result<Position, Refusal> + Send>;
 
+/// What a read barrier does instead of saying yes.
+pub type Barrier = Box<dyn Fn(Interrupted<'_>) -> Result<(), Refusal> + Send>;
+
 /// The replicator of one test.
 pub struct TestReplicator {
     dir: tempfile::TempDir,
@@ -34,7 +37,7 @@ pub struct TestReplicator {
     /// What `acquire_write` answers; `Ok` if `None`.
     pub refuse_write: Mutex<Option<Refusal>>,
     /// What a read barrier does.
-    pub barrier: Mutex<Option<Box<dyn Fn(Interrupted<'_>) -> Result<(), Refusal> + Send>>>,
+    pub barrier: Mutex<Option<Barrier>>,
     pub barriers: AtomicU64,
     pub acquires: AtomicU64,
     /// Geometry of databases that `open` creates.
