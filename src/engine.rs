@@ -78,7 +78,7 @@ impl Engine {
     /// Something from the mailbox. `Stop` is the caller's business.
     pub(crate) fn on_input(&mut self, input: Input) {
         let event = match input {
-            Input::Message(message) => Event::Message(message),
+            Input::Message(message) => Event::Message(*message),
             Input::Propose { number, data } => Event::Propose { proposal: number, data },
             Input::Read { request } => Event::ReadIndex { request },
             Input::CancelRead { request } => Event::CancelRead { request },

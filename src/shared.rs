@@ -37,7 +37,7 @@ use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, Message, NodeId, T
 /// What comes to the engine's mailbox.
 pub(crate) enum Input {
     /// From a peer.
-    Message(Message),
+    Message(Box<Message>),
     /// Append to the log, if this node leads.
     Propose { number: u64, data: Bytes },
     /// Which index makes a read linearizable?
