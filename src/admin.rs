@@ -1,6 +1,7 @@
 //! Administration: what one node asks of another, and the program of any.
 //!
-//! A request is one JSON value in a frame of its own, and so is the answer. What only the leader can do is done by the
+//! A request is one JSON value in a frame of its own (TCP: net/frame.rs; the admin socket: socket.rs), and so is
+//! the answer. What only the leader can do is done by the
 //! leader: a node that is asked and does not lead passes the request on, once, and hands the answer back.
 //!
 //! ```text
@@ -110,7 +111,7 @@ pub(crate) fn anywhere(hub: &Hub, request: &Request) -> Result<serde_json::Value
     }
     let Some(leader) = leadership.leader.filter(|leader| *leader != hub.id) else {
         return Err(Error::new(
-            ErrorKind::Busy,
+            ErrorKind::NotLeader,
             format!("node {} knows of no leader at the moment; try again", hub.id),
         ));
     };
@@ -119,7 +120,7 @@ pub(crate) fn anywhere(hub: &Hub, request: &Request) -> Result<serde_json::Value
     };
     let limit = hub.config.commit_timeout + FORWARD_MARGIN;
     let answer = transport.request(leader, encode(request), limit).map_err(|error| match error {
-        RequestError::NotSent(what) => Error::new(ErrorKind::Busy, format!("leader {leader} was not reached: {what}")),
+        RequestError::NotSent(what) => Error::new(ErrorKind::NotLeader, format!("leader {leader} was not reached: {what}")),
         RequestError::Lost(what) => {
             Error::new(ErrorKind::Unknown, format!("leader {leader} did not answer, it may have been done: {what}"))
         }
@@ -137,7 +138,11 @@ fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
         }
         Request::Health => match status::health(hub) {
             Ok(()) => Ok(serde_json::Value::Null),
-            Err(what) => Err(Error::new(ErrorKind::Busy, what)),
+            // What it does not know, it cannot do its part for: there is nobody whom it could follow.
+            Err(what) if hub.leadership().leader.is_none() && hub.trouble().is_none() => {
+                Err(Error::new(ErrorKind::NotLeader, what))
+            }
+            Err(what) => Err(Error::new(ErrorKind::Stopped, what)),
         },
         Request::Create { name, page_size, auto_vacuum } => {
             let name = valid(name)?;

@@ -32,6 +32,7 @@ use crate::catalogue::{DatabaseId, DatabaseInfo};
 use crate::entry::{self, Body, Kind, Origin};
 use crate::events::Event;
 use crate::pending::Decision;
+use crate::probe::{self, Phase};
 use crate::shared::Hub;
 use crate::types::{EntryClass, LogEntry};
 
@@ -72,6 +73,7 @@ impl Applier {
                 // Shown; or the database was retired, and its connections know.
                 Ok(true) | Err(_) => self.accepted = None,
             }
+            probe::end(Phase::Publish);
             return self.finish();
         }
         let Some(next) = self.queue.front() else { return Step::Idle };
@@ -120,6 +122,7 @@ impl Applier {
         if writing.db.check_base(writing.base).is_err() || !writing.db.accept(writing.session, position) {
             return false;
         }
+        probe::begin(Phase::Publish);
         self.hub.pending.decide(number, Decision::Committed(entry.id.index));
         self.accepted = Some((writing.db, position));
         true
@@ -181,7 +184,10 @@ impl Applier {
         origin: Origin,
     ) -> Result<Decision, String> {
         let Some(db) = self.hub.databases.get(database) else { return Ok(Decision::NotCommitted) };
-        match db.apply(transaction, position) {
+        probe::begin(Phase::Apply);
+        let applied = db.apply(transaction, position);
+        probe::end(Phase::Apply);
+        match applied {
             Ok(()) => Ok(Decision::Committed(crate::types::LogIndex(position.0))),
             Err(ApplyError::WrongBase { base, position }) => {
                 tracing::debug!(

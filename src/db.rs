@@ -31,6 +31,7 @@ use crate::raft::Role;
 use crate::replicate::NodeReplicator;
 use crate::shared::{Hub, Input, Shared};
 use crate::signal::Waiting;
+use crate::socket::AdminSocket;
 use crate::status::{self, Status};
 use crate::types::{LogIndex, NodeId};
 
@@ -83,6 +84,7 @@ pub struct Builder {
     bootstrap: Vec<Member>,
     vfs_name: Option<String>,
     config: Config,
+    env: Option<Env>,
 }
 
 impl Builder {
@@ -158,13 +160,17 @@ impl Builder {
         self
     }
 
+    /// Other doors to files, time and randomness than the operating system's. For tests; there is no admin socket then.
+    #[doc(hidden)]
+    pub fn env(mut self, env: Env) -> Builder {
+        self.env = Some(env);
+        self
+    }
+
     /// Starts the node. Opens and checks what is in the directory, and blocks until the databases show all that this
     /// directory knows to be committed. Does not wait for other nodes: see [`Node::wait_leader`].
     pub fn start(self) -> Result<Node> {
-        self.start_with(Env::os())
-    }
-
-    fn start_with(self, env: Env) -> Result<Node> {
+        let env = self.env.clone().unwrap_or_else(Env::os);
         self.config.check().map_err(|what| Error::new(ErrorKind::BadInput, what))?;
         let id = node_id(self.id)?;
         let list = self.member_list(id)?;
@@ -203,12 +209,19 @@ impl Builder {
             None => None,
         };
         let registrations = self.register(&hub, &env)?;
+        let socket = match self.env {
+            None => AdminSocket::open(&hub, &self.dir)
+                .inspect_err(|error| tracing::warn!(node = hub.id.0, %error, "no admin socket"))
+                .ok(),
+            Some(_) => None,
+        };
         let threads =
             node::spawn(hub.clone(), inputs, start, directory, transport.clone().map(|t| t as Arc<dyn Transport>))?;
         let node = Node {
             inner: Arc::new(Inner {
                 hub,
                 registrations,
+                socket: Mutex::new(socket),
                 transport: Mutex::new(transport),
                 threads: Mutex::new(threads),
                 lock: Mutex::new(Some(lock)),
@@ -285,6 +298,7 @@ fn node_id(id: u64) -> Result<NodeId> {
 struct Inner {
     hub: Hub,
     registrations: Vec<Registration>,
+    socket: Mutex<Option<AdminSocket>>,
     transport: Mutex<Option<Arc<Tcp>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn DirLock>>>,
@@ -349,6 +363,7 @@ impl Node {
             bootstrap: Vec::new(),
             vfs_name: None,
             config: Config::default(),
+            env: None,
         }
     }
 
@@ -529,6 +544,7 @@ impl Inner {
             }
         }
         hub.stop();
+        drop(self.socket.lock().take());
         self.pools.lock().clear();
         hub.post(Input::Stop);
         if let Some(tcp) = self.transport.lock().take() {

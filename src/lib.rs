@@ -5,6 +5,8 @@ mod admin;
 mod apply;
 mod boot;
 pub mod catalogue;
+#[doc(hidden)]
+pub mod client;
 mod config;
 mod connection;
 mod databases;
@@ -21,10 +23,13 @@ pub mod log;
 pub mod net;
 mod node;
 mod pending;
+#[doc(hidden)]
+pub mod probe;
 pub mod raft;
 mod replicate;
 mod shared;
 mod signal;
+mod socket;
 mod status;
 pub mod types;
 

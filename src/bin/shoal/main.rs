@@ -1,2 +1,118 @@
-//! x
-fn main() {}
+//! The program `shoal`: a node to run, questions to nodes, and a demonstration.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed (with the reason),
+//! 2 wrong usage, 3 the outcome is not known, 4 no leader.
+#![deny(unsafe_code)]
+
+mod ask;
+mod demo;
+mod harness;
+mod load;
+mod phases;
+mod start;
+mod table;
+mod worker;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use shoaldb::{Error, ErrorKind};
+
+/// SQLite in your process, replicated: a transaction counts once a majority has it on disk.
+#[derive(Parser, Debug)]
+#[command(name = "shoal", version, max_term_width = 100, after_help = "Examples:
+  shoal demo
+  shoal start --id 1 --data data --listen 127.0.0.1:4001
+  shoal status --data data
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 outcome unknown, 4 no leader.
+Each option may be set by a variable: --data by SHOAL_DATA, and so on.")]
+struct Cli {
+    /// How messages on standard error look.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SHOAL_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// Which messages: error, warn, info, debug, trace, or as in RUST_LOG.
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info", env = "SHOAL_LOG")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Demo(demo::DemoArgs),
+    Start(start::StartArgs),
+    Status(ask::StatusArgs),
+    Health(ask::HealthArgs),
+    Transfer(ask::TransferArgs),
+    Db(ask::DbArgs),
+    #[command(hide = true)]
+    Worker(worker::WorkerArgs),
+}
+
+/// Why the program did not do what it was asked, in one line, and its exit code.
+#[derive(Debug)]
+struct Failed {
+    code: u8,
+    text: String,
+}
+
+impl Failed {
+    const USAGE: u8 = 2;
+    const UNKNOWN: u8 = 3;
+    const NO_LEADER: u8 = 4;
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        let code = match error.kind() {
+            ErrorKind::BadInput => Failed::USAGE,
+            ErrorKind::Unknown => Failed::UNKNOWN,
+            ErrorKind::NotLeader => Failed::NO_LEADER,
+            _ => 1,
+        };
+        Failed { code, text: error.to_string() }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = set_up_log(&cli).and_then(|()| match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Start(args) => start::run(args).map_err(Failed::from),
+        Command::Status(args) => ask::status(args),
+        Command::Health(args) => ask::health(args),
+        Command::Transfer(args) => ask::transfer(args),
+        Command::Db(args) => ask::db(args),
+        Command::Worker(args) => worker::run(&args).map_err(Failed::from),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed { code, text }) => {
+            eprintln!("shoal: {text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn set_up_log(cli: &Cli) -> Result<(), Failed> {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .parse(&cli.log)
+        .map_err(|error| Failed { code: Failed::USAGE, text: format!("--log {}: {error}", cli.log) })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match cli.log_format {
+        LogFormat::Json => log.json().init(),
+        LogFormat::Text => {
+            use std::io::IsTerminal;
+            log.with_ansi(io::stderr().is_terminal()).init();
+        }
+    }
+    Ok(())
+}

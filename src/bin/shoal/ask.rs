@@ -1,0 +1,307 @@
+//! `shoal status`, `health`, `transfer` and `db`: questions to running nodes, and their answers as text or JSON.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use serde_json::json;
+use shoaldb::client::{Client, Doors};
+use shoaldb::{AutoVacuum, CreateOptions, Error, ErrorKind, Status};
+
+use crate::Failed;
+use crate::table::{plain, print};
+
+/// Where the nodes are. The variables are read by hand: a flag must win over the other one's variable.
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct Where {
+    /// Addresses of nodes on this machine; the first one that can is used, `status` and `health` ask each
+    /// [env: SHOAL_ENDPOINTS].
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',', conflicts_with = "data")]
+    endpoints: Vec<String>,
+    /// Data directory of a node that runs on this machine; asks it over its admin socket [env: SHOAL_DATA].
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl Where {
+    fn client(self) -> Result<Client, Failed> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let split = |list: String| list.split(',').map(str::to_string).collect();
+        let doors = match (self.data, self.endpoints) {
+            (Some(dir), _) => Doors::Directory(dir),
+            (None, endpoints) if !endpoints.is_empty() => Doors::Endpoints(endpoints),
+            _ => match (variable("SHOAL_ENDPOINTS"), variable("SHOAL_DATA")) {
+                (Some(list), _) => Doors::Endpoints(split(list)),
+                (None, Some(dir)) => Doors::Directory(dir.into()),
+                (None, None) => {
+                    let text = "which node? use --data DIR or --endpoints ADDR,ADDR".to_string();
+                    return Err(Failed { code: Failed::USAGE, text });
+                }
+            },
+        };
+        Ok(Client::new(doors))
+    }
+}
+
+/// Where, and how the answer looks.
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct Question {
+    #[command(flatten)]
+    at: Where,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Show what nodes say of themselves and their cluster.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  shoal status --data data-1
+  shoal status --endpoints 127.0.0.1:4001,127.0.0.1:4002,127.0.0.1:4003
+  shoal status --data data-1 --json | jq .[0].status.leader
+
+Exit code: 0 if every node answered, 1 if some did not, 4 if none did.")]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    question: Question,
+}
+
+/// Check that nodes are well: in a cluster, with a leader, without trouble.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  shoal health --data data-1
+  shoal health --endpoints 127.0.0.1:4001,127.0.0.1:4002 || alert
+
+Exit code: 0 if all are well, 1 if one is not, 4 if one knows of no leader or was not reached.")]
+pub(crate) struct HealthArgs {
+    #[command(flatten)]
+    question: Question,
+}
+
+/// Hand leadership to another node.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:
+  shoal transfer 2 --endpoints 127.0.0.1:4001,127.0.0.1:4002")]
+pub(crate) struct TransferArgs {
+    /// Id of the node that shall lead.
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    id: u16,
+    #[command(flatten)]
+    question: Question,
+}
+
+/// List, create and drop databases.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  shoal db list --data data-1
+  shoal db create app --endpoints 127.0.0.1:4001,127.0.0.1:4002")]
+pub(crate) struct DbArgs {
+    #[command(subcommand)]
+    act: DbAct,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum DbAct {
+    /// List databases with their size.
+    #[command(after_help = "Example:\n  shoal db list --data data-1 --json")]
+    List {
+        #[command(flatten)]
+        question: Question,
+    },
+    /// Create a database. (The first write to a name does so by itself, with the defaults.)
+    #[command(after_help = "Example:\n  shoal db create app --page-size 8192 --data data-1")]
+    Create {
+        /// Its name: letters, digits, `_`, `.` and `-`, at most 128, not starting with a dot.
+        name: String,
+        /// Bytes of one page: a power of two from 512 to 65536.
+        #[arg(long, default_value_t = CreateOptions::default().page_size)]
+        page_size: u32,
+        /// How free pages are given back.
+        #[arg(long, value_enum, default_value_t = Vacuum::None)]
+        auto_vacuum: Vacuum,
+        #[command(flatten)]
+        question: Question,
+    },
+    /// Drop a database, on all nodes, with everything in it.
+    #[command(after_help = "Example:\n  shoal db drop app --yes --data data-1")]
+    Drop {
+        /// Its name.
+        name: String,
+        /// Really.
+        #[arg(long, required = true)]
+        yes: bool,
+        #[command(flatten)]
+        question: Question,
+    },
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Vacuum {
+    None,
+    Full,
+    Incremental,
+}
+
+fn named(door: &str, error: &Error) -> String {
+    let text = error.to_string();
+    if text.contains(door) { text } else { format!("{door}: {text}") }
+}
+
+fn id(id: Option<impl Display>) -> String {
+    id.map_or_else(|| "-".to_string(), |id| id.to_string())
+}
+
+fn list(ids: &[impl Display]) -> String {
+    if ids.is_empty() { "-".to_string() } else { ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",") }
+}
+
+/// `shoal status`.
+pub(crate) fn status(args: StatusArgs) -> Result<(), Failed> {
+    let answers = args.question.at.client()?.status();
+    if args.question.json {
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|(door, answer)| match answer {
+                Ok(status) => json!({ "at": door, "status": status }),
+                Err(error) => json!({ "at": door, "error": error.to_string() }),
+            })
+            .collect();
+        print(&format!("{:#}", json!(answers)));
+    } else {
+        let known: Vec<&Status> = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).collect();
+        print_status(&known);
+    }
+    let failed: Vec<(&str, &Error)> =
+        answers.iter().filter_map(|(door, answer)| Some((door.as_str(), answer.as_ref().err()?))).collect();
+    judge(&failed, answers.len())
+}
+
+fn print_status(known: &[&Status]) {
+    let Some(first) = known.first() else { return };
+    print(&format!("cluster {}  voters {}  learners {}", id(first.cluster), list(&first.voters), list(&first.learners)));
+    let mut nodes = plain(&["node", "role", "term", "leader", "first", "last", "committed", "applied", "log bytes"]);
+    for status in known {
+        nodes.add_row([
+            status.node.to_string(),
+            status.role.clone(),
+            status.term.to_string(),
+            id(status.leader),
+            status.first.to_string(),
+            status.last.to_string(),
+            status.committed.to_string(),
+            status.applied.to_string(),
+            status.log_bytes.to_string(),
+        ]);
+    }
+    print(&format!("\n{nodes}"));
+    if known.iter().any(|status| !status.databases.is_empty()) {
+        let mut databases = plain(&["database", "node", "pages", "page size", "position", "checksum"]);
+        for status in known {
+            for database in &status.databases {
+                databases.add_row([
+                    database.name.clone(),
+                    status.node.to_string(),
+                    database.pages.to_string(),
+                    database.page_size.to_string(),
+                    database.position.to_string(),
+                    database.checksum.clone(),
+                ]);
+            }
+        }
+        print(&format!("\n{databases}"));
+    }
+    for status in known.iter().filter(|status| !status.peers.is_empty()) {
+        let mut peers = plain(&["peer", "acknowledged", "heard of lately"]);
+        for peer in &status.peers {
+            let active = if peer.active { "yes" } else { "no" };
+            peers.add_row([peer.node.to_string(), peer.acknowledged.to_string(), active.to_string()]);
+        }
+        print(&format!("\nas leader {} knows them\n{peers}", status.node));
+    }
+    for status in known {
+        for alarm in &status.alarms {
+            print(&format!("\nnode {}: {alarm}", status.node));
+        }
+    }
+}
+
+/// The exit code of several answers: the worst is told last.
+fn judge(failed: &[(&str, &Error)], asked: usize) -> Result<(), Failed> {
+    let Some((door, error)) = failed.last() else { return Ok(()) };
+    for (door, error) in &failed[..failed.len() - 1] {
+        eprintln!("shoal: {}", named(door, error));
+    }
+    let code = if failed.len() == asked && error.kind() == ErrorKind::NotLeader { Failed::NO_LEADER } else { 1 };
+    Err(Failed { code, text: named(door, error) })
+}
+
+/// `shoal health`.
+pub(crate) fn health(args: HealthArgs) -> Result<(), Failed> {
+    let answers = args.question.at.client()?.health();
+    if args.question.json {
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|(door, answer)| match answer {
+                Ok(()) => json!({ "at": door, "healthy": true }),
+                Err(error) => json!({ "at": door, "healthy": false, "reason": error.to_string() }),
+            })
+            .collect();
+        print(&format!("{:#}", json!(answers)));
+    } else {
+        answers.iter().filter(|(_, answer)| answer.is_ok()).for_each(|(door, _)| print(&format!("{door}: healthy")));
+    }
+    let mut failed: Vec<(&str, &Error)> =
+        answers.iter().filter_map(|(door, answer)| Some((door.as_str(), answer.as_ref().err()?))).collect();
+    // The one that decides the code comes last.
+    failed.sort_by_key(|(_, error)| error.kind() != ErrorKind::NotLeader);
+    failed.reverse();
+    let all = failed.len();
+    judge(&failed, all)
+}
+
+/// `shoal transfer`.
+pub(crate) fn transfer(args: TransferArgs) -> Result<(), Failed> {
+    args.question.at.client()?.transfer(args.id)?;
+    done(args.question.json, json!({ "leader": args.id }), &format!("node {} leads", args.id));
+    Ok(())
+}
+
+fn done(json: bool, value: serde_json::Value, text: &str) {
+    print(&if json { format!("{value:#}") } else { text.to_string() });
+}
+
+/// `shoal db`.
+pub(crate) fn db(args: DbArgs) -> Result<(), Failed> {
+    match args.act {
+        DbAct::List { question } => {
+            let status = question.at.client()?.databases()?;
+            if question.json {
+                print(&format!("{:#}", json!(status.databases)));
+                return Ok(());
+            }
+            let mut table = plain(&["name", "pages", "page size", "position"]);
+            for database in &status.databases {
+                table.add_row([
+                    database.name.clone(),
+                    database.pages.to_string(),
+                    database.page_size.to_string(),
+                    database.position.to_string(),
+                ]);
+            }
+            print(&table.to_string());
+        }
+        DbAct::Create { name, page_size, auto_vacuum, question } => {
+            let auto_vacuum = match auto_vacuum {
+                Vacuum::None => AutoVacuum::None,
+                Vacuum::Full => AutoVacuum::Full,
+                Vacuum::Incremental => AutoVacuum::Incremental,
+            };
+            question.at.client()?.create(&name, CreateOptions { page_size, auto_vacuum })?;
+            done(question.json, json!({ "created": name }), &format!("created {name}"));
+        }
+        DbAct::Drop { name, yes: _, question } => {
+            question.at.client()?.drop_database(&name)?;
+            done(question.json, json!({ "dropped": name }), &format!("dropped {name}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! What a worker is doing at every moment, noted where a killed process leaves it; and death at a chosen moment.
+//!
+//! ```text
+//! byte   phase      from                              to
+//!    0   append     before a write to the log         it returned
+//!    1   sync       before a sync of the log          it returned
+//!    2   apply      shoaldb::probe                    shoaldb::probe
+//!    3   publish    shoaldb::probe                    shoaldb::probe
+//!    4   recovery   the start                         everything is replayed and a leader is known
+//! ```
+//!
+//! A byte is 1 while its phase lasts. They are written with `pwrite` into a small file: the kernel keeps them when the
+//! process is killed. No byte set means idle.
+//!
+//! Armed for the n-th time of a phase, the process kills itself with SIGKILL as it begins: an append writes a part of
+//! its bytes before, a sync is carried out before in every second process. `recovery` counts the file calls of a start.
+//!
+//! This file is the only one that says `kill` to itself, and only a worker with `--phases` uses it.
+
+use std::fs::File as OsFile;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use rustix::process::{Signal, getpid, kill_process};
+use shoaldb::probe;
+use shoaldb::Error;
+use shoaldb_vfs::env::{DirLock, Env, File, Fs, Label, Open};
+
+/// The phases in the order of their bytes.
+pub(crate) const NAMES: [&str; 5] = ["append", "sync", "apply", "publish", "recovery"];
+const APPEND: usize = 0;
+const SYNC: usize = 1;
+const APPLY: usize = 2;
+const PUBLISH: usize = 3;
+const RECOVERY: usize = 4;
+
+struct Phases {
+    file: OsFile,
+    /// How many more times until death; 0 is never.
+    armed: [AtomicU32; NAMES.len()],
+    recovering: AtomicBool,
+    kills_after: bool,
+}
+
+static PHASES: OnceLock<Phases> = OnceLock::new();
+
+/// The operating system's doors, watched. `die_at` is `phase:n`.
+pub(crate) fn watch(path: &Path, die_at: Option<&str>) -> Result<Env, Error> {
+    let file = OsFile::create(path)?;
+    file.write_all_at(&[0, 0, 0, 0, 1], 0)?;
+    let phases = Phases {
+        file,
+        armed: Default::default(),
+        recovering: AtomicBool::new(true),
+        kills_after: std::process::id().is_multiple_of(2),
+    };
+    let _ = PHASES.set(phases);
+    if let Some((phase, nth)) = die_at.and_then(|die_at| die_at.split_once(':')) {
+        arm(phase, nth.parse().unwrap_or(1))?;
+    }
+    probe::watch(|phase, begins| {
+        let at = if phase == probe::Phase::Apply { APPLY } else { PUBLISH };
+        if begins { begin(at) } else { end(at) }
+    });
+    let env = Env::os();
+    Ok(Env { fs: Arc::new(WatchedFs(env.fs.clone())), ..env })
+}
+
+/// The process dies the `nth` time from now on that `phase` begins.
+pub(crate) fn arm(phase: &str, nth: u32) -> Result<(), Error> {
+    let at = NAMES.iter().position(|name| *name == phase);
+    let (Some(phases), Some(at)) = (PHASES.get(), at) else {
+        return Err(Error::from(io::Error::other(format!("phase {phase}: one of {NAMES:?}, with --phases"))));
+    };
+    phases.armed[at].store(nth, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Everything is replayed.
+pub(crate) fn recovered() {
+    if let Some(phases) = PHASES.get()
+        && phases.recovering.swap(false, Ordering::SeqCst)
+    {
+        end(RECOVERY);
+    }
+}
+
+fn note(at: usize, value: u8) {
+    if let Some(phases) = PHASES.get() {
+        // A note that is lost makes a kill count for another phase, no more.
+        let _ = phases.file.write_all_at(&[value], at as u64);
+    }
+}
+
+fn is_last(at: usize) -> bool {
+    let count = |n: u32| n.checked_sub(1);
+    PHASES.get().is_some_and(|phases| {
+        phases.armed[at].fetch_update(Ordering::SeqCst, Ordering::SeqCst, count) == Ok(1)
+    })
+}
+
+fn die() -> ! {
+    loop {
+        let _ = kill_process(getpid(), Signal::KILL);
+    }
+}
+
+fn begin(at: usize) {
+    note(at, 1);
+    if is_last(at) {
+        die();
+    }
+}
+
+fn end(at: usize) {
+    note(at, 0);
+}
+
+fn file_call() {
+    let recovering = PHASES.get().is_some_and(|phases| phases.recovering.load(Ordering::Relaxed));
+    if recovering && is_last(RECOVERY) {
+        die();
+    }
+}
+
+#[derive(Debug)]
+struct WatchedFs(Arc<dyn Fs>);
+
+impl Fs for WatchedFs {
+    fn open(&self, path: &Path, how: Open, label: Label) -> io::Result<Arc<dyn File>> {
+        file_call();
+        Ok(Arc::new(WatchedFile(self.0.open(path, how, label)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path, label: Label) -> io::Result<()> {
+        file_call();
+        self.0.rename(from, to, label)
+    }
+
+    fn remove(&self, path: &Path, label: Label) -> io::Result<()> {
+        file_call();
+        self.0.remove(path, label)
+    }
+
+    fn create_dir_all(&self, path: &Path, label: Label) -> io::Result<()> {
+        file_call();
+        self.0.create_dir_all(path, label)
+    }
+
+    fn list(&self, dir: &Path, label: Label) -> io::Result<Vec<String>> {
+        file_call();
+        self.0.list(dir, label)
+    }
+
+    fn sync_dir(&self, dir: &Path, label: Label) -> io::Result<()> {
+        file_call();
+        self.0.sync_dir(dir, label)
+    }
+
+    fn lock_dir(&self, dir: &Path, label: Label) -> io::Result<Box<dyn DirLock>> {
+        self.0.lock_dir(dir, label)
+    }
+}
+
+#[derive(Debug)]
+struct WatchedFile(Arc<dyn File>);
+
+impl File for WatchedFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64, label: Label) -> io::Result<usize> {
+        file_call();
+        self.0.read_at(buf, offset, label)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64, label: Label) -> io::Result<()> {
+        file_call();
+        if label != "log.write" {
+            return self.0.write_at(buf, offset, label);
+        }
+        note(APPEND, 1);
+        if is_last(APPEND) {
+            // Any part may be there: where it ends is drawn from what is written.
+            let sum = buf.iter().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+            let _ = self.0.write_at(&buf[..sum % (buf.len() + 1)], offset, label);
+            die();
+        }
+        let written = self.0.write_at(buf, offset, label);
+        end(APPEND);
+        written
+    }
+
+    fn sync_data(&self, label: Label) -> io::Result<()> {
+        file_call();
+        if label != "log.sync" {
+            return self.0.sync_data(label);
+        }
+        note(SYNC, 1);
+        if is_last(SYNC) {
+            if PHASES.get().is_some_and(|phases| phases.kills_after) {
+                let _ = self.0.sync_data(label);
+            }
+            die();
+        }
+        let synced = self.0.sync_data(label);
+        end(SYNC);
+        synced
+    }
+
+    fn set_len(&self, len: u64, label: Label) -> io::Result<()> {
+        file_call();
+        self.0.set_len(len, label)
+    }
+
+    fn len(&self, label: Label) -> io::Result<u64> {
+        self.0.len(label)
+    }
+}

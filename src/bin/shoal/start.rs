@@ -1,0 +1,127 @@
+//! `shoal start`: one node in the foreground.
+//!
+//! Ready is said once the node takes part: its directory is opened and checked, its socket listens. That is before
+//! there is a leader, because a service manager that waits for one node's readiness before it starts the next one would
+//! wait for ever. `shoal health` tells whether there is a leader.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use shoaldb::{Error, Event, Member, Node};
+
+/// `ID=ADDRESS`.
+#[derive(Clone, Debug)]
+pub(crate) struct MemberArg {
+    pub(crate) id: u64,
+    pub(crate) address: String,
+}
+
+impl FromStr for MemberArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<MemberArg, String> {
+        let (id, address) =
+            text.split_once('=').ok_or_else(|| format!("'{text}': write ID=ADDRESS, such as 1=127.0.0.1:4001"))?;
+        let id = id.trim().parse::<u16>().ok().filter(|id| *id > 0);
+        let id = id.ok_or_else(|| format!("'{text}': the id is a number from 1 to 65535"))?;
+        if !address.contains(':') {
+            return Err(format!("'{text}': the address needs a port, such as 127.0.0.1:4001"));
+        }
+        Ok(MemberArg { id: u64::from(id), address: address.trim().to_string() })
+    }
+}
+
+/// Run one node in the foreground.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  A cluster of one, in the directory `data`:
+    shoal start --id 1 --data data --listen 127.0.0.1:4001
+  The first of three; the others alike with their own --id, --data and --listen:
+    shoal start --id 1 --data data-1 --listen 127.0.0.1:4001 \\
+      --bootstrap 1=127.0.0.1:4001,2=127.0.0.1:4002,3=127.0.0.1:4003
+
+The node runs until SIGTERM or ctrl-c; then it hands leadership over and ends with 0.
+Under systemd use Type=notify.")]
+pub(crate) struct StartArgs {
+    /// Id of this node, 1 to 65535. It belongs to the directory for good.
+    #[arg(long, env = "SHOAL_ID", value_parser = clap::value_parser!(u16).range(1..))]
+    id: u16,
+    /// Directory of this node's data; created if it does not exist.
+    #[arg(long, env = "SHOAL_DATA", value_name = "DIR")]
+    data: PathBuf,
+    /// Address to listen on for other nodes. Loopback only: traffic is not encrypted.
+    #[arg(long, env = "SHOAL_LISTEN", value_name = "ADDR")]
+    listen: String,
+    /// Address under which others reach this node, if it is not the one it listens on.
+    #[arg(long, env = "SHOAL_ADVERTISE", value_name = "ADDR")]
+    advertise: Option<String>,
+    /// Members of a new cluster, this node among them; the same list on each. Ignored once the directory is in a
+    /// cluster. Without it, a new directory becomes a cluster of one.
+    #[arg(long, env = "SHOAL_BOOTSTRAP", value_name = "ID=ADDR,...", value_delimiter = ',')]
+    bootstrap: Vec<MemberArg>,
+}
+
+/// Runs until a signal, or until the node had to stop.
+pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
+    // Before anything takes time: a signal during the start ends it in order, too.
+    let (to, signals) = crossbeam_channel::unbounded();
+    ctrlc::set_handler(move || {
+        let _ = to.send(());
+    })
+    .map_err(|error| io::Error::other(format!("signal handler: {error}")))?;
+
+    let mut builder = Node::builder(u64::from(args.id), &args.data).listen(&args.listen);
+    if let Some(advertise) = args.advertise {
+        builder = builder.advertise(advertise);
+    }
+    if !args.bootstrap.is_empty() {
+        builder = builder.bootstrap(args.bootstrap.into_iter().map(|member| Member::new(member.id, member.address)));
+    }
+    let node = builder.start()?;
+    let events = node.events();
+    tracing::info!(node = args.id, listen = args.listen, data = %args.data.display(), "ready");
+    notify("READY=1");
+    loop {
+        crossbeam_channel::select! {
+            recv(signals) -> _ => break,
+            recv(events) -> event => match event {
+                Ok(Event::LeaderChanged { term, leader: Some(leader) }) => {
+                    tracing::info!(node = args.id, leader = leader.0, term = term.0, "node {leader} leads");
+                }
+                Ok(Event::LeaderChanged { term, leader: None }) => {
+                    tracing::info!(node = args.id, term = term.0, "no leader at the moment");
+                }
+                Ok(Event::DiskTrouble { what }) => {
+                    // It serves reads, but cannot be relied on: whoever supervises it should know.
+                    tracing::error!(node = args.id, "{what}");
+                }
+                Ok(event) => tracing::warn!(node = args.id, ?event, "event"),
+                Err(_) => break,
+            },
+        }
+    }
+    notify("STOPPING=1");
+    tracing::info!(node = args.id, "handing over");
+    node.shutdown()?;
+    tracing::info!(node = args.id, "stopped");
+    Ok(())
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let send = || -> io::Result<()> {
+        let address = match path.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+            _ => SocketAddr::from_pathname(&path)?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
+    };
+    if let Err(error) = send() {
+        tracing::warn!(%error, socket = ?path, "the service manager was not told {state}");
+    }
+}
