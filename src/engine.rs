@@ -98,7 +98,7 @@ impl Engine {
                 self.hand_over();
                 return;
             }
-            // Founding is over when there is an engine.
+            // Not an engine's business: `node.rs` takes these out.
             Input::Found { .. } | Input::Connected { .. } | Input::Stop => return,
         };
         self.core.on_event(event);

@@ -280,7 +280,7 @@ impl Shared {
 
     /// The moment at which a wait that begins now and may take `limit` ends.
     pub(crate) fn deadline(&self, limit: Duration) -> Duration {
-        self.waiting.clock.now() + limit
+        self.waiting.clock.now().saturating_add(limit)
     }
 }
 

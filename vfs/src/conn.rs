@@ -108,9 +108,6 @@ impl Conn {
     }
 
     pub(crate) fn read_main(&self, buf: &mut [u8], offset: u64) -> Result<usize, Refusal> {
-        if self.link.mode() == crate::database::Mode::Fenced {
-            return Err(Refusal::NotCommitted);
-        }
         self.db.read_main(buf, offset).map_err(|error| {
             tracing::error!(database = self.db.name(), offset, %error, "the main file could not be read");
             Refusal::Io
@@ -131,6 +128,8 @@ impl Conn {
     }
 
     pub(crate) fn lock_shared(&self, range: Range<usize>, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
+        // A new attempt: whatever this thread was to sleep for, and did not, is over.
+        SLEEP_FOR.set(None);
         if range.start >= READ_0 && self.is_linearizable() && !self.db.believes_write(self.id) {
             self.pass_barrier(interrupted)?;
         }
@@ -143,7 +142,11 @@ impl Conn {
             return Ok(());
         }
         let before = self.db.change_counter();
-        self.replicator.read_barrier(&self.db, interrupted)?;
+        self.replicator.read_barrier(&self.db, interrupted).map_err(|refusal| match refusal {
+            // SQLite would try for ten seconds, and then speak of a locking protocol.
+            Refusal::Busy => Refusal::ReadUnconfirmed,
+            other => other,
+        })?;
         if self.db.change_counter() != before {
             *self.skip_barrier_until.lock() = Some(self.clock.now() + SKIP_LIFETIME);
         }
@@ -200,7 +203,9 @@ impl Conn {
 
     pub(crate) fn unlock(&self, range: Range<usize>, shared: bool) {
         if range == (WRITE..WRITE + 1) {
-            self.db.unlock_write(self.id);
+            if self.db.unlock_write(self.id) {
+                SLEEP_FOR.set(Some(SleepFor::Turn(self.db.clone(), self.id)));
+            }
             self.unregister();
         } else {
             self.db.unlock(self.id, range, shared);

@@ -184,6 +184,12 @@ pub fn publish_header<M: IndexMemory + ?Sized>(memory: &M, header: &IndexHeader)
     store_copy(memory, 0, &bytes);
 }
 
+/// Makes both copies invalid. For tests of what happens then.
+pub(crate) fn damage_header<M: IndexMemory + ?Sized>(memory: &M) {
+    store_copy(memory, 0, &[0; INDEX_HEADER_BYTES]);
+    store_copy(memory, 1, &[0; INDEX_HEADER_BYTES]);
+}
+
 fn load_copy<M: IndexMemory + ?Sized>(memory: &M, copy: usize) -> [u8; INDEX_HEADER_BYTES] {
     let mut bytes = [0; INDEX_HEADER_BYTES];
     for (i, place) in bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
