@@ -381,6 +381,10 @@ impl Node {
             if hub.is_stopped() {
                 return Some(Err(stopped(hub)));
             }
+            let alone = || hub.core_status.lock().as_ref().is_some_and(|core| core.membership.voters == [hub.id]);
+            if hub.trouble().is_some() && alone() {
+                return Some(Err(stopped(hub)));
+            }
             let leadership = hub.leadership();
             let known = hub.applied().term == leadership.term;
             leadership.leader.filter(|_| known).map(|leader| Ok(u64::from(leader.0)))
