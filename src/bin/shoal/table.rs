@@ -7,7 +7,7 @@ use comfy_table::{Table, presets};
 /// A table without lines: columns that a person reads and `awk` splits.
 pub(crate) fn plain(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header);
     table
 }
 
