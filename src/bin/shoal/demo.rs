@@ -26,7 +26,7 @@ use crate::Failed;
 use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::ledger::{Ledger, Verdict};
 use crate::harness::wire::{Act, Failure, Told};
-use crate::table::{plain, print};
+use crate::table::print;
 use show::Show;
 
 /// Appends that wait at the same time.
@@ -338,10 +338,7 @@ fn report(
     let mut millis: Vec<u128> = outages.iter().map(Duration::as_millis).collect();
     millis.sort_unstable();
     let middle = millis.get(millis.len() / 2).copied().unwrap_or(0);
-    let mut table = plain(&["", ""]);
-    let mut row = |name: &str, value: String| {
-        table.add_row([name.to_string(), value]);
-    };
+    let row = |name: &str, value: String| print(&format!("{name:<42}{value}"));
     row("kills of the leader (SIGKILL)", outages.len().to_string());
     row("until writes went on, median / longest", format!("{middle} / {} ms", millis.last().copied().unwrap_or(0)));
     row("acknowledged", format!("{} ({:.0} per second)", ledger.count(), ledger.count() as f64 / seconds));
@@ -354,7 +351,7 @@ fn report(
     row("reads, local and linearizable", reads.to_string());
     row("  of these too old", stale.to_string());
     row("nodes with equal content", format!("{0} of {0}, integrity_check ok", verdicts.len()));
-    print(&format!("{}\n\nlost: {}", table.to_string().trim_start_matches([' ', '\n']), most(|v| v.lost.len())));
+    print(&format!("\nlost: {}", most(|verdict| verdict.lost.len())));
     if verdicts.iter().all(|(_, verdict)| verdict.is_good()) && stale == 0 {
         return Ok(());
     }
