@@ -136,7 +136,7 @@ fn a_fenced_transaction_reads_its_snapshot_and_writes_nothing() {
                 Err(error) => break code(Err::<(), _>(error)),
                 Ok(Some(row)) => {
                     seen += 1;
-                    let changed = !rolled_back && (spilled || seen > 280 || seen < 20);
+                    let changed = !rolled_back && (spilled || !(20..=280).contains(&seen));
                     let expected = if changed { 200 } else { 300 };
                     assert_eq!(row.get::<_, i64>(0).unwrap(), expected, "row {seen}, spilled {spilled}");
                 }
