@@ -25,6 +25,9 @@ pub mod raft;
 mod replicate;
 mod shared;
 mod signal;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod sim;
 mod status;
 pub mod types;
 

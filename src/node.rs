@@ -125,22 +125,7 @@ impl RaftThread {
 
     fn lead_and_follow(self, opened: Opened, directory: &Directory) -> Result<()> {
         let RaftThread { hub, mailbox, transport } = self;
-        let applied = opened.applied();
-        let Opened { log, restored, catalogue } = opened;
-        let replay_to = restored.hard_state.commit.max(restored.applied);
-        let sole_voter = restored.membership.voters == [hub.id];
-        let log = Arc::new(log);
-        let mut config = CoreConfig::new(hub.id, directory.env.rng.next_u64());
-        config.election_ticks = hub.config.election_ticks();
-        config.heartbeat_ticks = crate::config::Config::TICKS_PER_HEARTBEAT;
-        config.max_entry_bytes = hub.config.max_entry;
-        config.max_uncommitted_bytes = config.max_uncommitted_bytes.max(hub.config.max_entry);
-        let core = Core::open(config, restored, log.clone())
-            .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
-
-        hub.set_log(&log);
-        hub.begin(catalogue, applied);
-        hub.members_changed();
+        let (mut engine, log) = begin(&hub, opened, directory)?;
         let (to_log, batches) = crossbeam_channel::unbounded();
         let (to_apply, entries) = crossbeam_channel::unbounded();
         let (hint, hints) = crossbeam_channel::bounded(1);
@@ -159,7 +144,6 @@ impl RaftThread {
             })?,
         ];
         let mut out = Wires { to_log, to_apply, transport };
-        let mut engine = Engine::new(core, hub.clone(), replay_to, sole_voter);
         turn_until_stopped(&mut engine, &hub, &mailbox, &mut out);
         drop(out);
         for thread in threads {
@@ -168,6 +152,26 @@ impl RaftThread {
         }
         Ok(())
     }
+}
+
+/// From what was opened to an engine that can turn; the hub knows its log, its members and its catalogue from here on.
+pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<(Engine, Arc<Log>)> {
+    let applied = opened.applied();
+    let Opened { log, restored, catalogue } = opened;
+    let replay_to = restored.hard_state.commit.max(restored.applied);
+    let sole_voter = restored.membership.voters == [hub.id];
+    let log = Arc::new(log);
+    let mut config = CoreConfig::new(hub.id, directory.env.rng.next_u64());
+    config.election_ticks = hub.config.election_ticks();
+    config.heartbeat_ticks = crate::config::Config::TICKS_PER_HEARTBEAT;
+    config.max_entry_bytes = hub.config.max_entry;
+    config.max_uncommitted_bytes = config.max_uncommitted_bytes.max(hub.config.max_entry);
+    let core = Core::open(config, restored, log.clone())
+        .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
+    hub.set_log(&log);
+    hub.begin(catalogue, applied);
+    hub.members_changed();
+    Ok((Engine::new(core, hub.clone(), replay_to, sole_voter), log))
 }
 
 /// Carries out what the founding wants; the opened log once this node has a cluster.
@@ -255,17 +259,38 @@ fn turn_until_stopped(engine: &mut Engine, hub: &Hub, mailbox: &Receiver<Input>,
     }
 }
 
+fn run_log(hub: &Hub, log: &Log, batches: &Receiver<PersistBatch>, hint: &Sender<()>) {
+    let mut appender = Appender::default();
+    while let Ok(first) = batches.recv() {
+        if !appender.append(hub, log, first, batches.try_iter()) {
+            return;
+        }
+        let _ = hint.try_send(());
+    }
+}
+
 /// Appends batches in order, everything that waits in one go. A batch that only moves the commit index costs no write:
 /// it goes along with the next one.
-fn run_log(hub: &Hub, log: &Log, batches: &Receiver<PersistBatch>, hint: &Sender<()>) {
-    let mut unwritten: Option<HardState> = None;
-    while let Ok(first) = batches.recv() {
+#[derive(Default)]
+pub(crate) struct Appender {
+    unwritten: Option<HardState>,
+}
+
+impl Appender {
+    /// Writes `first` and what `more` has at once, and posts what became of it. `false` when the log has failed.
+    pub(crate) fn append(
+        &mut self,
+        hub: &Hub,
+        log: &Log,
+        first: PersistBatch,
+        more: impl Iterator<Item = PersistBatch>,
+    ) -> bool {
         let mut number = first.number;
         let mut must_sync = first.must_sync;
-        let mut batch =
-            Batch { entries: first.entries, hard_state: first.hard_state.or(unwritten.take()), anchor: None };
+        let hard_state = first.hard_state.or(self.unwritten.take());
+        let mut batch = Batch { entries: first.entries, hard_state, anchor: None };
         let mut separate = None;
-        for next in batches.try_iter() {
+        for next in more {
             let follows = match (batch.entries.last(), next.entries.first()) {
                 (Some(last), Some(first)) => first.id.index == last.id.index.next(),
                 _ => true,
@@ -283,14 +308,14 @@ fn run_log(hub: &Hub, log: &Log, batches: &Receiver<PersistBatch>, hint: &Sender
             (next.number, next.must_sync, Batch { entries: next.entries, hard_state: next.hard_state, anchor: None })
         })) {
             if !must_sync && batch.entries.is_empty() {
-                unwritten = batch.hard_state.or(unwritten);
+                self.unwritten = batch.hard_state.or(self.unwritten);
             } else if let Err(error) = log.append(&batch) {
                 hub.post(Input::Failed { what: words_of(&error) });
-                return;
+                return false;
             }
             hub.post(Input::Persisted { batch: number });
         }
-        let _ = hint.try_send(());
+        true
     }
 }
 
