@@ -30,12 +30,13 @@ use crate::apply::{Applier, Step};
 use crate::boot::{self, Directory, Opened};
 use crate::engine::{Engine, Outlet};
 use crate::error::{Error, ErrorKind, Result};
+use crate::found::format::FoundMessage;
 use crate::found::{self, Founding};
 use crate::log::{Batch, Log, LogError};
 use crate::net::Transport;
 use crate::raft::{Core, CoreConfig, EntryReader, PersistBatch};
 use crate::shared::{Hub, Input};
-use crate::types::{HardState, LogEntry, LogIndex, Message, Term};
+use crate::types::{HardState, LogEntry, LogIndex, Message, NodeId, Term};
 
 /// Messages taken from the mailbox in one turn: enough to share a sync, few enough to answer soon.
 const INPUTS_PER_TURN: usize = 512;
@@ -157,7 +158,7 @@ impl RaftThread {
 /// From what was opened to an engine that can turn; the hub knows its log, its members and its catalogue from here on.
 pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<(Engine, Arc<Log>)> {
     let applied = opened.applied();
-    let Opened { log, restored, catalogue } = opened;
+    let Opened { log, restored, catalogue, founding } = opened;
     let replay_to = restored.hard_state.commit.max(restored.applied);
     let sole_voter = restored.membership.voters == [hub.id];
     let log = Arc::new(log);
@@ -171,7 +172,7 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
     hub.set_log(&log);
     hub.begin(catalogue, applied);
     hub.members_changed();
-    Ok((Engine::new(core, hub.clone(), replay_to, sole_voter), log))
+    Ok((Engine::new(core, hub.clone(), replay_to, sole_voter, founding), log))
 }
 
 /// Carries out what the founding wants; the opened log once this node has a cluster.
@@ -218,6 +219,12 @@ impl Outlet for Wires {
     fn send(&mut self, message: Message) {
         if let Some(transport) = &self.transport {
             transport.send(message);
+        }
+    }
+
+    fn send_found(&mut self, to: NodeId, message: FoundMessage) {
+        if let Some(transport) = &self.transport {
+            transport.send_found(to, message);
         }
     }
 

@@ -12,6 +12,8 @@ pub(super) enum Mend {
     Links,
     Weather,
     Sync(At, u64),
+    /// Somebody restarts a node whose disk failed.
+    Crippled(At, u64),
 }
 
 impl State {
@@ -75,14 +77,7 @@ impl State {
                     hub.post(Input::Transfer { to });
                 }
             }
-            _ => {
-                // Somebody looks after broken machines.
-                let broken: Vec<At> =
-                    (0..n).filter(|at| self.slots[*at].running.as_ref().is_some_and(|r| r.crippled)).collect();
-                for at in broken {
-                    self.crash(at, false);
-                }
-            }
+            _ => {}
         }
     }
 
@@ -119,6 +114,11 @@ impl State {
                 self.net.loss = 0;
                 self.net.twice = 0;
                 self.net.delay = 1 + self.dice.below(3000);
+            }
+            Mend::Crippled(at, life) => {
+                if self.slots[at].life == life && self.slots[at].running.is_some() {
+                    self.crash(at, false);
+                }
             }
             Mend::Sync(at, life) => {
                 if self.slots[at].life == life {

@@ -25,7 +25,7 @@ use crate::raft::Role;
 use crate::shared::Hub;
 
 /// Calls that may lie on the stack above each other.
-const DEPTH: usize = 4;
+const DEPTH: usize = 6;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS items(ord INTEGER PRIMARY KEY, u INTEGER UNIQUE, body);
@@ -157,10 +157,16 @@ pub(super) fn act(world: &Arc<World>) {
 impl State {
     /// A node, mostly one that leads.
     fn somewhere(&self) -> At {
-        let leads = |at: &At| self.slots[*at].hub().is_some_and(|hub| hub.leadership().role == Role::Leader);
-        let leaders: Vec<At> = (0..self.slots.len()).filter(leads).collect();
-        if !leaders.is_empty() && self.dice.below(4) != 0 {
-            return leaders[self.dice.below(leaders.len() as u64) as usize];
+        let term = |at: &At| {
+            let leadership = self.slots[*at].hub()?.leadership();
+            (leadership.role == Role::Leader).then_some(leadership.term)
+        };
+        let mut leaders: Vec<At> = (0..self.slots.len()).filter(|at| term(at).is_some()).collect();
+        leaders.sort_by_key(|at| term(at));
+        match (leaders.as_slice(), self.dice.below(8)) {
+            ([.., newest], 0..=4) => return *newest,
+            ([oldest, ..], 5) => return *oldest,
+            _ => {}
         }
         self.dice.below(self.slots.len() as u64) as usize
     }
@@ -351,9 +357,12 @@ fn patient_read(world: &Arc<World>, at: At) {
 fn patient_write(world: &Arc<World>, at: At) {
     let open = {
         let mut state = world.state.lock();
-        state.slots[at].running.as_deref_mut().and_then(|running| running.writers.pop())
+        // Others wait for it: it shall not take too long.
+        let busy = state.slots.iter().position(|slot| slot.running.as_ref().is_some_and(|r| !r.writers.is_empty()));
+        let at = busy.unwrap_or(at);
+        state.slots[at].running.as_deref_mut().and_then(|running| running.writers.pop()).map(|writer| (at, writer))
     };
-    if let Some(writer) = open {
+    if let Some((at, writer)) = open {
         return end_writer(world, at, writer);
     }
     let Some(session) = world.connect(at, ("app", false)) else { return };

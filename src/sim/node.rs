@@ -13,6 +13,7 @@ use shoaldb_vfs::env::sim::{Aim, SimFs, SimRng};
 use shoaldb_vfs::env::{Env, Fs};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::faults::Mend;
 use super::world::{At, Ev, Pumper, State, World};
 use crate::apply::{Applier, Step};
 use crate::boot::Directory;
@@ -236,6 +237,9 @@ impl Outlet for Effects<'_> {
     fn send(&mut self, message: Message) {
         self.wire.send(message);
     }
+    fn send_found(&mut self, to: NodeId, message: FoundMessage) {
+        self.wire.send_found(to, message);
+    }
     fn apply(&mut self, entries: Vec<LogEntry>) {
         self.entries.push_back(entries);
     }
@@ -352,11 +356,12 @@ impl State {
             Err(error) if self.slots[at].fs.is_down() => {
                 self.note(format_args!("n{} crashed while it was founded: {error}", at + 1));
                 self.count("crashes during founding");
-                self.bury(at);
             }
             Err(error) => self.fail(format!("n{}: founding: {error}", at + 1)),
         }
-        self.flush(at);
+        if !self.slots[at].fs.is_down() {
+            self.flush(at);
+        }
     }
 
     pub(super) fn on_turn(&mut self, at: At, life: u64) {
@@ -392,7 +397,9 @@ impl State {
         let mut out = Effects { batches: &mut seat.batches, entries: &mut seat.entries, wire: &running.wire };
         seat.engine_over = !seat.engine.turn(&mut out);
         let stopped = seat.engine_over.then(|| running.hub.trouble().unwrap_or_default());
-        if let Some(why) = stopped {
+        if let Some(why) = stopped
+            && !self.slots[at].fs.is_down()
+        {
             self.fail(format!("n{}: the engine stopped: {why}", at + 1));
         }
         self.flush(at);
@@ -468,14 +475,23 @@ impl State {
             if !self.slots[at].fs.is_down() {
                 self.note(format_args!("n{}: the log failed", at + 1));
                 self.count("log failures");
+                let millis = 300 + self.dice.below(3000);
+                self.after_millis(millis, Ev::Mend(Mend::Crippled(at, life)));
             }
-        }
-        if self.slots[at].fs.is_down() {
-            self.bury(at);
-            return;
         }
         self.turn_soon(at);
         self.flush(at);
+    }
+
+    /// Machines that crashed in the middle of an event are down.
+    pub(super) fn notice_crashes(&mut self) {
+        for at in 0..self.slots.len() {
+            if self.slots[at].running.is_some() && self.slots[at].fs.is_down() {
+                self.note(format_args!("n{} crashed in a call", at + 1));
+                self.count("crashes in a call");
+                self.bury(at);
+            }
+        }
     }
 
     pub(super) fn on_apply(&mut self, at: At, life: u64) {
@@ -497,7 +513,7 @@ impl State {
             }
             Step::Waiting(..) => {
                 self.count("waits for publication");
-                self.after_micros(50, Ev::Apply(at, life));
+                self.after_micros(500, Ev::Apply(at, life));
             }
             Step::Idle => {
                 seat.apply_due = false;
@@ -506,7 +522,9 @@ impl State {
             }
             Step::Stopped(reason) => {
                 seat.apply_over = true;
-                self.fail(format!("n{}: the applier stopped: {reason}", at + 1));
+                if !self.slots[at].fs.is_down() {
+                    self.fail(format!("n{}: the applier stopped: {reason}", at + 1));
+                }
             }
         }
         self.flush(at);
@@ -593,7 +611,7 @@ impl State {
                 self.count("crashes in a write or sync");
                 self.on_disk(at, life);
             }
-            if !self.slots[at].fs.is_down() {
+            if self.slots[at].running.is_some() && !self.slots[at].fs.is_down() {
                 self.slots[at].fs.crash(seed);
             }
         }
@@ -611,11 +629,17 @@ impl State {
         self.slots.iter().any(|slot| slot.hub().is_some_and(|hub| hub.is_ready_leader()))
     }
 
-    /// Whether all nodes are up and show the same.
+    /// Whether all nodes are up and show all that any of them has in its log.
     pub(super) fn all_even(&self) -> bool {
-        let mut applied = self.slots.iter().map(|slot| slot.hub().map(|hub| hub.applied()));
-        let first = applied.next().flatten();
-        first.is_some() && applied.all(|other| other == first)
+        let last = |slot: &Slot| {
+            let hub = slot.hub()?;
+            let status = hub.core_status.lock().clone()?;
+            let applied = hub.applied().index;
+            (status.last == applied && status.committed == applied).then_some(applied)
+        };
+        let mut ends = self.slots.iter().map(last);
+        let first = ends.next().flatten();
+        first.is_some() && ends.all(|other| other == first)
     }
 
     pub(super) fn describe(&self) -> String {

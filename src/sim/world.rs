@@ -225,6 +225,7 @@ impl World {
                 let garbage = {
                     let mut state = self.state.lock();
                     state.handle(event, self);
+                    state.notice_crashes();
                     state.observe();
                     state.take_garbage()
                 };
