@@ -35,7 +35,6 @@ use crate::signal::{Signal, Waiting};
 use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, Message, NodeId, Term};
 
 /// What comes to the engine's mailbox.
-#[allow(clippy::large_enum_variant, reason = "nearly all of them are messages: a box would be an allocation for each")]
 pub(crate) enum Input {
     /// From a peer.
     Message(Box<Message>),

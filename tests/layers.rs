@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Files in which `unsafe` may stand. The last one calls SQLite itself, for what rusqlite has no safe word for.
-const UNSAFE_ROOMS: [&str; 4] = ["vfs/src/ffi.rs", "vfs/src/shm.rs", "vfs/src/map.rs", "vfs/tests/settings.rs"];
+const UNSAFE_ROOMS: [&str; 4] = ["vfs/src/ffi.rs", "vfs/src/shm.rs", "vfs/src/ext/ofd.rs", "vfs/tests/settings.rs"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -140,7 +140,8 @@ fn no_arrow_points_up() {
                 continue;
             };
             let own_folder = me.starts_with(&format!("{name}::")) || name.starts_with(&format!("{me}::"));
-            if *there > at && !own_folder {
+            let simulation = me.starts_with("sim") && name.starts_with("sim");
+            if *there > at && !own_folder && !simulation {
                 wrong.push(format!("{file} names crate::{target}, which stands below it in the code map"));
             }
         }
