@@ -35,7 +35,7 @@ const KILLS: u64 = 210;
 /// Kills of one life: enough for a log with many terms, few enough that replay stays short.
 const KILLS_PER_LIFE: u64 = 35;
 const WRITERS: u64 = 4;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 const PHASES: [&str; 5] = ["append", "sync", "apply", "publish", "recovery"];
 
 fn number(variable: &str, default: u64) -> u64 {
@@ -183,9 +183,10 @@ fn start(cluster: &Cluster, sums: &mut Sums, id: u64, die_at: Option<String>) {
     if !dies {
         return;
     }
-    // It dies early, or its start needs fewer file calls than that and it lives.
+    // It dies early, or its start needs fewer file calls than that: then it shall live.
     let child = cluster.child(id).unwrap();
-    if child.wait_gone(Duration::from_millis(150)) {
+    let disarm = Act::DieAt { phase: "recovery".to_string(), nth: 0 };
+    if child.wait_gone(Duration::from_millis(150)) || cluster.ask(id, &disarm).is_err() {
         sums.kills += 1;
         sums.buckets.count(cluster, id);
         cluster.kill(id);
@@ -228,7 +229,7 @@ fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers)
     }
     // Every second time the next kill meets nodes that have not caught up.
     if dice.below(2) == 0 && !cluster.wait_ready(&[1, 2, 3], PATIENCE) {
-        panic!("not all nodes came back within {PATIENCE:?}");
+        panic!("not all nodes came back within {PATIENCE:?}; leader {:?}", cluster.leader());
     }
 }
 
@@ -259,13 +260,14 @@ fn judge(cluster: &Cluster, ledger: &Ledger, sums: &mut Sums) {
     }
 }
 
-/// What the nodes said on standard error, their last lines.
+/// What the nodes are, and the last lines of what they said.
 fn logs(cluster: &Cluster) -> String {
     let mut text = String::new();
     for id in cluster.ids() {
         let all = std::fs::read_to_string(cluster.log(id)).unwrap_or_default();
         let lines: Vec<&str> = all.lines().collect();
-        text.push_str(&format!("--- node {id}\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n")));
+        let status = cluster.ask(id, &Act::Status);
+        text.push_str(&format!("--- node {id}\n{status:?}\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n")));
     }
     text
 }
