@@ -215,3 +215,6 @@ fn log_error(error: LogError) -> Error {
     let kind = if error.is_damage() { ErrorKind::Corrupt } else { ErrorKind::Io };
     Error::caused(kind, error.to_string(), error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,6 +83,7 @@ impl Connection {
     }
 
     /// Closes the connection. On failure (a statement is still in use) it is handed back with the reason.
+    #[allow(clippy::result_large_err, reason = "the shape that rusqlite's users know")]
     pub fn close(self) -> std::result::Result<(), (Connection, Error)> {
         self.inner.close().map_err(|(inner, error)| (Connection { inner }, error.into()))
     }

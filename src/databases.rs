@@ -20,6 +20,7 @@ use shoaldb_vfs::Database;
 use shoaldb_vfs::env::{Env, Open};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::genesis::Geometry;
+use shoaldb_vfs::page::{LOCK_BYTE, LOCK_BYTES};
 use shoaldb_vfs::transaction::Position;
 
 use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseInfo, DatabaseName};
@@ -106,6 +107,8 @@ impl Databases {
         let path = self.dir.join(format!("{}.db", id.0));
         let file = self.env.fs.open(&path, Open::CreateNew, "db.create")?;
         file.write_at(&geometry.first_page(), 0, "db.create")?;
+        // There is no `-wal` beside it, so a stock SQLite would open this file, and write to it.
+        file.lock(LOCK_BYTE, LOCK_BYTES, "db.lock")?;
         let mut maps = self.maps.lock();
         let name = info.name.as_str();
         let shape = match maps.by_name.get(name).cloned() {

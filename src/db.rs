@@ -167,8 +167,8 @@ impl Builder {
         self
     }
 
-    /// Starts the node. Opens and checks what is in the directory; does not wait for other nodes: see
-    /// [`Node::wait_leader`].
+    /// Starts the node. Opens and checks what is in the directory, and blocks until the databases show all that this
+    /// directory knows to be committed. Does not wait for other nodes: see [`Node::wait_leader`].
     pub fn start(self) -> Result<Node> {
         let env = self.env.clone().unwrap_or_else(Env::os);
         self.config.check().map_err(|what| Error::new(ErrorKind::BadInput, what))?;
@@ -198,7 +198,11 @@ impl Builder {
                     .map_err(|error| Error::new(ErrorKind::BadInput, error.to_string()))?;
                 self.found_alone(founding, &list, &directory)?
             }
-            _ => Start::Opened(Box::new(directory.open_log(&identity)?)),
+            _ => Start::Opened(Box::new(directory.open_log(&identity)?), identity),
+        };
+        let replay_to = match &start {
+            Start::Opened(opened, _) => opened.restored.hard_state.commit,
+            Start::Founding(_) => LogIndex(0),
         };
         let transport = match &self.listen {
             Some(listen) => Some(self.open_transport(&hub, listen, &list, &env)?),
@@ -213,7 +217,7 @@ impl Builder {
         };
         let threads =
             node::spawn(hub.clone(), inputs, start, directory, transport.clone().map(|t| t as Arc<dyn Transport>))?;
-        Ok(Node {
+        let node = Node {
             inner: Arc::new(Inner {
                 hub,
                 registrations,
@@ -224,7 +228,9 @@ impl Builder {
                 pools: Mutex::default(),
                 down: AtomicBool::new(false),
             }),
-        })
+        };
+        node.wait_until(Duration::MAX, |hub| hub.applied().index >= replay_to)?;
+        Ok(node)
     }
 
     fn member_list(&self, id: NodeId) -> Result<Vec<(NodeId, String)>> {
@@ -248,7 +254,7 @@ impl Builder {
         }
         founding.on_event(found::Event::Tick, directory.env.rng.next_u64());
         match node::carry_out(&mut founding, directory, None)? {
-            Some(opened) => Ok(Start::Opened(Box::new(opened))),
+            Some(opened) => Ok(Start::Opened(Box::new(opened), founding.identity().clone())),
             None => Err(Error::new(ErrorKind::BadInput, "a cluster of one could not be founded".to_string())),
         }
     }
@@ -330,15 +336,21 @@ impl Node {
     /// A cluster of one, without a socket: the embedded default. Blocks until the log is replayed; returns as leader.
     pub fn open(dir: impl AsRef<Path>) -> Result<Node> {
         let node = Node::builder(1, dir).start()?;
-        let hub = &node.inner.hub;
-        let ready = hub.changed.wait(&hub.waiting, Duration::MAX, Duration::from_millis(100), || {
-            match (hub.is_ready_leader(), hub.trouble()) {
-                (true, _) => Some(Ok(())),
-                (false, Some(what)) => Some(Err(Error::new(ErrorKind::Stopped, what))),
-                (false, None) => None,
+        node.wait_until(Duration::MAX, Shared::is_ready_leader)?;
+        Ok(node)
+    }
+
+    /// Waits until `reached`; `false` after `limit`. An error if this node cannot get there any more.
+    fn wait_until(&self, limit: Duration, reached: impl Fn(&Shared) -> bool) -> Result<bool> {
+        let hub = &self.inner.hub;
+        let deadline = hub.deadline(limit);
+        let answer = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(100), || {
+            if reached(hub) {
+                return Some(Ok(true));
             }
+            (hub.is_stopped() || hub.trouble().is_some()).then(|| Err(stopped(hub)))
         });
-        ready.unwrap_or(Ok(())).map(|()| node)
+        answer.unwrap_or(Ok(false))
     }
 
     /// Settings for node `id` (1..=65535) in directory `dir`, which is created if it does not exist.
@@ -367,6 +379,10 @@ impl Node {
         let deadline = hub.deadline(limit);
         let leader = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(100), || {
             if hub.is_stopped() {
+                return Some(Err(stopped(hub)));
+            }
+            let alone = || hub.core_status.lock().as_ref().is_some_and(|core| core.membership.voters == [hub.id]);
+            if hub.trouble().is_some() && alone() {
                 return Some(Err(stopped(hub)));
             }
             let leadership = hub.leadership();
@@ -486,10 +502,7 @@ impl Node {
 
     /// Waits until this node shows everything up to log index `index`; `false` after `limit`.
     pub fn wait_applied(&self, index: u64, limit: Duration) -> bool {
-        let hub = &self.inner.hub;
-        let deadline = hub.deadline(limit);
-        let reached = || (hub.applied().index >= LogIndex(index)).then_some(());
-        hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(100), reached).is_some()
+        self.wait_until(limit, |hub| hub.applied().index >= LogIndex(index)).unwrap_or(false)
     }
 
     /// Cuts this node off from node `other`, or lets it through again. For tests of partitions.

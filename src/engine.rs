@@ -9,8 +9,9 @@
 //!    core itself until `Persisted`;
 //! 3. role and progress are published last.
 //!
-//! **Disk trouble.** After a failed write or sync nothing more is acknowledged: the core is silenced, which makes it stop
-//! leading and never campaign. A sync that takes longer than two election timeouts makes a leader hand over.
+//! **Disk trouble.** After a failed write or sync nothing more is acknowledged. A leader tries to hand over for one
+//! election timeout; then, and a follower at once, the core is silenced, which makes it stop leading and never campaign.
+//! A sync that takes longer than two election timeouts makes a leader hand over, too.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub(crate) struct Engine {
     replayed: bool,
     /// Batches that the log has not reported, with the time they were handed over.
     in_flight: VecDeque<(u64, Duration)>,
+    silence_at: Option<Duration>,
     silenced: bool,
     handing_over: bool,
     sole_voter: bool,
@@ -55,6 +57,7 @@ impl Engine {
             replay_to,
             replayed: false,
             in_flight: VecDeque::new(),
+            silence_at: None,
             silenced: false,
             handing_over: false,
             sole_voter,
@@ -67,6 +70,7 @@ impl Engine {
         if self.replayed {
             self.core.on_event(Event::Tick);
         }
+        self.silence_if_due();
         self.watch_disk();
         self.ticks = self.ticks.wrapping_add(1);
         let due = self.ticks.is_multiple_of(self.hub.config.election_ticks().max(1));
@@ -78,7 +82,7 @@ impl Engine {
     /// Something from the mailbox. `Stop` is the caller's business.
     pub(crate) fn on_input(&mut self, input: Input) {
         let event = match input {
-            Input::Message(message) => Event::Message(message),
+            Input::Message(message) => Event::Message(*message),
             Input::Propose { number, data } => Event::Propose { proposal: number, data },
             Input::Read { request } => Event::ReadIndex { request },
             Input::CancelRead { request } => Event::CancelRead { request },
@@ -88,8 +92,13 @@ impl Engine {
             }
             Input::Failed { what } => {
                 self.hub.set_trouble(what);
-                self.silenced = true;
-                Event::Silence
+                let patience = match self.hand_over() {
+                    Some(_) => self.hub.config.election_timeout,
+                    None => Duration::ZERO,
+                };
+                self.silence_at = Some(self.hub.waiting.clock.now() + patience);
+                self.silence_if_due();
+                return;
             }
             Input::Applied { index } => Event::Applied { index },
             Input::Transfer { to } => Event::Transfer { to },
@@ -98,11 +107,19 @@ impl Engine {
                 self.hand_over();
                 return;
             }
-            // Founding is over when there is an engine.
+            // Not an engine's business: `node.rs` takes these out.
             Input::Found { .. } | Input::Connected { .. } | Input::Stop => return,
         };
         self.core.on_event(event);
         self.end_replay();
+    }
+
+    fn silence_if_due(&mut self) {
+        if self.silence_at.is_some_and(|at| self.hub.waiting.clock.now() >= at) {
+            self.silence_at = None;
+            self.silenced = true;
+            self.core.on_event(Event::Silence);
+        }
     }
 
     fn end_replay(&mut self) {

@@ -30,6 +30,7 @@ use crate::apply::{Applier, Step};
 use crate::boot::{self, Directory, Opened};
 use crate::engine::{Engine, Outlet};
 use crate::error::{Error, ErrorKind, Result};
+use crate::found::format::Identity;
 use crate::found::{self, Founding};
 use crate::log::{Batch, Log, LogError};
 use crate::net::Transport;
@@ -47,7 +48,7 @@ const SHOW_POLL: Duration = Duration::from_millis(200);
 /// What a node starts from.
 pub(crate) enum Start {
     /// It belongs to a cluster.
-    Opened(Box<Opened>),
+    Opened(Box<Opened>, Identity),
     /// It belongs to none yet.
     Founding(Box<Founding>),
 }
@@ -88,18 +89,17 @@ struct RaftThread {
 
 impl RaftThread {
     fn run(self, start: Start, directory: &Directory) -> Result<()> {
-        let opened = match start {
-            Start::Opened(opened) => *opened,
-            Start::Founding(founding) => match self.found(*founding, directory)? {
-                Some(opened) => opened,
-                None => return Ok(()),
+        match start {
+            Start::Opened(opened, identity) => self.lead_and_follow(*opened, answerer(identity), directory),
+            Start::Founding(mut founding) => match self.found(&mut founding, directory)? {
+                Some(opened) => self.lead_and_follow(opened, Some(*founding), directory),
+                None => Ok(()),
             },
-        };
-        self.lead_and_follow(opened, directory)
+        }
     }
 
     /// Takes part in the founding until this node has a cluster; `None` if it was stopped before.
-    fn found(&self, mut founding: Founding, directory: &Directory) -> Result<Option<Opened>> {
+    fn found(&self, founding: &mut Founding, directory: &Directory) -> Result<Option<Opened>> {
         let mut next_tick = Instant::now();
         loop {
             let event = match self.mailbox.recv_deadline(next_tick) {
@@ -117,13 +117,13 @@ impl RaftThread {
                 }
             };
             founding.on_event(event, directory.env.rng.next_u64());
-            if let Some(opened) = carry_out(&mut founding, directory, self.transport.as_deref())? {
+            if let Some(opened) = carry_out(founding, directory, self.transport.as_deref())? {
                 return Ok(Some(opened));
             }
         }
     }
 
-    fn lead_and_follow(self, opened: Opened, directory: &Directory) -> Result<()> {
+    fn lead_and_follow(self, opened: Opened, mut founding: Option<Founding>, directory: &Directory) -> Result<()> {
         let RaftThread { hub, mailbox, transport } = self;
         let applied = opened.applied();
         let Opened { log, restored, catalogue } = opened;
@@ -160,14 +160,26 @@ impl RaftThread {
         ];
         let mut out = Wires { to_log, to_apply, transport };
         let mut engine = Engine::new(core, hub.clone(), replay_to, sole_voter);
-        turn_until_stopped(&mut engine, &hub, &mailbox, &mut out);
+        let ended = turn_until_stopped(&mut engine, &hub, &mailbox, &mut out, |event, transport| {
+            let Some(founding) = &mut founding else { return Ok(()) };
+            founding.on_event(event, directory.env.rng.next_u64());
+            carry_out(founding, directory, transport).map(|_| ())
+        });
         drop(out);
         for thread in threads {
             // A panic in one of them has been printed; there is nothing left to save.
             let _ = thread.join();
         }
-        Ok(())
+        ended
     }
+}
+
+/// Who founded goes on to answer listed nodes that come later: they are told the genesis.
+fn answerer(identity: Identity) -> Option<Founding> {
+    let members = boot::genesis_of(&identity)?.members.iter();
+    let list: Vec<_> = members.map(|member| (member.node, member.address.clone())).collect();
+    // The genesis was made from such a list.
+    Founding::new(identity, &list).ok()
 }
 
 /// Carries out what the founding wants; the opened log once this node has a cluster.
@@ -222,25 +234,34 @@ impl Outlet for Wires {
     }
 }
 
-fn turn_until_stopped(engine: &mut Engine, hub: &Hub, mailbox: &Receiver<Input>, out: &mut Wires) {
+fn turn_until_stopped(
+    engine: &mut Engine,
+    hub: &Hub,
+    mailbox: &Receiver<Input>,
+    out: &mut Wires,
+    mut on_founding: impl FnMut(found::Event, Option<&dyn Transport>) -> Result<()>,
+) -> Result<()> {
     let tick = hub.config.tick();
     let mut next_tick = Instant::now() + tick;
     if !engine.turn(out) {
-        return;
+        return Ok(());
     }
     loop {
         let first = match mailbox.recv_deadline(next_tick) {
-            Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(input) => Some(input),
             Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
-        if let Some(first) = first {
-            engine.on_input(first);
-            for input in mailbox.try_iter().take(INPUTS_PER_TURN) {
-                if matches!(input, Input::Stop) {
-                    return;
+        for input in first.into_iter().chain(mailbox.try_iter().take(INPUTS_PER_TURN)) {
+            match input {
+                Input::Stop => return Ok(()),
+                Input::Found { from, message } => {
+                    on_founding(found::Event::Message(from, message), out.transport.as_deref())?;
                 }
-                engine.on_input(input);
+                Input::Connected { peer, cluster } => {
+                    on_founding(found::Event::Connected(peer, cluster), out.transport.as_deref())?;
+                }
+                input => engine.on_input(input),
             }
         }
         let now = Instant::now();
@@ -250,7 +271,7 @@ fn turn_until_stopped(engine: &mut Engine, hub: &Hub, mailbox: &Receiver<Input>,
             next_tick = (next_tick + tick).max(now);
         }
         if !engine.turn(out) {
-            return;
+            return Ok(());
         }
     }
 }

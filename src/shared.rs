@@ -35,9 +35,10 @@ use crate::signal::{Signal, Waiting};
 use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, Message, NodeId, Term};
 
 /// What comes to the engine's mailbox.
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are messages: a box would be an allocation for each")]
 pub(crate) enum Input {
     /// From a peer.
-    Message(Message),
+    Message(Box<Message>),
     /// Append to the log, if this node leads.
     Propose { number: u64, data: Bytes },
     /// Which index makes a read linearizable?
@@ -280,7 +281,7 @@ impl Shared {
 
     /// The moment at which a wait that begins now and may take `limit` ends.
     pub(crate) fn deadline(&self, limit: Duration) -> Duration {
-        self.waiting.clock.now() + limit
+        self.waiting.clock.now().saturating_add(limit)
     }
 }
 

@@ -2,3 +2,4 @@
 
 mod one_node;
 mod three_nodes;
+mod trouble;

@@ -119,3 +119,21 @@ fn one_directory_has_one_user() {
         "the directory is node 1's"
     );
 }
+
+#[test]
+fn a_stock_sqlite_is_kept_out_of_the_main_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    let files: Vec<_> = std::fs::read_dir(dir.path().join("db")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1);
+    let stock = rusqlite::Connection::open(&files[0]).unwrap();
+    stock.busy_timeout(std::time::Duration::ZERO).unwrap();
+    let error = stock.execute_batch("CREATE TABLE mine(x)").unwrap_err();
+    assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy), "{error}");
+    drop(stock);
+    // A POSIX lock would be gone now that another descriptor of the file was closed.
+    let again = rusqlite::Connection::open(&files[0]).unwrap();
+    again.busy_timeout(std::time::Duration::ZERO).unwrap();
+    assert!(again.execute_batch("CREATE TABLE mine(x)").is_err());
+}

@@ -31,7 +31,7 @@ pub struct CommitFrame {
 }
 
 /// Follows the writes of one write session.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Capture {
     armed: Option<CommitFrame>,
     fired: bool,
@@ -40,7 +40,7 @@ pub struct Capture {
 impl Capture {
     /// A session that has written nothing.
     pub fn new() -> Capture {
-        Capture { armed: None, fired: false }
+        Capture::default()
     }
 
     /// SQLite wrote the header of `frame`, with `size` in its size field.

@@ -78,7 +78,8 @@ enum Main {
 pub(crate) enum Mode {
     /// Shared WAL, shared wal-index.
     Normal = 0,
-    /// Its transaction was revoked before it was proposed: every read and write fails until it ends.
+    /// Its transaction was revoked before it was proposed: private wal-index, own frames, and every write fails, until the
+    /// transaction ends.
     Fenced = 1,
     /// Its proposed transaction goes on without it: private wal-index, own frames, until the transaction ends.
     Detached = 2,
@@ -88,7 +89,7 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) struct Link {
     mode: AtomicU8,
-    /// Own frames of a detached connection, from its session's first frame on.
+    /// Own frames of a fenced or detached connection, from its session's first frame on.
     pub(crate) overlay: Mutex<Option<Overlay>>,
 }
 
@@ -111,7 +112,7 @@ impl Link {
     }
 }
 
-/// The frames that a detached connection wrote itself; frame 1 of `frames` is frame `first` of its WAL.
+/// The frames that a fenced or detached connection wrote itself; frame 1 of `frames` is frame `first` of its WAL.
 #[derive(Debug)]
 pub(crate) struct Overlay {
     pub(crate) first: u32,
@@ -368,6 +369,13 @@ impl Database {
     #[doc(hidden)]
     pub fn set_fault(&self, hook: Option<FaultHook>) {
         *self.fault.write() = hook;
+    }
+
+    /// Damages the wal-index header, so that the next reader recovers the index from the WAL. For tests; no transaction
+    /// may be open.
+    #[doc(hidden)]
+    pub fn damage_index(&self) {
+        index::damage_header(&*self.publisher.lock());
     }
 
     pub(crate) fn faulty(&self, label: Label) -> bool {

@@ -64,6 +64,11 @@ pub trait File: Send + Sync + Debug {
     fn sync_data(&self, label: Label) -> io::Result<()>;
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64, label: Label) -> io::Result<()>;
+    /// Locks `len` bytes from `start` against all other openers of this file, in this process or another, until it is
+    /// closed. `WouldBlock` if one of them has a lock there. A file that nobody else can open needs none.
+    fn lock(&self, _start: u64, _len: u64, _label: Label) -> io::Result<()> {
+        Ok(())
+    }
     /// Length of the file in bytes.
     fn len(&self, label: Label) -> io::Result<u64>;
 }

@@ -1,7 +1,7 @@
 //! SQLite's C interface: the one place that takes its pointers.
 //!
 //! Each shim checks its arguments, calls `conn.rs`, maps the result to a code, and lets no panic cross into C
-//! ([`guard`]). Files that are not ours (temporary databases, statement journals, sorter files) are opened by the "unix"
+//! (`guard`). Files that are not ours (temporary databases, statement journals, sorter files) are opened by the "unix"
 //! VFS in the same buffer, which from then on belongs to it: its methods stand in the first word.
 //!
 //! ```text
@@ -100,10 +100,11 @@ impl Registration {
             xDelete: Some(x_delete),
             xAccess: Some(x_access),
             xFullPathname: Some(x_full_pathname),
-            xDlOpen: None,
-            xDlError: None,
-            xDlSym: None,
-            xDlClose: None,
+            // Extensions are loaded through the connection's VFS, and SQLite calls these without looking.
+            xDlOpen: Some(x_dl_open),
+            xDlError: Some(x_dl_error),
+            xDlSym: Some(x_dl_sym),
+            xDlClose: Some(x_dl_close),
             xRandomness: Some(x_randomness),
             xSleep: Some(x_sleep),
             xCurrentTime: Some(x_current_time),
@@ -384,7 +385,9 @@ unsafe fn open_main(
     let main = MainFile { conn, connection: AtomicPtr::new(std::ptr::null_mut()), vfs_name };
     // SAFETY: the buffer has room for a `ShoalFile`; `out_flags` is null or writable.
     unsafe {
-        (*file.cast::<ShoalFile>()).main = Arc::into_raw(Arc::new(main));
+        #[allow(clippy::arc_with_non_send_sync, reason = "both files belong to one connection: one thread at a time")]
+        let main = Arc::new(main);
+        (*file.cast::<ShoalFile>()).main = Arc::into_raw(main);
         (*file).pMethods = &MAIN;
         if !out_flags.is_null() {
             *out_flags = flags;
@@ -699,6 +702,45 @@ unsafe extern "C" fn x_full_pathname(
         }
         sql::SQLITE_OK
     })
+}
+
+unsafe extern "C" fn x_dl_open(vfs: *mut sql::sqlite3_vfs, path: *const c_char) -> *mut c_void {
+    // SAFETY: "unix" gets its own vfs and the caller's path.
+    unsafe {
+        let unix = registered(vfs).unix;
+        (*unix).xDlOpen.map_or(std::ptr::null_mut(), |open| open(unix, path))
+    }
+}
+
+unsafe extern "C" fn x_dl_error(vfs: *mut sql::sqlite3_vfs, size: c_int, out: *mut c_char) {
+    // SAFETY: "unix" gets its own vfs and the caller's buffer.
+    unsafe {
+        let unix = registered(vfs).unix;
+        if let Some(error) = (*unix).xDlError {
+            error(unix, size, out);
+        }
+    }
+}
+
+/// A function of an extension: the C type is made of functions that return functions.
+type Symbol = unsafe extern "C" fn(*mut sql::sqlite3_vfs, *mut c_void, *const c_char);
+
+unsafe extern "C" fn x_dl_sym(vfs: *mut sql::sqlite3_vfs, library: *mut c_void, name: *const c_char) -> Option<Symbol> {
+    // SAFETY: "unix" gets its own vfs and a library that it opened.
+    unsafe {
+        let unix = registered(vfs).unix;
+        (*unix).xDlSym.and_then(|symbol| symbol(unix, library, name))
+    }
+}
+
+unsafe extern "C" fn x_dl_close(vfs: *mut sql::sqlite3_vfs, library: *mut c_void) {
+    // SAFETY: "unix" gets its own vfs and a library that it opened.
+    unsafe {
+        let unix = registered(vfs).unix;
+        if let Some(close) = (*unix).xDlClose {
+            close(unix, library);
+        }
+    }
 }
 
 unsafe extern "C" fn x_randomness(vfs: *mut sql::sqlite3_vfs, size: c_int, out: *mut c_char) -> c_int {

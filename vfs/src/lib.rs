@@ -24,6 +24,7 @@ mod conn;
 pub mod database;
 pub mod env;
 pub mod error;
+mod ext;
 pub mod ffi;
 pub mod genesis;
 pub mod hashmap;

@@ -13,8 +13,10 @@
 //! some starve for seconds. Here a writer that finds the lock taken gets a *ticket* and `SQLITE_BUSY`. SQLite calls the
 //! busy handler, whose sleep comes to our `xSleep`: there the thread waits until its ticket is first and the lock is
 //! free, or until the sleep is over. Then SQLite tries again, with a new snapshot, and finds the lock kept for it. A
-//! connection without a busy handler never sleeps: its user gets `SQLITE_BUSY` at once, as in stock SQLite, and its ticket
-//! lapses. A ticket that is not slept on is honoured for a short grace only ([`GRACE`], [`RESERVATION`]).
+//! connection without a busy handler never sleeps: its user gets `SQLITE_BUSY` at once, as in stock SQLite. So a ticket
+//! keeps its place from the moment it is drawn, but it holds others off only once it was slept on: else a user who was
+//! refused and went away would keep a free lock from everybody. Between two sleeps it is honoured for a short grace
+//! ([`GRACE`], [`RESERVATION`]).
 //!
 //! Pure: time comes in as a value, threads are the caller's business. Deliberately absent: waiting.
 
@@ -30,7 +32,7 @@ pub const CHECKPOINT: usize = 1;
 /// First read lock.
 pub const READ_0: usize = 3;
 
-/// How long a ticket counts that nobody sleeps on: a thread is on its way from `SQLITE_BUSY` to the busy handler.
+/// How long a ticket is kept that nobody sleeps on: a thread is on its way from `SQLITE_BUSY` to the busy handler.
 pub const GRACE: Duration = Duration::from_millis(20);
 /// How long a free write lock is kept for the first ticket while its thread is on the way back to take it.
 pub const RESERVATION: Duration = Duration::from_millis(3);
@@ -117,6 +119,8 @@ struct Ticket {
     file: FileId,
     /// The thread that sleeps on the ticket; `None` while it is on its way.
     sleeper: Option<std::thread::Thread>,
+    /// Somebody sleeps on it, or did: there is a busy handler that will come back. Only then it holds others off.
+    slept: bool,
     /// Until when the ticket counts without a sleeper.
     honoured_until: Duration,
 }
@@ -128,24 +132,24 @@ pub struct WriteQueue {
 }
 
 impl WriteQueue {
-    /// Whether `file` may take a free lock at time `now`: nobody with a valid ticket is before it.
+    /// Whether `file` may take a free lock at time `now`: nobody whose ticket holds others off is before it.
     pub fn may_take(&mut self, file: FileId, now: Duration) -> bool {
         self.drop_lapsed(now);
-        self.tickets.front().is_none_or(|first| first.file == file)
+        self.tickets.iter().find(|ticket| ticket.slept || ticket.file == file).is_none_or(|first| first.file == file)
     }
 
     /// `file` found the lock taken: it queues, or keeps its place.
     pub fn enqueue(&mut self, file: FileId, now: Duration) {
         match self.tickets.iter_mut().find(|ticket| ticket.file == file) {
             Some(ticket) => ticket.honoured_until = now + GRACE,
-            None => self.tickets.push_back(Ticket { file, sleeper: None, honoured_until: now + GRACE }),
+            None => self.tickets.push_back(Ticket { file, sleeper: None, slept: false, honoured_until: now + GRACE }),
         }
     }
 
     /// `file` goes first, for as long as a reservation lasts: it had its turn, but its snapshot was too old to write.
     pub fn put_first(&mut self, file: FileId, now: Duration) {
         self.leave(file);
-        self.tickets.push_front(Ticket { file, sleeper: None, honoured_until: now + RESERVATION });
+        self.tickets.push_front(Ticket { file, sleeper: None, slept: false, honoured_until: now + RESERVATION });
     }
 
     /// `file` took the lock, or gave up.
@@ -156,6 +160,7 @@ impl WriteQueue {
     /// The thread of `file` sleeps from now on (`Some`), or woke (`None`).
     pub fn set_sleeper(&mut self, file: FileId, sleeper: Option<std::thread::Thread>, now: Duration) {
         if let Some(ticket) = self.tickets.iter_mut().find(|ticket| ticket.file == file) {
+            ticket.slept = true;
             ticket.sleeper = sleeper;
             ticket.honoured_until = now + GRACE;
         }
@@ -164,7 +169,7 @@ impl WriteQueue {
     /// The lock became free at `now`. A first ticket without a sleeper has its grace cut to a reservation.
     pub fn on_free(&mut self, now: Duration) {
         self.drop_lapsed(now);
-        if let Some(first) = self.tickets.front_mut() {
+        if let Some(first) = self.tickets.iter_mut().find(|ticket| ticket.slept) {
             first.honoured_until = first.honoured_until.min(now + RESERVATION);
         }
         if let Some(sleeper) = self.tickets.iter().find_map(|ticket| ticket.sleeper.as_ref()) {
@@ -174,7 +179,8 @@ impl WriteQueue {
 
     /// When the ticket before everybody else lapses, if nobody sleeps on it.
     pub fn first_lapses_at(&self) -> Option<Duration> {
-        self.tickets.front().filter(|first| first.sleeper.is_none()).map(|first| first.honoured_until)
+        let first = self.tickets.iter().find(|ticket| ticket.slept)?;
+        first.sleeper.is_none().then_some(first.honoured_until)
     }
 
     /// Whether `file` has a ticket.
@@ -220,12 +226,19 @@ mod tests {
         assert!(table.try_exclusive(A, 3..8));
     }
 
+    /// `file` drew a ticket, slept on it, and is on its way back.
+    fn woken(queue: &mut WriteQueue, file: FileId, now: Duration) {
+        queue.enqueue(file, now);
+        queue.set_sleeper(file, Some(std::thread::current()), now);
+        queue.set_sleeper(file, None, now);
+    }
+
     #[test]
     fn writers_get_the_lock_in_order_of_arrival() {
         let mut queue = WriteQueue::default();
         assert!(queue.may_take(A, at(0)));
-        queue.enqueue(A, at(0));
-        queue.enqueue(B, at(1));
+        woken(&mut queue, A, at(0));
+        woken(&mut queue, B, at(1));
         assert!(!queue.may_take(B, at(2)) && queue.may_take(A, at(2)));
         queue.enqueue(A, at(3));
         assert!(!queue.may_take(B, at(4)), "asking again keeps the place");
@@ -234,22 +247,34 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_that_nobody_sleeps_on_lapses() {
+    fn a_ticket_keeps_its_place_but_holds_others_off_only_once_it_was_slept_on() {
         let mut queue = WriteQueue::default();
         queue.enqueue(A, at(0));
+        assert!(queue.may_take(B, at(0)), "A may have gone away");
+        woken(&mut queue, B, at(0));
+        assert!(queue.may_take(A, at(1)) && queue.may_take(B, at(1)));
+        queue.set_sleeper(A, Some(std::thread::current()), at(1));
+        assert!(queue.may_take(A, at(2)) && !queue.may_take(B, at(2)));
+    }
+
+    #[test]
+    fn a_ticket_that_nobody_sleeps_on_lapses() {
+        let mut queue = WriteQueue::default();
+        woken(&mut queue, A, at(0));
         queue.enqueue(B, at(0));
         queue.set_sleeper(B, Some(std::thread::current()), at(0));
         assert!(!queue.may_take(B, at(19)));
         assert!(queue.may_take(B, at(20)));
         queue.put_first(A, at(30));
-        assert!(!queue.may_take(B, at(32)));
-        assert!(queue.may_take(B, at(33)));
+        assert!(queue.may_take(B, at(31)), "whose snapshot was too old may have gone away");
+        queue.set_sleeper(A, Some(std::thread::current()), at(31));
+        assert!(!queue.may_take(B, at(32)) && queue.may_take(A, at(32)));
     }
 
     #[test]
     fn a_free_lock_is_kept_for_the_first_ticket_only_briefly() {
         let mut queue = WriteQueue::default();
-        queue.enqueue(A, at(0));
+        woken(&mut queue, A, at(0));
         queue.enqueue(B, at(0));
         queue.set_sleeper(B, Some(std::thread::current()), at(0));
         queue.on_free(at(1));

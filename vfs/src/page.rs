@@ -14,6 +14,10 @@ use std::num::NonZeroU32;
 /// Byte offset that SQLite reserves for its locks; the page that contains it is the lock page.
 pub const LOCK_BYTE: u64 = 0x4000_0000;
 
+/// How many bytes from [`LOCK_BYTE`] on SQLite's own "unix" VFS uses for its locks. Whoever holds a lock on all of them
+/// keeps every stock SQLite out: it says "database is locked".
+pub const LOCK_BYTES: u64 = 512;
+
 /// Number of a page in a database file, counted from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PageNo(NonZeroU32);

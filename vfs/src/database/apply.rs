@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Database;
+use parking_lot::MutexGuard;
+
 use super::session::Prepared;
+use super::{Database, State};
 use crate::error::Refusal;
 use crate::page::{PageCount, PageHash, PageNo};
 use crate::shm::ShmView;
@@ -70,7 +72,7 @@ impl Database {
     }
 
     /// Applies a committed transaction and shows it at `position`. Takes WRITE from whoever has it, without waiting for
-    /// a local transaction. Readers see all of it or nothing.
+    /// a local transaction. Readers see all of it or nothing. A transaction that is refused takes WRITE from nobody.
     pub fn apply(&self, transaction: &Transaction, position: Position) -> Result<(), ApplyError> {
         transaction.check().map_err(ApplyError::Malformed)?;
         if transaction.page_size != self.geometry.page_size {
@@ -80,43 +82,25 @@ impl Database {
                 self.geometry.page_size.bytes()
             )));
         }
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        self.wait_published(&mut state);
+        // Not earlier: a publication that failed retires the database, one that succeeded moves the position.
         state.alive().map_err(ApplyError::Retired)?;
-        let mut state = self.take_write_for_apply(state).map_err(ApplyError::Io)?;
-        let result = self.apply_as_writer(&mut state, transaction);
+        let checksum = check_applicable(&state, transaction)?;
+        self.take_write_for_apply(&mut state).map_err(ApplyError::Io)?;
+        // The state lock is free meanwhile: readers come and go, and WRITE is ours.
+        let pages = transaction.pages.iter().map(|page| (page.number, page.image.clone()));
+        let result = MutexGuard::unlocked(&mut state, || {
+            self.publish_pages(&mut self.publisher.lock(), pages, transaction.size_after)
+        });
         if result.is_ok() {
+            let changes = transaction.pages.iter().map(|page| (page.number, page.hash));
+            state.hashes.install(changes, transaction.size_after, checksum);
             state.position = position;
             self.counters.applied.fetch_add(1, Ordering::Relaxed);
         }
         self.release_applier(&mut state);
-        result
-    }
-
-    fn apply_as_writer(
-        &self,
-        state: &mut parking_lot::MutexGuard<'_, super::State>,
-        transaction: &Transaction,
-    ) -> Result<(), ApplyError> {
-        if transaction.base != state.position {
-            return Err(ApplyError::WrongBase { base: transaction.base, position: state.position });
-        }
-        let numbers: Vec<PageNo> = transaction.pages.iter().map(|page| page.number).collect();
-        if let Some(hole) = state.hashes.holes(&numbers, transaction.size_after).first() {
-            return Err(ApplyError::Malformed(format!("new page {} is missing", hole.get())));
-        }
-        let changes = || transaction.pages.iter().map(|page| (page.number, page.hash));
-        let checksum = state.hashes.prepare(changes(), transaction.size_after);
-        if checksum != transaction.checksum_after {
-            return Err(ApplyError::Diverged { expected: transaction.checksum_after, found: checksum });
-        }
-        // The state lock is free meanwhile: readers come and go, and WRITE is ours.
-        let pages = transaction.pages.iter().map(|page| (page.number, page.image.clone()));
-        parking_lot::MutexGuard::unlocked(state, || {
-            self.publish_pages(&mut self.publisher.lock(), pages, transaction.size_after)
-        })
-        .map_err(ApplyError::Io)?;
-        state.hashes.install(changes(), transaction.size_after, checksum);
-        Ok(())
+        result.map_err(ApplyError::Io)
     }
 
     /// Appends `pages` as one SQLite commit and publishes it.
@@ -133,6 +117,8 @@ impl Database {
             self.wal.write().set_header(wal_header.encode());
             header.frame_checksum = wal_header.checksum();
         }
+        // SQLite knows no page size if it recovered the index from an empty WAL.
+        header.page_size = Some(self.geometry.page_size);
         let count = pages.len();
         let mut pages = pages.enumerate().peekable();
         while pages.peek().is_some() {
@@ -163,6 +149,7 @@ impl Database {
             header.salts = wal_header.salts;
             header.frame_checksum = wal_header.checksum();
         }
+        header.page_size = Some(self.geometry.page_size);
         for number in start + 1..=prepared.last_frame.get() {
             let frame = FrameNo::new(number).ok_or_else(header_lost)?;
             let page = wal.frame_header(frame).ok_or_else(header_lost)?.page;
@@ -188,6 +175,23 @@ impl Database {
     }
 }
 
-fn header_lost() -> std::io::Error {
+/// Whether the transaction is the next one, and what the checksum will be.
+fn check_applicable(state: &State, transaction: &Transaction) -> Result<PageHash, ApplyError> {
+    if transaction.base != state.position {
+        return Err(ApplyError::WrongBase { base: transaction.base, position: state.position });
+    }
+    let numbers: Vec<PageNo> = transaction.pages.iter().map(|page| page.number).collect();
+    if let Some(hole) = state.hashes.holes(&numbers, transaction.size_after).first() {
+        return Err(ApplyError::Malformed(format!("new page {} is missing", hole.get())));
+    }
+    let changes = transaction.pages.iter().map(|page| (page.number, page.hash));
+    let found = state.hashes.prepare(changes, transaction.size_after);
+    if found != transaction.checksum_after {
+        return Err(ApplyError::Diverged { expected: transaction.checksum_after, found });
+    }
+    Ok(found)
+}
+
+pub(super) fn header_lost() -> std::io::Error {
     std::io::Error::other("the wal-index header is damaged")
 }

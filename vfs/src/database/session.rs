@@ -10,7 +10,9 @@
 //!
 //! **The fence.** The applier must never wait for a local transaction. It takes WRITE from a session that has not been
 //! accepted. SQLite does not know, and its rollback will clean the shared hash table without asking anybody, so the
-//! connection's mapping of the wal-index is made private first (`ShmView::detach`).
+//! connection's mapping of the wal-index is made private first (`ShmView::detach`). It keeps its own frames, too: a
+//! rollback reads pages again, and SQLite trusts its page cache after a rollback that could not (unless that failed with
+//! an I/O error). So a fenced transaction reads its own snapshot; what it cannot do is write.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
+use super::apply::header_lost;
 use super::{Database, FileState, Link, Mode, Overlay, State};
 use crate::capture::{self, Capture, CommitFrame};
 use crate::error::Refusal;
@@ -249,20 +252,24 @@ impl Database {
         state.queue.set_sleeper(file, None, self.clock.now());
     }
 
-    /// SQLite gives WRITE back. A session that was taken away in the meantime has nothing to give.
-    pub(crate) fn unlock_write(&self, file: FileId) {
+    /// SQLite gives WRITE back. A session that was taken away in the meantime has nothing to give. `true`: the snapshot
+    /// was too old to write, SQLite may try again at once, and its place in the queue is the first.
+    pub(crate) fn unlock_write(&self, file: FileId) -> bool {
         let mut state = self.state.lock();
+        let mut again = false;
         if let Some(entry) = state.files.get_mut(&file) {
             entry.believes_write = false;
         }
         let mine = |writer: &mut Writer| matches!(writer.owner, Owner::Writer(f) | Owner::Repairer(f) if f == file);
         if let Some(writer) = state.writer.take_if(mine) {
+            again = writer.stale;
             self.give_back(&mut state, file, writer);
             let now = self.clock.now();
             state.queue.on_free(now);
             self.changed.notify_all();
         }
         self.rejoin(&mut state, file);
+        again
     }
 
     fn give_back(&self, state: &mut State, file: FileId, writer: Writer) {
@@ -302,7 +309,11 @@ impl Database {
                         writer.start_frame
                     );
                     state.retired.get_or_insert(Refusal::NodeStopped);
+                    return;
                 }
+                // Recovery of the wal-index trusts any unbroken chain of frames, up to a commit frame: what was refused
+                // or rolled back must not come back that way.
+                self.wal.write().truncate_to(writer.start_frame);
                 if writer.stale {
                     state.queue.put_first(file, self.clock.now());
                 }
@@ -353,14 +364,13 @@ impl Database {
                 let session = writer.session;
                 let start = writer.start_frame;
                 drop(state);
-                self.commit(link, session, start, commit, replicator)
+                self.commit(session, start, commit, replicator)
             }
         }
     }
 
     fn commit(
         self: &Arc<Self>,
-        link: &Link,
         session: SessionId,
         start: u32,
         commit: CommitFrame,
@@ -394,20 +404,18 @@ impl Database {
 
         let mut state = self.state.lock();
         let Some(writer) = state.writer.as_mut().filter(|writer| writer.session == session) else {
-            // Detached: the applier published it, or never will; either way the answer is the replicator's.
-            debug_assert_eq!(link.mode(), Mode::Detached);
-            return answer.map(|_| ());
+            // Detached: the applier published it, or never will. Fenced: that was after it had been given up. Either way
+            // the answer is the replicator's.
+            return answer.map(|_| ()).map_err(as_verdict);
         };
         if matches!(writer.phase, Phase::Accepted(..)) {
             return Ok(());
         }
         writer.phase = Phase::Refused;
-        // Recovery of the wal-index trusts any unbroken chain of frames: without its mark this commit cannot come back.
-        self.wal.write().put_header(commit.frame, [0; FRAME_HEADER_BYTES]);
         match answer {
             // "Committed", but not through this session: nothing was published, so the truth is not known here.
             Ok(_) => Err(Refusal::Unknown),
-            Err(refusal) => Err(refusal),
+            Err(refusal) => Err(as_verdict(refusal)),
         }
     }
 
@@ -476,31 +484,27 @@ impl Database {
         }
     }
 
-    /// Takes WRITE for the applier. Waits only for what ends by itself: a publication, a repair.
-    pub(super) fn take_write_for_apply<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-    ) -> std::io::Result<MutexGuard<'a, State>> {
-        loop {
-            let Some(writer) = state.writer.as_ref() else { break };
+    /// Waits for what ends by itself: a publication, a repair. Then a writer is a connection without an accepted commit.
+    pub(super) fn wait_published(&self, state: &mut MutexGuard<'_, State>) {
+        while let Some(writer) = state.writer.as_ref() {
             match (&writer.owner, &writer.phase) {
-                (Owner::Repairer(_) | Owner::Applier, _) | (_, Phase::Accepted(..)) => self.changed.wait(&mut state),
-                (Owner::Writer(file), Phase::Open | Phase::Refused) => {
-                    let file = *file;
-                    self.take_away(&mut state, file, Mode::Fenced)?;
-                }
-                (Owner::Writer(file), Phase::Proposed(_)) => {
-                    let file = *file;
-                    self.take_away(&mut state, file, Mode::Detached)?;
-                }
+                (Owner::Repairer(_) | Owner::Applier, _) | (_, Phase::Accepted(..)) => self.changed.wait(state),
+                (Owner::Writer(_), Phase::Open | Phase::Refused | Phase::Proposed(_)) => return,
             }
         }
-        let header = state.live_header();
-        let start_frame = header.map_or(0, |header| header.max_frame);
+    }
+
+    /// Takes WRITE for the applier, after [`Database::wait_published`] under the same lock.
+    pub(super) fn take_write_for_apply(&self, state: &mut State) -> std::io::Result<()> {
+        let start_frame = state.live_header().ok_or_else(header_lost)?.max_frame;
+        if let Some(Writer { owner: Owner::Writer(file), phase, .. }) = &state.writer {
+            let mode = if matches!(phase, Phase::Proposed(_)) { Mode::Detached } else { Mode::Fenced };
+            self.take_away(state, *file, mode)?;
+        }
         state.writer = Some(Writer::applier(self.next_session(), start_frame));
         // What a revoked or rolled back session left behind must not be taken for a continuation by a recovery.
         self.wal.write().truncate_to(start_frame);
-        Ok(state)
+        Ok(())
     }
 
     /// Gives WRITE back after applying.
@@ -514,10 +518,8 @@ impl Database {
         let Some(writer) = state.writer.as_ref() else { return Ok(()) };
         let start = writer.start_frame;
         if let Some(entry) = state.files.get_mut(&file) {
-            if mode == Mode::Detached {
-                let frames = self.frames_behind(start);
-                *entry.link.overlay.lock() = Some(Overlay { first: start + 1, frames });
-            }
+            let frames = self.frames_behind(start);
+            *entry.link.overlay.lock() = Some(Overlay { first: start + 1, frames });
             // Before anything shared changes, and before WRITE passes on: SQLite in the connection's thread may touch
             // its mapping at any moment without asking.
             entry.view.detach()?;
@@ -564,8 +566,7 @@ impl Database {
         let wal = self.wal.read();
         match link.mode() {
             Mode::Normal => Ok(wal.read(buf, offset)),
-            Mode::Fenced => Err(Refusal::NotCommitted),
-            Mode::Detached => {
+            Mode::Fenced | Mode::Detached => {
                 let overlay = link.overlay.lock();
                 match overlay.as_ref().and_then(|o| Some((o, self.overlay_offset(o, offset)?))) {
                     Some((overlay, offset)) => Ok(overlay.frames.read(buf, offset)),
@@ -578,5 +579,13 @@ impl Database {
     /// Size of the WAL file as SQLite sees it.
     pub(crate) fn wal_len(&self) -> u64 {
         self.wal.read().size()
+    }
+}
+
+/// A refusal as the answer to a commit frame, where plain `SQLITE_BUSY` must not be given (see `error.rs`).
+fn as_verdict(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::Busy => Refusal::NotCommitted,
+        other => other,
     }
 }

@@ -131,6 +131,10 @@ impl File for OsFile {
         self.file.set_len(len)
     }
 
+    fn lock(&self, start: u64, len: u64, _label: Label) -> io::Result<()> {
+        crate::ext::ofd::lock(&self.file, start, len)
+    }
+
     fn len(&self, _label: Label) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }

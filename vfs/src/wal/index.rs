@@ -29,7 +29,7 @@
 //! Readers ignore what lies beyond the `max_frame` they started with, so a writer may append under their eyes: entries
 //! go in behind what readers know, and the header that makes them count is written last.
 //!
-//! *Header.* The writer fills copy [1], then copy [0], with a fence between; readers go the other way round and take
+//! *Header.* The writer fills copy `[1]`, then copy `[0]`, with a fence between; readers go the other way round and take
 //! only two equal copies with a right checksum. A reader notices a new transaction by comparing the whole header with
 //! the one it remembers, so everyone who publishes must bump the change counter, else page caches stay stale.
 //!
@@ -182,6 +182,12 @@ pub fn publish_header<M: IndexMemory + ?Sized>(memory: &M, header: &IndexHeader)
     store_copy(memory, 1, &bytes);
     fence(Ordering::SeqCst);
     store_copy(memory, 0, &bytes);
+}
+
+/// Makes both copies invalid. For tests of what happens then.
+pub(crate) fn damage_header<M: IndexMemory + ?Sized>(memory: &M) {
+    store_copy(memory, 0, &[0; INDEX_HEADER_BYTES]);
+    store_copy(memory, 1, &[0; INDEX_HEADER_BYTES]);
 }
 
 fn load_copy<M: IndexMemory + ?Sized>(memory: &M, copy: usize) -> [u8; INDEX_HEADER_BYTES] {

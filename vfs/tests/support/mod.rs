@@ -14,13 +14,16 @@ use shoaldb_vfs::database::{Database, SessionId};
 use shoaldb_vfs::env::os::{OsClock, OsFs, OsRng};
 use shoaldb_vfs::env::{Fs, Open};
 use shoaldb_vfs::error::Refusal;
-use shoaldb_vfs::genesis::Geometry;
-use shoaldb_vfs::page::PageNo;
+use shoaldb_vfs::genesis::{AutoVacuum, Geometry};
+use shoaldb_vfs::page::{PageHash, PageNo, PageSize};
 use shoaldb_vfs::replicator::{Interrupted, Replicator};
 use shoaldb_vfs::transaction::{Position, Transaction};
 
 /// What the next commit is answered with, instead of yes.
 pub type Verdict = Box<dyn FnOnce(&Arc<Database>, SessionId, &Transaction) -> Result<Position, Refusal> + Send>;
+
+/// What a read barrier does instead of saying yes.
+pub type Barrier = Box<dyn Fn(Interrupted<'_>) -> Result<(), Refusal> + Send>;
 
 /// The replicator of one test.
 pub struct TestReplicator {
@@ -34,12 +37,19 @@ pub struct TestReplicator {
     /// What `acquire_write` answers; `Ok` if `None`.
     pub refuse_write: Mutex<Option<Refusal>>,
     /// What a read barrier does.
-    pub barrier: Mutex<Option<Box<dyn Fn(Interrupted<'_>) -> Result<(), Refusal> + Send>>>,
+    pub barrier: Mutex<Option<Barrier>>,
     pub barriers: AtomicU64,
     pub acquires: AtomicU64,
     /// Geometry of databases that `open` creates.
     pub geometry: Mutex<Geometry>,
+    /// Answers every commit for which there is no verdict, instead of yes.
+    pub handler: Mutex<Option<Handler>>,
+    /// Position at which each database began.
+    origins: Mutex<HashMap<String, Position>>,
 }
+
+/// Answers commits; see [`TestReplicator::handler`].
+pub type Handler = Arc<dyn Fn(&Arc<Database>, SessionId, &Transaction) -> Result<Position, Refusal> + Send + Sync>;
 
 impl TestReplicator {
     pub fn database(&self, name: &str) -> Arc<Database> {
@@ -57,9 +67,22 @@ impl TestReplicator {
                 file.write_at(&geometry.first_page(), 0, "test").unwrap();
                 let position = Position(self.next_position.fetch_add(1, Ordering::Relaxed));
                 db.bind(position, file).unwrap();
+                self.origins.lock().insert(name.to_string(), position);
                 db
             })
             .clone()
+    }
+
+    /// Another copy of `name` that stands where `original` began.
+    pub fn copy_of(&self, original: &TestReplicator, name: &str) -> Arc<Database> {
+        let copy = self.database_with(name, original.database(name).geometry());
+        let file = OsFs.open(&self.dir.path().join(format!("{name}.db")), Open::Read, "test").unwrap();
+        copy.bind(original.origins.lock()[name], file).unwrap();
+        copy
+    }
+
+    pub fn record(&self, name: &str, position: Position, transaction: &Transaction) {
+        self.captured.lock().push((name.to_string(), position, transaction.clone()));
     }
 
     pub fn next_position(&self) -> Position {
@@ -69,7 +92,7 @@ impl TestReplicator {
     /// Says yes as a node's applier would: accepts for the waiting session.
     pub fn acknowledge(&self, db: &Arc<Database>, session: SessionId, transaction: &Transaction) -> Position {
         let position = self.next_position();
-        self.captured.lock().push((db.name().to_string(), position, transaction.clone()));
+        self.record(db.name(), position, transaction);
         if !db.accept(session, position) {
             db.apply(transaction, position).unwrap();
         }
@@ -95,9 +118,11 @@ impl Replicator for TestReplicator {
     fn commit(&self, db: &Arc<Database>, session: SessionId, transaction: Transaction) -> Result<Position, Refusal> {
         transaction.check().unwrap();
         let verdict = self.verdicts.lock().pop_front();
-        match verdict {
-            Some(verdict) => verdict(db, session, &transaction),
-            None => Ok(self.acknowledge(db, session, &transaction)),
+        let handler = self.handler.lock().clone();
+        match (verdict, handler) {
+            (Some(verdict), _) => verdict(db, session, &transaction),
+            (None, Some(handler)) => handler(db, session, &transaction),
+            (None, None) => Ok(self.acknowledge(db, session, &transaction)),
         }
     }
 
@@ -128,6 +153,8 @@ impl Stage {
             barriers: AtomicU64::new(0),
             acquires: AtomicU64::new(0),
             geometry: Mutex::default(),
+            handler: Mutex::default(),
+            origins: Mutex::default(),
         });
         let name = format!("stage-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let registration = Registration::new(&name, replicator.clone(), Arc::new(OsClock)).unwrap();
@@ -155,35 +182,191 @@ impl Stage {
         Connection::open_with_flags(self.uri(name, parameters), flags)
     }
 
+    /// A stage whose databases have this geometry.
+    pub fn with_geometry(page_size: u32, auto_vacuum: AutoVacuum) -> Stage {
+        let stage = Stage::new();
+        let page_size = PageSize::new(page_size).unwrap();
+        *stage.replicator.geometry.lock() = Geometry { page_size, auto_vacuum };
+        stage
+    }
+
+    pub fn database(&self, name: &str) -> Arc<Database> {
+        self.replicator.database(name)
+    }
+
+    /// How many transactions of `name` were acknowledged.
+    pub fn commits(&self, name: &str) -> usize {
+        self.replicator.captured.lock().iter().filter(|(db, _, _)| db == name).count()
+    }
+
+    /// The last acknowledged transaction.
+    pub fn last_transaction(&self) -> Transaction {
+        self.replicator.captured.lock().last().unwrap().2.clone()
+    }
+
+    /// The answer to the next commit that has none yet.
+    pub fn answer_next(
+        &self,
+        verdict: impl FnOnce(&Arc<Database>, SessionId, &Transaction) -> Result<Position, Refusal> + Send + 'static,
+    ) {
+        self.replicator.verdicts.lock().push_back(Box::new(verdict));
+    }
+
+    pub fn refuse_next(&self, refusal: Refusal) {
+        self.answer_next(move |_, _, _| Err(refusal));
+    }
+
+    /// Counts the writes on the WAL of `name` from now on.
+    pub fn count_writes(&self, name: &str) -> Arc<AtomicU64> {
+        let count = Arc::new(AtomicU64::new(0));
+        let counter = count.clone();
+        self.database(name).set_fault(Some(Arc::new(move |label| {
+            counter.fetch_add(u64::from(label == "wal.write"), Ordering::Relaxed);
+            false
+        })));
+        count
+    }
+
+    /// Another node's copy of `name`; see [`Twin`].
+    pub fn twin(&self, name: &str) -> Twin {
+        let stage = Stage::new();
+        stage.replicator.copy_of(&self.replicator, name);
+        let connection = stage.connect(name);
+        Twin { stage, name: name.to_string(), applied: 0, connection }
+    }
+
     /// Builds a second copy of `name` from the captured transactions alone, and compares: same position, checksum, size
-    /// and pages, and `integrity_check` is happy with both.
+    /// and pages, and `integrity_check` is happy with both. Then both indexes are recovered from their WALs, as SQLite
+    /// does it, and compared again: the chains of frames are whole, and nothing that was refused comes back.
     pub fn compare(&self, name: &str) {
-        let first = self.replicator.database(name);
+        let first = self.database(name);
         let copy_stage = Stage::new();
-        let copy = copy_stage.replicator.database_with(name, first.geometry());
+        let copy = copy_stage.replicator.copy_of(&self.replicator, name);
         let captured: Vec<_> =
             self.replicator.captured.lock().iter().filter(|(db, _, _)| db == name).cloned().collect();
-        // The copy's genesis stands where the first transaction was built.
-        if let Some((_, _, transaction)) = captured.first() {
-            let file = OsFs.open(&copy_stage.replicator.dir.path().join(format!("{name}.db")), Open::Read, "test");
-            copy.bind(transaction.base, file.unwrap()).unwrap();
-        }
         for (_, position, transaction) in &captured {
             copy.apply(transaction, *position).unwrap();
         }
-        let (a, b) = (first.status(), copy.status());
-        assert_eq!(a.pages, b.pages);
-        if !captured.is_empty() {
-            assert_eq!((a.position, a.checksum), (b.position, b.checksum));
+        same_content(&first, &copy);
+        for (stage, db) in [(self, &first), (&copy_stage, &copy)] {
+            stage.check_integrity(name);
+            db.damage_index();
+            stage.check_integrity(name);
         }
-        for number in 1..=a.pages.0 {
-            let page = PageNo::new(number).unwrap();
-            assert!(first.page(page).unwrap() == copy.page(page).unwrap(), "page {number} of {name} differs");
+        same_content(&first, &copy);
+    }
+
+    pub fn check_integrity(&self, name: &str) {
+        let verdict: String = self.connect(name).query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(verdict, "ok");
+    }
+}
+
+/// Both databases are the same, byte for byte, and what their checksums say.
+pub fn same_content(a: &Database, b: &Database) {
+    let (one, two) = (a.status(), b.status());
+    assert_eq!((one.pages, one.position, one.checksum), (two.pages, two.position, two.checksum));
+    let mut checksum = PageHash::default();
+    for number in 1..=one.pages.0 {
+        let number = PageNo::new(number).unwrap();
+        let (page, other) = (a.page(number).unwrap(), b.page(number).unwrap());
+        assert!(page == other, "page {} of {} differs", number.get(), a.name());
+        if number != a.geometry().page_size.lock_page() {
+            checksum = checksum.toggle(PageHash::of(number, &page.unwrap()));
         }
-        for stage in [self, &copy_stage] {
-            let db = stage.connect(name);
-            let verdict: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-            assert_eq!(verdict, "ok");
+    }
+    assert_eq!(checksum, one.checksum, "the pages are not what the checksum says");
+}
+
+/// Another node: it makes transactions that the first one has to apply.
+pub struct Twin {
+    pub stage: Stage,
+    name: String,
+    applied: usize,
+    connection: Connection,
+}
+
+impl Twin {
+    /// Catches up with the transactions that `original` has captured.
+    pub fn catch_up(&mut self, original: &Stage) {
+        let captured = original.replicator.captured.lock();
+        let mine = captured.iter().filter(|(db, _, _)| *db == self.name);
+        for (_, position, transaction) in mine.clone().skip(self.applied) {
+            self.stage.database(&self.name).apply(transaction, *position).unwrap();
         }
+        self.applied = mine.count();
+    }
+
+    /// Runs `sql` as one transaction here, as if this node were the leader now, and records it as the next of `original`, which
+    /// has to apply it.
+    pub fn write(&mut self, original: &Stage, sql: &str) -> (Transaction, Position) {
+        self.catch_up(original);
+        let replicator = original.replicator.clone();
+        self.stage.answer_next(move |db, session, transaction| {
+            let position = replicator.next_position();
+            replicator.record(db.name(), position, transaction);
+            assert!(db.accept(session, position));
+            Ok(position)
+        });
+        self.connection.execute_batch(&format!("BEGIN; {sql}; COMMIT")).unwrap();
+        self.applied += 1;
+        let captured = original.replicator.captured.lock();
+        assert_eq!(captured.iter().filter(|(db, _, _)| *db == self.name).count(), self.applied, "nothing was written");
+        let (_, position, transaction) = captured.last().unwrap();
+        (transaction.clone(), *position)
+    }
+
+    /// [`Twin::write`], applied to `original`.
+    pub fn write_and_apply(&mut self, original: &Stage, sql: &str) {
+        let (transaction, position) = self.write(original, sql);
+        original.database(&self.name).apply(&transaction, position).unwrap();
+    }
+}
+
+/// The extended code of a failure.
+pub fn code<T>(result: rusqlite::Result<T>) -> i32 {
+    match result {
+        Err(rusqlite::Error::SqliteFailure(error, _)) => error.extended_code,
+        Err(other) => panic!("no SQLite failure: {other}"),
+        Ok(_) => 0,
+    }
+}
+
+/// One number from one row.
+pub fn number(db: &Connection, sql: &str) -> i64 {
+    db.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+/// Runs a statement to its end, whatever rows it has.
+pub fn run(db: &Connection, sql: &str) {
+    let mut statement = db.prepare(sql).unwrap();
+    let mut rows = statement.query([]).unwrap();
+    while rows.next().unwrap().is_some() {}
+}
+
+/// Fills `t(id INTEGER PRIMARY KEY, v)` so that pages are spilled to the WAL before the transaction ends, some of them
+/// again and again.
+pub fn spill(db: &Connection, rows: u32) {
+    db.execute_batch("PRAGMA cache_size = 5; PRAGMA cache_spill = 5").unwrap();
+    let mut insert = db.prepare("INSERT INTO t(v) VALUES (randomblob(300))").unwrap();
+    for row in 0..rows {
+        insert.execute([]).unwrap();
+        if row % 50 == 0 {
+            db.execute("UPDATE t SET v = randomblob(300) WHERE id % 17 = ?1 % 17", [row]).unwrap();
+        }
+    }
+}
+
+/// A small generator of choices; the same seed makes the same ones.
+pub struct Choices(pub u64);
+
+impl Choices {
+    pub fn below(&mut self, limit: u64) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit
     }
 }

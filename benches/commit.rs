@@ -1,0 +1,231 @@
+//! Latency and throughput of small transactions: plain SQLite (WAL, `synchronous=FULL`) beside one node and beside three
+//! node processes, interleaved round by round on the same disk, so that what the machine does meanwhile hits all of
+//! them. Reported as ratios of medians.
+//!
+//! ```text
+//! cargo bench --bench commit -- [--rounds 7] [--millis 700] [--writers 1,16,64] [--dir DIR]
+//! ```
+//!
+//! One transaction is one INSERT of 100 bytes into a table with one index. Shoal's writers each have a connection, or
+//! (`write`) call `Node::write`; plain SQLite's writers each have a connection with a busy timeout.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use shoaldb::{Member, Node, rusqlite};
+
+const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, k INTEGER, v TEXT); \
+                      CREATE INDEX IF NOT EXISTS tk ON t(k)";
+
+struct Settings {
+    rounds: usize,
+    millis: u64,
+    writers: Vec<usize>,
+    dir: Option<PathBuf>,
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|arg| arg == "--node") {
+        return node_process(&args[at + 1..]);
+    }
+    let settings = settings(&args);
+    let base = settings.dir.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
+    refuse_tmpfs(&base);
+    let dir = tempfile::tempdir_in(&base).expect("a directory for the bench");
+
+    let plain = Plain::open(&dir.path().join("plain.db"));
+    let one = Node::open(dir.path().join("one")).expect("one node");
+    let three = Three::start(dir.path());
+    let leader = three.leader_node();
+    for node in [&one, &leader] {
+        node.write("app", |tx| Ok(tx.execute_batch(SCHEMA)?)).expect("schema");
+    }
+    println!("{:>8} {:>14} {:>12} {:>12} {:>9} {:>9}", "writers", "what", "tx/s", "p50 us", "ratio", "p99 us");
+    for &writers in &settings.writers {
+        let mut samples: Vec<(&str, Vec<Sample>)> =
+            vec![("plain", vec![]), ("one node", vec![]), ("three nodes", vec![])];
+        for _ in 0..settings.rounds {
+            let limit = Duration::from_millis(settings.millis);
+            samples[0].1.push(run(writers, limit, || plain.connect()));
+            samples[1].1.push(run(writers, limit, || connect(&one)));
+            samples[2].1.push(run(writers, limit, || connect(&leader)));
+        }
+        let base = median(samples[0].1.iter().map(|sample| sample.per_second));
+        for (what, samples) in &samples {
+            let rate = median(samples.iter().map(|sample| sample.per_second));
+            let p50 = median(samples.iter().map(|sample| sample.p50));
+            let p99 = median(samples.iter().map(|sample| sample.p99));
+            println!("{writers:>8} {what:>14} {rate:>12.0} {p50:>12.0} {:>9.2} {p99:>9.0}", rate / base);
+        }
+    }
+    idle(&one);
+}
+
+/// CPU of this process while one node and one leader of three do nothing.
+fn idle(_one: &Node) {
+    let cpu = || {
+        let usage = rustix::process::getpid();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", usage.as_raw_nonzero())).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+        (ticks(11) + ticks(12)) / 100.0
+    };
+    let (before, start) = (cpu(), Instant::now());
+    std::thread::sleep(Duration::from_secs(5));
+    let share = (cpu() - before) / start.elapsed().as_secs_f64() * 100.0;
+    println!("idle: one node alone and one leader of three in this process take {share:.2} % of a core");
+}
+
+fn connect(node: &Node) -> rusqlite::Connection {
+    let uri = format!("file:app?vfs={}", node.vfs_name());
+    let db = rusqlite::Connection::open(uri).expect("connect");
+    db.busy_timeout(Duration::from_secs(30)).expect("busy timeout");
+    db
+}
+
+struct Sample {
+    per_second: f64,
+    p50: f64,
+    p99: f64,
+}
+
+/// Each writer inserts until the time is over.
+fn run(writers: usize, limit: Duration, connect: impl Fn() -> rusqlite::Connection) -> Sample {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let connections: Vec<_> = (0..writers).map(|_| connect()).collect();
+    let stop = AtomicBool::new(false);
+    let start = Instant::now();
+    let mut times: Vec<f64> = std::thread::scope(|scope| {
+        let threads: Vec<_> = connections
+            .into_iter()
+            .map(|db| {
+                let stop = &stop;
+                scope.spawn(move || {
+                    let mut times = Vec::new();
+                    let mut insert = db.prepare("INSERT INTO t(k, v) VALUES (?1, ?2)").expect("prepare");
+                    while !stop.load(Ordering::Relaxed) {
+                        let key = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9) % 1_000_003;
+                        let begun = Instant::now();
+                        insert.execute((key as i64, "x".repeat(100))).expect("insert");
+                        times.push(begun.elapsed().as_secs_f64() * 1e6);
+                    }
+                    times
+                })
+            })
+            .collect();
+        std::thread::sleep(limit);
+        stop.store(true, Ordering::Relaxed);
+        threads.into_iter().flat_map(|thread| thread.join().expect("writer")).collect()
+    });
+    let elapsed = start.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times.get(((times.len() as f64 - 1.0) * share) as usize).copied().unwrap_or(f64::NAN);
+    Sample { per_second: times.len() as f64 / elapsed, p50: at(0.5), p99: at(0.99) }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+struct Plain {
+    path: PathBuf,
+}
+
+impl Plain {
+    fn open(path: &Path) -> Plain {
+        let plain = Plain { path: path.to_path_buf() };
+        plain.connect().execute_batch(SCHEMA).expect("schema");
+        plain
+    }
+
+    fn connect(&self) -> rusqlite::Connection {
+        let db = rusqlite::Connection::open(&self.path).expect("plain");
+        db.busy_timeout(Duration::from_secs(30)).expect("busy timeout");
+        let mode: String = db.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0)).expect("wal");
+        assert_eq!(mode, "wal");
+        db.execute_batch("PRAGMA synchronous=FULL").expect("synchronous");
+        db
+    }
+}
+
+/// Two child processes, and the leader in this one: clients of an embedded database live in the leader's process.
+struct Three {
+    node: Node,
+    children: Vec<Child>,
+}
+
+impl Three {
+    fn start(dir: &Path) -> Three {
+        let held: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("port")).collect();
+        let ports: Vec<u16> = held.iter().map(|held| held.local_addr().expect("port").port()).collect();
+        drop(held);
+        let list: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let children = [2, 3].map(|id: usize| {
+            Command::new(std::env::current_exe().expect("own path"))
+                .args(["--node", &id.to_string()])
+                .arg(dir.join(format!("three-{id}")))
+                .args(&list)
+                .stdin(Stdio::piped())
+                .spawn()
+                .expect("node process")
+        });
+        let node = start_node(1, &dir.join("three-1"), &list);
+        Three { node, children: children.into() }
+    }
+
+    fn leader_node(&self) -> Node {
+        while !self.node.is_leader() {
+            let leader = self.node.wait_leader(Duration::from_secs(30)).expect("leader");
+            if leader != 1 {
+                let _ = self.node.transfer_leadership(1);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.node.clone()
+    }
+}
+
+impl Drop for Three {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn start_node(id: u64, dir: &Path, list: &[String]) -> Node {
+    let members = list.iter().zip(1..).map(|(address, id)| Member::new(id, address.clone()));
+    Node::builder(id, dir).listen(list[id as usize - 1].clone()).bootstrap(members).start().expect("node")
+}
+
+/// A follower; lives until its standard input is closed.
+fn node_process(args: &[String]) {
+    let id = args[0].parse().expect("id");
+    let _node = start_node(id, Path::new(&args[1]), &args[2..5]);
+    let mut line = String::new();
+    let _ = std::io::stdin().read_line(&mut line);
+}
+
+fn settings(args: &[String]) -> Settings {
+    let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1)).cloned();
+    Settings {
+        rounds: value("--rounds").map_or(7, |text| text.parse().expect("--rounds")),
+        millis: value("--millis").map_or(700, |text| text.parse().expect("--millis")),
+        writers: value("--writers")
+            .map_or(vec![1, 16, 64], |text| text.split(',').map(|part| part.parse().expect("--writers")).collect()),
+        dir: value("--dir").map(PathBuf::from),
+    }
+}
+
+/// In memory nothing is synced, and every number would be a lie.
+fn refuse_tmpfs(dir: &Path) {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    let stat = rustix::fs::statfs(dir).expect("statfs");
+    assert!(stat.f_type as u64 != TMPFS_MAGIC, "{}: a tmpfs; pass --dir on a disk", dir.display());
+}

@@ -1,0 +1,42 @@
+# Each routine task is one command. `just` lists them.
+
+default:
+    @just --list
+
+# Everything that must hold before a change lands.
+ci:
+    .ci/run
+
+# All tests of the workspace.
+test *args:
+    cargo test --workspace {{args}}
+
+# Three nodes, real data, a killed leader.
+demo *args:
+    cargo run --release -- demo {{args}}
+
+# The documentation of both crates, with the README and DESIGN.md in it.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+# The VFS tests in a build of SQLite that checks the wal-index at every step.
+assert *args:
+    LIBSQLITE3_FLAGS="-DSQLITE_DEBUG -DSQLITE_ENABLE_EXPENSIVE_ASSERT" CARGO_TARGET_DIR=target/assert cargo test -p shoaldb-vfs {{args}}
+
+# Licences, sources and known advisories of all dependencies (needs cargo-deny).
+deny:
+    cargo deny check bans licenses sources
+
+# Each fuzz target for a minute, with AddressSanitizer, on the stable toolchain (needs cargo-fuzz).
+fuzz seconds="60":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cd fuzz
+    for target in entry wire log files wal; do
+        mkdir -p "corpus/$target"
+        RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . "$target" "corpus/$target" "seeds/$target" -- -max_total_time={{seconds}}
+    done
+
+# Every fuzz target once over its seeds, without a fuzzer: builds and runs on plain stable.
+fuzz-seeds:
+    cd fuzz && cargo test

@@ -1,0 +1,234 @@
+//! The folder tree is the architecture, and DESIGN.md's code map is its plan: each file of this package stands there with
+//! its layer, and names only files that stand above it. (The VFS crate has such a test of its own.)
+//!
+//! What is held here:
+//!
+//! * every file under `src/` is in the code map, and every file in the map exists;
+//! * layers ascend down the map, and no arrow points down the page: what a file names behind `crate::` or `super::` stands
+//!   above it, or is its own folder's head;
+//! * the crate `raft` is named in `src/raft/` only, sockets in `src/net/tcp` only, files of the system only in the VFS's
+//!   `env/os.rs`; the program under `src/bin/` is an application and may use both;
+//! * `unsafe` stands in its rooms only, in the whole workspace;
+//! * a test that DESIGN.md or the README calls as a witness exists.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Files in which `unsafe` may stand. The last one calls SQLite itself, for what rusqlite has no safe word for.
+const UNSAFE_ROOMS: [&str; 4] = ["vfs/src/ffi.rs", "vfs/src/shm.rs", "vfs/src/map.rs", "vfs/tests/settings.rs"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Rust files below `dir`, as paths from the root of the repository.
+fn sources(dir: &str) -> Vec<String> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    if root().join(dir).is_dir() {
+        walk(&root().join(dir), &mut found);
+    }
+    found.sort_unstable();
+    found.iter().map(|path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_string()).collect()
+}
+
+/// The text of a file without comments and without its unit tests.
+fn code(file: &str) -> String {
+    let text = std::fs::read_to_string(root().join(file)).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Whether `text` has `word` as a path or a name of its own, not as a part of a longer one.
+fn names(text: &str, word: &str) -> bool {
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + word.len()..].chars().next();
+        !before.is_some_and(|c| is_word(c) || c == ':') && !after.is_some_and(|c| is_word(c) && is_word_end(word))
+    })
+}
+
+fn is_word_end(word: &str) -> bool {
+    word.ends_with(is_word)
+}
+
+/// The files of this package's library in the order of DESIGN.md's code map, with their layers.
+fn code_map() -> Vec<(String, u32)> {
+    let design = std::fs::read_to_string(root().join("DESIGN.md")).unwrap();
+    let section = design.split("\n## Code map").nth(1).expect("DESIGN.md has a section \"Code map\"");
+    let section = section.split("\n## ").next().unwrap();
+    let line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let file = words.next().filter(|word| word.starts_with("src/") && word.ends_with(".rs"))?;
+        Some((file.to_string(), words.next()?.parse().unwrap_or_else(|_| panic!("code map: {line:?} has no layer"))))
+    };
+    section.lines().filter_map(line).collect()
+}
+
+/// `src/net/tcp.rs` is `net::tcp`.
+fn module(file: &str) -> String {
+    file.trim_start_matches("src/").trim_end_matches(".rs").replace('/', "::")
+}
+
+/// What a file names behind `crate::` and `super::`, as paths from the crate's root.
+fn used(module: &str, text: &str) -> BTreeSet<String> {
+    let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+    let mut used = BTreeSet::new();
+    for (marker, base) in [("crate::", ""), ("super::", parent)] {
+        for (at, _) in text.match_indices(marker) {
+            let rest = &text[at + marker.len()..];
+            let end = rest.find(|c: char| !(is_word(c) || c == ':')).unwrap_or(rest.len());
+            let head = rest[..end].trim_end_matches(':');
+            let join = |tail: &str| {
+                [base, head, tail].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("::")
+            };
+            match rest[end..].strip_prefix('{').and_then(|list| list.split_once('}')) {
+                Some((list, _)) => used.extend(list.split(',').map(|name| join(name.trim()))),
+                None => _ = used.insert(join("")),
+            }
+        }
+    }
+    used
+}
+
+#[test]
+fn the_code_map_is_complete_and_layers_ascend() {
+    let map = code_map();
+    assert!(map.windows(2).all(|pair| pair[0].1 <= pair[1].1), "DESIGN.md: layers must ascend in the code map");
+    let planned: BTreeSet<String> = map.into_iter().map(|(file, _)| file).collect();
+    let is_test = |file: &String| file.ends_with("/tests.rs") || file.contains("/tests/");
+    let real: BTreeSet<String> = sources("src").into_iter().filter(|file| !is_test(file)).collect();
+    let real: BTreeSet<String> = real.into_iter().filter(|file| !file.starts_with("src/bin/")).collect();
+    let missing: Vec<_> = real.difference(&planned).collect();
+    let gone: Vec<_> = planned.difference(&real).collect();
+    assert!(missing.is_empty(), "not in DESIGN.md's code map: {missing:?}; give each its layer and place there");
+    assert!(gone.is_empty(), "in DESIGN.md's code map, but no file: {gone:?}");
+}
+
+#[test]
+fn no_arrow_points_up() {
+    let map = code_map();
+    let place: BTreeMap<String, usize> = map.iter().enumerate().map(|(at, (file, _))| (module(file), at)).collect();
+    let mut wrong = Vec::new();
+    for (at, (file, _)) in map.iter().enumerate() {
+        let me = module(file);
+        if me == "lib" {
+            continue;
+        }
+        for target in used(&me, &code(file)) {
+            // What stands behind a module's name is one of its items.
+            let mut name = target.as_str();
+            while !name.is_empty() && !place.contains_key(name) {
+                name = name.rsplit_once("::").map_or("", |(parent, _)| parent);
+            }
+            let Some(there) = place.get(name) else {
+                // Names that `lib.rs` hands out, or a constant of the crate's root.
+                wrong.push(format!("{file} names crate::{target}, which is in no file of the code map"));
+                continue;
+            };
+            let own_folder = me.starts_with(&format!("{name}::")) || name.starts_with(&format!("{me}::"));
+            if *there > at && !own_folder {
+                wrong.push(format!("{file} names crate::{target}, which stands below it in the code map"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn each_outside_thing_has_one_home() {
+    let homes: [(&[&str], &str); 3] = [
+        (&["raft::", "eraftpb", "slog::", "protobuf"], "src/raft"),
+        (&["std::net", "socket2", "rustix::net", "TcpStream", "TcpListener", "UdpSocket"], "src/net/tcp"),
+        (&["std::fs", "rustix::fs", "File::open", "File::create", "OpenOptions"], "vfs/src/env/os.rs"),
+    ];
+    // The admin socket is a name in the data directory: a file and a socket at the same time, with a door of its own.
+    let admin_socket = "src/socket.rs";
+    let mut wrong = Vec::new();
+    for file in sources("src").into_iter().chain(sources("vfs/src")) {
+        if file.starts_with("src/bin/")
+            || file == admin_socket
+            || file.ends_with("tests.rs")
+            || file.contains("/tests/")
+        {
+            continue;
+        }
+        let text = code(&file);
+        for (words, home) in homes {
+            for word in words {
+                // The wal-index lives in a memfd, which is memory and no file of a file system.
+                let memory = *word == "rustix::fs" && file == "vfs/src/shm.rs";
+                if names(&text, word) && !file.starts_with(home) && !memory {
+                    wrong.push(format!("{file} names {word}, whose home is {home}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn unsafe_stays_in_its_rooms() {
+    let mut wrong = Vec::new();
+    for dir in ["src", "vfs/src", "vfs/tests", "tests", "benches", "examples", "fuzz/fuzz_targets", "fuzz/src"] {
+        for file in sources(dir) {
+            if UNSAFE_ROOMS.contains(&file.as_str()) || file == "tests/layers.rs" || file == "vfs/tests/layers.rs" {
+                continue;
+            }
+            if names(&code(&file), "unsafe") {
+                wrong.push(file);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "unsafe outside its rooms: {wrong:?}");
+}
+
+#[test]
+fn witnesses_exist() {
+    let mut tests = BTreeSet::new();
+    for dir in ["src", "tests", "vfs/src", "vfs/tests"] {
+        for file in sources(dir) {
+            let text = std::fs::read_to_string(root().join(file)).unwrap();
+            tests.extend(text.lines().filter_map(|line| {
+                let name = line.trim_start().strip_prefix("fn ")?.split('(').next()?;
+                Some(name.to_string())
+            }));
+        }
+    }
+    let mut missing = Vec::new();
+    for page in ["DESIGN.md", "README.md"] {
+        let text = std::fs::read_to_string(root().join(page)).unwrap();
+        for quoted in text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
+            // Names of three words and more are tests, or names of the public surface that these pages spell out.
+            let is_test = quoted.matches('_').count() >= 3 && quoted.chars().all(is_word);
+            if is_test && !tests.contains(quoted) {
+                missing.push(format!("{page}: {quoted}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no such test: {missing:#?}");
+}
+
+#[test]
+fn names_are_found_whole() {
+    assert!(names("use raft::RawNode;", "raft::") && names("(raft::INVALID_ID)", "raft::"));
+    assert!(!names("use crate::raft::Core;", "raft::") && !names("draft::x", "raft::"));
+    assert!(names("unsafe {", "unsafe") && !names("#![deny(unsafe_code)]", "unsafe"));
+    assert_eq!(
+        Vec::from_iter(used("net::tcp", "use super::{Inbound, codec};\nuse crate::types::NodeId;")),
+        ["net::Inbound", "net::codec", "types::NodeId"]
+    );
+}

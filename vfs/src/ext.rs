@@ -1,0 +1,3 @@
+//! Calls of the operating system that no safe crate of ours offers. One file per call, each a small unsafe room.
+
+pub(crate) mod ofd;

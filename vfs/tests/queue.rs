@@ -1,0 +1,139 @@
+//! Writers of one database: in order of arrival, and readers that repair do not count among them.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rusqlite::ffi;
+use support::{Stage, code, number};
+
+const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+
+#[test]
+fn every_writer_gets_its_share() {
+    const THREADS: usize = 8;
+    let stage = Stage::new();
+    stage.connect("app").execute_batch(TABLE).unwrap();
+    let replicator = stage.replicator.clone();
+    *stage.replicator.handler.lock() = Some(Arc::new(move |db, session, transaction| {
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(replicator.acknowledge(db, session, transaction))
+    }));
+    let (start, stop) = (Arc::new(Barrier::new(THREADS)), Arc::new(AtomicBool::new(false)));
+    let total = Arc::new(AtomicU64::new(0));
+    let threads: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let db = stage.connect("app");
+            let (start, stop, total) = (start.clone(), stop.clone(), total.clone());
+            std::thread::spawn(move || {
+                start.wait();
+                let mut mine = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    db.execute("INSERT INTO t(v) VALUES (1)", []).unwrap();
+                    mine += 1;
+                    if total.fetch_add(1, Ordering::Relaxed) >= 800 {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+                mine
+            })
+        })
+        .collect();
+    let shares: Vec<u64> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let average = shares.iter().sum::<u64>() / THREADS as u64;
+    assert!(shares.iter().all(|share| *share >= average / 4), "{shares:?}");
+    stage.compare("app");
+}
+
+#[test]
+fn a_busy_timeout_ends_while_another_connection_writes() {
+    let stage = Stage::new();
+    let (a, b) = (stage.connect("app"), stage.connect("app"));
+    a.execute_batch(TABLE).unwrap();
+    a.execute_batch("BEGIN IMMEDIATE").unwrap();
+    b.busy_timeout(Duration::from_millis(150)).unwrap();
+    let start = Instant::now();
+    assert_eq!(code(b.execute("INSERT INTO t(v) VALUES (1)", [])), ffi::SQLITE_BUSY);
+    assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
+    b.busy_timeout(Duration::ZERO).unwrap();
+    assert_eq!(code(b.execute("INSERT INTO t(v) VALUES (1)", [])), ffi::SQLITE_BUSY);
+    a.execute_batch("COMMIT").unwrap();
+    b.execute("INSERT INTO t(v) VALUES (1)", []).unwrap();
+    stage.compare("app");
+}
+
+#[test]
+fn a_waiting_writer_is_woken_when_the_lock_is_free() {
+    let stage = Stage::new();
+    let (a, mut b) = (stage.connect("app"), stage.connect("app"));
+    a.execute_batch(TABLE).unwrap();
+    b.busy_timeout(Duration::from_secs(60)).unwrap();
+    for _ in 0..20 {
+        a.execute_batch("BEGIN IMMEDIATE; INSERT INTO t(v) VALUES (1)").unwrap();
+        std::thread::scope(|scope| {
+            let acquires = stage.replicator.acquires.load(Ordering::Relaxed);
+            let b = &mut b;
+            let waiting = scope.spawn(move || b.execute("INSERT INTO t(v) VALUES (2)", []).map(|_| ()));
+            while stage.replicator.acquires.load(Ordering::Relaxed) == acquires {
+                std::thread::yield_now();
+            }
+            a.execute_batch("COMMIT").unwrap();
+            waiting.join().unwrap().unwrap();
+        });
+    }
+    assert_eq!(number(&a, "SELECT count(*) FROM t"), 40);
+    stage.compare("app");
+}
+
+/// A connection without a busy handler was refused and went away; its ticket kept the free lock for it, and another
+/// connection without one was told "database is locked" although nobody held the lock.
+#[test]
+fn a_lock_that_nobody_holds_or_waits_for_is_free() {
+    let stage = Stage::new();
+    let (a, b) = (stage.connect("app"), stage.connect("app"));
+    a.execute_batch(TABLE).unwrap();
+    for db in [&a, &b] {
+        db.busy_timeout(Duration::ZERO).unwrap();
+    }
+    for _ in 0..50 {
+        a.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(code(b.execute_batch("BEGIN IMMEDIATE")), ffi::SQLITE_BUSY);
+        a.execute_batch("COMMIT; BEGIN IMMEDIATE; INSERT INTO t(v) VALUES (1); COMMIT").unwrap();
+    }
+    // The same after a snapshot that was too old: the application got its answer, nobody tries again by itself.
+    let mut twin = stage.twin("app");
+    b.execute_batch("BEGIN").unwrap();
+    number(&b, "SELECT count(*) FROM t");
+    twin.write_and_apply(&stage, "INSERT INTO t(v) VALUES (2)");
+    assert_eq!(code(b.execute("INSERT INTO t(v) VALUES (3)", [])), ffi::SQLITE_BUSY_SNAPSHOT);
+    a.execute("INSERT INTO t(v) VALUES (4)", []).unwrap();
+    b.execute_batch("ROLLBACK").unwrap();
+    stage.compare("app");
+}
+
+/// A reader that finds a torn wal-index header asks for WRITE to repair it. That is no wish to write: on a follower it
+/// would be refused, and reading would be impossible.
+#[test]
+fn a_reader_that_repairs_does_not_ask_the_replicator() {
+    let stage = Stage::new();
+    let db = stage.connect("app");
+    db.execute_batch(TABLE).unwrap();
+    db.execute("INSERT INTO t(v) VALUES (1)", []).unwrap();
+    *stage.replicator.refuse_write.lock() = Some(shoaldb_vfs::error::Refusal::NotLeader(Some(2)));
+    let acquires = stage.replicator.acquires.load(Ordering::Relaxed);
+    for _ in 0..5 {
+        stage.database("app").damage_index();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let db = stage.connect("app");
+                scope.spawn(move || assert_eq!(number(&db, "SELECT count(*) FROM t"), 1));
+            }
+        });
+    }
+    assert_eq!(stage.replicator.acquires.load(Ordering::Relaxed), acquires);
+    *stage.replicator.refuse_write.lock() = None;
+    stage.compare("app");
+}

@@ -1,0 +1,164 @@
+//! Settings that would go past replication are refused, with words; harmless ones do no harm.
+
+mod support;
+
+use rusqlite::{Connection, OpenFlags, ffi};
+use shoaldb_vfs::error::SECOND_WRITER;
+use support::{Stage, code, number};
+
+const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+
+fn text(result: rusqlite::Result<()>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+fn other_journal_modes_and_exclusive_locking_are_refused_with_words() {
+    let stage = Stage::new();
+    let db = stage.connect("app");
+    db.execute_batch(TABLE).unwrap();
+    for mode in ["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"] {
+        let said = text(db.execute_batch(&format!("PRAGMA journal_mode = {mode}")));
+        assert!(said.contains("always in WAL mode"), "{said}");
+    }
+    let said = text(db.execute_batch("PRAGMA locking_mode = EXCLUSIVE"));
+    assert!(said.contains("no connection may lock it out"), "{said}");
+    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA journal_mode; PRAGMA locking_mode = NORMAL").unwrap();
+    db.execute("INSERT INTO t(v) VALUES (1)", []).unwrap();
+    let mode: String = db.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+    stage.compare("app");
+}
+
+/// A pragma without a schema name goes to all databases, but only the main one's file is asked about it.
+#[test]
+fn an_unqualified_pragma_cannot_reach_an_attached_database_either() {
+    let stage = Stage::new();
+    stage.connect("app").execute_batch(TABLE).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let db = Connection::open(dir.path().join("stock.db")).unwrap();
+    db.busy_timeout(std::time::Duration::ZERO).unwrap();
+    db.execute_batch("CREATE TABLE s(x)").unwrap();
+    db.execute("ATTACH ?1 AS app", [stage.uri("app", "")]).unwrap();
+    assert_ne!(code(db.execute_batch("PRAGMA journal_mode = DELETE")), 0);
+    let mode: String = db.query_row("PRAGMA app.journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+    db.execute_batch("INSERT INTO app.t(v) VALUES (1); INSERT INTO s VALUES (1)").unwrap();
+    db.execute_batch("BEGIN; INSERT INTO app.t(v) VALUES (2); INSERT INTO s VALUES (2); COMMIT").unwrap();
+    assert_eq!(number(&stage.connect("app"), "SELECT count(*) FROM t"), 2);
+    stage.compare("app");
+}
+
+#[test]
+fn exclusive_locking_cannot_be_smuggled_in_before_attach() {
+    let stage = Stage::new();
+    stage.connect("app").execute_batch(TABLE).unwrap();
+    let db = Connection::open_in_memory().unwrap();
+    db.busy_timeout(std::time::Duration::ZERO).unwrap();
+    db.execute_batch("PRAGMA locking_mode = EXCLUSIVE").unwrap();
+    let attached = db.execute("ATTACH ?1 AS app", [stage.uri("app", "")]);
+    if attached.is_ok() {
+        assert_eq!(code(db.query_row("SELECT count(*) FROM app.t", [], |row| row.get::<_, i64>(0))), ffi::SQLITE_BUSY);
+    }
+    drop(db);
+    stage.connect("app").execute("INSERT INTO t(v) VALUES (1)", []).unwrap();
+    stage.compare("app");
+}
+
+#[test]
+fn parameters_that_go_past_the_wal_are_refused() {
+    let stage = Stage::new();
+    stage.connect("app").execute_batch(TABLE).unwrap();
+    for parameter in ["&immutable=1", "&nolock=1", "&immutable=true", "&nolock=on", "&read=yesterday"] {
+        assert_eq!(code(stage.try_connect("app", parameter)), ffi::SQLITE_CANTOPEN, "{parameter}");
+    }
+    for parameter in ["&immutable=0", "&nolock=0", "&read=local", "&read=LINEARIZABLE"] {
+        assert_eq!(code(stage.try_connect("app", parameter)), 0, "{parameter}");
+    }
+}
+
+#[test]
+fn a_database_is_named_and_exists_only_if_somebody_created_it() {
+    let stage = Stage::new();
+    for path in ["/tmp/app", "dir/app", "./app"] {
+        assert_eq!(code(stage.try_connect(path, "")), ffi::SQLITE_CANTOPEN, "{path}");
+    }
+    let no_create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI;
+    assert_eq!(code(Connection::open_with_flags(stage.uri("new", ""), no_create)), ffi::SQLITE_CANTOPEN);
+    assert_eq!(code(stage.try_connect("new", "&mode=ro")), ffi::SQLITE_CANTOPEN);
+    stage.connect("new").execute_batch(TABLE).unwrap();
+    Connection::open_with_flags(stage.uri("new", ""), no_create).unwrap().execute_batch("SELECT * FROM t").unwrap();
+}
+
+#[test]
+fn users_cannot_checkpoint() {
+    let stage = Stage::new();
+    let db = stage.connect("app");
+    db.execute_batch(&format!("PRAGMA wal_autocheckpoint = 1; {TABLE}")).unwrap();
+    for _ in 0..20 {
+        db.execute("INSERT INTO t(v) VALUES (1)", []).unwrap();
+    }
+    for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
+        let row: (i64, i64, i64) = db
+            .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .unwrap();
+        assert_eq!(row, (1, -1, -1), "{mode}");
+    }
+    let frames = stage.database("app").status().wal_frames;
+    drop(db);
+    assert_eq!(stage.database("app").connections(), 0);
+    assert_eq!(stage.database("app").status().wal_frames, frames, "the last close checkpointed");
+    stage.compare("app");
+}
+
+#[test]
+fn one_transaction_writes_to_one_replicated_database() {
+    let stage = Stage::new();
+    stage.connect("one").execute_batch(TABLE).unwrap();
+    stage.connect("two").execute_batch(TABLE).unwrap();
+    let db = stage.connect("one");
+    db.execute("ATTACH ?1 AS two", [stage.uri("two", "")]).unwrap();
+    let before = (stage.commits("one"), stage.commits("two"));
+    db.execute_batch("BEGIN; INSERT INTO main.t(v) VALUES (1)").unwrap();
+    assert_eq!(number(&db, "SELECT count(*) FROM two.t"), 0, "reading is fine");
+    assert_eq!(code(db.execute("INSERT INTO two.t(v) VALUES (1)", [])), SECOND_WRITER);
+    db.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(code(db.execute_batch("BEGIN IMMEDIATE")), SECOND_WRITER, "asks for both");
+    assert!(db.is_autocommit());
+    assert_eq!((stage.commits("one"), stage.commits("two")), before);
+    db.execute_batch("INSERT INTO main.t(v) VALUES (1); INSERT INTO two.t(v) VALUES (2)").unwrap();
+    db.execute_batch("BEGIN; INSERT INTO two.t(v) SELECT v FROM main.t; COMMIT").unwrap();
+    assert_eq!((stage.commits("one"), stage.commits("two")), (before.0 + 1, before.1 + 2));
+    // Another connection was never concerned.
+    stage.connect("one").execute("INSERT INTO t(v) VALUES (3)", []).unwrap();
+    stage.compare("one");
+    stage.compare("two");
+}
+
+#[test]
+fn pragmas_of_ours_answer() {
+    let stage = Stage::new();
+    let db = stage.connect("app");
+    db.execute_batch(TABLE).unwrap();
+    let ask = |sql: &str| db.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+    assert_eq!(ask("PRAGMA shoal_position"), stage.database("app").position().to_string());
+    assert_eq!(ask("PRAGMA shoal_read_level"), "local");
+    assert_eq!(ask("PRAGMA shoal_read_level = linearizable"), "linearizable");
+    assert_eq!(ask("PRAGMA shoal_read_level"), "linearizable");
+    let said = text(db.execute_batch("PRAGMA shoal_read_level = sometimes"));
+    assert!(said.contains("use local or linearizable"), "{said}");
+}
+
+/// Extensions are loaded through the connection's VFS: a method missing there was a call of address 0.
+#[test]
+#[allow(unsafe_code)]
+fn loading_an_extension_that_does_not_exist_is_an_error() {
+    let stage = Stage::new();
+    let db = stage.connect("app");
+    // SAFETY: the handle is open.
+    let rc = unsafe { ffi::sqlite3_enable_load_extension(db.handle(), 1) };
+    assert_eq!(rc, ffi::SQLITE_OK);
+    let said = text(db.execute_batch("SELECT load_extension('/no/such/extension')"));
+    assert!(said.contains("/no/such/extension"), "{said}");
+    db.execute_batch(TABLE).unwrap();
+}
