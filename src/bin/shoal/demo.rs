@@ -39,11 +39,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Kill a cluster's leader while it is written to, and count what is lost.
 #[derive(clap::Args, Debug)]
-<<<<<<< HEAD
-pub(crate) struct DemoArgs {}
-pub(crate) fn run(_: &DemoArgs) -> Result<(), crate::Failed> {
-    Ok(())
-=======
 #[command(after_help = "Examples:
   shoal demo
   shoal demo --file my.sqlite --seconds 60
@@ -366,5 +361,4 @@ fn report(
         .map(|(id, verdict)| format!("node {id}: {verdict:?}"))
         .collect();
     Err(failed(format!("promises were broken: {stale} reads too old; {}", words.join("; "))))
->>>>>>> h-prog
 }

@@ -211,3 +211,4 @@ fn shown(value: ValueRef<'_>) -> Value {
         ValueRef::Blob(blob) => format!("{} bytes", blob.len()).into(),
     }
 }
+
