@@ -31,7 +31,7 @@ use crate::harness::ledger::Ledger;
 use crate::harness::wire::Act;
 
 /// Kills of one run, unless `SHOAL_KILLS` says otherwise.
-const KILLS: u64 = 210;
+const KILLS: u64 = 240;
 /// Kills of one life: enough for a log with many terms, few enough that replay stays short.
 const KILLS_PER_LIFE: u64 = 35;
 const WRITERS: u64 = 4;
@@ -198,9 +198,11 @@ fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers)
     std::thread::sleep(Duration::from_millis(20 + dice.below(150)));
     let victims = dice.nodes();
     if dice.below(2) == 0 {
-        // From inside: each has a phase of its own in which it dies.
+        // From inside: each has a phase of its own in which it dies. Only a leader publishes, only others apply.
+        let leader = cluster.leader();
         for id in &victims {
-            let phase = PHASES[dice.below(4) as usize];
+            let memory = if leader == Some(*id) { "publish" } else { "apply" };
+            let phase = ["append", "sync", memory][dice.below(3) as usize];
             let _ = cluster.ask(*id, &Act::DieAt { phase: phase.to_string(), nth: 1 + dice.below(8) as u32 });
         }
         let until = Instant::now() + Duration::from_millis(400);
@@ -213,7 +215,7 @@ fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers)
         writers.pause.store(true, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(60));
     }
-    // A leader never applies what others wrote, and a follower never publishes: who still lives is killed now.
+    // Who still lives did not come to its phase, or was meant to be killed from outside.
     for id in &victims {
         cluster.kill(*id);
         sums.kills += 1;

@@ -213,7 +213,8 @@ fn write(cluster: &Cluster, ledger: &Ledger, counters: &Counters, writer: u64) {
 
 /// Reads of one node. The table only grows, so the last rowid is the number of rows.
 fn read(cluster: &Cluster, ledger: &Ledger, counters: &Counters, id: u64) {
-    let act = |linearizable| Act::Read { sql: "SELECT coalesce(max(rowid), 0) FROM shoal_demo".to_string(), linearizable };
+    let act =
+        |linearizable| Act::Read { sql: "SELECT coalesce(max(rowid), 0) FROM shoal_demo".to_string(), linearizable };
     let (mut process, mut seen) = (None, 0);
     while !counters.stop.load(Ordering::SeqCst) {
         let child = cluster.child(id).filter(|child| !child.is_gone());
