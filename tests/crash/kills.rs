@@ -31,11 +31,11 @@ use crate::harness::ledger::Ledger;
 use crate::harness::wire::Act;
 
 /// Kills of one run, unless `SHOAL_KILLS` says otherwise.
-const KILLS: u64 = 210;
+const KILLS: u64 = 240;
 /// Kills of one life: enough for a log with many terms, few enough that replay stays short.
 const KILLS_PER_LIFE: u64 = 35;
 const WRITERS: u64 = 4;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 const PHASES: [&str; 5] = ["append", "sync", "apply", "publish", "recovery"];
 
 fn number(variable: &str, default: u64) -> u64 {
@@ -183,9 +183,10 @@ fn start(cluster: &Cluster, sums: &mut Sums, id: u64, die_at: Option<String>) {
     if !dies {
         return;
     }
-    // It dies early, or its start needs fewer file calls than that and it lives.
+    // It dies early, or its start needs fewer file calls than that: then it shall live.
     let child = cluster.child(id).unwrap();
-    if child.wait_gone(Duration::from_millis(150)) {
+    let disarm = Act::DieAt { phase: "recovery".to_string(), nth: 0 };
+    if child.wait_gone(Duration::from_millis(150)) || cluster.ask(id, &disarm).is_err() {
         sums.kills += 1;
         sums.buckets.count(cluster, id);
         cluster.kill(id);
@@ -197,9 +198,11 @@ fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers)
     std::thread::sleep(Duration::from_millis(20 + dice.below(150)));
     let victims = dice.nodes();
     if dice.below(2) == 0 {
-        // From inside: each has a phase of its own in which it dies.
+        // From inside: each has a phase of its own in which it dies. Only a leader publishes, only others apply.
+        let leader = cluster.leader();
         for id in &victims {
-            let phase = PHASES[dice.below(4) as usize];
+            let memory = if leader == Some(*id) { "publish" } else { "apply" };
+            let phase = ["append", "sync", memory][dice.below(3) as usize];
             let _ = cluster.ask(*id, &Act::DieAt { phase: phase.to_string(), nth: 1 + dice.below(8) as u32 });
         }
         let until = Instant::now() + Duration::from_millis(400);
@@ -212,7 +215,7 @@ fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers)
         writers.pause.store(true, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(60));
     }
-    // A leader never applies what others wrote, and a follower never publishes: who still lives is killed now.
+    // Who still lives did not come to its phase, or was meant to be killed from outside.
     for id in &victims {
         cluster.kill(*id);
         sums.kills += 1;
@@ -228,7 +231,7 @@ fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers)
     }
     // Every second time the next kill meets nodes that have not caught up.
     if dice.below(2) == 0 && !cluster.wait_ready(&[1, 2, 3], PATIENCE) {
-        panic!("not all nodes came back within {PATIENCE:?}");
+        panic!("not all nodes came back within {PATIENCE:?}; leader {:?}", cluster.leader());
     }
 }
 
@@ -259,13 +262,14 @@ fn judge(cluster: &Cluster, ledger: &Ledger, sums: &mut Sums) {
     }
 }
 
-/// What the nodes said on standard error, their last lines.
+/// What the nodes are, and the last lines of what they said.
 fn logs(cluster: &Cluster) -> String {
     let mut text = String::new();
     for id in cluster.ids() {
         let all = std::fs::read_to_string(cluster.log(id)).unwrap_or_default();
         let lines: Vec<&str> = all.lines().collect();
-        text.push_str(&format!("--- node {id}\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n")));
+        let status = cluster.ask(id, &Act::Status);
+        text.push_str(&format!("--- node {id}\n{status:?}\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n")));
     }
     text
 }

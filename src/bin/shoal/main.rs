@@ -6,6 +6,7 @@
 
 mod ask;
 mod demo;
+#[allow(dead_code, reason = "the crash tests use the rest")]
 mod harness;
 mod load;
 mod phases;
