@@ -74,8 +74,8 @@ pub(super) struct State {
     pub(super) checks: Checks,
     /// Faults and load go on.
     pub(super) stormy: bool,
-    /// Clients' calls on the stack.
-    pub(super) depth: usize,
+    /// Nodes of the clients' calls on the stack.
+    pub(super) calls: Vec<At>,
     pub(super) failure: Option<String>,
 }
 
@@ -119,7 +119,7 @@ pub fn run(options: &Options) -> Report {
             coverage: BTreeMap::new(),
             checks: Checks::default(),
             stormy: true,
-            depth: 0,
+            calls: Vec::new(),
             failure: None,
         }),
     });
@@ -181,8 +181,11 @@ impl World {
             for slot in &state.slots {
                 hash = slot.hash_disk(hash);
             }
-            for slot in &mut state.slots {
-                slots.extend(slot.take_running());
+            for at in 0..state.slots.len() {
+                if let Some(running) = state.slots[at].take_running() {
+                    state.count_inside(&running.hub);
+                    slots.push(running);
+                }
             }
             Report {
                 seed: state.options.seed,
