@@ -135,7 +135,7 @@ pub(super) fn act(world: &Arc<World>) {
         if !state.stormy {
             return;
         }
-        let millis = 2 + state.dice.below(60);
+        let millis = 1 + state.dice.below(2 * state.rush);
         state.after_millis(millis, Ev::Client);
         if state.calls.len() >= DEPTH {
             return;

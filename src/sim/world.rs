@@ -72,6 +72,9 @@ pub(super) struct State {
     pub(super) trace: Trace,
     pub(super) coverage: BTreeMap<&'static str, u64>,
     pub(super) checks: Checks,
+    /// Milliseconds between two faults, and between two clients, on average.
+    pub(super) storm: u64,
+    pub(super) rush: u64,
     /// Faults and load go on.
     pub(super) stormy: bool,
     /// Nodes of the clients' calls on the stack.
@@ -110,6 +113,8 @@ pub fn run(options: &Options) -> Report {
         state: Mutex::new(State {
             slots: (0..n).map(|at| Slot::new(at, options.seed)).collect(),
             net: Net { cut: vec![vec![false; n]; n], loss: 0, twice: 0, delay: 1 + dice.below(3000) },
+            storm: 300 + dice.below(4000),
+            rush: 3 + dice.below(40),
             options: options.clone(),
             dice,
             now: Duration::ZERO,
