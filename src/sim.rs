@@ -38,6 +38,9 @@ mod world;
 
 pub use world::run;
 
+#[cfg(test)]
+mod tests;
+
 /// What to simulate.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -55,7 +58,7 @@ impl Options {
     /// The default scenario.
     pub fn new(seed: u64) -> Options {
         let nodes = if seed.is_multiple_of(4) { 5 } else { 3 };
-        Options { seed, nodes, load_for: Duration::from_secs(20), verbose: false }
+        Options { seed, nodes, load_for: Duration::from_secs(30), verbose: false }
     }
 }
 

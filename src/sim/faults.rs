@@ -21,7 +21,7 @@ impl State {
         if !self.stormy {
             return;
         }
-        let wait = 50 + self.dice.below(1500);
+        let wait = 50 + self.dice.below(2 * self.storm);
         self.after_millis(wait, Ev::Fault);
         let n = self.slots.len();
         let at = self.dice.below(n as u64) as usize;

@@ -137,23 +137,24 @@ pub(super) fn act(world: &Arc<World>) {
         if !state.stormy {
             return;
         }
-        let millis = 2 + state.dice.below(60);
+        let millis = 1 + state.dice.below(2 * state.rush);
         state.after_millis(millis, Ev::Client);
-        if state.depth >= DEPTH {
+        if state.calls.len() >= DEPTH {
             return;
         }
-        state.depth += 1;
-        (state.somewhere(), state.dice.below(100))
+        let at = state.somewhere();
+        state.calls.push(at);
+        (at, state.dice.below(100))
     };
     match kind {
         0..=44 => write(world, at, kind),
         45..=69 => read(world, at, false),
         70..=77 => read(world, at, true),
         78..=87 => patient_read(world, at),
-        88..=95 => patient_write(world, at),
+        88..=95 => patient_write(world, at, kind < 91),
         _ => other_database(world, at),
     }
-    world.state.lock().depth -= 1;
+    world.state.lock().calls.pop();
 }
 
 impl State {
@@ -362,7 +363,7 @@ fn patient_read(world: &Arc<World>, at: At) {
 }
 
 /// A writer leaves its transaction open; later it is committed or rolled back.
-fn patient_write(world: &Arc<World>, at: At) {
+fn patient_write(world: &Arc<World>, at: At, begins: bool) {
     let open = {
         let mut state = world.state.lock();
         // Others wait for it: it shall not take too long.
@@ -372,6 +373,9 @@ fn patient_write(world: &Arc<World>, at: At) {
     };
     if let Some((at, writer)) = open {
         return end_writer(world, at, writer);
+    }
+    if !begins {
+        return;
     }
     let Some(session) = world.connect(at, ("app", false)) else { return };
     let (unique, script, before) = {
@@ -475,10 +479,10 @@ pub(super) fn bind(world: &Arc<World>, leader: At, node: At) {
             return;
         };
         let Some(incarnation) = state.slots[node].hub().map(|hub| hub.incarnation) else { return };
-        if state.depth > DEPTH {
+        if state.calls.len() > DEPTH {
             return;
         }
-        state.depth += 1;
+        state.calls.push(leader);
         (hub, incarnation)
     };
     let id = crate::types::NodeId(node as u16 + 1);
@@ -490,7 +494,7 @@ pub(super) fn bind(world: &Arc<World>, leader: At, node: At) {
         state.note(format_args!("n{}: bind n{id}: {decision:?}", leader + 1));
         state.count("late nodes bound");
     }
-    world.state.lock().depth -= 1;
+    world.state.lock().calls.pop();
 }
 
 /// Patient clients give up.

@@ -264,7 +264,7 @@ impl State {
         let slot = &mut self.slots[at];
         slot.fs.restart();
         slot.fs.clear_faults();
-        if slot.life > 0 && self.stormy && self.dice.below(10) == 0 {
+        if self.stormy && self.dice.below(8) == 0 {
             let nth = 1 + self.dice.below(30);
             let seed = self.dice.below(u64::MAX);
             self.slots[at].fs.crash_at(Aim::Any, nth, seed);
@@ -462,6 +462,8 @@ impl State {
         let Some(seat) = &mut running.seat else { return };
         seat.disk_busy = false;
         let Some(first) = seat.batches.pop_front() else { return };
+        let truncates = |batch: &PersistBatch| batch.entries.first().is_some_and(|e| e.id.index <= seat.log.last().index);
+        let truncations = std::iter::once(&first).chain(&seat.batches).filter(|batch| truncates(batch)).count();
         let more = std::iter::from_fn(|| seat.batches.pop_front());
         // What `append` leaves of the rest goes the way it came: it is asked for at most once too often.
         let fine = seat.appender.append(&running.hub, &seat.log, first, more);
@@ -478,6 +480,9 @@ impl State {
                 let millis = 300 + self.dice.below(3000);
                 self.after_millis(millis, Ev::Mend(Mend::Crippled(at, life)));
             }
+        }
+        for _ in 0..truncations {
+            self.count("truncations");
         }
         self.turn_soon(at);
         self.flush(at);
@@ -584,7 +589,12 @@ impl State {
     /// The process is gone. Its callers hear that, once their stack gets to them.
     pub(super) fn bury(&mut self, at: At) {
         if let Some(running) = self.slots[at].running.take() {
+            let called = self.calls.contains(&at);
+            self.count_inside(&running.hub);
             running.hub.stop();
+            if called {
+                self.count("crashes under a call");
+            }
             self.checks.on_crash(at);
             self.slots[at].garbage.push(running);
         }
@@ -593,6 +603,22 @@ impl State {
             self.after_millis(millis, Ev::Restart(at));
         } else {
             self.after_millis(10, Ev::Restart(at));
+        }
+    }
+
+    /// Adds what the databases of a node counted.
+    pub(super) fn count_inside(&mut self, hub: &Hub) {
+        for (_, db) in hub.databases.all() {
+            let counters = &db.counters;
+            for (what, counter) in [
+                ("heals", &counters.heals),
+                ("fences", &counters.fences),
+                ("detaches", &counters.detaches),
+                ("transactions applied", &counters.applied),
+                ("transactions accepted", &counters.accepted),
+            ] {
+                *self.coverage.entry(what).or_insert(0) += counter.load(Ordering::Relaxed);
+            }
         }
     }
 

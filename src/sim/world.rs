@@ -80,10 +80,13 @@ pub(super) struct State {
     pub(super) trace: Trace,
     pub(super) coverage: BTreeMap<&'static str, u64>,
     pub(super) checks: Checks,
+    /// Milliseconds between two faults, and between two clients, on average.
+    pub(super) storm: u64,
+    pub(super) rush: u64,
     /// Faults and load go on.
     pub(super) stormy: bool,
-    /// Clients' calls on the stack.
-    pub(super) depth: usize,
+    /// Nodes of the clients' calls on the stack.
+    pub(super) calls: Vec<At>,
     pub(super) failure: Option<String>,
 }
 
@@ -118,6 +121,8 @@ pub fn run(options: &Options) -> Report {
         state: Mutex::new(State {
             slots: (0..n).map(|at| Slot::new(at, options.seed)).collect(),
             net: Net { cut: vec![vec![false; n]; n], loss: 0, twice: 0, delay: 1 + dice.below(3000) },
+            storm: 300 + dice.below(4000),
+            rush: 3 + dice.below(40),
             options: options.clone(),
             dice,
             now: Duration::ZERO,
@@ -127,7 +132,7 @@ pub fn run(options: &Options) -> Report {
             coverage: BTreeMap::new(),
             checks: Checks::default(),
             stormy: true,
-            depth: 0,
+            calls: Vec::new(),
             failure: None,
         }),
     });
@@ -189,8 +194,11 @@ impl World {
             for slot in &state.slots {
                 hash = slot.hash_disk(hash);
             }
-            for slot in &mut state.slots {
-                slots.extend(slot.take_running());
+            for at in 0..state.slots.len() {
+                if let Some(running) = state.slots[at].take_running() {
+                    state.count_inside(&running.hub);
+                    slots.push(running);
+                }
             }
             Report {
                 seed: state.options.seed,
