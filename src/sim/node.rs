@@ -36,6 +36,7 @@ static NEXT_VFS: AtomicU64 = AtomicU64::new(1);
 
 /// What travels.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "nearly all packets are messages")]
 pub(super) enum Packet {
     Raft(Message),
     Found(FoundMessage),
@@ -112,6 +113,7 @@ pub(super) struct Slot {
     pub(super) life: u64,
     pub(super) running: Option<Box<Running>>,
     /// What a crash left to be dropped outside the world's lock.
+    #[allow(clippy::vec_box, reason = "boxed already where they come from")]
     garbage: Vec<Box<Running>>,
     /// Until then nothing of this node moves.
     pub(super) paused_until: Duration,
@@ -647,6 +649,7 @@ impl State {
         }
     }
 
+    #[allow(clippy::vec_box, reason = "boxed already where they come from")]
     pub(super) fn take_garbage(&mut self) -> Vec<Box<Running>> {
         self.slots.iter_mut().flat_map(|slot| std::mem::take(&mut slot.garbage)).collect()
     }

@@ -23,6 +23,7 @@ const HEAL: Duration = Duration::from_secs(60);
 /// Index of a node in [`State::slots`].
 pub(super) type At = usize;
 
+#[allow(clippy::large_enum_variant, reason = "nearly all events are messages")]
 pub(super) enum Ev {
     /// A node's clock ticks.
     Tick(At, u64),
