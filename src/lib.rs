@@ -35,6 +35,9 @@ pub mod raft;
 mod replicate;
 mod shared;
 mod signal;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod sim;
 mod socket;
 mod status;
 pub mod types;
