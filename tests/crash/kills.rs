@@ -199,11 +199,11 @@ fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers)
     let victims = dice.nodes();
     if dice.below(2) == 0 {
         // From inside: each has a phase of its own in which it dies. Only a leader publishes, only others apply.
-        let leader = cluster.leader();
+        let leader = cluster.wait_leader(PATIENCE);
         for id in &victims {
             let memory = if leader == Some(*id) { "publish" } else { "apply" };
-            let phase = ["append", "sync", memory][dice.below(3) as usize];
-            let _ = cluster.ask(*id, &Act::DieAt { phase: phase.to_string(), nth: 1 + dice.below(8) as u32 });
+            let phase = ["append", "sync", memory, memory][dice.below(4) as usize];
+            let _ = cluster.ask(*id, &Act::DieAt { phase: phase.to_string(), nth: 1 + dice.below(5) as u32 });
         }
         let until = Instant::now() + Duration::from_millis(400);
         for id in &victims {
