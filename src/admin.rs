@@ -120,7 +120,9 @@ pub(crate) fn anywhere(hub: &Hub, request: &Request) -> Result<serde_json::Value
     };
     let limit = hub.config.commit_timeout + FORWARD_MARGIN;
     let answer = transport.request(leader, encode(request), limit).map_err(|error| match error {
-        RequestError::NotSent(what) => Error::new(ErrorKind::NotLeader, format!("leader {leader} was not reached: {what}")),
+        RequestError::NotSent(what) => {
+            Error::new(ErrorKind::NotLeader, format!("leader {leader} was not reached: {what}"))
+        }
         RequestError::Lost(what) => {
             Error::new(ErrorKind::Unknown, format!("leader {leader} did not answer, it may have been done: {what}"))
         }

@@ -91,11 +91,7 @@ impl Client {
         self.any(&Request::Transfer { to: NodeId(to) })
     }
 
-    fn each<T>(
-        &self,
-        request: &Request,
-        parse: impl Fn(serde_json::Value) -> Result<T>,
-    ) -> Vec<(String, Result<T>)> {
+    fn each<T>(&self, request: &Request, parse: impl Fn(serde_json::Value) -> Result<T>) -> Vec<(String, Result<T>)> {
         self.doors.iter().map(|door| (door.name(), door.ask(request).and_then(&parse))).collect()
     }
 

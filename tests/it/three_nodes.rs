@@ -1,8 +1,7 @@
 //! Three nodes in one process, over real sockets.
 
-use std::time::Duration;
 
-use shoaldb::{ConnectOptions, Connection, CreateOptions, Error, ErrorKind, Member, Node, ReadLevel, rusqlite};
+use shoaldb::{ConnectOptions, Connection, CreateOptions, Error, ErrorKind, Node, ReadLevel};
 
 use crate::cluster::{Cluster, LONG, count, insert, table};
 

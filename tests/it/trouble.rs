@@ -40,9 +40,12 @@ fn values(node: &Node) -> Vec<i64> {
 
 #[test]
 fn a_failed_sync_or_write_ends_acknowledging_but_not_reading() {
-    for (label, failure) in
-        [("log.sync", Failure::EIO), ("log.write", Failure::EIO), ("log.write", Failure::ENOSPC), ("log.sync", Failure::ENOSPC)]
-    {
+    for (label, failure) in [
+        ("log.sync", Failure::EIO),
+        ("log.write", Failure::EIO),
+        ("log.write", Failure::ENOSPC),
+        ("log.sync", Failure::ENOSPC),
+    ] {
         let fs = SimFs::new(7);
         let node = start(&fs);
         node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
@@ -95,7 +98,10 @@ fn a_power_cut_at_any_call_loses_nothing_that_was_acknowledged() {
         };
         let expected: Vec<i64> = (1..=found.len() as i64).collect();
         assert_eq!(found, expected, "crash at call {nth}");
-        assert!(found.len() as i64 >= acknowledged, "crash at call {nth}: {acknowledged} acknowledged, {found:?} found");
+        assert!(
+            found.len() as i64 >= acknowledged,
+            "crash at call {nth}: {acknowledged} acknowledged, {found:?} found"
+        );
     }
 }
 

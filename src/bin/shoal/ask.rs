@@ -177,7 +177,12 @@ pub(crate) fn status(args: StatusArgs) -> Result<(), Failed> {
 
 fn print_status(known: &[&Status]) {
     let Some(first) = known.first() else { return };
-    print(&format!("cluster {}  voters {}  learners {}", id(first.cluster), list(&first.voters), list(&first.learners)));
+    print(&format!(
+        "cluster {}  voters {}  learners {}",
+        id(first.cluster),
+        list(&first.voters),
+        list(&first.learners)
+    ));
     let mut nodes = plain(&["node", "role", "term", "leader", "first", "last", "committed", "applied", "log bytes"]);
     for status in known {
         nodes.add_row([

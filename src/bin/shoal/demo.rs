@@ -1,4 +1,6 @@
 //! x
 #[derive(clap::Args, Debug)]
 pub(crate) struct DemoArgs {}
-pub(crate) fn run(_: &DemoArgs) -> Result<(), crate::Failed> { Ok(()) }
+pub(crate) fn run(_: &DemoArgs) -> Result<(), crate::Failed> {
+    Ok(())
+}

@@ -32,9 +32,11 @@ pub(crate) fn contents(file: &str) -> rusqlite::Result<Contents> {
     let db = rusqlite::Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let mut contents = Contents { tables: vec![], create: vec![], afterwards: vec![], left_out: vec![] };
     let mut list = db.prepare("SELECT name, type FROM pragma_table_list WHERE schema = 'main' AND type <> 'view'")?;
-    let kinds = list.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<Vec<(String, String)>, _>>()?;
+    let kinds =
+        list.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<Vec<(String, String)>, _>>()?;
     let kind_of = |table: &str| kinds.iter().find(|(name, _)| name == table).map_or("table", |(_, kind)| kind.as_str());
-    let mut schema = db.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")?;
+    let mut schema =
+        db.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")?;
     let mut rows = schema.query([])?;
     while let Some(row) = rows.next()? {
         let (kind, name, table, sql): (String, String, String, String) =
@@ -90,7 +92,8 @@ pub(crate) fn copy(db: &mut Connection, table: &str, from: Option<i64>, limit: u
     let tx = db.transaction()?;
     if without_rowid {
         let list = columns.join(",");
-        let rows = tx.execute(&format!("INSERT OR IGNORE INTO main.{name}({list}) SELECT {list} FROM source.{name}"), [])?;
+        let rows =
+            tx.execute(&format!("INSERT OR IGNORE INTO main.{name}({list}) SELECT {list} FROM source.{name}"), [])?;
         tx.commit()?;
         return Ok(json!({ "rows": rows }));
     }
@@ -106,7 +109,8 @@ pub(crate) fn copy(db: &mut Connection, table: &str, from: Option<i64>, limit: u
     let first = from.unwrap_or(i64::MIN);
     let bounds = format!("FROM source.{name} WHERE _rowid_ >= ?1 ORDER BY _rowid_ LIMIT ?2");
     let count = format!("SELECT count(*), max(r) FROM (SELECT _rowid_ AS r {bounds})");
-    let (rows, last): (u32, Option<i64>) = tx.query_row(&count, (first, limit), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (rows, last): (u32, Option<i64>) =
+        tx.query_row(&count, (first, limit), |row| Ok((row.get(0)?, row.get(1)?)))?;
     tx.execute(&format!("INSERT OR IGNORE INTO main.{name}({list}) SELECT {list} {bounds}"), (first, limit))?;
     tx.commit()?;
     let next = last.filter(|_| rows == limit).and_then(|last| last.checked_add(1));

@@ -21,13 +21,18 @@ use shoaldb::{Error, ErrorKind};
 
 /// SQLite in your process, replicated: a transaction counts once a majority has it on disk.
 #[derive(Parser, Debug)]
-#[command(name = "shoal", version, max_term_width = 100, after_help = "Examples:
+#[command(
+    name = "shoal",
+    version,
+    max_term_width = 100,
+    after_help = "Examples:
   shoal demo
   shoal start --id 1 --data data --listen 127.0.0.1:4001
   shoal status --data data
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 outcome unknown, 4 no leader.
-Each option may be set by a variable: --data by SHOAL_DATA, and so on.")]
+Each option may be set by a variable: --data by SHOAL_DATA, and so on."
+)]
 struct Cli {
     /// How messages on standard error look.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SHOAL_LOG_FORMAT")]

@@ -25,8 +25,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::process::{Signal, getpid, kill_process};
-use shoaldb::probe;
 use shoaldb::Error;
+use shoaldb::probe;
 use shoaldb_vfs::env::{DirLock, Env, File, Fs, Label, Open};
 
 /// The phases in the order of their bytes.
@@ -97,9 +97,7 @@ fn note(at: usize, value: u8) {
 
 fn is_last(at: usize) -> bool {
     let count = |n: u32| n.checked_sub(1);
-    PHASES.get().is_some_and(|phases| {
-        phases.armed[at].fetch_update(Ordering::SeqCst, Ordering::SeqCst, count) == Ok(1)
-    })
+    PHASES.get().is_some_and(|phases| phases.armed[at].fetch_update(Ordering::SeqCst, Ordering::SeqCst, count) == Ok(1))
 }
 
 fn die() -> ! {

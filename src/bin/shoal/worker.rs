@@ -211,4 +211,3 @@ fn shown(value: ValueRef<'_>) -> Value {
         ValueRef::Blob(blob) => format!("{} bytes", blob.len()).into(),
     }
 }
-

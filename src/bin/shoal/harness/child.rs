@@ -89,13 +89,7 @@ impl Child {
                 drop(end);
             }
         })?;
-        Ok(Child {
-            process: Mutex::new(process),
-            stdin: Mutex::new(stdin),
-            waiting,
-            next: AtomicU64::new(1),
-            gone,
-        })
+        Ok(Child { process: Mutex::new(process), stdin: Mutex::new(stdin), waiting, next: AtomicU64::new(1), gone })
     }
 
     /// Asks and waits. No answer is `Unknown`; a request that never left is `NotCommitted`.
