@@ -4,7 +4,9 @@
 //! meaning are defined in `shoaldb_vfs::error` and explained here in words.
 
 use rusqlite::ffi;
-pub use shoaldb_vfs::error::{DROPPED, NODE_STOPPED, NOT_COMMITTED, READ_UNCONFIRMED, SECOND_WRITER, UNKNOWN};
+pub use shoaldb_vfs::error::{
+    DROPPED, NODE_STOPPED, NOT_COMMITTED, READ_UNCONFIRMED, SECOND_WRITER, TOO_LARGE, UNKNOWN,
+};
 use shoaldb_vfs::error::{leader_of_code, not_leader};
 
 /// What became of a transaction that failed.

@@ -3,7 +3,9 @@
 //! ```text
 //! Waiting --entered the log as (index, term)--> Entered --applied as itself--------------------> Committed
 //!    |                                             |------refused at apply (base position)-----> NotCommitted
-//!    |                                             \------another entry committed at its index-> NotCommitted
+//!    |                                             |------another entry committed at its index-> NotCommitted
+//!    |                                             \------entry of a later term committed
+//!    |                                                    at a lower index---------------------> NotCommitted
 //!    \--never entered (not the leader, ...)--------------------------------------------------> NotCommitted
 //! ```
 //!
@@ -22,7 +24,7 @@ use shoaldb_vfs::database::{Database, SessionId};
 use shoaldb_vfs::transaction::Position;
 
 use crate::signal::Signal;
-use crate::types::{EntryId, LogIndex};
+use crate::types::{EntryId, LogIndex, Term};
 
 /// What became of a proposal.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,7 +58,10 @@ struct Slot {
 #[derive(Default)]
 struct Slots {
     by_number: HashMap<u64, Slot>,
+    /// Proposals by the index at which they entered the log, until an entry of that index is applied.
     by_index: BTreeMap<LogIndex, Vec<u64>>,
+    /// Term of the last entry that was applied.
+    applied_term: Term,
     stopped: bool,
 }
 
@@ -102,27 +107,27 @@ impl Pending {
         }
     }
 
-    /// The entry `applied` was applied: any other proposal that stood at its index is out of the world.
+    /// The entry `applied` was applied. Any other proposal that stood at its index is out of the world, and so is every
+    /// proposal of an earlier term behind it: who leads from now on has `applied`, and terms never fall along a log.
     pub(crate) fn on_applied(&self, applied: EntryId) {
         let mut slots = self.slots.lock();
-        let Some(numbers) = slots.by_index.remove(&applied.index) else { return };
-        let mut signals = Vec::new();
-        for number in numbers {
-            let other = slots.by_number.get(&number).is_some_and(|slot| slot.entry.is_some_and(|e| e != applied));
-            if other {
-                signals.extend(slots.decide(number, Decision::NotCommitted));
-            }
+        let numbers = slots.by_index.remove(&applied.index).unwrap_or_default();
+        let mut lost: Vec<u64> =
+            numbers.into_iter().filter(|number| slots.entry(*number).is_some_and(|entry| entry != applied)).collect();
+        if applied.term > slots.applied_term {
+            slots.applied_term = applied.term;
+            let behind = slots.by_index.values().flatten();
+            lost.extend(behind.filter(|number| slots.entry(**number).is_some_and(|entry| entry.term < applied.term)));
         }
+        let signals: Vec<_> =
+            lost.into_iter().filter_map(|number| slots.decide(number, Decision::NotCommitted)).collect();
         drop(slots);
         signals.iter().for_each(|signal| signal.notify());
     }
 
     /// The decision, if there is one; the caller has its answer and the proposal is forgotten.
     pub(crate) fn take(&self, number: u64) -> Option<Decision> {
-        let mut slots = self.slots.lock();
-        let decision = slots.by_number.get(&number)?.decision.clone()?;
-        slots.by_number.remove(&number);
-        Some(decision)
+        self.slots.lock().take(number)
     }
 
     /// The proposal was never handed over: forget it.
@@ -132,13 +137,20 @@ impl Pending {
 
     /// The caller stops waiting. If a decision came in the meantime, here it is.
     pub(crate) fn abandon(&self, number: u64) -> Option<Decision> {
-        let decided = self.take(number);
+        // One look under one lock: a decision in between would be kept for nobody, and the write lock closed for ever.
+        let mut slots = self.slots.lock();
+        let decided = slots.take(number);
         if decided.is_none()
-            && let Some(slot) = self.slots.lock().by_number.get_mut(&number)
+            && let Some(slot) = slots.by_number.get_mut(&number)
         {
             slot.abandoned = true;
         }
         decided
+    }
+
+    /// Whether nobody waits for a decision. What was abandoned does not count.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.slots.lock().by_number.values().all(|slot| slot.abandoned)
     }
 
     /// Whether an abandoned transaction of this database may still be committed.
@@ -162,6 +174,16 @@ impl Pending {
 }
 
 impl Slots {
+    fn entry(&self, number: u64) -> Option<EntryId> {
+        self.by_number.get(&number)?.entry
+    }
+
+    fn take(&mut self, number: u64) -> Option<Decision> {
+        let decision = self.by_number.get(&number)?.decision.clone()?;
+        self.by_number.remove(&number);
+        Some(decision)
+    }
+
     fn decide(&mut self, number: u64, decision: Decision) -> Option<Arc<Signal>> {
         let slot = self.by_number.get_mut(&number)?;
         if slot.decision.is_some() {
@@ -179,7 +201,6 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Term;
 
     fn entry(index: u64, term: u64) -> EntryId {
         EntryId { index: LogIndex(index), term: Term(term) }
@@ -191,11 +212,11 @@ mod tests {
         let (mine, _) = pending.register(None);
         let (other, _) = pending.register(None);
         pending.on_entered(mine, entry(5, 2));
-        pending.on_entered(other, entry(6, 2));
+        pending.on_entered(other, entry(6, 3));
         assert_eq!(pending.take(mine), None, "overwritten or not, nothing is decided yet");
         pending.on_applied(entry(5, 3));
         assert_eq!(pending.take(mine), Some(Decision::NotCommitted));
-        pending.on_applied(entry(6, 2));
+        pending.on_applied(entry(6, 3));
         assert_eq!(pending.take(other), None, "its own entry is decided by whoever applies it");
         pending.decide(other, Decision::Committed(LogIndex(6)));
         pending.decide(other, Decision::NotCommitted);
@@ -212,6 +233,37 @@ mod tests {
         pending.on_applied(entry(5, 4));
         assert_eq!(pending.take(first), Some(Decision::NotCommitted));
         assert_eq!(pending.take(second), None);
+    }
+
+    #[test]
+    fn an_entry_of_a_later_term_that_is_applied_before_is_proof_too() {
+        let pending = Pending::default();
+        let (mine, _) = pending.register(None);
+        let (later, _) = pending.register(None);
+        pending.on_entered(mine, entry(7, 2));
+        pending.on_entered(later, entry(8, 3));
+        pending.on_applied(entry(5, 2));
+        assert_eq!(pending.take(mine), None);
+        // Whoever leads from now on has entry 6 of term 3, and behind it none of term 2. Nobody else may ever write an
+        // entry 7, so it must not be waited for.
+        pending.on_applied(entry(6, 3));
+        assert_eq!(pending.take(mine), Some(Decision::NotCommitted));
+        assert_eq!(pending.take(later), None, "of the same term");
+    }
+
+    #[test]
+    fn a_decision_that_comes_while_the_caller_gives_up_is_not_left_behind() {
+        for round in 0..2000 {
+            let pending = Arc::new(Pending::default());
+            let (number, _) = pending.register(None);
+            let decider = std::thread::spawn({
+                let pending = pending.clone();
+                move || pending.decide(number, Decision::NotCommitted)
+            });
+            pending.abandon(number);
+            decider.join().unwrap();
+            assert!(pending.slots.lock().by_number.is_empty(), "round {round}");
+        }
     }
 
     #[test]

@@ -64,6 +64,7 @@ impl NodeReplicator {
             Decision::Committed(_) | Decision::Refused(_) if db.is_bound() => Ok(()),
             // Somebody created it with another geometry: this connection belongs to a shape that is gone.
             Decision::Committed(_) | Decision::Refused(_) => Err(Refusal::Dropped),
+            Decision::NotCommitted | Decision::Lost if interrupted() => Err(Refusal::Interrupted),
             // Nothing of the transaction was proposed; the busy handler may try again.
             Decision::NotCommitted | Decision::Lost => Err(Refusal::Busy),
         }
@@ -168,9 +169,9 @@ impl crate::shared::Shared {
         self.post(Input::Propose { number, data: data.into() });
         let deadline = self.deadline(self.config.commit_timeout);
         let decision = signal.wait(&self.waiting, deadline, POLL, || {
-            let interrupted = interrupted.is_some_and(|interrupted| interrupted());
-            self.pending.take(number).or(interrupted.then_some(Decision::Lost))
+            let given_up = interrupted.is_some_and(|interrupted| interrupted());
+            self.pending.take(number).map(Some).or(given_up.then_some(None))
         });
-        decision.unwrap_or_else(|| self.pending.abandon(number).unwrap_or(Decision::Lost))
+        decision.flatten().or_else(|| self.pending.abandon(number)).unwrap_or(Decision::Lost)
     }
 }

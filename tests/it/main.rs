@@ -1,5 +1,10 @@
 //! The library from outside: nodes in this process, through the public interface only.
 
+mod api;
+mod cluster;
+mod life;
+mod load;
 mod one_node;
+mod outcomes;
 mod three_nodes;
 mod trouble;

@@ -14,7 +14,8 @@
 //! SQLITE_IOERR    | 201 << 8                  the database was dropped                   no
 //! SQLITE_IOERR    | 202 << 8                  the node is shut down, or failed           no
 //! SQLITE_IOERR    | 203 << 8                  a linearizable read found no quorum        no
-//! SQLITE_FULL                                 the transaction is too large               no
+//! SQLITE_FULL     | 77 << 8                   the transaction is too large, and so       no
+//!                                             certainly not committed
 //! ```
 //!
 //! A failed commit frame never answers plain `SQLITE_BUSY`: SQLite would keep the transaction open although the running
@@ -24,6 +25,8 @@ use libsqlite3_sys as sql;
 
 /// Certainly not committed: no node will ever apply the transaction. Safe to run again.
 pub const NOT_COMMITTED: i32 = sql::SQLITE_BUSY | (77 << 8);
+/// The transaction exceeds what one log entry may hold; certainly not committed.
+pub const TOO_LARGE: i32 = sql::SQLITE_FULL | (77 << 8);
 /// Nobody knows yet what became of the transaction.
 pub const UNKNOWN: i32 = sql::SQLITE_IOERR | (200 << 8);
 /// The database was dropped while this connection was open.
@@ -93,7 +96,7 @@ impl Refusal {
             }),
             Refusal::NotCommitted => NOT_COMMITTED,
             Refusal::Unknown => UNKNOWN,
-            Refusal::TooLarge => sql::SQLITE_FULL,
+            Refusal::TooLarge => TOO_LARGE,
             Refusal::Dropped => DROPPED,
             Refusal::NodeStopped => NODE_STOPPED,
             Refusal::ReadUnconfirmed => READ_UNCONFIRMED,

@@ -22,7 +22,7 @@ const VERDICTS: [(Refusal, i32); 13] = [
     (Refusal::NotLeader(Some(7)), not_leader(7)),
     (Refusal::NotCommitted, NOT_COMMITTED),
     (Refusal::Unknown, UNKNOWN),
-    (Refusal::TooLarge, ffi::SQLITE_FULL),
+    (Refusal::TooLarge, ffi::SQLITE_FULL | (77 << 8)),
     (Refusal::Dropped, DROPPED),
     (Refusal::NodeStopped, NODE_STOPPED),
     (Refusal::ReadUnconfirmed, READ_UNCONFIRMED),

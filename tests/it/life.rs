@@ -1,0 +1,243 @@
+//! Starting and ending: what a node says when something is not as it should be.
+
+use std::time::{Duration, Instant};
+
+use shoaldb::{CreateOptions, Error, ErrorKind, Member, Node, Outcome, rusqlite};
+
+use crate::cluster::{Cluster, LONG, count, free_ports, insert, table};
+
+/// Waits until a node has an alarm with all these words.
+fn alarm(node: &Node, words: &[&str]) -> String {
+    let started = Instant::now();
+    loop {
+        let alarms = node.status().alarms;
+        if let Some(alarm) = alarms.iter().find(|alarm| words.iter().all(|word| alarm.contains(word))) {
+            return alarm.clone();
+        }
+        assert!(started.elapsed() < LONG, "node {}: {alarms:?}, expected {words:?}", node.id());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_wiped_member_does_not_come_back_and_everybody_says_why() {
+    let mut cluster = Cluster::start(3);
+    table(&cluster);
+    insert(&cluster, 1).unwrap();
+    cluster.assert_equal("app");
+    cluster.nodes[2].take().unwrap().shutdown().unwrap();
+    cluster.dirs[2] = tempfile::tempdir().unwrap();
+    cluster.start_node(3);
+    alarm(cluster.node(3), &["wiped", "remove node 3", "new id"]);
+    let error = cluster.node(3).wait_leader(Duration::from_millis(10)).unwrap_err();
+    assert!(error.to_string().contains("wiped"), "{error}");
+    for id in [1, 2] {
+        alarm(cluster.node(id), &["node 3", "wiped", "remove node 3"]);
+    }
+    // It must not vote: with one of the others gone there is no majority, although two nodes run.
+    let leader = cluster.node(1).wait_leader(LONG).unwrap();
+    cluster.nodes[leader as usize - 1].take().unwrap().shutdown().unwrap();
+    let rest = cluster.node(if leader == 1 { 2 } else { 1 });
+    assert_eq!(rest.wait_leader(Duration::from_secs(2)).unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(cluster.node(3).status().term.0, 0);
+}
+
+#[test]
+fn a_node_of_another_cluster_at_a_members_address_is_named() {
+    let mut cluster = Cluster::start(2);
+    table(&cluster);
+    cluster.nodes[1].take().unwrap().shutdown().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let stranger = Node::builder(2, dir.path()).listen(cluster.list[1].address.clone()).start().unwrap();
+    alarm(cluster.node(1), &["node 2", "belongs to cluster"]);
+    stranger.shutdown().unwrap();
+}
+
+#[test]
+fn a_port_in_use_is_named_and_the_directory_is_free_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap().to_string();
+    let error = Node::builder(1, dir.path()).listen(address.clone()).start().unwrap_err();
+    assert!(error.to_string().contains(&address) && error.to_string().contains("another process"), "{error}");
+    drop(held);
+    Node::builder(1, dir.path()).listen(address).start().unwrap();
+}
+
+#[test]
+fn the_bootstrap_list_is_ignored_once_the_directory_is_initialised() {
+    let dir = tempfile::tempdir().unwrap();
+    Node::open(dir.path()).unwrap().shutdown().unwrap();
+    let ports = free_ports(2);
+    let other = std::net::TcpListener::bind(("127.0.0.1", ports[1])).unwrap();
+    other.set_nonblocking(true).unwrap();
+    let node = Node::builder(1, dir.path())
+        .listen(format!("127.0.0.1:{}", ports[0]))
+        .bootstrap([Member::new(1, "127.0.0.1:1"), Member::new(2, format!("127.0.0.1:{}", ports[1]))])
+        .start()
+        .unwrap();
+    assert_eq!(node.wait_leader(LONG).unwrap(), 1);
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    assert_eq!(node.status().voters.len(), 1);
+    // Nobody of the list is called. Dialing begins with the start, long before a first entry is committed.
+    node.shutdown().unwrap();
+    assert_eq!(other.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_vfs_name_is_free_again_after_shutdown_while_handles_live_on() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let first = Node::builder(1, dirs[0].path()).vfs_name("reused").start().unwrap();
+    let open = first.connect("app");
+    first.shutdown().unwrap();
+    let second = Node::builder(1, dirs[1].path()).vfs_name("reused").start().unwrap();
+    second.wait_leader(LONG).unwrap();
+    let db = rusqlite::Connection::open("file:app?vfs=reused").unwrap();
+    db.execute_batch("CREATE TABLE t(x)").unwrap();
+    assert_eq!(second.databases().unwrap(), ["app"]);
+    assert_eq!(first.vfs_name(), "reused");
+    drop(open);
+}
+
+#[test]
+fn shutdown_ends_open_transactions_listeners_and_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    let db = node.connect("app").unwrap();
+    db.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1); BEGIN IMMEDIATE; INSERT INTO t VALUES (2)").unwrap();
+    let events = node.events();
+    let listener = std::thread::spawn(move || events.iter().count());
+    let waiting = {
+        let db = node.connect("app").unwrap();
+        db.busy_timeout(LONG).unwrap();
+        std::thread::spawn(move || db.execute("INSERT INTO t VALUES (3)", []).unwrap_err())
+    };
+    let others: Vec<_> = (0..3)
+        .map(|_| {
+            std::thread::spawn({
+                let node = node.clone();
+                move || node.shutdown().unwrap()
+            })
+        })
+        .collect();
+    node.shutdown().unwrap();
+    // Whoever called it: the directory is free when it returns.
+    let again = Node::open(dir.path()).unwrap();
+    others.into_iter().for_each(|thread| thread.join().unwrap());
+    let error = Error::from(waiting.join().unwrap());
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Stopped, Some(Outcome::NotCommitted)), "{error}");
+    let error = Error::from(db.execute_batch("COMMIT").unwrap_err());
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Stopped, Some(Outcome::NotCommitted)), "{error}");
+    listener.join().unwrap();
+    assert!(node.events().recv().is_err());
+    assert_eq!(count(&again.connect("app").unwrap()), 1);
+}
+
+#[test]
+fn shutdown_lets_commits_that_are_on_their_way_finish() {
+    let cluster = Cluster::start(3);
+    table(&cluster);
+    let node = cluster.leader().clone();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let (node, stop) = (&node, &stop);
+                scope.spawn(move || {
+                    let mut value = writer * 1_000_000;
+                    loop {
+                        value += 1;
+                        let result = node.write("app", |tx| Ok(tx.execute("INSERT INTO t VALUES (?1)", [value])?));
+                        if let Err(error) = result {
+                            if error.kind() == ErrorKind::Stopped || stop.load(std::sync::atomic::Ordering::Relaxed) {
+                                return error.outcome();
+                            }
+                            assert_eq!(error.outcome(), Some(Outcome::NotCommitted), "{error}");
+                        }
+                    }
+                })
+            })
+            .collect();
+        while node.checksum("app").unwrap().0 < 100 {
+            std::thread::yield_now();
+        }
+        node.shutdown().unwrap();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for writer in writers {
+            assert_ne!(writer.join().unwrap(), Some(Outcome::Unknown));
+        }
+    });
+}
+
+#[test]
+fn shutdown_of_a_leader_without_a_majority_does_not_wait_for_one() {
+    let cluster = Cluster::start(3);
+    table(&cluster);
+    let leader = cluster.leader();
+    let db = leader.connect("app").unwrap();
+    cluster.cut(leader.id(), true);
+    let last = leader.status().last;
+    let writer = std::thread::spawn(move || db.execute("INSERT INTO t VALUES (1)", []).unwrap_err());
+    while leader.status().last == last {
+        std::thread::yield_now();
+    }
+    let started = Instant::now();
+    leader.shutdown().unwrap();
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    let outcome = shoaldb::outcome(&writer.join().unwrap());
+    assert_eq!(outcome, Some(Outcome::Unknown));
+}
+
+#[test]
+fn the_last_handle_may_go_away_in_the_middle_of_a_statement() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    let db = node.connect("app").unwrap();
+    db.execute_batch("CREATE TABLE t(x)").unwrap();
+    let last = std::sync::Mutex::new(Some(node));
+    db.create_scalar_function("gone", 0, rusqlite::functions::FunctionFlags::SQLITE_UTF8, move |_| {
+        drop(last.lock().unwrap().take());
+        Ok(1)
+    })
+    .unwrap();
+    let error = Error::from(db.execute("INSERT INTO t VALUES (gone())", []).unwrap_err());
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Stopped, Some(Outcome::NotCommitted)), "{error}");
+    drop(db);
+    let node = Node::open(dir.path()).unwrap();
+    assert_eq!(count(&node.connect("app").unwrap()), 0);
+}
+
+#[test]
+fn a_database_that_was_awaited_may_come_with_another_page_size() {
+    let cluster = Cluster::start(3);
+    table(&cluster);
+    let follower = cluster.follower();
+    let early = follower.connect("later").unwrap();
+    let tables: i64 = early.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+    assert_eq!(tables, 0);
+    follower.create("later", CreateOptions { page_size: 1024, ..CreateOptions::default() }).unwrap();
+    cluster.leader().write("later", |tx| Ok(tx.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)")?)).unwrap();
+    cluster.assert_equal("later");
+    let error = Error::from(early.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains("close this connection"), "{error}");
+    assert_eq!(count(&follower.connect("later").unwrap()), 1);
+}
+
+#[test]
+fn a_second_replicated_database_may_be_attached_and_read_but_not_written_in_one_transaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    for name in ["one", "two"] {
+        node.write(name, |tx| Ok(tx.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)")?)).unwrap();
+    }
+    let db = node.connect("one").unwrap();
+    db.execute_batch("ATTACH 'two' AS two").unwrap();
+    let both: i64 = db.query_row("SELECT count(*) FROM t, two.t", [], |row| row.get(0)).unwrap();
+    assert_eq!(both, 1);
+    let error = db.execute_batch("BEGIN; INSERT INTO t VALUES (2); INSERT INTO two.t VALUES (2); COMMIT").unwrap_err();
+    assert_eq!(shoaldb::outcome(&error), Some(Outcome::NotCommitted), "{error}");
+    db.execute_batch("ROLLBACK; INSERT INTO two.t VALUES (3)").unwrap();
+    assert_eq!(count(&node.connect("one").unwrap()), 1);
+    assert_eq!(count(&node.connect("two").unwrap()), 2);
+}
