@@ -39,7 +39,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Kill a cluster's leader while it is written to, and count what is lost.
 #[derive(clap::Args, Debug)]
-<<<<<<< HEAD
 #[command(after_help = "Examples:
   shoal demo
   shoal demo --file my.sqlite --seconds 60
@@ -363,9 +362,4 @@ fn report(
         .map(|(id, verdict)| format!("node {id}: {verdict:?}"))
         .collect();
     Err(failed(format!("promises were broken: {stale} reads too old; {}", words.join("; "))))
-=======
-pub(crate) struct DemoArgs {}
-pub(crate) fn run(_: &DemoArgs) -> Result<(), crate::Failed> {
-    Ok(())
->>>>>>> h-rev
 }
