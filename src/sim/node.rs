@@ -464,7 +464,8 @@ impl State {
         let Some(seat) = &mut running.seat else { return };
         seat.disk_busy = false;
         let Some(first) = seat.batches.pop_front() else { return };
-        let truncates = |batch: &PersistBatch| batch.entries.first().is_some_and(|e| e.id.index <= seat.log.last().index);
+        let truncates =
+            |batch: &PersistBatch| batch.entries.first().is_some_and(|e| e.id.index <= seat.log.last().index);
         let truncations = std::iter::once(&first).chain(&seat.batches).filter(|batch| truncates(batch)).count();
         let more = std::iter::from_fn(|| seat.batches.pop_front());
         // What `append` leaves of the rest goes the way it came: it is asked for at most once too often.
