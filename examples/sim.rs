@@ -54,7 +54,10 @@ fn main() {
     }
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     let hours = simulated.as_secs_f64() / 3600.0;
-    println!("{runs} seeds, {failed} failed, {events} events, {hours:.2} simulated hours, {:.0} seeds a minute", f64::from(runs) / minutes);
+    println!(
+        "{runs} seeds, {failed} failed, {events} events, {hours:.2} simulated hours, {:.0} seeds a minute",
+        f64::from(runs) / minutes
+    );
     if failed > 0 {
         std::process::exit(1);
     }

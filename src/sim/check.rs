@@ -73,7 +73,9 @@ impl State {
     /// A transaction was acknowledged that read its own place, and began when `before` was acknowledged.
     pub(super) fn acknowledged(&mut self, unique: u64, ord: u64, before: u64) {
         if ord <= before {
-            self.fail(format!("acknowledged u{unique} at place {ord}, but place {before} was acknowledged before it began"));
+            self.fail(format!(
+                "acknowledged u{unique} at place {ord}, but place {before} was acknowledged before it began"
+            ));
         }
         let other = self.checks.acknowledged.iter().find(|(_, place)| **place == ord).map(|(other, _)| *other);
         if let Some(other) = other {

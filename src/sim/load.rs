@@ -61,7 +61,9 @@ struct Session {
 
 fn text(error: &rusqlite::Error) -> String {
     match error {
-        rusqlite::Error::SqliteFailure(code, _) => format!("code {} ({:#x})", code.extended_code & 0xff, code.extended_code),
+        rusqlite::Error::SqliteFailure(code, _) => {
+            format!("code {} ({:#x})", code.extended_code & 0xff, code.extended_code)
+        }
         other => other.to_string(),
     }
 }
@@ -192,7 +194,10 @@ impl State {
             script.push(format!("DELETE FROM notes WHERE id % 41 = {below}"));
         } else if kind < 16 {
             script.push(format!("UPDATE notes SET body = body || {unique} WHERE id % 7 = {}", unique % 7));
-            script.push(format!("SAVEPOINT s; DELETE FROM accounts; DELETE FROM items WHERE u > {}; ROLLBACK TO s; RELEASE s", unique / 2));
+            script.push(format!(
+                "SAVEPOINT s; DELETE FROM accounts; DELETE FROM items WHERE u > {}; ROLLBACK TO s; RELEASE s",
+                unique / 2
+            ));
         }
         self.checks.scripts.insert(unique, script.clone());
         (unique, script)
@@ -295,7 +300,10 @@ fn read(world: &Arc<World>, at: At, linearizable: bool) {
                 let ord = seen.ord;
                 state.note(format_args!("n{}: linearizable read of {ord}, {before} were acknowledged", at + 1));
                 if ord < before {
-                    state.fail(format!("linearizable read on n{} shows {ord} transactions, {before} were acknowledged before", at + 1));
+                    state.fail(format!(
+                        "linearizable read on n{} shows {ord} transactions, {before} were acknowledged before",
+                        at + 1
+                    ));
                 }
             } else {
                 state.count("local reads");
@@ -408,7 +416,8 @@ fn end_writer(world: &Arc<World>, at: At, writer: OpenWriter) {
 fn other_database(world: &Arc<World>, at: At) {
     let (hub, dice) = {
         let state = world.state.lock();
-        let Some(hub) = state.slots[at].hub().filter(|_| state.slots[at].running.as_ref().is_some_and(|r| r.seat.is_some()))
+        let Some(hub) =
+            state.slots[at].hub().filter(|_| state.slots[at].running.as_ref().is_some_and(|r| r.seat.is_some()))
         else {
             return;
         };
@@ -427,7 +436,11 @@ fn other_database(world: &Arc<World>, at: At) {
         };
         let decision = hub.propose(body, None);
         let mut state = world.state.lock();
-        state.note(format_args!("n{}: {} other: {decision:?}", at + 1, if existing.is_some() { "drop" } else { "create" }));
+        state.note(format_args!(
+            "n{}: {} other: {decision:?}",
+            at + 1,
+            if existing.is_some() { "drop" } else { "create" }
+        ));
         if matches!(decision, Decision::Committed(_)) {
             state.count(if existing.is_some() { "databases dropped" } else { "databases created" });
         }

@@ -650,7 +650,12 @@ impl State {
                 let seat = slot.running.as_ref().is_some_and(|running| running.seat.is_some());
                 format!(
                     "n{} {:?} term {} leader {:?} applied {} seat {seat} trouble {:?}",
-                    slot.id, lead.role, lead.term, lead.leader, applied.index, hub.trouble()
+                    slot.id,
+                    lead.role,
+                    lead.term,
+                    lead.leader,
+                    applied.index,
+                    hub.trouble()
                 )
             }
         });

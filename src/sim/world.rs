@@ -32,7 +32,12 @@ pub(super) enum Ev {
     Disk(At, u64),
     /// A node's applier takes a step.
     Apply(At, u64),
-    Deliver { from: At, from_life: u64, to: At, packet: Packet },
+    Deliver {
+        from: At,
+        from_life: u64,
+        to: At,
+        packet: Packet,
+    },
     /// A client does something.
     Client,
     /// Something goes wrong.
@@ -41,7 +46,10 @@ pub(super) enum Ev {
     /// A partition, a loss or a stall ends.
     Mend(super::faults::Mend),
     /// A leader binds a late node's directory.
-    Bind { leader: At, node: At },
+    Bind {
+        leader: At,
+        node: At,
+    },
 }
 
 /// The links, from one node to another.
