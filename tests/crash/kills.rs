@@ -208,13 +208,15 @@ fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers)
         }
         writers.pause.store(false, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(60));
-    } else if how < 3 {
+    } else if how < 4 {
         // From inside: each has a phase of its own in which it dies. Only a leader publishes, only others apply.
         let leader = cluster.wait_leader(PATIENCE);
         for id in &victims {
             let memory = if leader == Some(*id) { "publish" } else { "apply" };
             let phase = ["append", "sync", memory, memory][dice.below(4) as usize];
-            let _ = cluster.ask(*id, &Act::DieAt { phase: phase.to_string(), nth: 1 + dice.below(5) as u32 });
+            // Soon for who publishes: once a majority is dead, nothing is published any more.
+            let nth = if phase == "publish" { 1 } else { 1 + dice.below(5) as u32 };
+            let _ = cluster.ask(*id, &Act::DieAt { phase: phase.to_string(), nth });
         }
         let until = Instant::now() + Duration::from_millis(400);
         for id in &victims {
