@@ -1,9 +1,10 @@
 //! Kill loop: three real processes, killed one, two or all at a time, while writers run.
 //!
 //! A life is one cluster from its founding to its judgement; each has some rounds. A round lets writers run, kills, and
-//! starts the killed nodes again. Kills come in two ways, drawn from a seed:
+//! starts the killed nodes again. Kills come in three ways, drawn from a seed:
 //!
 //! * from outside, at a random moment: SIGKILL to one, two or all nodes;
+//! * all of them in the append of the same entry, which is the hardest moment for a promise;
 //! * from inside: a node is told to kill itself when it begins its n-th append, sync, apply, publish, or file call of its
 //!   recovery (`src/bin/shoal/phases.rs`), so that short phases are hit, too.
 //!
@@ -197,13 +198,25 @@ fn start(cluster: &Cluster, sums: &mut Sums, id: u64, die_at: Option<String>) {
 fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers) {
     std::thread::sleep(Duration::from_millis(20 + dice.below(150)));
     let victims = dice.nodes();
-    if dice.below(2) == 0 {
+    let how = dice.below(6);
+    if how == 0 {
+        // The same entry: nobody writes, a majority is told to die in its next append, and then there is one.
+        writers.pause.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(60));
+        for id in &victims {
+            let _ = cluster.ask(*id, &Act::DieAt { phase: "append".to_string(), nth: 1 });
+        }
+        writers.pause.store(false, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(60));
+    } else if how < 4 {
         // From inside: each has a phase of its own in which it dies. Only a leader publishes, only others apply.
         let leader = cluster.wait_leader(PATIENCE);
         for id in &victims {
             let memory = if leader == Some(*id) { "publish" } else { "apply" };
             let phase = ["append", "sync", memory, memory][dice.below(4) as usize];
-            let _ = cluster.ask(*id, &Act::DieAt { phase: phase.to_string(), nth: 1 + dice.below(5) as u32 });
+            // Soon for who publishes: once a majority is dead, nothing is published any more.
+            let nth = if phase == "publish" { 1 } else { 1 + dice.below(5) as u32 };
+            let _ = cluster.ask(*id, &Act::DieAt { phase: phase.to_string(), nth });
         }
         let until = Instant::now() + Duration::from_millis(400);
         for id in &victims {
