@@ -1,6 +1,5 @@
 //! Three nodes in one process, over real sockets.
 
-
 use shoaldb::{ConnectOptions, Connection, CreateOptions, Error, ErrorKind, Node, ReadLevel};
 
 use crate::cluster::{Cluster, LONG, count, insert, table};
