@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{OpenFlags, TransactionBehavior};
 
-use crate::error::{Error, Result};
+use crate::error::{DROPPED, Error, ErrorKind, Result};
 use crate::shared::Hub;
 
 /// What a read of one connection sees.
@@ -58,7 +58,7 @@ pub struct Connection {
 impl Connection {
     pub(crate) fn open(hub: &Hub, vfs: &str, name: &str, options: &ConnectOptions) -> Result<Connection> {
         if let Err(error) = crate::catalogue::DatabaseName::new(name) {
-            return Err(Error::new(crate::error::ErrorKind::BadInput, error.to_string()));
+            return Err(Error::new(ErrorKind::BadInput, error.to_string()));
         }
         let mut flags = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         flags |= match options.read_only {
@@ -88,16 +88,26 @@ impl Connection {
         self.inner.close().map_err(|(inner, error)| (Connection { inner }, error.into()))
     }
 
-    /// Runs `act` as one transaction.
-    pub(crate) fn write<T>(&mut self, act: &mut dyn FnMut(&WriteTx<'_>) -> Result<T>) -> Result<T> {
-        let tx = self.inner.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    /// Runs `act` as one transaction. `Ok(None)`: the database is not this one any more, and `act` was not run.
+    pub(crate) fn write<T>(&mut self, act: &mut dyn FnMut(&WriteTx<'_>) -> Result<T>) -> Result<Option<T>> {
+        let tx = match self.inner.transaction_with_behavior(TransactionBehavior::Immediate) {
+            Err(error) if error.sqlite_error().is_some_and(|e| e.extended_code == DROPPED) => return Ok(None),
+            begun => begun?,
+        };
         let value = {
             let guarded = WriteTx::new(&tx)?;
             act(&guarded)?
         };
         // An error, or a panic, has left through here already: dropping the transaction rolls it back.
+        if tx.is_autocommit() {
+            return Err(Error::new(
+                ErrorKind::Sqlite,
+                "the transaction was rolled back by a statement of the closure (OR ROLLBACK, or an error that was not \
+                 passed on); nothing of it is committed",
+            ));
+        }
         tx.commit()?;
-        Ok(value)
+        Ok(Some(value))
     }
 }
 
@@ -117,6 +127,7 @@ impl DerefMut for Connection {
 
 /// A transaction inside [`crate::Node::write`]. It derefs to [`rusqlite::Connection`], on which `BEGIN`, `COMMIT`,
 /// `ROLLBACK`, `ATTACH` and `DETACH` are refused ("not authorized"): the node begins and commits. Savepoints are fine.
+/// If a statement rolls the whole transaction back (`INSERT OR ROLLBACK`), later ones fail: they would be committed alone.
 #[derive(Debug)]
 pub struct WriteTx<'a> {
     connection: &'a rusqlite::Connection,
@@ -130,7 +141,10 @@ impl<'a> WriteTx<'a> {
             }
             _ => Authorization::Allow,
         }))?;
-        Ok(WriteTx { connection })
+        let guarded = WriteTx { connection };
+        // Called only outside of our transaction, which nobody can commit while this is set; `true` makes it a rollback.
+        connection.commit_hook(Some(|| true))?;
+        Ok(guarded)
     }
 }
 
@@ -139,6 +153,8 @@ impl Drop for WriteTx<'_> {
         let none: Option<fn(AuthContext<'_>) -> Authorization> = None;
         // Fails only for connections that rusqlite does not own.
         let _ = self.connection.authorizer(none);
+        let none: Option<fn() -> bool> = None;
+        let _ = self.connection.commit_hook(none);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -204,11 +204,17 @@ impl Builder {
             Start::Opened(opened) => opened.restored.hard_state.commit,
             Start::Founding(_) => LogIndex(0),
         };
+        let list = match &start {
+            // The members are those of the catalogue.
+            Start::Opened(..) => Vec::new(),
+            Start::Founding(_) => list,
+        };
         let transport = match &self.listen {
             Some(listen) => Some(self.open_transport(&hub, listen, &list, &env)?),
             None => None,
         };
         let registrations = self.register(&hub, &env)?;
+        let vfs_name = registrations.first().map_or(DEFAULT_VFS, Registration::name).to_string();
         let socket = match self.env {
             None => AdminSocket::open(&hub, &self.dir)
                 .inspect_err(|error| tracing::warn!(node = hub.id.0, %error, "no admin socket"))
@@ -220,13 +226,14 @@ impl Builder {
         let node = Node {
             inner: Arc::new(Inner {
                 hub,
-                registrations,
+                vfs_name,
+                registrations: Mutex::new(registrations),
                 socket: Mutex::new(socket),
                 transport: Mutex::new(transport),
                 threads: Mutex::new(threads),
                 lock: Mutex::new(Some(lock)),
                 pools: Mutex::default(),
-                down: AtomicBool::new(false),
+                down: Mutex::new(false),
             }),
         };
         node.wait_until(Duration::MAX, |hub| hub.applied().index >= replay_to)?;
@@ -297,13 +304,15 @@ fn node_id(id: u64) -> Result<NodeId> {
 
 struct Inner {
     hub: Hub,
-    registrations: Vec<Registration>,
+    vfs_name: String,
+    registrations: Mutex<Vec<Registration>>,
     socket: Mutex<Option<AdminSocket>>,
     transport: Mutex<Option<Arc<Tcp>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn DirLock>>>,
     pools: Mutex<HashMap<String, Vec<Connection>>>,
-    down: AtomicBool,
+    /// Held while the node goes down, so that everybody who asked for it returns after it.
+    down: Mutex<bool>,
 }
 
 /// One node of a cluster, inside this process. Clones are handles to the same node; the last one's drop shuts it down.
@@ -390,8 +399,11 @@ impl Node {
             leadership.leader.filter(|_| known).map(|leader| Ok(u64::from(leader.0)))
         });
         leader.unwrap_or_else(|| {
-            let why =
-                status::health(hub).err().unwrap_or_else(|| "the leader's first entry has not arrived".to_string());
+            let mut alarms = status::alarms(hub);
+            if alarms.is_empty() {
+                alarms.push("the leader's first entry has not arrived".to_string());
+            }
+            let why = alarms.join("; ");
             Err(Error::new(ErrorKind::Timeout, format!("no leader within {limit:?}: {why}")))
         })
     }
@@ -406,7 +418,7 @@ impl Node {
 
     /// Whether this node leads and may write.
     pub fn is_leader(&self) -> bool {
-        self.inner.hub.is_ready_leader()
+        self.inner.hub.is_ready_leader() && self.inner.hub.trouble().is_none()
     }
 
     /// A connection to the database `name`: letters, digits, `_`, `.` and `-`, at most 128, not starting with a dot. A
@@ -427,19 +439,26 @@ impl Node {
     /// never run again after its transaction was proposed. Blocks the calling thread.
     pub fn write<T>(&self, name: &str, mut f: impl FnMut(&WriteTx<'_>) -> Result<T> + Send) -> Result<T> {
         self.check_running()?;
-        let pooled = self.inner.pools.lock().get_mut(name).and_then(Vec::pop);
-        let mut connection = match pooled {
-            Some(connection) => connection,
-            None => self.connect(name)?,
-        };
-        let result = connection.write(&mut f);
-        let mut pools = self.inner.pools.lock();
-        let pool = pools.entry(name.to_string()).or_default();
-        let usable = result.as_ref().err().is_none_or(|error| error.kind() != ErrorKind::NotFound);
-        if pool.len() < POOLED && usable && !self.inner.down.load(Ordering::Acquire) {
-            pool.push(connection);
+        loop {
+            let pooled = self.inner.pools.lock().get_mut(name).and_then(Vec::pop);
+            let mut connection = match pooled {
+                Some(connection) => connection,
+                None => self.connect(name)?,
+            };
+            let result = match connection.write(&mut f) {
+                // Dropped and perhaps created again since: a new connection leads to the database of today.
+                Ok(None) => continue,
+                Ok(Some(value)) => Ok(value),
+                Err(error) => Err(error),
+            };
+            let mut pools = self.inner.pools.lock();
+            let pool = pools.entry(name.to_string()).or_default();
+            let usable = result.as_ref().err().is_none_or(|error| error.kind() != ErrorKind::NotFound);
+            if pool.len() < POOLED && usable && !self.inner.hub.is_stopped() {
+                pool.push(connection);
+            }
+            return result;
         }
-        result
     }
 
     /// Index of the last entry that the database shows on this node, and the checksum of its whole content there. Equal
@@ -497,7 +516,7 @@ impl Node {
 
     /// Name of this node's VFS, for SQLite clients of this process: `file:app?vfs=NAME`.
     pub fn vfs_name(&self) -> &str {
-        self.inner.registrations.first().map_or(DEFAULT_VFS, Registration::name)
+        &self.inner.vfs_name
     }
 
     /// Waits until this node shows everything up to log index `index`; `false` after `limit`.
@@ -517,8 +536,9 @@ impl Node {
         if self.inner.hub.is_stopped() { Err(stopped(&self.inner.hub)) } else { Ok(()) }
     }
 
-    /// Hands leadership over, if there is anybody to take it, and ends the node: later calls and open connections get an
-    /// error. Calling it again does nothing. Waits for the node's threads.
+    /// Ends the node: begins no new transaction, hands leadership over, if there is anybody to take it, lets commits that
+    /// are on their way finish, if a majority answers. Later calls and open connections get an error, and the name of the
+    /// VFS is free. Calling it again does nothing. Waits for the node's threads.
     pub fn shutdown(&self) -> Result<()> {
         self.inner.shutdown();
         Ok(())
@@ -532,10 +552,12 @@ fn stopped(hub: &Hub) -> Error {
 
 impl Inner {
     fn shutdown(&self) {
-        if self.down.swap(true, Ordering::AcqRel) {
+        let mut down = self.down.lock();
+        if std::mem::replace(&mut *down, true) {
             return;
         }
         let hub = &self.hub;
+        hub.close();
         if hub.leadership().role == Role::Leader && hub.trouble().is_none() {
             hub.post(Input::HandOver);
             let others =
@@ -547,7 +569,14 @@ impl Inner {
                 let _ = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(20), gone);
             }
         }
+        if hub.trouble().is_none() {
+            let deadline = hub.deadline(hub.config.election_timeout);
+            let decided = || hub.pending.is_idle().then_some(());
+            // What is not decided by then is Unknown to its caller.
+            let _ = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(5), decided);
+        }
         hub.stop();
+        self.registrations.lock().clear();
         drop(self.socket.lock().take());
         self.pools.lock().clear();
         hub.post(Input::Stop);

@@ -47,7 +47,8 @@ pub(crate) struct Engine {
     in_flight: VecDeque<(u64, Duration)>,
     silence_at: Option<Duration>,
     silenced: bool,
-    handing_over: bool,
+    /// When a stalled leader last tried to hand over.
+    handed_over_at: Option<Duration>,
     sole_voter: bool,
     ticks: u32,
     /// The founding is over for this node, but not for a listed one that came late or missed the genesis.
@@ -71,7 +72,7 @@ impl Engine {
             in_flight: VecDeque::new(),
             silence_at: None,
             silenced: false,
-            handing_over: false,
+            handed_over_at: None,
             sole_voter,
             ticks: 0,
             founding,
@@ -159,10 +160,14 @@ impl Engine {
             self.hub.waiting.clock.now().saturating_sub(*since) > 2 * self.hub.config.election_timeout
         });
         if !stalled {
-            self.handing_over = false;
+            self.handed_over_at = None;
             return;
         }
-        if self.handing_over || self.hub.leadership().role != Role::Leader {
+        let now = self.hub.waiting.clock.now();
+        // A transfer may fail: its message is lost, the other node is behind. Raft gives up on it after one timeout.
+        let under_way =
+            self.handed_over_at.is_some_and(|at| now.saturating_sub(at) <= self.hub.config.election_timeout);
+        if under_way || self.hub.leadership().role != Role::Leader {
             return;
         }
         if let Some(to) = self.hand_over() {
@@ -170,7 +175,7 @@ impl Engine {
                 node = self.hub.id.0,
                 "the disk has not answered for two election timeouts; node {to} shall lead"
             );
-            self.handing_over = true;
+            self.handed_over_at = Some(now);
         }
     }
 

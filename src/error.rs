@@ -82,7 +82,7 @@ impl Error {
         match self.kind {
             ErrorKind::NotCommitted | ErrorKind::NotLeader | ErrorKind::Busy => Some(Outcome::NotCommitted),
             ErrorKind::Unknown => Some(Outcome::Unknown),
-            _ => None,
+            _ => self.sqlite().and_then(outcome),
         }
     }
 
@@ -136,7 +136,13 @@ impl From<rusqlite::Error> for Error {
                 ErrorKind::Unknown,
                 "whether the transaction is committed is not known: no answer before the deadline; read before you retry",
             ),
-            Some(DROPPED) => (ErrorKind::NotFound, "the database was dropped; close this connection"),
+            Some(TOO_LARGE) => {
+                (ErrorKind::Io, "the transaction is not committed: it is larger than one log entry may be; split it")
+            }
+            Some(DROPPED) => (
+                ErrorKind::NotFound,
+                "the database was dropped, or created with another page size; close this connection",
+            ),
             Some(NODE_STOPPED) => (ErrorKind::Stopped, "this node is shut down or had to stop; see its log"),
             Some(READ_UNCONFIRMED) => {
                 (ErrorKind::Timeout, "no majority confirmed the linearizable read in time; try again or read locally")
@@ -191,11 +197,17 @@ pub fn outcome(error: &rusqlite::Error) -> Option<Outcome> {
     extended_code(error).and_then(outcome_of_code)
 }
 
-/// As [`outcome`], for an extended result code. "Not the leader" and plain `SQLITE_BUSY` mean that nothing was
-/// committed.
+/// As [`outcome`], for an extended result code.
+///
+/// `NotCommitted` for our own codes but `UNKNOWN`: the node gives them before it proposes anything, or with proof; and
+/// for every kind of `SQLITE_BUSY`, which SQLite and the node give only before. `None` for SQLite's other codes: a
+/// violated constraint leaves the transaction open, and an I/O error or a full disk may be that of an ordinary file which
+/// is attached, after the replicated database was committed.
 pub fn outcome_of_code(code: i32) -> Option<Outcome> {
     match code {
-        NOT_COMMITTED | SECOND_WRITER => Some(Outcome::NotCommitted),
+        NOT_COMMITTED | SECOND_WRITER | TOO_LARGE | DROPPED | NODE_STOPPED | READ_UNCONFIRMED => {
+            Some(Outcome::NotCommitted)
+        }
         UNKNOWN => Some(Outcome::Unknown),
         code if leader_of_code(code).is_some() || code & 0xff == ffi::SQLITE_BUSY => Some(Outcome::NotCommitted),
         _ => None,

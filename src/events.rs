@@ -43,19 +43,35 @@ struct Listener {
 /// All listeners of one node.
 #[derive(Default)]
 pub(crate) struct Events {
-    listeners: Mutex<Vec<Listener>>,
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Default)]
+struct Listeners {
+    all: Vec<Listener>,
+    ended: bool,
 }
 
 impl Events {
     pub(crate) fn listen(&self) -> Receiver<Event> {
         let (to, from) = crossbeam_channel::bounded(QUEUE);
-        self.listeners.lock().push(Listener { to, lost: 0 });
+        let mut listeners = self.listeners.lock();
+        if !listeners.ended {
+            listeners.all.push(Listener { to, lost: 0 });
+        }
         from
+    }
+
+    /// The node has ended: receivers are disconnected, so that a loop over one ends, too.
+    pub(crate) fn end(&self) {
+        let mut listeners = self.listeners.lock();
+        listeners.ended = true;
+        listeners.all.clear();
     }
 
     /// Tells everybody; drops who has gone, counts what a full queue loses.
     pub(crate) fn tell(&self, event: &Event) {
-        self.listeners.lock().retain_mut(|listener| {
+        self.listeners.lock().all.retain_mut(|listener| {
             if listener.lost > 0 && listener.to.try_send(Event::Lagged(listener.lost)).is_ok() {
                 listener.lost = 0;
             }

@@ -30,6 +30,11 @@ pub trait Transport: Send + Sync {
     fn request(&self, to: NodeId, body: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, RequestError>;
     /// Tells where a node is reached; connects to it, or anew if the address is another one.
     fn set_peer(&self, node: NodeId, address: &str);
+    /// Nodes that this one does not speak with because one of the two refuses the other: who, where, and what to do. None
+    /// of these ends by itself.
+    fn refusals(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Forgets a node and ends the connections with it.
     fn remove_peer(&self, node: NodeId);
     /// Asks [`Inbound`] again about every connection: after this node's cluster, or what it knows of the members, changed.

@@ -20,6 +20,7 @@
 //!
 //! Deliberately absent: what a turn means (`engine.rs`), what an entry means (`apply.rs`).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -34,8 +35,8 @@ use crate::found::format::FoundMessage;
 use crate::found::{self, Founding};
 use crate::log::{Batch, Log, LogError};
 use crate::net::Transport;
-use crate::raft::{Core, CoreConfig, EntryReader, PersistBatch};
-use crate::shared::{Hub, Input};
+use crate::raft::{Core, CoreConfig, EntryReader, PersistBatch, Role};
+use crate::shared::{Hub, Input, Leadership};
 use crate::types::{HardState, LogEntry, LogIndex, Message, NodeId, Term};
 
 /// Messages taken from the mailbox in one turn: enough to share a sync, few enough to answer soon.
@@ -64,9 +65,14 @@ pub(crate) fn spawn(
     let name = format!("shoal-raft-{}", hub.id);
     let raft = std::thread::Builder::new().name(name).spawn(move || {
         let raft = RaftThread { hub: hub.clone(), mailbox, transport };
-        if let Err(error) = raft.run(start, &directory) {
-            hub.set_trouble(format!("node {} stopped: {error}", hub.id));
+        let ran = catch_unwind(AssertUnwindSafe(|| raft.run(start, &directory)));
+        match ran.unwrap_or_else(|_| Err(Error::new(ErrorKind::Stopped, "its raft thread panicked"))) {
+            Ok(()) => {}
+            Err(error) => hub.set_trouble(format!("node {} stopped: {error}", hub.id)),
         }
+        // Nobody turns the core any more: this node leads nothing and knows of no leader.
+        let term = hub.leadership().term;
+        hub.set_leadership(Leadership { role: Role::Follower, term, leader: None });
     })?;
     Ok(vec![raft])
 }
@@ -200,8 +206,14 @@ pub(crate) fn carry_out(
     Ok(opened)
 }
 
-fn thread(name: &str, hub: &Hub, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(format!("shoal-{name}-{}", hub.id)).spawn(body)
+/// A panic in a thread is our bug, and this node's end: whatever waited for the thread would wait for ever.
+fn thread(name: &'static str, hub: &Hub, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    let on_panic = hub.clone();
+    std::thread::Builder::new().name(format!("shoal-{name}-{}", hub.id)).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            on_panic.post(Input::Failed { what: format!("node {} stopped: its {name} thread panicked", on_panic.id) });
+        }
+    })
 }
 
 /// Where the engine's effects go.

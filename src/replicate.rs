@@ -35,7 +35,7 @@ impl NodeReplicator {
     }
 
     fn check_leadership(&self) -> Result<(), Refusal> {
-        if self.hub.is_stopped() {
+        if self.hub.is_closing() {
             return Err(Refusal::NodeStopped);
         }
         let leadership = self.hub.leadership();
@@ -81,6 +81,9 @@ impl NodeReplicator {
             }
             if interrupted() {
                 return Some(Err(Refusal::Interrupted));
+            }
+            if self.hub.trouble().is_some() {
+                return Some(Err(Refusal::ReadUnconfirmed));
             }
             let index = self.hub.read_index(request)?;
             (!applied || self.hub.applied().index >= index).then_some(Ok(()))

@@ -95,6 +95,7 @@ pub(crate) struct Shared {
     applied: Mutex<EntryId>,
     reads: Mutex<HashMap<u64, Option<LogIndex>>>,
     next_read: AtomicU64,
+    closing: AtomicBool,
     stopped: AtomicBool,
     trouble: Mutex<Option<String>>,
 }
@@ -129,6 +130,7 @@ impl Shared {
             applied: Mutex::new(EntryId::default()),
             reads: Mutex::default(),
             next_read: AtomicU64::new(1),
+            closing: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             trouble: Mutex::new(None),
         }
@@ -249,6 +251,17 @@ impl Shared {
         }
     }
 
+    /// From now on no transaction begins; those that were proposed go on.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.changed.notify();
+    }
+
+    /// Whether the node is on its way down, or is down.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire) || self.is_stopped()
+    }
+
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
@@ -275,6 +288,7 @@ impl Shared {
         self.stopped.store(true, Ordering::Release);
         self.pending.stop();
         self.databases.stop();
+        self.events.end();
         self.changed.notify();
     }
 

@@ -1,6 +1,8 @@
 //! What a node reports of itself.
 
 use serde::{Deserialize, Serialize};
+use shoaldb_vfs::Database;
+use shoaldb_vfs::error::Refusal;
 
 use crate::catalogue::DatabaseId;
 use crate::raft::Role;
@@ -134,20 +136,30 @@ pub(crate) fn of(hub: &Hub) -> Status {
     }
 }
 
-fn alarms(hub: &Hub) -> Vec<String> {
-    let mut alarms: Vec<String> = hub.trouble().into_iter().collect();
-    if hub.catalogue.lock().is_none() {
-        alarms.push("no cluster yet: waiting for a majority of the bootstrap list".to_string());
-    } else if hub.leadership().leader.is_none() {
-        alarms.push("no leader known".to_string());
+/// What needs a person's attention, the gravest first.
+pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
+    let mut alarms: Vec<String> = health(hub).err().into_iter().collect();
+    let stopped = |db: &Database| db.retired() == Some(Refusal::NodeStopped) && !hub.is_stopped();
+    for (_, db) in hub.databases.all().iter().filter(|(_, db)| stopped(db)) {
+        alarms.push(format!(
+            "database {}: this copy is not what the others have, or could not be shown, and is not served; see the log",
+            db.name()
+        ));
     }
+    alarms.extend(hub.transport().map_or_else(Vec::new, |transport| transport.refusals()));
     alarms
 }
 
 /// Whether the node can do its part: it belongs to a cluster, knows a leader and has no trouble.
 pub(crate) fn health(hub: &Hub) -> Result<(), String> {
-    match alarms(hub).into_iter().next() {
-        None => Ok(()),
-        Some(alarm) => Err(alarm),
+    if let Some(trouble) = hub.trouble() {
+        return Err(trouble);
+    }
+    if hub.catalogue.lock().is_none() {
+        return Err("no cluster yet: waiting for a majority of the bootstrap list".to_string());
+    }
+    match hub.leadership().leader {
+        None => Err("no leader known".to_string()),
+        Some(_) => Ok(()),
     }
 }

@@ -213,8 +213,7 @@ impl Tcp {
 
     /// Why a peer is not connected, if it is not; in words for a person.
     pub fn trouble(&self, node: NodeId) -> Option<String> {
-        let peer = self.shared.peers.lock().get(&node).cloned();
-        peer.and_then(|peer| peer.trouble.lock().clone())
+        self.peer(node)?.trouble.lock().as_ref().map(|trouble| trouble.text.clone())
     }
 
     /// Cuts this node off from another one in both directions, or lets it through again. For tests of partitions.
@@ -344,6 +343,12 @@ impl Transport for Tcp {
             let name = format!("shoal-{}-{node}", if bulk { "bulk" } else { "peer" });
             shared.spawn(name, move || dial::run(&worker, &peer, bulk));
         }
+    }
+
+    fn refusals(&self) -> Vec<String> {
+        let peers: Vec<_> = self.shared.peers.lock().values().cloned().collect();
+        let refused = |peer: &Arc<Peer>| peer.trouble.lock().as_ref().filter(|t| t.refused).map(|t| t.text.clone());
+        peers.iter().filter_map(refused).collect()
     }
 
     fn remove_peer(&self, node: NodeId) {

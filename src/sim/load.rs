@@ -85,8 +85,9 @@ impl World {
                 let read_level = if key.1 { ReadLevel::Linearizable } else { ReadLevel::Local };
                 let options = ConnectOptions { read_level, ..ConnectOptions::default() };
                 let opened = Connection::open(&hub, vfs.name(), key.0, &options).ok()?;
-                // Large transactions shall spill.
-                opened.execute_batch("PRAGMA cache_size = 8").ok()?;
+                // Large transactions shall spill. And SQLite shall zero what it does not use of a page: otherwise that has
+                // whatever the process's memory had, and two runs of one seed differ in bytes that mean nothing.
+                opened.execute_batch("PRAGMA cache_size = 8; PRAGMA secure_delete = ON").ok()?;
                 opened
             }
         };

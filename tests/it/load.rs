@@ -7,6 +7,9 @@ use shoaldb::{Node, Outcome, ReadLevel, rusqlite};
 
 use crate::cluster::{Cluster, LONG, count, table};
 
+/// How long a client that was refused stays away, so that the machine is left to the others.
+const PAUSE: Duration = Duration::from_millis(2);
+
 #[test]
 fn many_writers_of_both_kinds_on_two_databases_all_get_their_turn() {
     const EACH: i64 = 15;
@@ -101,7 +104,10 @@ fn a_linearizable_read_is_never_stale_while_leaders_change() {
                             known.fetch_max(value, Ordering::SeqCst);
                             writes.fetch_add(1, Ordering::Relaxed);
                         }
-                        Err(error) => assert_ne!(error.outcome(), Some(Outcome::Unknown), "{error}"),
+                        Err(error) => {
+                            assert_ne!(error.outcome(), Some(Outcome::Unknown), "{error}");
+                            std::thread::sleep(PAUSE);
+                        }
                     }
                 }
             });
@@ -112,6 +118,7 @@ fn a_linearizable_read_is_never_stale_while_leaders_change() {
                     while going() {
                         let before = known.load(Ordering::SeqCst);
                         if db.execute_batch(begin).is_err() {
+                            std::thread::sleep(PAUSE);
                             continue;
                         }
                         if let Ok(value) = db.query_row("SELECT x FROM t", [], |row| row.get::<_, i64>(0)) {
@@ -143,6 +150,6 @@ fn a_linearizable_read_is_never_stale_while_leaders_change() {
     });
     let (reads, writes) = (reads.into_inner(), writes.into_inner());
     println!("{reads} reads, {writes} writes");
-    assert!(reads > 100 && writes > 100, "{reads} reads, {writes} writes");
+    assert!(reads > 20 && writes > 20, "{reads} reads, {writes} writes");
     cluster.assert_equal("app");
 }

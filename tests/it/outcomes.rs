@@ -20,7 +20,7 @@ fn new_leader(cluster: &Cluster, old: u64) -> &Node {
 fn an_unknown_commit_keeps_the_write_lock_closed_until_it_is_decided() {
     let cluster = Cluster::start_with(3, |builder| {
         builder
-            .election_timeout(Duration::from_secs(20))
+            .election_timeout(Duration::from_secs(5))
             .commit_timeout(Duration::from_millis(300))
             .busy_timeout(Duration::from_millis(200))
     });

@@ -342,6 +342,11 @@ impl Database {
         self.changed.notify_all();
     }
 
+    /// Why nothing may use this database any more, if so.
+    pub fn retired(&self) -> Option<Refusal> {
+        self.state.lock().retired
+    }
+
     /// Number of open connections.
     pub fn connections(&self) -> usize {
         self.state.lock().files.len()

@@ -20,7 +20,7 @@ use super::Shared;
 use super::link::{Link, LinkError, Wait, connect, resolve};
 use crate::found::format::FoundMessage;
 use crate::net::frame::{self, FrameKind};
-use crate::net::handshake::{Hello, PROTOCOL, Purpose, Reject, Welcome};
+use crate::net::handshake::{Hello, PROTOCOL, Purpose, Reject, RejectReason, Welcome};
 use crate::net::{Introduction, codec};
 use crate::types::{Message, NodeId};
 
@@ -171,6 +171,15 @@ impl Lane {
     }
 }
 
+/// Why a peer is not connected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Trouble {
+    /// Who, where and why.
+    pub(super) text: String,
+    /// One of the two nodes refused the other.
+    pub(super) refused: bool,
+}
+
 /// One other node, as the dialing side knows it.
 pub(super) struct Peer {
     pub(super) node: NodeId,
@@ -178,7 +187,7 @@ pub(super) struct Peer {
     pub(super) small: Lane,
     pub(super) bulk: Lane,
     /// What went wrong last; `None` while connected.
-    pub(super) trouble: Mutex<Option<String>>,
+    pub(super) trouble: Mutex<Option<Trouble>>,
 }
 
 impl Peer {
@@ -225,6 +234,17 @@ pub(super) enum DialError {
     Address(#[from] super::AddressError),
     #[error("cut off by a test")]
     Blocked,
+}
+
+impl DialError {
+    /// Whether it is a verdict, and no accident that passes by itself.
+    fn is_refusal(&self) -> bool {
+        match self {
+            DialError::NotMeant(_) | DialError::Address(_) => true,
+            DialError::Refused { reject, .. } => reject.reason != RejectReason::Busy,
+            DialError::Link(_) | DialError::Blocked => false,
+        }
+    }
 }
 
 /// Opens a connection to `to` (or to whoever answers) and shakes hands.
@@ -284,9 +304,10 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>, bulk: bool) {
         }
         if let Err(error) = ended {
             let text = format!("node {} at {}: {error}", peer.node, peer.address.lock());
-            let told = peer.trouble.lock().replace(text.clone());
-            if told.as_ref() != Some(&text) {
-                tracing::warn!("{text}");
+            let trouble = Trouble { refused: error.is_refusal(), text };
+            let told = peer.trouble.lock().replace(trouble.clone());
+            if told.as_ref() != Some(&trouble) {
+                tracing::warn!("{}", trouble.text);
             }
         }
         shared.inbound.on_unreachable(peer.node);
