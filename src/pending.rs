@@ -148,6 +148,11 @@ impl Pending {
         decided
     }
 
+    /// Whether nobody waits for a decision. What was abandoned does not count.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.slots.lock().by_number.values().all(|slot| slot.abandoned)
+    }
+
     /// Whether an abandoned transaction of this database may still be committed.
     pub(crate) fn has_abandoned(&self, db: &Arc<Database>) -> bool {
         self.slots
