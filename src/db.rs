@@ -454,7 +454,7 @@ impl Node {
             let mut pools = self.inner.pools.lock();
             let pool = pools.entry(name.to_string()).or_default();
             let usable = result.as_ref().err().is_none_or(|error| error.kind() != ErrorKind::NotFound);
-            if pool.len() < POOLED && usable && !self.inner.hub.is_stopped() {
+            if pool.len() < POOLED && usable && connection.is_as_new() && !self.inner.hub.is_stopped() {
                 pool.push(connection);
             }
             return result;

@@ -177,6 +177,19 @@ fn a_transaction_that_the_closure_lost_is_not_committed_in_pieces() {
 }
 
 #[test]
+fn what_a_closure_does_to_its_connection_does_not_reach_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    // A temporary table of the same name would swallow what the next closure writes, acknowledged and gone.
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TEMP TABLE t(x); INSERT INTO t VALUES (1)")?)).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("INSERT INTO t VALUES (2)")?)).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("PRAGMA query_only = ON")?)).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("INSERT INTO t VALUES (3)")?)).unwrap();
+    assert_eq!(count(&node.connect("app").unwrap()), 2);
+}
+
+#[test]
 fn write_survives_a_database_that_was_dropped_and_created_again() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::open(dir.path()).unwrap();
