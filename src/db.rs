@@ -37,8 +37,8 @@ use crate::types::{LogIndex, NodeId};
 
 /// Name under which the first node of a process is reachable by any SQLite client of the process.
 const DEFAULT_VFS: &str = "shoal";
-/// Idle connections that `write` keeps per database.
-const POOLED: usize = 8;
+/// Idle connections that `write` keeps per database: as many as threads commonly write at once.
+const POOLED: usize = 64;
 
 static NEXT_VFS: AtomicU64 = AtomicU64::new(1);
 

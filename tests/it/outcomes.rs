@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shoaldb::{Error, ErrorKind, Node, Outcome, error, outcome, outcome_of_code, rusqlite};
+use shoaldb::{Error, ErrorKind, Node, Outcome, ReadLevel, error, outcome, outcome_of_code, rusqlite};
 
 use crate::cluster::{Cluster, LONG, count, table};
 
@@ -125,6 +125,28 @@ fn transactions_that_a_new_leader_never_heard_of_are_decided_although_it_writes_
         }
     });
     cluster.assert_equal("d");
+}
+
+/// A transaction that changes nothing never reaches the log, so nothing else would notice that this leader was replaced.
+#[test]
+fn a_linearizable_write_lock_asks_the_majority_even_if_nothing_will_be_written() {
+    let cluster = Cluster::start_with(3, |builder| {
+        builder.election_timeout(Duration::from_secs(5)).commit_timeout(Duration::from_millis(300))
+    });
+    table(&cluster);
+    let leader = cluster.leader();
+    let db = leader.connect("app").unwrap();
+    db.set_read_level(ReadLevel::Linearizable);
+    db.execute_batch("BEGIN").unwrap();
+    assert_eq!(count(&db), 0);
+    cluster.cut(leader.id(), true);
+    let error = Error::from(db.execute("DELETE FROM t WHERE x = 7", []).unwrap_err());
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Some(Outcome::NotCommitted)), "{error}");
+    cluster.cut(leader.id(), false);
+    if !db.is_autocommit() {
+        db.execute_batch("ROLLBACK").unwrap();
+    }
+    while db.execute("DELETE FROM t WHERE x = 7", []).is_err() {}
 }
 
 #[test]
