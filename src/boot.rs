@@ -30,6 +30,7 @@ use shoaldb_vfs::env::Env;
 use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::found::Founding;
 use crate::found::format::{Belongs, Genesis, Identity};
 use crate::identity::{self, IdentityError};
 use crate::log::{Anchor, Log, LogError, LogOptions, Recovered};
@@ -41,6 +42,8 @@ pub(crate) struct Opened {
     pub(crate) log: Log,
     pub(crate) restored: Restored,
     pub(crate) catalogue: Catalogue,
+    /// Knows the genesis, and tells it to listed nodes that come late; none on a node that joined.
+    pub(crate) founding: Option<Founding>,
 }
 
 /// One data directory.
@@ -119,7 +122,7 @@ impl Directory {
                 ),
             ));
         }
-        opened(log, recovered)
+        opened(identity, log, recovered)
     }
 
     /// Makes this directory a member of the cluster that `genesis` begins: the log first, then the identity.
@@ -143,7 +146,7 @@ impl Directory {
         self.store(identity)?;
         let recovered =
             Recovered { cluster: genesis.cluster, hard_state, anchor, start: GENESIS, last: GENESIS, cut: None };
-        opened(log, recovered)
+        opened(identity, log, recovered)
     }
 
     /// Removes a log that an interrupted founding left: it has no entry, and nobody was told of its cluster.
@@ -185,12 +188,20 @@ pub(crate) fn genesis_of(identity: &Identity) -> Option<&Genesis> {
     }
 }
 
-fn opened(log: Log, recovered: Recovered) -> Result<Opened> {
+fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened> {
     let Recovered { hard_state, anchor, start, last, .. } = recovered;
     let catalogue = Catalogue::decode(&anchor.registry)
         .map_err(|error| Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}")))?;
     let restored = Restored { hard_state, membership: anchor.membership, start, last, applied: anchor.applied };
-    Ok(Opened { log, restored, catalogue })
+    let founding = match genesis_of(identity) {
+        Some(genesis) => {
+            let list: Vec<_> = genesis.members.iter().map(|member| (member.node, member.address.clone())).collect();
+            let founding = Founding::new(identity.clone(), &list);
+            Some(founding.map_err(|error| Error::new(ErrorKind::Corrupt, format!("genesis of this node: {error}")))?)
+        }
+        None => None,
+    };
+    Ok(Opened { log, restored, catalogue, founding })
 }
 
 impl Opened {
@@ -215,3 +226,6 @@ fn log_error(error: LogError) -> Error {
     let kind = if error.is_damage() { ErrorKind::Corrupt } else { ErrorKind::Io };
     Error::caused(kind, error.to_string(), error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,10 +198,10 @@ impl Builder {
                     .map_err(|error| Error::new(ErrorKind::BadInput, error.to_string()))?;
                 self.found_alone(founding, &list, &directory)?
             }
-            _ => Start::Opened(Box::new(directory.open_log(&identity)?), identity),
+            _ => Start::Opened(Box::new(directory.open_log(&identity)?)),
         };
         let replay_to = match &start {
-            Start::Opened(opened, _) => opened.restored.hard_state.commit,
+            Start::Opened(opened) => opened.restored.hard_state.commit,
             Start::Founding(_) => LogIndex(0),
         };
         let list = match &start {
@@ -261,7 +261,7 @@ impl Builder {
         }
         founding.on_event(found::Event::Tick, directory.env.rng.next_u64());
         match node::carry_out(&mut founding, directory, None)? {
-            Some(opened) => Ok(Start::Opened(Box::new(opened), founding.identity().clone())),
+            Some(opened) => Ok(Start::Opened(Box::new(opened))),
             None => Err(Error::new(ErrorKind::BadInput, "a cluster of one could not be founded".to_string())),
         }
     }

@@ -16,6 +16,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::found::format::FoundMessage;
+use crate::found::{self, Founding};
 use crate::pending::Decision;
 use crate::raft::{Core, Effects, Event, NotProposed, PersistBatch, Role};
 use crate::shared::{Hub, Input, Leadership};
@@ -27,6 +29,8 @@ pub(crate) trait Outlet {
     fn persist(&mut self, batch: PersistBatch);
     /// Send to a peer.
     fn send(&mut self, message: Message);
+    /// Tell a listed node that belongs to no cluster yet about ours.
+    fn send_found(&mut self, to: NodeId, message: FoundMessage);
     /// Hand to the applier, which posts `Input::Applied`.
     fn apply(&mut self, entries: Vec<LogEntry>);
 }
@@ -47,11 +51,19 @@ pub(crate) struct Engine {
     handed_over_at: Option<Duration>,
     sole_voter: bool,
     ticks: u32,
+    /// The founding is over for this node, but not for a listed one that came late or missed the genesis.
+    founding: Option<Founding>,
 }
 
 impl Engine {
     /// `replay_to` is the committed index of the restored hard state.
-    pub(crate) fn new(core: Core, hub: Hub, replay_to: LogIndex, sole_voter: bool) -> Engine {
+    pub(crate) fn new(
+        core: Core,
+        hub: Hub,
+        replay_to: LogIndex,
+        sole_voter: bool,
+        founding: Option<Founding>,
+    ) -> Engine {
         Engine {
             core,
             hub,
@@ -63,6 +75,7 @@ impl Engine {
             handed_over_at: None,
             sole_voter,
             ticks: 0,
+            founding,
         }
     }
 
@@ -108,8 +121,9 @@ impl Engine {
                 self.hand_over();
                 return;
             }
-            // Not an engine's business: `node.rs` takes these out.
-            Input::Found { .. } | Input::Connected { .. } | Input::Stop => return,
+            Input::Found { from, message } => return self.on_late(found::Event::Message(from, message)),
+            Input::Connected { peer, cluster } => return self.on_late(found::Event::Connected(peer, cluster)),
+            Input::Stop => return,
         };
         self.core.on_event(event);
         self.end_replay();
@@ -120,6 +134,14 @@ impl Engine {
             self.silence_at = None;
             self.silenced = true;
             self.core.on_event(Event::Silence);
+        }
+    }
+
+    /// A node that has no cluster yet speaks, or was connected to: whoever has the genesis tells it.
+    fn on_late(&mut self, event: found::Event) {
+        if let Some(founding) = &mut self.founding {
+            // The random number is for a founder; this node's founding is over.
+            founding.on_event(event, 0);
         }
     }
 
@@ -176,6 +198,9 @@ impl Engine {
     /// Carries out what the core wants. Returns `false` when the node cannot go on.
     pub(crate) fn turn(&mut self, out: &mut dyn Outlet) -> bool {
         self.end_replay();
+        for (to, message) in self.founding.as_mut().map(|founding| founding.take_effects().send).unwrap_or_default() {
+            out.send_found(to, message);
+        }
         let effects = self.core.take_effects();
         let Effects {
             persist,

@@ -1,4 +1,10 @@
-//! Shoal: SQLite in your process, on three machines.
+#![doc = include_str!("../README.md")]
+//!
+//! # Where to go from here
+//!
+//! [`Node`] is the beginning, [`Connection`] what SQL runs on, [`Error`] and [`outcome`] what to ask when something fails.
+//! The modules that are public besides are the inside: for tests, fuzzing and those who read the code. DESIGN.md
+//! has the plan of them all, and is the module `design` of this documentation.
 #![deny(unsafe_code)]
 
 mod admin;
@@ -29,9 +35,18 @@ pub mod raft;
 mod replicate;
 mod shared;
 mod signal;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod sim;
 mod socket;
 mod status;
 pub mod types;
+
+/// DESIGN.md: guarantees, the life of a write, invariants and their tests, the code map.
+#[cfg(doc)]
+pub mod design {
+    #![doc = include_str!("../DESIGN.md")]
+}
 
 pub use rusqlite;
 

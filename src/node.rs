@@ -31,13 +31,13 @@ use crate::apply::{Applier, Step};
 use crate::boot::{self, Directory, Opened};
 use crate::engine::{Engine, Outlet};
 use crate::error::{Error, ErrorKind, Result};
-use crate::found::format::Identity;
+use crate::found::format::FoundMessage;
 use crate::found::{self, Founding};
 use crate::log::{Batch, Log, LogError};
 use crate::net::Transport;
 use crate::raft::{Core, CoreConfig, EntryReader, PersistBatch, Role};
 use crate::shared::{Hub, Input, Leadership};
-use crate::types::{HardState, LogEntry, LogIndex, Message, Term};
+use crate::types::{HardState, LogEntry, LogIndex, Message, NodeId, Term};
 
 /// Messages taken from the mailbox in one turn: enough to share a sync, few enough to answer soon.
 const INPUTS_PER_TURN: usize = 512;
@@ -49,7 +49,7 @@ const SHOW_POLL: Duration = Duration::from_millis(200);
 /// What a node starts from.
 pub(crate) enum Start {
     /// It belongs to a cluster.
-    Opened(Box<Opened>, Identity),
+    Opened(Box<Opened>),
     /// It belongs to none yet.
     Founding(Box<Founding>),
 }
@@ -96,17 +96,18 @@ struct RaftThread {
 
 impl RaftThread {
     fn run(self, start: Start, directory: &Directory) -> Result<()> {
-        match start {
-            Start::Opened(opened, identity) => self.lead_and_follow(*opened, answerer(identity), directory),
-            Start::Founding(mut founding) => match self.found(&mut founding, directory)? {
-                Some(opened) => self.lead_and_follow(opened, Some(*founding), directory),
-                None => Ok(()),
+        let opened = match start {
+            Start::Opened(opened) => *opened,
+            Start::Founding(founding) => match self.found(*founding, directory)? {
+                Some(opened) => opened,
+                None => return Ok(()),
             },
-        }
+        };
+        self.lead_and_follow(opened, directory)
     }
 
     /// Takes part in the founding until this node has a cluster; `None` if it was stopped before.
-    fn found(&self, founding: &mut Founding, directory: &Directory) -> Result<Option<Opened>> {
+    fn found(&self, mut founding: Founding, directory: &Directory) -> Result<Option<Opened>> {
         let mut next_tick = Instant::now();
         loop {
             let event = match self.mailbox.recv_deadline(next_tick) {
@@ -124,30 +125,15 @@ impl RaftThread {
                 }
             };
             founding.on_event(event, directory.env.rng.next_u64());
-            if let Some(opened) = carry_out(founding, directory, self.transport.as_deref())? {
+            if let Some(opened) = carry_out(&mut founding, directory, self.transport.as_deref())? {
                 return Ok(Some(opened));
             }
         }
     }
 
-    fn lead_and_follow(self, opened: Opened, mut founding: Option<Founding>, directory: &Directory) -> Result<()> {
+    fn lead_and_follow(self, opened: Opened, directory: &Directory) -> Result<()> {
         let RaftThread { hub, mailbox, transport } = self;
-        let applied = opened.applied();
-        let Opened { log, restored, catalogue } = opened;
-        let replay_to = restored.hard_state.commit.max(restored.applied);
-        let sole_voter = restored.membership.voters == [hub.id];
-        let log = Arc::new(log);
-        let mut config = CoreConfig::new(hub.id, directory.env.rng.next_u64());
-        config.election_ticks = hub.config.election_ticks();
-        config.heartbeat_ticks = crate::config::Config::TICKS_PER_HEARTBEAT;
-        config.max_entry_bytes = hub.config.max_entry;
-        config.max_uncommitted_bytes = config.max_uncommitted_bytes.max(hub.config.max_entry);
-        let core = Core::open(config, restored, log.clone())
-            .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
-
-        hub.set_log(&log);
-        hub.begin(catalogue, applied);
-        hub.members_changed();
+        let (mut engine, log) = begin(&hub, opened, directory)?;
         let (to_log, batches) = crossbeam_channel::unbounded();
         let (to_apply, entries) = crossbeam_channel::unbounded();
         let (hint, hints) = crossbeam_channel::bounded(1);
@@ -166,27 +152,34 @@ impl RaftThread {
             })?,
         ];
         let mut out = Wires { to_log, to_apply, transport };
-        let mut engine = Engine::new(core, hub.clone(), replay_to, sole_voter);
-        let ended = turn_until_stopped(&mut engine, &hub, &mailbox, &mut out, |event, transport| {
-            let Some(founding) = &mut founding else { return Ok(()) };
-            founding.on_event(event, directory.env.rng.next_u64());
-            carry_out(founding, directory, transport).map(|_| ())
-        });
+        turn_until_stopped(&mut engine, &hub, &mailbox, &mut out);
         drop(out);
         for thread in threads {
             // A panic in one of them has been printed; there is nothing left to save.
             let _ = thread.join();
         }
-        ended
+        Ok(())
     }
 }
 
-/// Who founded goes on to answer listed nodes that come later: they are told the genesis.
-fn answerer(identity: Identity) -> Option<Founding> {
-    let members = boot::genesis_of(&identity)?.members.iter();
-    let list: Vec<_> = members.map(|member| (member.node, member.address.clone())).collect();
-    // The genesis was made from such a list.
-    Founding::new(identity, &list).ok()
+/// From what was opened to an engine that can turn; the hub knows its log, its members and its catalogue from here on.
+pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<(Engine, Arc<Log>)> {
+    let applied = opened.applied();
+    let Opened { log, restored, catalogue, founding } = opened;
+    let replay_to = restored.hard_state.commit.max(restored.applied);
+    let sole_voter = restored.membership.voters == [hub.id];
+    let log = Arc::new(log);
+    let mut config = CoreConfig::new(hub.id, directory.env.rng.next_u64());
+    config.election_ticks = hub.config.election_ticks();
+    config.heartbeat_ticks = crate::config::Config::TICKS_PER_HEARTBEAT;
+    config.max_entry_bytes = hub.config.max_entry;
+    config.max_uncommitted_bytes = config.max_uncommitted_bytes.max(hub.config.max_entry);
+    let core = Core::open(config, restored, log.clone())
+        .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
+    hub.set_log(&log);
+    hub.begin(catalogue, applied);
+    hub.members_changed();
+    Ok((Engine::new(core, hub.clone(), replay_to, sole_voter, founding), log))
 }
 
 /// Carries out what the founding wants; the opened log once this node has a cluster.
@@ -242,39 +235,36 @@ impl Outlet for Wires {
         }
     }
 
+    fn send_found(&mut self, to: NodeId, message: FoundMessage) {
+        if let Some(transport) = &self.transport {
+            transport.send_found(to, message);
+        }
+    }
+
     fn apply(&mut self, entries: Vec<LogEntry>) {
         let _ = self.to_apply.send(entries);
     }
 }
 
-fn turn_until_stopped(
-    engine: &mut Engine,
-    hub: &Hub,
-    mailbox: &Receiver<Input>,
-    out: &mut Wires,
-    mut on_founding: impl FnMut(found::Event, Option<&dyn Transport>) -> Result<()>,
-) -> Result<()> {
+fn turn_until_stopped(engine: &mut Engine, hub: &Hub, mailbox: &Receiver<Input>, out: &mut Wires) {
     let tick = hub.config.tick();
     let mut next_tick = Instant::now() + tick;
     if !engine.turn(out) {
-        return Ok(());
+        return;
     }
     loop {
         let first = match mailbox.recv_deadline(next_tick) {
+            Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(input) => Some(input),
             Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
-        for input in first.into_iter().chain(mailbox.try_iter().take(INPUTS_PER_TURN)) {
-            match input {
-                Input::Stop => return Ok(()),
-                Input::Found { from, message } => {
-                    on_founding(found::Event::Message(from, message), out.transport.as_deref())?;
+        if let Some(first) = first {
+            engine.on_input(first);
+            for input in mailbox.try_iter().take(INPUTS_PER_TURN) {
+                if matches!(input, Input::Stop) {
+                    return;
                 }
-                Input::Connected { peer, cluster } => {
-                    on_founding(found::Event::Connected(peer, cluster), out.transport.as_deref())?;
-                }
-                input => engine.on_input(input),
+                engine.on_input(input);
             }
         }
         let now = Instant::now();
@@ -284,22 +274,43 @@ fn turn_until_stopped(
             next_tick = (next_tick + tick).max(now);
         }
         if !engine.turn(out) {
-            return Ok(());
+            return;
         }
+    }
+}
+
+fn run_log(hub: &Hub, log: &Log, batches: &Receiver<PersistBatch>, hint: &Sender<()>) {
+    let mut appender = Appender::default();
+    while let Ok(first) = batches.recv() {
+        if !appender.append(hub, log, first, batches.try_iter()) {
+            return;
+        }
+        let _ = hint.try_send(());
     }
 }
 
 /// Appends batches in order, everything that waits in one go. A batch that only moves the commit index costs no write:
 /// it goes along with the next one.
-fn run_log(hub: &Hub, log: &Log, batches: &Receiver<PersistBatch>, hint: &Sender<()>) {
-    let mut unwritten: Option<HardState> = None;
-    while let Ok(first) = batches.recv() {
+#[derive(Default)]
+pub(crate) struct Appender {
+    unwritten: Option<HardState>,
+}
+
+impl Appender {
+    /// Writes `first` and what `more` has at once, and posts what became of it. `false` when the log has failed.
+    pub(crate) fn append(
+        &mut self,
+        hub: &Hub,
+        log: &Log,
+        first: PersistBatch,
+        more: impl Iterator<Item = PersistBatch>,
+    ) -> bool {
         let mut number = first.number;
         let mut must_sync = first.must_sync;
-        let mut batch =
-            Batch { entries: first.entries, hard_state: first.hard_state.or(unwritten.take()), anchor: None };
+        let hard_state = first.hard_state.or(self.unwritten.take());
+        let mut batch = Batch { entries: first.entries, hard_state, anchor: None };
         let mut separate = None;
-        for next in batches.try_iter() {
+        for next in more {
             let follows = match (batch.entries.last(), next.entries.first()) {
                 (Some(last), Some(first)) => first.id.index == last.id.index.next(),
                 _ => true,
@@ -317,14 +328,14 @@ fn run_log(hub: &Hub, log: &Log, batches: &Receiver<PersistBatch>, hint: &Sender
             (next.number, next.must_sync, Batch { entries: next.entries, hard_state: next.hard_state, anchor: None })
         })) {
             if !must_sync && batch.entries.is_empty() {
-                unwritten = batch.hard_state.or(unwritten);
+                self.unwritten = batch.hard_state.or(self.unwritten);
             } else if let Err(error) = log.append(&batch) {
                 hub.post(Input::Failed { what: words_of(&error) });
-                return;
+                return false;
             }
             hub.post(Input::Persisted { batch: number });
         }
-        let _ = hint.try_send(());
+        true
     }
 }
 

@@ -16,8 +16,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -38,9 +38,10 @@ static NEXT_FILE: AtomicU64 = AtomicU64::new(1);
 static WRITERS: Mutex<BTreeMap<usize, FileId>> = Mutex::new(BTreeMap::new());
 
 /// What the next sleep of this thread should rather wait for.
+/// Weak, since a thread may never sleep again and must not keep a node's memory.
 enum SleepFor {
-    Turn(Arc<Database>, FileId),
-    Writable(Arc<Database>, Arc<dyn Replicator>),
+    Turn(Weak<Database>, FileId),
+    Writable(Weak<Database>, Weak<dyn Replicator>),
 }
 
 thread_local! {
@@ -180,7 +181,7 @@ impl Conn {
         }
         if let Err(refusal) = self.replicator.acquire_write(&self.db, self.is_linearizable(), interrupted) {
             if refusal == Refusal::Busy {
-                SLEEP_FOR.set(Some(SleepFor::Writable(self.db.clone(), self.replicator.clone())));
+                SLEEP_FOR.set(Some(SleepFor::Writable(Arc::downgrade(&self.db), Arc::downgrade(&self.replicator))));
             }
             return Err(refusal);
         }
@@ -194,7 +195,7 @@ impl Conn {
             }
             Err(refusal) => {
                 if refusal == Refusal::Busy {
-                    SLEEP_FOR.set(Some(SleepFor::Turn(self.db.clone(), self.id)));
+                    SLEEP_FOR.set(Some(SleepFor::Turn(Arc::downgrade(&self.db), self.id)));
                 }
                 Err(refusal)
             }
@@ -204,7 +205,7 @@ impl Conn {
     pub(crate) fn unlock(&self, range: Range<usize>, shared: bool) {
         if range == (WRITE..WRITE + 1) {
             if self.db.unlock_write(self.id) {
-                SLEEP_FOR.set(Some(SleepFor::Turn(self.db.clone(), self.id)));
+                SLEEP_FOR.set(Some(SleepFor::Turn(Arc::downgrade(&self.db), self.id)));
             }
             self.unregister();
         } else {
@@ -228,9 +229,14 @@ impl Drop for Conn {
 
 /// The sleep of SQLite's busy handler: waits for what this thread was last refused, at most `limit`.
 pub(crate) fn sleep(limit: Duration) {
-    match SLEEP_FOR.take() {
-        Some(SleepFor::Turn(db, file)) => db.wait_turn(file, limit),
-        Some(SleepFor::Writable(db, replicator)) => replicator.wait_writable(&db, limit),
-        None => std::thread::sleep(limit),
+    let waited = match SLEEP_FOR.take() {
+        Some(SleepFor::Turn(db, file)) => db.upgrade().map(|db| db.wait_turn(file, limit)),
+        Some(SleepFor::Writable(db, replicator)) => {
+            db.upgrade().zip(replicator.upgrade()).map(|(db, replicator)| replicator.wait_writable(&db, limit))
+        }
+        None => None,
+    };
+    if waited.is_none() {
+        std::thread::sleep(limit);
     }
 }

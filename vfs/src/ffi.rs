@@ -1,7 +1,7 @@
 //! SQLite's C interface: the one place that takes its pointers.
 //!
 //! Each shim checks its arguments, calls `conn.rs`, maps the result to a code, and lets no panic cross into C
-//! ([`guard`]). Files that are not ours (temporary databases, statement journals, sorter files) are opened by the "unix"
+//! (`guard`). Files that are not ours (temporary databases, statement journals, sorter files) are opened by the "unix"
 //! VFS in the same buffer, which from then on belongs to it: its methods stand in the first word.
 //!
 //! ```text

@@ -15,9 +15,10 @@
 //! succeeded is published. What we promise to the replicator: every commit is captured, with its base position and the
 //! checksum that the database will have; nothing is published that was not accepted.
 //!
-//! `unsafe` is in `ffi.rs` (SQLite's pointers) and `shm.rs` (the mapping of the wal-index), nowhere else.
+//! `unsafe` is in `ffi.rs` (SQLite's pointers), `shm.rs` (the mapping of the wal-index) and `ext/` (calls of the system that
+//! no safe crate offers), nowhere else.
 //!
-//! Deliberately absent: consensus, the log, the network. A test below holds that no file here names a crate of those.
+//! Deliberately absent: consensus, the log, the network. `tests/layers.rs` holds that no file here names a crate of those.
 
 pub mod capture;
 mod conn;

@@ -6,6 +6,7 @@
 
 mod ask;
 mod demo;
+#[allow(dead_code, reason = "the crash tests use the rest")]
 mod harness;
 mod load;
 mod phases;
@@ -31,7 +32,7 @@ use shoaldb::{Error, ErrorKind};
   shoal status --data data
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 outcome unknown, 4 no leader.
-Each option may be set by a variable: --data by SHOAL_DATA, and so on."
+Options that name a variable in their help, such as SHOAL_DATA, may be set by it; the flag wins."
 )]
 struct Cli {
     /// How messages on standard error look.

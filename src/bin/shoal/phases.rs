@@ -13,7 +13,7 @@
 //! process is killed. No byte set means idle.
 //!
 //! Armed for the n-th time of a phase, the process kills itself with SIGKILL as it begins: an append writes a part of
-//! its bytes before, a sync is carried out before in every second process. `recovery` counts the file calls of a start.
+//! its bytes before and takes some milliseconds, a sync is carried out before in every second process. `recovery` counts the file calls of a start.
 //!
 //! This file is the only one that says `kill` to itself, and only a worker with `--phases` uses it.
 
@@ -23,6 +23,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 use shoaldb::Error;
@@ -36,6 +37,9 @@ const SYNC: usize = 1;
 const APPLY: usize = 2;
 const PUBLISH: usize = 3;
 const RECOVERY: usize = 4;
+
+/// A write that is not completed lasts for less than this many milliseconds.
+const LONGEST_WRITE: u64 = 10;
 
 struct Phases {
     file: OsFile,
@@ -182,6 +186,8 @@ impl File for WatchedFile {
             // Any part may be there: where it ends is drawn from what is written.
             let sum = buf.iter().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
             let _ = self.0.write_at(&buf[..sum % (buf.len() + 1)], offset, label);
+            // A slow write: whoever speaks of these bytes before they are written has time to say so.
+            std::thread::sleep(Duration::from_millis(sum as u64 % LONGEST_WRITE));
             die();
         }
         let written = self.0.write_at(buf, offset, label);

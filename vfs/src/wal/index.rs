@@ -29,7 +29,7 @@
 //! Readers ignore what lies beyond the `max_frame` they started with, so a writer may append under their eyes: entries
 //! go in behind what readers know, and the header that makes them count is written last.
 //!
-//! *Header.* The writer fills copy [1], then copy [0], with a fence between; readers go the other way round and take
+//! *Header.* The writer fills copy `[1]`, then copy `[0]`, with a fence between; readers go the other way round and take
 //! only two equal copies with a right checksum. A reader notices a new transaction by comparing the whole header with
 //! the one it remembers, so everyone who publishes must bump the change counter, else page caches stay stale.
 //!

@@ -1,0 +1,152 @@
+//! Entry by entry: what is applied, what is refused, what stops the node, what stops one database.
+
+use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
+use shoaldb_vfs::env::{Clock, Env};
+use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
+use shoaldb_vfs::transaction::ChangedPage;
+
+use super::*;
+use crate::catalogue::{AutoVacuum, Catalogue, DatabaseName};
+use crate::config::Config;
+use crate::databases::Databases;
+use crate::entry::Payload;
+use crate::shared::Shared;
+use crate::signal::Waiting;
+use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, NodeId, Term};
+
+const ELSEWHERE: Origin = Origin { node: NodeId(2), session: 9, number: 1 };
+
+struct Bench {
+    hub: Hub,
+    applier: Applier,
+    next: u64,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
+        let env = Env { fs: Arc::new(SimFs::new(1)), clock: clock.clone(), rng: Arc::new(SimRng::new(1)) };
+        let databases = Databases::open(env, "/db".into()).unwrap();
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let waiting = Waiting { clock, pump: None };
+        let hub: Hub =
+            Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, Config::default(), waiting, mailbox, databases));
+        hub.begin(Catalogue::new(ClusterId(1)), crate::types::GENESIS);
+        Bench { applier: Applier::new(hub.clone()), hub, next: 2 }
+    }
+
+    fn apply_bytes(&mut self, data: Vec<u8>) -> Step {
+        let id = EntryId { index: LogIndex(self.next), term: Term(1) };
+        self.next += 1;
+        self.applier.push(vec![LogEntry { id, class: EntryClass::Normal, data: data.into() }]);
+        self.applier.step()
+    }
+
+    fn apply(&mut self, body: Body) -> Step {
+        self.apply_bytes(entry::encode(&Payload { origin: ELSEWHERE, body }).unwrap())
+    }
+
+    fn create(&mut self, name: &str) -> (DatabaseId, Arc<Database>) {
+        let id = DatabaseId(self.next);
+        let name = DatabaseName::new(name).unwrap();
+        let body = Body::CreateDatabase { name, page_size: PageSize::DEFAULT, auto_vacuum: AutoVacuum::None };
+        assert!(matches!(self.apply(body), Step::Done));
+        (id, self.hub.databases.get(id).unwrap())
+    }
+
+    /// Page 1 with another change counter; `wrong` spoils the checksum that it promises.
+    fn change(&mut self, (id, db): &(DatabaseId, Arc<Database>), base: Position, wrong: u128) -> Step {
+        let old = db.page(PageNo::FIRST).unwrap().unwrap();
+        let mut page = old.to_vec();
+        page[27] = page[27].wrapping_add(1);
+        let hash = PageHash::of(PageNo::FIRST, &page);
+        let checksum = db.checksum().1.toggle(PageHash::of(PageNo::FIRST, &old)).toggle(hash);
+        let transaction = Transaction {
+            base,
+            page_size: PageSize::DEFAULT,
+            size_after: PageCount(1),
+            checksum_after: checksum.toggle(PageHash(wrong)),
+            pages: vec![ChangedPage { number: PageNo::FIRST, image: page.into(), hash }],
+        };
+        self.apply(Body::Transaction { database: *id, transaction })
+    }
+}
+
+#[test]
+fn a_transaction_is_applied_on_its_base_and_on_no_other() {
+    let mut bench = Bench::new();
+    let db = bench.create("app");
+    let created = db.1.position();
+    assert!(matches!(bench.change(&db, created, 0), Step::Done));
+    let first = db.1.position();
+    assert!(first > created);
+    // The same base a second time: a duplicate, or a deposed leader's late entry. Refused, and the log goes on.
+    assert!(matches!(bench.change(&db, created, 0), Step::Done));
+    assert_eq!(db.1.position(), first);
+    assert!(matches!(bench.change(&db, first, 0), Step::Done));
+    assert!(db.1.position() > first);
+    assert_eq!(bench.hub.applied().index, LogIndex(bench.next - 1));
+}
+
+#[test]
+fn a_copy_that_diverged_is_retired_and_the_others_go_on() {
+    let mut bench = Bench::new();
+    let (good, bad) = (bench.create("good"), bench.create("bad"));
+    let events = bench.hub.events.listen();
+    let position = bad.1.position();
+    assert!(matches!(bench.change(&bad, position, 1), Step::Done));
+    assert_eq!(bad.1.position(), position, "nothing of it is shown");
+    assert_eq!(bad.1.wait_position(position, std::time::Duration::ZERO), Err(Refusal::NodeStopped));
+    assert!(matches!(events.try_recv(), Ok(Event::DivergenceFound { database, .. }) if database == "bad"));
+    let position = good.1.position();
+    assert!(matches!(bench.change(&good, position, 0), Step::Done));
+    assert!(good.1.position() > position);
+}
+
+#[test]
+fn what_this_version_does_not_know_stops_the_node_before_it() {
+    // Version and kind of an entry are its first two bytes.
+    for (at, value, word) in [(0, 2, "version"), (1, 6, "kind"), (1, 200, "kind")] {
+        let mut bench = Bench::new();
+        let db = bench.create("app");
+        let mut bytes =
+            entry::encode(&Payload { origin: ELSEWHERE, body: Body::DropDatabase { database: db.0 } }).unwrap();
+        bytes[at] = value;
+        let before = bench.hub.applied();
+        let Step::Stopped(reason) = bench.apply_bytes(bytes) else { panic!("byte {at} = {value} was applied") };
+        assert!(reason.contains(word) && reason.contains(&value.to_string()), "{reason}");
+        assert_eq!(bench.hub.applied(), before);
+        assert!(bench.hub.databases.get(db.0).is_some());
+    }
+}
+
+#[test]
+fn damage_stops_the_node_and_a_checkpoint_entry_does_nothing() {
+    let mut bench = Bench::new();
+    let db = bench.create("app");
+    let checksum = db.1.checksum();
+    assert!(matches!(bench.apply(Body::Checkpoint), Step::Done));
+    assert!(matches!(bench.apply_bytes(Vec::new()), Step::Done), "a leader's first entry");
+    assert_eq!(db.1.checksum(), checksum);
+    assert!(matches!(bench.apply_bytes(vec![1, 3, 0]), Step::Stopped(_)));
+}
+
+#[test]
+fn create_and_drop_are_decided_by_the_catalogue_alone() {
+    let mut bench = Bench::new();
+    let first = bench.create("app");
+    let again = Body::CreateDatabase {
+        name: DatabaseName::new("app").unwrap(),
+        page_size: PageSize::new(512).unwrap(),
+        auto_vacuum: AutoVacuum::None,
+    };
+    assert!(matches!(bench.apply(again), Step::Done));
+    assert_eq!(bench.hub.databases.all().len(), 1, "the name is taken");
+    assert!(matches!(bench.apply(Body::DropDatabase { database: first.0 }), Step::Done));
+    assert!(matches!(bench.apply(Body::DropDatabase { database: first.0 }), Step::Done), "refused, not fatal");
+    let position = first.1.position();
+    assert!(matches!(bench.change(&first, position, 0), Step::Done), "a late transaction of a dropped database");
+    assert_eq!(first.1.position(), position);
+    let second = bench.create("app");
+    assert_ne!(first.0, second.0, "created again is another database");
+}

@@ -1,0 +1,126 @@
+//! The table in the module's header, row by row.
+
+use std::sync::Arc;
+
+use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
+
+use super::*;
+use crate::found::{Event, Founding};
+use crate::log::Batch;
+use crate::types::{EntryClass, LogEntry, LogIndex};
+
+const NODE: NodeId = NodeId(1);
+
+fn directory(fs: &SimFs, path: &str) -> Directory {
+    let env = Env { fs: Arc::new(fs.clone()), clock: Arc::new(SimClock::default()), rng: Arc::new(SimRng::new(3)) };
+    env.fs.create_dir_all(Path::new(path), "test").unwrap();
+    Directory::new(env, Path::new(path), &Config { segment_bytes: 64 << 10, ..Config::default() })
+}
+
+/// The identity that a cluster of one ends with; nothing of it is stored.
+fn founded(identity: &Identity, random: u64) -> Identity {
+    let mut founding = Founding::new(identity.clone(), &[(NODE, String::new())]).unwrap();
+    founding.on_event(Event::Tick, random);
+    founding.take_effects().persist.unwrap()
+}
+
+fn found(directory: &Directory, random: u64) -> Identity {
+    let identity = founded(&directory.identify(NODE).unwrap(), random);
+    directory.found(&identity, genesis_of(&identity).unwrap()).unwrap();
+    identity
+}
+
+fn add_entry(directory: &Directory, identity: &Identity) {
+    let log = directory.open_log(identity).unwrap().log;
+    let id = EntryId { index: LogIndex(2), term: Term(1) };
+    let entries = vec![LogEntry { id, class: EntryClass::Normal, data: Bytes::from_static(b"entry") }];
+    log.append(&Batch { entries, ..Batch::default() }).unwrap();
+}
+
+fn remove_all(fs: &SimFs, dir: &str) {
+    let fs: &dyn shoaldb_vfs::env::Fs = fs;
+    for file in fs.list(Path::new(dir), "test").unwrap() {
+        fs.remove(&Path::new(dir).join(file), "test").unwrap();
+    }
+}
+
+#[track_caller]
+fn refused<T>(result: Result<T>, words: &str) {
+    let error = result.err().expect("refused");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains(words), "{error}");
+}
+
+#[test]
+fn identity_against_log() {
+    // None, none: a new identity, which is the same from then on.
+    let fs = SimFs::new(1);
+    let a = directory(&fs, "/a");
+    let fresh = a.identify(NODE).unwrap();
+    assert_eq!(fresh.cluster(), None);
+    assert_eq!(a.identify(NODE).unwrap(), fresh);
+
+    // Nowhere, none: founding makes a log; then its own log is opened.
+    let identity = found(&a, 77);
+    assert_eq!(a.identify(NODE).unwrap(), identity);
+    assert_eq!(a.open_log(&identity).unwrap().restored.last, GENESIS);
+    assert_eq!(a.open_log(&identity).unwrap().applied(), GENESIS);
+
+    // Nowhere, not even an entry: an interrupted founding, whose cluster nobody was told of. Another one follows.
+    let b = directory(&fs, "/b");
+    let nowhere = b.identify(NODE).unwrap();
+    found(&b, 78);
+    b.store(&nowhere).unwrap();
+    let second = found(&b, 79);
+    assert_eq!(b.open_log(&second).unwrap().catalogue.cluster(), second.cluster().unwrap());
+
+    // Nowhere, entries.
+    add_entry(&b, &second);
+    b.store(&nowhere).unwrap();
+    let again = founded(&nowhere, 80);
+    refused(b.found(&again, genesis_of(&again).unwrap()), "belongs to no cluster");
+    b.store(&second).unwrap();
+    assert_eq!(b.open_log(&second).unwrap().restored.last.index, LogIndex(2), "nothing was removed");
+
+    // A cluster, another cluster's log.
+    refused(b.open_log(&identity), "not from one directory");
+
+    // None, some.
+    let fs: Arc<dyn shoaldb_vfs::env::Fs> = Arc::new(fs.clone());
+    fs.remove(Path::new("/b/identity"), "test").unwrap();
+    refused(b.identify(NODE), "no identity");
+}
+
+#[test]
+fn a_cluster_without_a_log_is_loss() {
+    let fs = SimFs::new(1);
+    let a = directory(&fs, "/a");
+    let identity = found(&a, 77);
+    remove_all(&fs, "/a/log");
+    refused(a.open_log(&identity), "is gone");
+}
+
+#[test]
+fn a_crash_at_any_call_of_the_founding_leaves_a_directory_that_starts() {
+    let calls = {
+        let fs = SimFs::new(1);
+        found(&directory(&fs, "/a"), 1);
+        fs.calls()
+    };
+    for nth in 1..=calls {
+        let fs = SimFs::new(nth);
+        let a = directory(&fs, "/a");
+        fs.crash_at(shoaldb_vfs::env::sim::Aim::Any, nth, nth);
+        let attempt = a.identify(NODE).and_then(|identity| {
+            let identity = founded(&identity, 1);
+            a.found(&identity, genesis_of(&identity).ok_or_else(|| Error::new(ErrorKind::NotFound, ""))?)
+        });
+        drop(attempt);
+        fs.crash(nth);
+        fs.restart();
+        let a = directory(&fs, "/a");
+        let identity = a.identify(NODE).unwrap_or_else(|error| panic!("crash at call {nth}: {error}"));
+        let identity = if identity.cluster().is_some() { identity } else { found(&a, 2) };
+        assert_eq!(a.open_log(&identity).unwrap().restored.last, GENESIS, "crash at call {nth}");
+    }
+}

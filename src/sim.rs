@@ -1,0 +1,82 @@
+//! Deterministic simulation of a cluster: real SQLite, VFS, log, core, engine and applier; simulated disk, network and
+//! clock; one seed.
+//!
+//! Everything runs on one thread. A client's SQL call that must wait (a commit, a read barrier) moves the world on from
+//! inside the call ([`Pump`](crate::signal::Pump)): peers, disks, this node's own engine and applier, and other clients,
+//! whose calls then lie above it on the stack.
+//!
+//! ```text
+//! file        what is in it
+//! world.rs    the queue of events, the network, the trace
+//! node.rs     one node: from directory to engine; its disk, its applier; crashes
+//! load.rs     clients: transactions, reads, long readers, idle writers
+//! faults.rs   what goes wrong, and when
+//! check.rs    what must hold; knows nothing of the code under test but SQL results, positions and checksums
+//! ```
+//!
+//! Which part of a run is decided by what:
+//!
+//! ```text
+//! order of events, latencies, losses, faults, load     the seed
+//! time                                                 the queue: it jumps to the next event
+//! election timeouts, sessions, incarnations            each node's generator, seeded from the seed
+//! salts that SQLite itself draws                       SQLite's generator; they stay in the virtual WAL, whose bytes
+//!                                                      reach neither disk nor network
+//! ```
+//!
+//! Deliberately absent: sockets and handshakes (the standing of a sender is judged for each message instead), and sleeps
+//! of SQLite's busy handler (connections have no busy timeout).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+mod check;
+mod faults;
+mod load;
+mod node;
+mod world;
+
+pub use world::run;
+
+#[cfg(test)]
+mod tests;
+
+/// What to simulate.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Decides everything else.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: u16,
+    /// Simulated time with load and faults. The time for healing and the last checks comes on top.
+    pub load_for: Duration,
+    /// Whether each event is printed as it happens.
+    pub verbose: bool,
+}
+
+impl Options {
+    /// The default scenario.
+    pub fn new(seed: u64) -> Options {
+        let nodes = if seed.is_multiple_of(4) { 5 } else { 3 };
+        Options { seed, nodes, load_for: Duration::from_secs(30), verbose: false }
+    }
+}
+
+/// What a run was.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// Covers the events and the bytes of all disks at the end.
+    pub hash: u64,
+    /// How many events there were.
+    pub events: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// How often what matters happened.
+    pub coverage: BTreeMap<&'static str, u64>,
+    /// What did not hold, if anything.
+    pub failure: Option<String>,
+    /// The last events before that.
+    pub last_events: Vec<String>,
+}

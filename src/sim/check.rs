@@ -1,0 +1,155 @@
+//! What must hold. Nothing here knows how the cluster works: it compares what clients were told with what they read, and
+//! nodes with each other.
+//!
+//! ```text
+//! promise                                                    checked
+//! an acknowledged transaction is there, where it said        at each acknowledgement, at the end
+//! NotCommitted is never there; Unknown is there or not       at the end
+//! a transaction begins with all that was acknowledged        at each acknowledgement
+//! a linearizable read sees all that was acknowledged         at each such read
+//! a read sees whole transactions (bank, counts, register)    at each read on every node
+//! a local read never goes back in one process                at each read
+//! equal checksums at equal positions of one database         after each event, over the whole run
+//! positions never go back in one process                     after each event
+//! one leader per term                                        after each event
+//! content equal to plain SQLite fed with the transactions    at the end, on every node
+//! integrity_check                                            at the end, on every node
+//! a cluster without faults is well again                     at the end (world.rs)
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::world::{At, State};
+use crate::raft::Role;
+
+/// Accounts, and what each starts with.
+pub(super) const ACCOUNTS: u64 = 8;
+pub(super) const BALANCE: i64 = 100;
+
+/// What one read saw of the database: it is the state after `ord` transactions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) ord: u64,
+    pub(super) count: u64,
+    pub(super) sum: i64,
+    /// The unique number of the last transaction, as the register has it.
+    pub(super) last: i64,
+    pub(super) last_item: i64,
+}
+
+#[derive(Default)]
+pub(super) struct Checks {
+    next: u64,
+    /// Unique number -> place in the order of transactions, as the transaction itself read it.
+    pub(super) acknowledged: BTreeMap<u64, u64>,
+    pub(super) refused: BTreeSet<u64>,
+    pub(super) unknown: BTreeSet<u64>,
+    /// What each transaction did.
+    pub(super) scripts: BTreeMap<u64, Vec<String>>,
+    /// The furthest place that was acknowledged.
+    pub(super) acknowledged_to: u64,
+    shown: BTreeMap<At, u64>,
+    checksums: BTreeMap<(u64, u64), (At, u128)>,
+    positions: BTreeMap<(At, u64), u64>,
+    leaders: BTreeMap<u64, At>,
+    led: BTreeMap<At, u64>,
+}
+
+impl Checks {
+    /// A new unique number.
+    pub(super) fn unique(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub(super) fn on_crash(&mut self, at: At) {
+        self.shown.remove(&at);
+        self.positions.retain(|(node, _), _| *node != at);
+        self.led.remove(&at);
+    }
+}
+
+impl State {
+    /// A transaction was acknowledged that read its own place, and began when `before` was acknowledged.
+    pub(super) fn acknowledged(&mut self, unique: u64, ord: u64, before: u64) {
+        if ord <= before {
+            self.fail(format!(
+                "acknowledged u{unique} at place {ord}, but place {before} was acknowledged before it began"
+            ));
+        }
+        let other = self.checks.acknowledged.iter().find(|(_, place)| **place == ord).map(|(other, _)| *other);
+        if let Some(other) = other {
+            self.fail(format!("u{unique} and u{other} were both acknowledged at place {ord}"));
+        }
+        self.checks.acknowledged.insert(unique, ord);
+        self.checks.acknowledged_to = self.checks.acknowledged_to.max(ord);
+    }
+
+    /// A whole read on one node.
+    pub(super) fn saw(&mut self, at: At, life: u64, seen: Seen, how: &str) {
+        let Seen { ord, count, sum, last, last_item } = seen;
+        let whole = ACCOUNTS as i64 * BALANCE;
+        if count != ord {
+            self.fail(format!("{how} read on n{}: {count} transactions, the last has place {ord}", at + 1));
+        }
+        if sum != whole && ord > 0 {
+            self.fail(format!("{how} read on n{}: the accounts hold {sum}, not {whole}", at + 1));
+        }
+        if last != last_item {
+            self.fail(format!("{how} read on n{}: the register has u{last}, the last item is u{last_item}", at + 1));
+        }
+        if self.slots[at].life != life {
+            return;
+        }
+        let before = self.checks.shown.get(&at).copied().unwrap_or(0);
+        if ord < before {
+            self.fail(format!("{how} read on n{} shows {ord} transactions, an earlier one showed {before}", at + 1));
+        }
+        self.checks.shown.insert(at, before.max(ord));
+    }
+
+    /// Compares the nodes, after each event.
+    pub(super) fn observe(&mut self) {
+        let mut wrong = Vec::new();
+        let mut leads = Vec::new();
+        for (at, slot) in self.slots.iter().enumerate() {
+            let Some(hub) = slot.hub() else { continue };
+            let leadership = hub.leadership();
+            if leadership.role == Role::Leader {
+                let other = *self.checks.leaders.entry(leadership.term.0).or_insert(at);
+                if other != at {
+                    wrong.push(format!("n{} and n{} both lead term {}", other + 1, at + 1, leadership.term));
+                }
+                if self.checks.led.insert(at, leadership.term.0) != Some(leadership.term.0) {
+                    leads.push((at, leadership.term));
+                }
+            }
+            for (id, db) in hub.databases.all() {
+                let (position, checksum) = db.checksum();
+                let before = self.checks.positions.insert((at, id.0), position.0);
+                if before == Some(position.0) {
+                    continue;
+                }
+                if before.is_some_and(|before| before > position.0) {
+                    wrong.push(format!("n{}: database {id} went back from {before:?} to {position}", at + 1));
+                }
+                let (first, expected) = *self.checks.checksums.entry((id.0, position.0)).or_insert((at, checksum.0));
+                if expected != checksum.0 {
+                    wrong.push(format!(
+                        "database {id} at position {position}: n{} has checksum {expected:032x}, n{} {:032x}",
+                        first + 1,
+                        at + 1,
+                        checksum.0
+                    ));
+                }
+            }
+        }
+        for (at, term) in leads {
+            self.note(format_args!("n{} leads term {term}", at + 1));
+            self.count("leaderships");
+        }
+        for what in wrong {
+            self.fail(what);
+        }
+    }
+}

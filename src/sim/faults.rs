@@ -1,0 +1,149 @@
+//! What goes wrong, and when.
+
+use std::time::Duration;
+
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts};
+
+use super::world::{At, Ev, State};
+use crate::shared::Input;
+
+/// The end of a fault.
+pub(super) enum Mend {
+    Links,
+    Weather,
+    Sync(At, u64),
+    /// Somebody restarts a node whose disk failed.
+    Crippled(At, u64),
+}
+
+impl State {
+    pub(super) fn on_fault(&mut self) {
+        if !self.stormy {
+            return;
+        }
+        let wait = 50 + self.dice.below(2 * self.storm);
+        self.after_millis(wait, Ev::Fault);
+        let n = self.slots.len();
+        let at = self.dice.below(n as u64) as usize;
+        match self.dice.below(16) {
+            0..=2 => self.crash(at, true),
+            3 | 4 => self.crash(at, false),
+            5 => {
+                self.note(format_args!("all lose power"));
+                self.count("power lost by all");
+                for at in 0..n {
+                    self.crash(at, true);
+                }
+            }
+            6..=8 => self.part(at),
+            9 => {
+                self.net.loss = self.dice.below(300);
+                self.net.twice = self.dice.below(200);
+                self.net.delay = 1000 + self.dice.below(60_000);
+                let (loss, delay) = (self.net.loss, self.net.delay);
+                self.note(format_args!("bad weather: {loss} of 1000 lost, up to {delay} us"));
+                self.count("bad weather");
+                let millis = 500 + self.dice.below(3000);
+                self.after_millis(millis, Ev::Mend(Mend::Weather));
+            }
+            10 => {
+                let millis = 100 + self.dice.below(4000);
+                self.slots[at].paused_until = self.now + Duration::from_millis(millis);
+                self.note(format_args!("n{} pauses for {millis} ms", at + 1));
+                self.count("pauses");
+            }
+            11 => {
+                let label = if self.dice.below(2) == 0 { "log.write" } else { "log.sync" };
+                let failure = if self.dice.below(2) == 0 { Failure::ENOSPC } else { Failure::EIO };
+                let lasts = if self.dice.below(2) == 0 { Lasts::Once } else { Lasts::ForGood };
+                self.slots[at].fs.fail_at(Aim::At(label), 1, lasts, failure);
+                self.note(format_args!("n{}: the next {label} fails, {failure:?} {lasts:?}", at + 1));
+            }
+            12 => {
+                let life = self.slots[at].life;
+                self.slots[at].sync_micros = 1000 * (100 + self.dice.below(3000));
+                let micros = self.slots[at].sync_micros;
+                self.note(format_args!("n{}: syncs take up to {} us", at + 1, 2 * micros));
+                self.count("stalled syncs");
+                let millis = 500 + self.dice.below(5000);
+                self.after_millis(millis, Ev::Mend(Mend::Sync(at, life)));
+            }
+            13 | 14 => {
+                let leader = self.slots.iter().find_map(|slot| slot.hub().filter(|hub| hub.is_ready_leader()).cloned());
+                if let Some(hub) = leader {
+                    let to = self.slots[at].id;
+                    self.note(format_args!("n{} is asked to hand over to n{to}", hub.id));
+                    self.count("transfers asked for");
+                    hub.post(Input::Transfer { to });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn part(&mut self, at: At) {
+        let n = self.slots.len();
+        let one_way = self.dice.below(3) == 0;
+        let leader = self.slots.iter().position(|slot| slot.hub().is_some_and(|hub| hub.is_ready_leader()));
+        let at = if self.dice.below(2) == 0 { leader.unwrap_or(at) } else { at };
+        let with = if n > 3 && self.dice.below(2) == 0 { Some((at + 1) % n) } else { None };
+        for other in (0..n).filter(|other| *other != at && Some(*other) != with) {
+            for inside in [Some(at), with].into_iter().flatten() {
+                self.net.cut[inside][other] = true;
+                self.net.cut[other][inside] |= !one_way;
+            }
+        }
+        self.note(format_args!("n{} is cut off, with {with:?}, one way: {one_way}", at + 1));
+        self.count(if one_way { "one-way partitions" } else { "partitions" });
+        let millis = 300 + self.dice.below(6000);
+        self.after_millis(millis, Ev::Mend(Mend::Links));
+    }
+
+    pub(super) fn on_mend(&mut self, mend: Mend) {
+        match mend {
+            Mend::Links => {
+                self.note(format_args!("all links work"));
+                self.net.cut.iter_mut().flatten().for_each(|cut| *cut = false);
+                for from in 0..self.slots.len() {
+                    for to in 0..self.slots.len() {
+                        self.transmit(from, to, super::node::Packet::Greeting);
+                    }
+                }
+            }
+            Mend::Weather => {
+                self.net.loss = 0;
+                self.net.twice = 0;
+                self.net.delay = 1 + self.dice.below(3000);
+            }
+            Mend::Crippled(at, life) => {
+                if self.slots[at].life == life && self.slots[at].running.is_some() {
+                    self.crash(at, false);
+                }
+            }
+            Mend::Sync(at, life) => {
+                if self.slots[at].life == life {
+                    self.slots[at].sync_micros = 500;
+                }
+            }
+        }
+    }
+
+    /// No faults and no load from now on; what is broken is repaired.
+    pub(super) fn calm_down(&mut self) {
+        self.note(format_args!("the storm is over"));
+        self.stormy = false;
+        self.on_mend(Mend::Weather);
+        self.on_mend(Mend::Links);
+        for at in 0..self.slots.len() {
+            let slot = &mut self.slots[at];
+            slot.paused_until = self.now;
+            slot.sync_micros = 500;
+            slot.fs.clear_faults();
+            if slot.running.as_ref().is_some_and(|running| running.crippled) {
+                self.crash(at, false);
+            } else if slot.running.is_none() {
+                self.after_millis(10, Ev::Restart(at));
+            }
+        }
+    }
+}

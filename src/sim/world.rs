@@ -1,0 +1,326 @@
+//! The queue of events, the network between the nodes, and the trace of what happened.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use shoaldb_vfs::env::Clock;
+use shoaldb_vfs::env::sim::{SimClock, SimRng};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::check::Checks;
+use super::node::{Packet, Slot};
+use super::{Options, Report, load};
+use crate::signal::Pump;
+
+/// Events that a report shows.
+const SHOWN: usize = 60;
+/// Time in which a cluster without faults must be well again.
+const HEAL: Duration = Duration::from_secs(60);
+
+/// Index of a node in [`State::slots`].
+pub(super) type At = usize;
+
+#[allow(clippy::large_enum_variant, reason = "nearly all events are messages")]
+pub(super) enum Ev {
+    /// A node's clock ticks.
+    Tick(At, u64),
+    /// A node's engine looks into its mailbox.
+    Turn(At, u64),
+    /// A node's disk is done with what waits.
+    Disk(At, u64),
+    /// A node's applier takes a step.
+    Apply(At, u64),
+    Deliver {
+        from: At,
+        from_life: u64,
+        to: At,
+        packet: Packet,
+    },
+    /// A client does something.
+    Client,
+    /// Something goes wrong.
+    Fault,
+    Restart(At),
+    /// A partition, a loss or a stall ends.
+    Mend(super::faults::Mend),
+    /// A leader binds a late node's directory.
+    Bind {
+        leader: At,
+        node: At,
+    },
+}
+
+/// The links, from one node to another.
+pub(super) struct Net {
+    pub(super) cut: Vec<Vec<bool>>,
+    /// Out of 1000 messages so many are lost, and so many come twice.
+    pub(super) loss: u64,
+    pub(super) twice: u64,
+    /// Longest delay in microseconds.
+    pub(super) delay: u64,
+}
+
+pub(super) struct Trace {
+    pub(super) hash: u64,
+    events: u64,
+    last: VecDeque<String>,
+    verbose: bool,
+}
+
+pub(super) struct State {
+    pub(super) options: Options,
+    pub(super) dice: SimRng,
+    pub(super) now: Duration,
+    queue: BTreeMap<(Duration, u64), Ev>,
+    serial: u64,
+    pub(super) slots: Vec<Slot>,
+    pub(super) net: Net,
+    pub(super) trace: Trace,
+    pub(super) coverage: BTreeMap<&'static str, u64>,
+    pub(super) checks: Checks,
+    /// Milliseconds between two faults, and between two clients, on average.
+    pub(super) storm: u64,
+    pub(super) rush: u64,
+    /// Faults and load go on.
+    pub(super) stormy: bool,
+    /// Nodes of the clients' calls on the stack.
+    pub(super) calls: Vec<At>,
+    pub(super) failure: Option<String>,
+}
+
+pub(super) struct World {
+    pub(super) clock: Arc<SimClock>,
+    pub(super) state: Mutex<State>,
+    pub(super) me: Weak<World>,
+}
+
+pub(super) struct Pumper(pub(super) Weak<World>);
+
+impl Pump for Pumper {
+    fn step(&self) {
+        let Some(world) = self.0.upgrade() else { return };
+        // A panic must not be lost in SQLite's stack.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.step())) {
+            let what = panic.downcast_ref::<String>().cloned();
+            let what = what.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default();
+            world.state.lock().fail(format!("panic: {what}"));
+        }
+    }
+}
+
+/// Simulates one seed.
+pub fn run(options: &Options) -> Report {
+    let clock = Arc::new(SimClock::default());
+    let n = usize::from(options.nodes);
+    let dice = SimRng::new(options.seed);
+    let world = Arc::new_cyclic(|me| World {
+        clock: clock.clone(),
+        me: me.clone(),
+        state: Mutex::new(State {
+            slots: (0..n).map(|at| Slot::new(at, options.seed)).collect(),
+            net: Net { cut: vec![vec![false; n]; n], loss: 0, twice: 0, delay: 1 + dice.below(3000) },
+            storm: 300 + dice.below(4000),
+            rush: 3 + dice.below(40),
+            options: options.clone(),
+            dice,
+            now: Duration::ZERO,
+            queue: BTreeMap::new(),
+            serial: 0,
+            trace: Trace { hash: options.seed, events: 0, last: VecDeque::new(), verbose: options.verbose },
+            coverage: BTreeMap::new(),
+            checks: Checks::default(),
+            stormy: true,
+            calls: Vec::new(),
+            failure: None,
+        }),
+    });
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.play(options.load_for)));
+    if let Err(panic) = outcome {
+        let what = panic.downcast_ref::<String>().cloned();
+        let what = what.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default();
+        world.state.lock().fail(format!("panic: {what}"));
+    }
+    world.finish()
+}
+
+impl World {
+    fn play(self: &Arc<World>, load_for: Duration) {
+        {
+            let mut state = self.state.lock();
+            for at in 0..state.slots.len() {
+                let wait = Duration::from_micros(state.dice.below(300_000));
+                state.at(wait, Ev::Restart(at));
+            }
+            state.after_millis(500, Ev::Client);
+            state.after_millis(300, Ev::Fault);
+        }
+        while self.clock.now() < load_for && !self.failed() {
+            self.step();
+        }
+        self.state.lock().calm_down();
+        load::end_open_transactions(self);
+        let deadline = self.clock.now() + HEAL;
+        let mut probed = false;
+        while !self.failed() {
+            self.step();
+            if !probed && self.state.lock().has_ready_leader() {
+                probed = load::probe(self);
+            }
+            if probed && self.state.lock().all_even() {
+                break;
+            }
+            if self.clock.now() >= deadline {
+                let mut state = self.state.lock();
+                let words = state.describe();
+                state.fail(format!("liveness: {HEAL:?} after the last fault the cluster is not well: {words}"));
+            }
+        }
+        if !self.failed() {
+            load::final_checks(self);
+        }
+    }
+
+    fn failed(&self) -> bool {
+        self.state.lock().failure.is_some()
+    }
+
+    fn finish(self: &Arc<World>) -> Report {
+        let mut slots = Vec::new();
+        let report = {
+            let mut state = self.state.lock();
+            let mut hash = state.trace.hash;
+            for slot in &state.slots {
+                hash = slot.hash_disk(hash);
+            }
+            for at in 0..state.slots.len() {
+                if let Some(running) = state.slots[at].take_running() {
+                    state.count_inside(&running.hub);
+                    slots.push(running);
+                }
+            }
+            Report {
+                seed: state.options.seed,
+                hash,
+                events: state.trace.events,
+                simulated: state.now,
+                coverage: state.coverage.clone(),
+                failure: state.failure.clone(),
+                last_events: state.trace.last.iter().cloned().collect(),
+            }
+        };
+        for running in slots {
+            running.hub.stop();
+        }
+        report
+    }
+
+    /// One event. No lock is held while a client acts.
+    pub(super) fn step(self: &Arc<World>) {
+        let event = {
+            let mut state = self.state.lock();
+            state.schedule_turns();
+            let Some(((time, _), event)) = state.queue.pop_first() else {
+                // Nodes that tick never leave the queue empty; without any, time passes until one is restarted.
+                let now = state.now + Duration::from_millis(10);
+                state.now = now;
+                self.clock.set(now);
+                return;
+            };
+            state.now = state.now.max(time);
+            self.clock.set(state.now);
+            state.trace.events += 1;
+            event
+        };
+        match event {
+            Ev::Client => load::act(self),
+            Ev::Bind { leader, node } => load::bind(self, leader, node),
+            event => {
+                // What is dropped here may call back (connections of a dead node close): not under the lock.
+                let garbage = {
+                    let mut state = self.state.lock();
+                    state.handle(event, self);
+                    state.notice_crashes();
+                    state.observe();
+                    state.take_garbage()
+                };
+                drop(garbage);
+            }
+        }
+    }
+}
+
+impl State {
+    pub(super) fn at(&mut self, wait: Duration, event: Ev) {
+        self.serial += 1;
+        self.queue.insert((self.now + wait, self.serial), event);
+    }
+
+    pub(super) fn after_micros(&mut self, micros: u64, event: Ev) {
+        self.at(Duration::from_micros(micros), event);
+    }
+
+    pub(super) fn after_millis(&mut self, millis: u64, event: Ev) {
+        self.at(Duration::from_millis(millis), event);
+    }
+
+    pub(super) fn chance(&self, of_1000: u64) -> bool {
+        self.dice.below(1000) < of_1000
+    }
+
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.coverage.entry(what).or_insert(0) += 1;
+    }
+
+    pub(super) fn note(&mut self, what: std::fmt::Arguments<'_>) {
+        let line = format!("{:>10.4} {what}", self.now.as_secs_f64());
+        self.trace.hash = xxh3_64_with_seed(line.as_bytes(), self.trace.hash);
+        if self.trace.verbose {
+            println!("{line}");
+        }
+        if self.trace.last.len() == SHOWN {
+            self.trace.last.pop_front();
+        }
+        self.trace.last.push_back(line);
+    }
+
+    pub(super) fn fail(&mut self, what: String) {
+        if self.failure.is_none() {
+            self.note(format_args!("FAILED {what}"));
+            self.failure = Some(what);
+        }
+    }
+
+    /// Puts a packet on the wire.
+    pub(super) fn transmit(&mut self, from: At, to: At, packet: Packet) {
+        if to >= self.slots.len() || from == to {
+            return;
+        }
+        let from_life = self.slots[from].life;
+        if self.net.cut[from][to] || self.chance(self.net.loss) {
+            self.count("messages lost");
+            return;
+        }
+        let copies = if self.chance(self.net.twice) { 2 } else { 1 };
+        for _ in 0..copies {
+            let micros = 50 + self.dice.below(self.net.delay);
+            self.after_micros(micros, Ev::Deliver { from, from_life, to, packet: packet.clone() });
+        }
+    }
+
+    fn handle(&mut self, event: Ev, world: &Arc<World>) {
+        match event {
+            Ev::Tick(at, life) => self.on_tick(at, life),
+            Ev::Turn(at, life) => self.on_turn(at, life),
+            Ev::Disk(at, life) => self.on_disk(at, life),
+            Ev::Apply(at, life) => self.on_apply(at, life),
+            Ev::Deliver { from, from_life, to, packet } => self.on_deliver(from, from_life, to, packet),
+            Ev::Fault => self.on_fault(),
+            Ev::Restart(at) => self.on_restart(at, world),
+            Ev::Mend(mend) => self.on_mend(mend),
+            Ev::Client | Ev::Bind { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Kill loop: three real processes, killed one, two or all at a time, while writers run.
+//!
+//! A life is one cluster from its founding to its judgement; each has some rounds. A round lets writers run, kills, and
+//! starts the killed nodes again. Kills come in three ways, drawn from a seed:
+//!
+//! * from outside, at a random moment: SIGKILL to one, two or all nodes;
+//! * all of them in the append of the same entry, which is the hardest moment for a promise;
+//! * from inside: a node is told to kill itself when it begins its n-th append, sync, apply, publish, or file call of its
+//!   recovery (`src/bin/shoal/phases.rs`), so that short phases are hit, too.
+//!
+//! Each kill is counted for the phases that the process was in, as it noted them itself; for `idle` if for none. An empty
+//! bucket fails the test: then it did not test what it says.
+//!
+//! After each life: acknowledged = found on every node, not committed = found nowhere, unknown = either, nothing twice;
+//! all nodes have the same checksum at the same position; `integrity_check` is ok.
+//!
+//! **What this cannot see.** SIGKILL ends a process, not the machine: what was written stays in the page cache, synced or
+//! not. A node that acknowledges before its sync passes here. The simulated disk, which forgets unsynced bytes, is what
+//! tests that.
+//!
+//! `SHOAL_KILLS=1000 SHOAL_SEED=7 cargo test --release --test crash kill_loop -- --nocapture` runs more, or another
+//! sequence. A seed fixes what is done, not how the processes are scheduled.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::cluster::{Cluster, Plan};
+use crate::harness::ledger::Ledger;
+use crate::harness::wire::Act;
+
+/// Kills of one run, unless `SHOAL_KILLS` says otherwise.
+const KILLS: u64 = 240;
+/// Kills of one life: enough for a log with many terms, few enough that replay stays short.
+const KILLS_PER_LIFE: u64 = 35;
+const WRITERS: u64 = 4;
+const PATIENCE: Duration = Duration::from_secs(30);
+const PHASES: [&str; 5] = ["append", "sync", "apply", "publish", "recovery"];
+
+fn number(variable: &str, default: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text}: not a number")),
+        Err(_) => default,
+    }
+}
+
+/// SplitMix64: any seed is a good one.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    /// Some of the nodes: one, two or all.
+    fn nodes(&mut self) -> Vec<u64> {
+        let mut ids = vec![1, 2, 3];
+        for _ in 0..self.below(3) {
+            ids.swap_remove(self.below(ids.len() as u64) as usize);
+        }
+        ids
+    }
+}
+
+/// What kills interrupted.
+#[derive(Default, Debug)]
+struct Buckets(BTreeMap<&'static str, u64>);
+
+impl Buckets {
+    /// Reads what a dead node noted.
+    fn count(&mut self, cluster: &Cluster, id: u64) {
+        let notes = std::fs::read(cluster.phases(id).unwrap()).unwrap_or_default();
+        let mut idle = true;
+        for (at, phase) in PHASES.iter().enumerate() {
+            if notes.get(at) == Some(&1) {
+                *self.0.entry(phase).or_default() += 1;
+                idle = false;
+            }
+        }
+        if idle {
+            *self.0.entry("idle").or_default() += 1;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Sums {
+    kills: u64,
+    buckets: Buckets,
+    acknowledged: usize,
+    unknown: usize,
+    not_committed: usize,
+}
+
+#[test]
+fn kill_loop() {
+    let (kills, seed) = (number("SHOAL_KILLS", KILLS), number("SHOAL_SEED", 1));
+    eprintln!("SHOAL_KILLS={kills} SHOAL_SEED={seed}");
+    let (began, mut dice, mut sums) = (Instant::now(), Dice(seed), Sums::default());
+    while sums.kills < kills {
+        let target = (sums.kills + KILLS_PER_LIFE).min(kills);
+        life(&mut dice, &mut sums, target);
+        eprintln!("{:4} kills, {:.0} s, {:?}", sums.kills, began.elapsed().as_secs_f64(), sums.buckets.0);
+    }
+    eprintln!(
+        "{} kills in {:.0} s; {} acknowledged, all found; {} not committed, none found; {} unknown",
+        sums.kills,
+        began.elapsed().as_secs_f64(),
+        sums.acknowledged,
+        sums.not_committed,
+        sums.unknown
+    );
+    for bucket in PHASES.iter().chain(&["idle"]) {
+        assert!(sums.buckets.0.contains_key(bucket), "no kill interrupted: {bucket}; {:?}", sums.buckets);
+    }
+}
+
+/// Switches for the writers.
+#[derive(Default)]
+struct Writers {
+    stop: AtomicBool,
+    pause: AtomicBool,
+}
+
+fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = Plan {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_shoal")),
+        dir: dir.path().to_path_buf(),
+        nodes: 3,
+        heartbeat: Duration::from_millis(30),
+        election_timeout: Duration::from_millis(150),
+        phases: true,
+    };
+    let cluster = Cluster::new(&plan, Arc::new(|_, _| {})).unwrap();
+    let ledger = Ledger::default();
+    // The founding is a recovery, too: of nothing.
+    for id in cluster.ids() {
+        let die_at = (dice.below(2) == 0).then(|| format!("recovery:{}", 1 + dice.below(30)));
+        start(&cluster, sums, id, die_at);
+    }
+    cluster.prepare(PATIENCE).unwrap_or_else(|failure| panic!("{failure:?}\n{}", logs(&cluster)));
+    let writers = Writers::default();
+    let result = std::thread::scope(|scope| {
+        for writer in 1..=WRITERS {
+            let (cluster, ledger, writers) = (&cluster, &ledger, &writers);
+            scope.spawn(move || write(cluster, ledger, writers, writer));
+        }
+        // A panic in here must not wait for writers that nobody stops.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            while sums.kills < target {
+                round(dice, sums, &cluster, &writers);
+            }
+        }));
+        writers.stop.store(true, Ordering::SeqCst);
+        result
+    });
+    if let Err(panic) = result {
+        eprintln!("{}", logs(&cluster));
+        std::panic::resume_unwind(panic);
+    }
+    judge(&cluster, &ledger, sums);
+}
+
+fn write(cluster: &Cluster, ledger: &Ledger, writers: &Writers, writer: u64) {
+    while !writers.stop.load(Ordering::SeqCst) {
+        let paused = writers.pause.load(Ordering::SeqCst);
+        if paused || cluster.append(ledger, writer, Duration::from_millis(200)).is_err() {
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    }
+}
+
+/// Starts a node, which may die by itself on the way; then once more, until it stays.
+fn start(cluster: &Cluster, sums: &mut Sums, id: u64, die_at: Option<String>) {
+    let dies = die_at.is_some();
+    cluster.start(id, die_at).unwrap();
+    if !dies {
+        return;
+    }
+    // It dies early, or its start needs fewer file calls than that: then it shall live.
+    let child = cluster.child(id).unwrap();
+    let disarm = Act::DieAt { phase: "recovery".to_string(), nth: 0 };
+    if child.wait_gone(Duration::from_millis(150)) || cluster.ask(id, &disarm).is_err() {
+        sums.kills += 1;
+        sums.buckets.count(cluster, id);
+        cluster.kill(id);
+        cluster.start(id, None).unwrap();
+    }
+}
+
+fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers) {
+    std::thread::sleep(Duration::from_millis(20 + dice.below(150)));
+    let victims = dice.nodes();
+    let how = dice.below(6);
+    if how == 0 {
+        // The same entry: nobody writes, a majority is told to die in its next append, and then there is one.
+        writers.pause.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(60));
+        for id in &victims {
+            let _ = cluster.ask(*id, &Act::DieAt { phase: "append".to_string(), nth: 1 });
+        }
+        writers.pause.store(false, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(60));
+    } else if how < 4 {
+        // From inside: each has a phase of its own in which it dies. Only a leader publishes, only others apply.
+        let leader = cluster.wait_leader(PATIENCE);
+        for id in &victims {
+            let memory = if leader == Some(*id) { "publish" } else { "apply" };
+            let phase = ["append", "sync", memory, memory][dice.below(4) as usize];
+            // Soon for who publishes: once a majority is dead, nothing is published any more.
+            let nth = if phase == "publish" { 1 } else { 1 + dice.below(5) as u32 };
+            let _ = cluster.ask(*id, &Act::DieAt { phase: phase.to_string(), nth });
+        }
+        let until = Instant::now() + Duration::from_millis(400);
+        for id in &victims {
+            let child = cluster.child(*id).unwrap();
+            child.wait_gone(until.saturating_duration_since(Instant::now()));
+        }
+    } else if dice.below(4) == 0 {
+        // While nobody writes.
+        writers.pause.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    // Who still lives did not come to its phase, or was meant to be killed from outside.
+    for id in &victims {
+        cluster.kill(*id);
+        sums.kills += 1;
+        sums.buckets.count(cluster, *id);
+    }
+    writers.pause.store(false, Ordering::SeqCst);
+    if dice.below(2) == 0 {
+        std::thread::sleep(Duration::from_millis(dice.below(200)));
+    }
+    for id in &victims {
+        let die_at = (dice.below(4) == 0).then(|| format!("recovery:{}", 1 + dice.below(40)));
+        start(cluster, sums, *id, die_at);
+    }
+    // Every second time the next kill meets nodes that have not caught up.
+    if dice.below(2) == 0 && !cluster.wait_ready(&[1, 2, 3], PATIENCE) {
+        panic!("not all nodes came back within {PATIENCE:?}; leader {:?}", cluster.leader());
+    }
+}
+
+fn judge(cluster: &Cluster, ledger: &Ledger, sums: &mut Sums) {
+    let fail = |text: String| -> ! { panic!("{text}\n{}", logs(cluster)) };
+    // An entry of the last term: whatever came before it is decided.
+    let until = Instant::now() + PATIENCE;
+    while let Err(failure) = cluster.append(ledger, 0, PATIENCE) {
+        if Instant::now() > until {
+            fail(format!("nothing can be written after the last kill: {failure:?}"));
+        }
+    }
+    let sums_of_nodes = cluster.checksums(PATIENCE).unwrap_or_else(|text| fail(text));
+    assert!(sums_of_nodes.iter().all(|(_, sum)| *sum == sums_of_nodes[0].1), "{sums_of_nodes:?}");
+    for id in cluster.ids() {
+        let integrity = cluster.integrity(id).unwrap_or_else(|failure| fail(failure.text));
+        assert_eq!(integrity, "ok", "node {id}");
+        let found = cluster.numbers(id).unwrap_or_else(|failure| fail(failure.text));
+        let verdict = ledger.judge(&found);
+        if !verdict.is_good() {
+            fail(format!("node {id}: {verdict:?}"));
+        }
+        if id == 1 {
+            sums.acknowledged += verdict.acknowledged;
+            sums.unknown += verdict.unknown;
+            sums.not_committed += verdict.not_committed;
+        }
+    }
+}
+
+/// What the nodes are, and the last lines of what they said.
+fn logs(cluster: &Cluster) -> String {
+    let mut text = String::new();
+    for id in cluster.ids() {
+        let all = std::fs::read_to_string(cluster.log(id)).unwrap_or_default();
+        let lines: Vec<&str> = all.lines().collect();
+        let status = cluster.ask(id, &Act::Status);
+        text.push_str(&format!("--- node {id}\n{status:?}\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n")));
+    }
+    text
+}

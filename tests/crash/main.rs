@@ -1,0 +1,8 @@
+//! The program from outside: its commands, and its nodes as processes that are killed.
+
+mod cli;
+mod kills;
+
+#[allow(dead_code, reason = "shared with the program, which uses the rest")]
+#[path = "../../src/bin/shoal/harness/mod.rs"]
+mod harness;
