@@ -1,6 +1,8 @@
 //! Connections, and transactions as closures.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{OpenFlags, TransactionBehavior};
@@ -53,6 +55,8 @@ impl Default for ConnectOptions {
 #[derive(Debug)]
 pub struct Connection {
     inner: rusqlite::Connection,
+    /// A closure of `write` left something behind that is not in the database.
+    altered: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -72,20 +76,38 @@ impl Connection {
         let uri = format!("file:{name}?vfs={vfs}&read={}", options.read_level.as_str());
         let inner = rusqlite::Connection::open_with_flags(uri, flags)?;
         inner.busy_timeout(hub.config.busy_timeout)?;
-        Ok(Connection { inner })
+        Ok(Connection { inner, altered: Arc::default() })
     }
 
-    /// What reads of this connection see from now on. Takes effect with the next transaction.
+    /// What reads of this connection see from now on, in all replicated databases that are attached to it. Takes effect
+    /// with the next transaction. A database that is attached later has the level of its own URI (`?read=linearizable`).
     pub fn set_read_level(&self, level: ReadLevel) {
-        let set = self.inner.pragma_update(None, "shoal_read_level", level.as_str());
+        let set = self.set_level_everywhere(level);
         // The VFS answers this pragma itself, whatever state the connection is in.
         debug_assert!(set.is_ok(), "{set:?}");
+    }
+
+    fn set_level_everywhere(&self, level: ReadLevel) -> rusqlite::Result<()> {
+        self.inner.pragma_update(Some("main"), "shoal_read_level", level.as_str())?;
+        let mut list = self.inner.prepare("PRAGMA database_list")?;
+        let names = list.query_map([], |row| row.get::<_, String>(1))?.collect::<rusqlite::Result<Vec<_>>>()?;
+        // In an ordinary file, and in temp, the pragma is one that nobody knows: it does nothing.
+        for name in names.iter().filter(|name| *name != "main") {
+            self.inner.pragma_update(Some(name.as_str()), "shoal_read_level", level.as_str())?;
+        }
+        Ok(())
+    }
+
+    /// Whether another caller may use this connection as if it were new.
+    pub(crate) fn is_as_new(&self) -> bool {
+        !self.altered.load(Ordering::Relaxed)
     }
 
     /// Closes the connection. On failure (a statement is still in use) it is handed back with the reason.
     #[allow(clippy::result_large_err, reason = "the shape that rusqlite's users know")]
     pub fn close(self) -> std::result::Result<(), (Connection, Error)> {
-        self.inner.close().map_err(|(inner, error)| (Connection { inner }, error.into()))
+        let altered = self.altered;
+        self.inner.close().map_err(|(inner, error)| (Connection { inner, altered }, error.into()))
     }
 
     /// Runs `act` as one transaction. `Ok(None)`: the database is not this one any more, and `act` was not run.
@@ -95,7 +117,7 @@ impl Connection {
             begun => begun?,
         };
         let value = {
-            let guarded = WriteTx::new(&tx)?;
+            let guarded = WriteTx::new(&tx, self.altered.clone())?;
             act(&guarded)?
         };
         // An error, or a panic, has left through here already: dropping the transaction rolls it back.
@@ -134,12 +156,20 @@ pub struct WriteTx<'a> {
 }
 
 impl<'a> WriteTx<'a> {
-    fn new(connection: &'a rusqlite::Connection) -> Result<WriteTx<'a>> {
-        connection.authorizer(Some(|context: AuthContext<'_>| match context.action {
-            AuthAction::Transaction { .. } | AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
-                Authorization::Deny
+    fn new(connection: &'a rusqlite::Connection, altered: Arc<AtomicBool>) -> Result<WriteTx<'a>> {
+        connection.authorizer(Some(move |context: AuthContext<'_>| {
+            // A table in temp would swallow the writes of later closures to one of the same name; a pragma changes what
+            // their statements mean.
+            let setting = matches!(context.action, AuthAction::Pragma { pragma_value: Some(_), .. });
+            if setting || context.database_name == Some("temp") {
+                altered.store(true, Ordering::Relaxed);
             }
-            _ => Authorization::Allow,
+            match context.action {
+                AuthAction::Transaction { .. } | AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
+                    Authorization::Deny
+                }
+                _ => Authorization::Allow,
+            }
         }))?;
         let guarded = WriteTx { connection };
         // Called only outside of our transaction, which nobody can commit while this is set; `true` makes it a rollback.

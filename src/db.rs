@@ -37,8 +37,8 @@ use crate::types::{LogIndex, NodeId};
 
 /// Name under which the first node of a process is reachable by any SQLite client of the process.
 const DEFAULT_VFS: &str = "shoal";
-/// Idle connections that `write` keeps per database.
-const POOLED: usize = 8;
+/// Idle connections that `write` keeps per database: as many as threads commonly write at once.
+const POOLED: usize = 64;
 
 static NEXT_VFS: AtomicU64 = AtomicU64::new(1);
 
@@ -454,7 +454,7 @@ impl Node {
             let mut pools = self.inner.pools.lock();
             let pool = pools.entry(name.to_string()).or_default();
             let usable = result.as_ref().err().is_none_or(|error| error.kind() != ErrorKind::NotFound);
-            if pool.len() < POOLED && usable && !self.inner.hub.is_stopped() {
+            if pool.len() < POOLED && usable && connection.is_as_new() && !self.inner.hub.is_stopped() {
                 pool.push(connection);
             }
             return result;

@@ -70,7 +70,8 @@ pub(crate) fn spawn(
             Ok(()) => {}
             Err(error) => hub.set_trouble(format!("node {} stopped: {error}", hub.id)),
         }
-        // Nobody turns the core any more: this node leads nothing and knows of no leader.
+        // Nobody turns the core any more: this node leads nothing, knows of no leader and decides nothing.
+        hub.pending.stop();
         let term = hub.leadership().term;
         hub.set_leadership(Leadership { role: Role::Follower, term, leader: None });
     })?;

@@ -35,10 +35,11 @@ impl NodeReplicator {
     }
 
     fn check_leadership(&self) -> Result<(), Refusal> {
-        if self.hub.is_closing() {
-            return Err(Refusal::NodeStopped);
-        }
         let leadership = self.hub.leadership();
+        if self.hub.is_closing() {
+            // Whoever leads now, or nobody that this node will ever hear of.
+            return Err(Refusal::NotLeader(leadership.leader.filter(|leader| *leader != self.hub.id).map(|id| id.0)));
+        }
         if leadership.role == Role::Leader && self.hub.trouble().is_none() {
             return if self.hub.is_ready_leader() { Ok(()) } else { Err(Refusal::Busy) };
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shoaldb::{Error, ErrorKind, Node, Outcome, error, outcome, outcome_of_code, rusqlite};
+use shoaldb::{Error, ErrorKind, Node, Outcome, ReadLevel, error, outcome, outcome_of_code, rusqlite};
 
 use crate::cluster::{Cluster, LONG, count, table};
 
@@ -127,6 +127,28 @@ fn transactions_that_a_new_leader_never_heard_of_are_decided_although_it_writes_
     cluster.assert_equal("d");
 }
 
+/// A transaction that changes nothing never reaches the log, so nothing else would notice that this leader was replaced.
+#[test]
+fn a_linearizable_write_lock_asks_the_majority_even_if_nothing_will_be_written() {
+    let cluster = Cluster::start_with(3, |builder| {
+        builder.election_timeout(Duration::from_secs(5)).commit_timeout(Duration::from_millis(300))
+    });
+    table(&cluster);
+    let leader = cluster.leader();
+    let db = leader.connect("app").unwrap();
+    db.set_read_level(ReadLevel::Linearizable);
+    db.execute_batch("BEGIN").unwrap();
+    assert_eq!(count(&db), 0);
+    cluster.cut(leader.id(), true);
+    let error = Error::from(db.execute("DELETE FROM t WHERE x = 7", []).unwrap_err());
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Some(Outcome::NotCommitted)), "{error}");
+    cluster.cut(leader.id(), false);
+    if !db.is_autocommit() {
+        db.execute_batch("ROLLBACK").unwrap();
+    }
+    while db.execute("DELETE FROM t WHERE x = 7", []).is_err() {}
+}
+
 #[test]
 fn codes_say_what_became_of_the_transaction() {
     use rusqlite::ffi;
@@ -174,6 +196,19 @@ fn a_transaction_that_the_closure_lost_is_not_committed_in_pieces() {
         .unwrap();
     node.write("app", |tx| Ok(tx.execute_batch("SAVEPOINT a; INSERT INTO t VALUES (5); RELEASE a")?)).unwrap();
     assert_eq!(count(&db), 2);
+}
+
+#[test]
+fn what_a_closure_does_to_its_connection_does_not_reach_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    // A temporary table of the same name would swallow what the next closure writes, acknowledged and gone.
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TEMP TABLE t(x); INSERT INTO t VALUES (1)")?)).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("INSERT INTO t VALUES (2)")?)).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("PRAGMA query_only = ON")?)).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("INSERT INTO t VALUES (3)")?)).unwrap();
+    assert_eq!(count(&node.connect("app").unwrap()), 2);
 }
 
 #[test]
