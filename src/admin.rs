@@ -199,7 +199,14 @@ fn transfer(hub: &Hub, to: NodeId) -> Result<serde_json::Value> {
     let Some(status) = status.filter(|status| status.membership.voters.contains(&to)) else {
         return Err(Error::new(ErrorKind::NotFound, format!("node {to} is not a voter of this cluster")));
     };
-    if !status.peers.iter().any(|peer| peer.id == to && peer.active) {
+    let active = || {
+        let status = hub.core_status.lock();
+        status.as_ref().is_some_and(|status| status.peers.iter().any(|peer| peer.id == to && peer.active)).then_some(())
+    };
+    drop(status);
+    // A leader forgets once per election timeout who answered, and knows again after the next heartbeat.
+    let patience = hub.deadline(3 * hub.config.heartbeat);
+    if hub.changed.wait(&hub.waiting, patience, Duration::from_millis(10), active).is_none() {
         return Err(Error::new(ErrorKind::BadInput, format!("node {to} does not answer; it cannot take over")));
     }
     hub.post(Input::Transfer { to });

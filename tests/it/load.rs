@@ -132,18 +132,30 @@ fn a_linearizable_read_is_never_stale_while_leaders_change() {
             }
         }
         let started = Instant::now();
-        let mut next = 1;
+        let (mut next, mut cuts) = (1, false);
         while started.elapsed() < Duration::from_secs(4) {
             let leader: &Node = cluster.leader();
             next = next % 3 + 1;
             if next == leader.id() {
                 continue;
             }
-            // May fail, if the other one is behind; then there is another round.
-            let _ = leader.transfer_leadership(next);
+            cuts = !cuts;
+            if cuts {
+                // It goes on as a leader for a while, and so do its readers.
+                cluster.cut(leader.id(), true);
+                let replaced = || cluster.running().any(|node| node.id() != leader.id() && node.is_leader());
+                while !replaced() && started.elapsed() < Duration::from_secs(8) {
+                    std::thread::sleep(PAUSE);
+                }
+                std::thread::sleep(10 * PAUSE);
+                cluster.cut(leader.id(), false);
+            } else {
+                // May fail, if the other one is behind; then there is another round.
+                let _ = leader.transfer_leadership(next);
+            }
             let seen = writes.load(Ordering::Relaxed);
             while writes.load(Ordering::Relaxed) < seen + 20 && started.elapsed() < Duration::from_secs(6) {
-                std::thread::yield_now();
+                std::thread::sleep(PAUSE);
             }
         }
         done.store(true, Ordering::Relaxed);
