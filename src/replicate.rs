@@ -179,3 +179,6 @@ impl crate::shared::Shared {
         decision.flatten().or_else(|| self.pending.abandon(number)).unwrap_or(Decision::Lost)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -411,3 +411,37 @@ fn entries_read_back_while_another_thread_appends_and_compacts() {
     });
     assert!(log.start().index > LogIndex(500));
 }
+
+/// Format version 1, as it was when it was introduced: head, batches with all kinds of records, a truncation. What this
+/// version writes is byte for byte that, and what that program wrote is read.
+#[test]
+fn format_version_1_stays_readable() {
+    let write = || {
+        let fs = SimFs::new(1);
+        let log = create(&fs).unwrap();
+        log.append(&entries(2, 5, 1, 40)).unwrap();
+        log.append(&Batch { hard_state: Some(hard(3, 2, 3)), ..entries(4, 6, 3, 9) }).unwrap();
+        log.append(&Batch { anchor: Some(anchor(3)), ..Batch::default() }).unwrap();
+        let bytes = fs.peek(Path::new(&file(1))).unwrap();
+        let used = (bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1).next_multiple_of(512).min(bytes.len());
+        (all(&log), bytes[..used].to_vec())
+    };
+    let (expected, written) = write();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/log-v1.seg");
+    if std::env::var_os("SHOAL_BLESS").is_some() {
+        std::fs::create_dir_all(golden.parent().unwrap()).unwrap();
+        std::fs::write(&golden, &written).unwrap();
+    }
+    let golden = std::fs::read(golden).unwrap();
+    assert_eq!(written, golden, "the format changed: give it another version, and keep reading this one");
+
+    let fs = SimFs::new(2);
+    drop(create(&fs).unwrap());
+    fs.edit(Path::new(&file(1)), |bytes| {
+        bytes.clear();
+        bytes.extend_from_slice(&golden);
+    });
+    let (log, recovered) = open(&fs).unwrap();
+    assert_eq!(all(&log), expected);
+    assert_eq!((recovered.hard_state, recovered.anchor), (hard(3, 2, 3), anchor(3)));
+}
