@@ -6,8 +6,8 @@
 //! cargo bench --bench commit -- [--rounds 7] [--millis 700] [--writers 1,16,64] [--dir DIR]
 //! ```
 //!
-//! One transaction is one INSERT of 100 bytes into a table with one index. Shoal's writers each have a connection, or
-//! (`write`) call `Node::write`; plain SQLite's writers each have a connection with a busy timeout.
+//! One transaction is one INSERT of 100 bytes into a table with one index. Each writer has a connection of its own with a
+//! busy timeout. The three nodes are this process, which leads, and two others.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -61,11 +61,11 @@ fn main() {
             println!("{writers:>8} {what:>14} {rate:>12.0} {p50:>12.0} {:>9.2} {p99:>9.0}", rate / base);
         }
     }
-    idle(&one);
+    idle();
 }
 
-/// CPU of this process while one node and one leader of three do nothing.
-fn idle(_one: &Node) {
+/// CPU of this process while its two nodes do nothing: the one alone, and the leader of three.
+fn idle() {
     let cpu = || {
         let usage = rustix::process::getpid();
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", usage.as_raw_nonzero())).unwrap_or_default();

@@ -17,6 +17,8 @@ fn main() {
     let rounds: usize = value("--rounds").map_or(7, |text| text.parse().expect("--rounds"));
     let millis: u64 = value("--millis").map_or(500, |text| text.parse().expect("--millis"));
     let base = value("--dir").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+    let stat = rustix::fs::statfs(&base).expect("statfs");
+    assert!(stat.f_type as u64 != 0x0102_1994, "{}: a tmpfs; pass --dir on a disk", base.display());
     let dir = tempfile::tempdir_in(base).expect("a directory for the bench");
 
     let plain = rusqlite::Connection::open(dir.path().join("plain.db")).expect("plain");

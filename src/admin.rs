@@ -93,7 +93,10 @@ pub(crate) fn serve(hub: &Hub, from: Option<NodeId>, body: &[u8]) -> Vec<u8> {
     let result = serde_json::from_slice(body)
         .map_err(|error| Error::new(ErrorKind::BadInput, format!("not a request: {error}")))
         // What another node passed on is not passed on again.
-        .and_then(|request: Request| if from.is_some() { here(hub, &request) } else { anywhere(hub, &request) });
+        .and_then(|request: Request| match from {
+            Some(_) => await_readiness(hub).and_then(|()| here(hub, &request)),
+            None => anywhere(hub, &request),
+        });
     encode(&Reply::of(result))
 }
 
@@ -104,9 +107,12 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// Carries out a request on the leader, wherever that is.
 pub(crate) fn anywhere(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
-    let local = matches!(request, Request::Status | Request::Health);
+    if matches!(request, Request::Status | Request::Health) {
+        return here(hub, request);
+    }
     let leadership = hub.leadership();
-    if local || leadership.role == Role::Leader {
+    if leadership.role == Role::Leader {
+        await_readiness(hub)?;
         return here(hub, request);
     }
     let Some(leader) = leadership.leader.filter(|leader| *leader != hub.id) else {
@@ -130,6 +136,20 @@ pub(crate) fn anywhere(hub: &Hub, request: &Request) -> Result<serde_json::Value
     let reply: Reply = serde_json::from_slice(&answer)
         .map_err(|error| Error::new(ErrorKind::Io, format!("answer of leader {leader}: {error}")))?;
     reply.into_result()
+}
+
+/// A new leader may not have applied what the one before acknowledged: until then it would not know a database that
+/// exists. Waits for that, up to an election timeout.
+fn await_readiness(hub: &Hub) -> Result<()> {
+    let deadline = hub.deadline(hub.config.election_timeout);
+    let decided = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(20), || {
+        let leads = hub.leadership().role == Role::Leader;
+        (!leads || hub.is_ready_leader()).then_some(leads)
+    });
+    match decided {
+        Some(true) => Ok(()),
+        _ => Err(Error::new(ErrorKind::NotLeader, format!("node {} does not lead, or not yet; try again", hub.id))),
+    }
 }
 
 /// Carries out a request on this node.
@@ -207,7 +227,7 @@ fn transfer(hub: &Hub, to: NodeId) -> Result<serde_json::Value> {
     // A leader forgets once per election timeout who answered, and knows again after the next heartbeat.
     let patience = hub.deadline(3 * hub.config.heartbeat);
     if hub.changed.wait(&hub.waiting, patience, Duration::from_millis(10), active).is_none() {
-        return Err(Error::new(ErrorKind::BadInput, format!("node {to} does not answer; it cannot take over")));
+        return Err(Error::new(ErrorKind::Timeout, format!("node {to} does not answer; it cannot take over")));
     }
     hub.post(Input::Transfer { to });
     let deadline = hub.deadline(2 * hub.config.election_timeout);

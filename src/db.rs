@@ -1,6 +1,6 @@
 //! The facade: a node, how it is started, and what it is asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use shoaldb_vfs::page::PageSize;
 use crate::admin::{self, Request};
 use crate::boot::Directory;
 pub use crate::catalogue::AutoVacuum;
+use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::connection::{ConnectOptions, Connection, WriteTx};
 use crate::databases::Databases;
@@ -25,7 +26,7 @@ use crate::found::format::Belongs;
 use crate::found::{self, Founding};
 use crate::inbound::NodeInbound;
 use crate::net::Transport;
-use crate::net::tcp::{Options, Tcp};
+use crate::net::tcp::{ListenError, Options, Tcp};
 use crate::node::{self, Start};
 use crate::raft::Role;
 use crate::replicate::NodeReplicator;
@@ -174,7 +175,10 @@ impl Builder {
         self.config.check().map_err(|what| Error::new(ErrorKind::BadInput, what))?;
         let id = node_id(self.id)?;
         let list = self.member_list(id)?;
-        env.fs.create_dir_all(&self.dir, "dir.create")?;
+        env.fs.create_dir_all(&self.dir, "dir.create").map_err(|error| {
+            let text = format!("{}: cannot be made a data directory: {error}", self.dir.display());
+            Error::caused(ErrorKind::Io, text, error)
+        })?;
         let lock = env.fs.lock_dir(&self.dir, "dir.lock").map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => Error::new(
                 ErrorKind::Busy,
@@ -192,6 +196,12 @@ impl Builder {
         let hub: Hub =
             Arc::new(Shared::new(id, identity.incarnation, session, self.config.clone(), waiting, mailbox, databases));
 
+        // What can fail for reasons outside the directory comes before the directory is bound to a cluster for good.
+        let transport = match &self.listen {
+            Some(listen) => Some(self.open_transport(&hub, listen, &env)?),
+            None => None,
+        };
+        let registrations = self.register(&hub, &env)?;
         let start = match &identity.belongs {
             Belongs::Nowhere => {
                 let founding = Founding::new(identity, &list)
@@ -201,19 +211,18 @@ impl Builder {
             _ => Start::Opened(Box::new(directory.open_log(&identity)?)),
         };
         let replay_to = match &start {
-            Start::Opened(opened) => opened.restored.hard_state.commit,
-            Start::Founding(_) => LogIndex(0),
+            Start::Opened(opened) => {
+                self.warn_of_ignored_list(&opened.catalogue);
+                opened.restored.hard_state.commit
+            }
+            Start::Founding(_) => {
+                // Later the members are those of the catalogue.
+                for (node, address) in list.iter().filter(|_| transport.is_some()) {
+                    transport.iter().for_each(|tcp| tcp.set_peer(*node, address));
+                }
+                LogIndex(0)
+            }
         };
-        let list = match &start {
-            // The members are those of the catalogue.
-            Start::Opened(..) => Vec::new(),
-            Start::Founding(_) => list,
-        };
-        let transport = match &self.listen {
-            Some(listen) => Some(self.open_transport(&hub, listen, &list, &env)?),
-            None => None,
-        };
-        let registrations = self.register(&hub, &env)?;
         let vfs_name = registrations.first().map_or(DEFAULT_VFS, Registration::name).to_string();
         let socket = match self.env {
             None => AdminSocket::open(&hub, &self.dir)
@@ -251,7 +260,32 @@ impl Builder {
                 format!("a cluster of {} nodes needs an address: call listen(...)", self.bootstrap.len()),
             ));
         }
+        let mut addresses = HashMap::new();
+        for member in &self.bootstrap {
+            if let Some(other) = addresses.insert(&member.address, member.id) {
+                return Err(Error::new(
+                    ErrorKind::BadInput,
+                    format!(
+                        "the bootstrap list gives nodes {other} and {} the same address {}; give each its own",
+                        member.id, member.address
+                    ),
+                ));
+            }
+        }
         self.bootstrap.iter().map(|member| Ok((node_id(member.id)?, member.address.clone()))).collect()
+    }
+
+    /// The directory's cluster decides who is a member; a list that says otherwise is a misunderstanding to be told of.
+    fn warn_of_ignored_list(&self, catalogue: &Catalogue) {
+        let listed: BTreeSet<u64> = self.bootstrap.iter().map(|member| member.id).collect();
+        let members: BTreeSet<u64> = catalogue.members().map(|(id, _)| u64::from(id.0)).collect();
+        if !listed.is_empty() && listed != members {
+            tracing::warn!(
+                "{} belongs to cluster {} with the members {members:?}; the bootstrap list {listed:?} is ignored",
+                self.dir.display(),
+                catalogue.cluster()
+            );
+        }
     }
 
     /// A cluster of one is founded here and now.
@@ -266,18 +300,17 @@ impl Builder {
         }
     }
 
-    fn open_transport(&self, hub: &Hub, listen: &str, list: &[(NodeId, String)], env: &Env) -> Result<Arc<Tcp>> {
+    fn open_transport(&self, hub: &Hub, listen: &str, env: &Env) -> Result<Arc<Tcp>> {
         let mut options = Options::new(hub.id, listen);
         options.allow_plaintext_remote = self.config.allow_plaintext_remote;
         let inbound = Arc::new(NodeInbound::new(hub.clone()));
-        let tcp = Tcp::start(options, inbound, env.rng.clone())
-            .map_err(|error| Error::caused(ErrorKind::Io, error.to_string(), error))?;
+        let tcp = Tcp::start(options, inbound, env.rng.clone()).map_err(|error| match error {
+            ListenError::Address(_) => Error::caused(ErrorKind::BadInput, error.to_string(), error),
+            _ => Error::caused(ErrorKind::Io, error.to_string(), error),
+        })?;
         let tcp = Arc::new(tcp);
         let transport: Arc<dyn Transport> = tcp.clone();
         hub.set_transport(&transport);
-        for (node, address) in list {
-            tcp.set_peer(*node, address);
-        }
         Ok(tcp)
     }
 

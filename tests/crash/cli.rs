@@ -135,7 +135,7 @@ fn one_node_from_start_to_end() {
     let status: serde_json::Value = serde_json::from_str(&works(&["status", "--json", "--data", &data])).unwrap();
     assert_eq!(status[0]["status"]["role"], "leader");
     assert!(works(&["status", "--data", &data]).contains("leader"));
-    assert!(fails(&["db", "drop", "none", "--yes", "--data", &data], 1).contains("no database named none"));
+    assert!(fails(&["db", "drop", "none", "--data", &data], 1).contains("no database named none"));
     assert_eq!(works(&["db", "drop", "app", "--yes", "--data", &data]), "dropped app\n");
     assert!(fails(&["transfer", "7", "--data", &data], 1).contains("node 7 is not a voter"));
 
@@ -211,7 +211,6 @@ fn wrong_usage_is_told_in_words() {
     let list = "2=127.0.0.1:4002,3=127.0.0.1:4003";
     refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--bootstrap", list]), "does not name node 1");
     refused(vec!["status".to_string()], "which node?");
-    refused(vec!["db".to_string(), "drop".to_string(), "app".to_string(), "--data".to_string(), data.clone()], "--yes");
     refused(vec!["demo".to_string(), "--nodes".to_string(), "2".to_string()], "use 1 or 3");
     refused(vec!["status".to_string(), "--log".to_string(), "a=b=c".to_string()], "--log");
 }

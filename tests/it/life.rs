@@ -255,3 +255,30 @@ fn a_second_replicated_database_may_be_attached_and_read_but_not_written_in_one_
     assert_eq!(count(&node.connect("one").unwrap()), 1);
     assert_eq!(count(&node.connect("two").unwrap()), 2);
 }
+
+#[test]
+fn a_start_that_failed_for_a_port_or_a_name_binds_the_directory_to_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let error = Node::builder(1, dir.path()).listen(&address).start().unwrap_err();
+    assert!(error.to_string().contains("another process uses this port"), "{error}");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let _other = Node::builder(1, elsewhere.path()).vfs_name("taken-name").start().unwrap();
+    let error = Node::builder(1, dir.path()).vfs_name("taken-name").start().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadInput, "{error}");
+
+    // The directory is still free to be what the list says: a member of two, not a cluster of one that leads already.
+    drop(taken);
+    let list = [Member::new(1, &*address), Member::new(2, "127.0.0.1:1")];
+    let node = Node::builder(1, dir.path()).listen(&address).bootstrap(list).start().unwrap();
+    assert_eq!(node.status().cluster, None);
+}
+
+#[test]
+fn a_list_with_one_address_twice_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = [Member::new(1, "127.0.0.1:4001"), Member::new(2, "127.0.0.1:4001")];
+    let error = Node::builder(1, dir.path()).listen("127.0.0.1:4001").bootstrap(list).start().unwrap_err();
+    assert!(error.kind() == ErrorKind::BadInput && error.to_string().contains("same address"), "{error}");
+}

@@ -1,6 +1,7 @@
 //! `shoal status`, `health`, `transfer` and `db`: questions to running nodes, and their answers as text or JSON.
 
 use std::fmt::Display;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -122,12 +123,12 @@ enum DbAct {
         question: Question,
     },
     /// Drop a database, on all nodes, with everything in it.
-    #[command(after_help = "Example:\n  shoal db drop app --yes --data data-1")]
+    #[command(after_help = "Example:\n  shoal db drop app --data data-1")]
     Drop {
         /// Its name.
         name: String,
-        /// Really.
-        #[arg(long, required = true)]
+        /// Do not ask, even if a person sits at the terminal.
+        #[arg(long)]
         yes: bool,
         #[command(flatten)]
         question: Question,
@@ -303,7 +304,15 @@ pub(crate) fn db(args: DbArgs) -> Result<(), Failed> {
             question.at.client()?.create(&name, CreateOptions { page_size, auto_vacuum })?;
             done(question.json, json!({ "created": name }), &format!("created {name}"));
         }
-        DbAct::Drop { name, yes: _, question } => {
+        DbAct::Drop { name, yes, question } => {
+            if !yes && std::io::stdin().is_terminal() {
+                eprint!("Drop {name} on all nodes, with everything in it? [y/N] ");
+                let mut answer = String::new();
+                std::io::stdin().read_line(&mut answer).map_err(Error::from)?;
+                if !answer.trim().eq_ignore_ascii_case("y") {
+                    return Err(Failed { code: 1, text: format!("{name} was not dropped") });
+                }
+            }
             question.at.client()?.drop_database(&name)?;
             done(question.json, json!({ "dropped": name }), &format!("dropped {name}"));
         }

@@ -63,6 +63,9 @@ pub(crate) struct StartArgs {
     /// cluster. Without it, a new directory becomes a cluster of one.
     #[arg(long, env = "SHOAL_BOOTSTRAP", value_name = "ID=ADDR,...", value_delimiter = ',')]
     bootstrap: Vec<MemberArg>,
+    /// Allow addresses beyond this machine although nothing is encrypted. On a network that you trust.
+    #[arg(long, env = "SHOAL_ALLOW_PLAINTEXT_REMOTE")]
+    allow_plaintext_remote: bool,
 }
 
 /// Runs until a signal, or until the node had to stop.
@@ -74,7 +77,9 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
     })
     .map_err(|error| io::Error::other(format!("signal handler: {error}")))?;
 
-    let mut builder = Node::builder(u64::from(args.id), &args.data).listen(&args.listen);
+    let mut builder = Node::builder(u64::from(args.id), &args.data)
+        .listen(&args.listen)
+        .allow_plaintext_remote(args.allow_plaintext_remote);
     if let Some(advertise) = args.advertise {
         builder = builder.advertise(advertise);
     }

@@ -153,7 +153,7 @@ pub enum AddressError {
     },
     /// Traffic is not encrypted yet.
     #[error(
-        "address {address:?} is {resolved}, not on this machine, and traffic between nodes is not encrypted; allow it with allow_plaintext_remote on a network that you trust"
+        "address {address:?} is not a loopback address ({resolved}), and traffic between nodes is not encrypted; on a network that you trust allow it with allow_plaintext_remote"
     )]
     Remote {
         /// The address.
