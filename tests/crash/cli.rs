@@ -223,7 +223,7 @@ fn what_stands_in_the_way_is_named() {
     let taken = held.local_addr().unwrap().to_string();
     let reason = fails(&["start", "--id", "1", "--data", &data, "--listen", &taken], 1);
     assert!(reason.contains("another process uses this port") && reason.contains(&taken), "{reason}");
-    let reason = fails(&["start", "--id", "1", "--data", &data, "--listen", "192.0.2.1:4001"], 1);
+    let reason = fails(&["start", "--id", "1", "--data", &data, "--listen", "192.0.2.1:4001"], 2);
     assert!(reason.contains("192.0.2.1:4001"), "{reason}");
 
     let file = dir.path().join("file");

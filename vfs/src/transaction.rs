@@ -88,9 +88,4 @@ impl Transaction {
         }
         Ok(())
     }
-
-    /// Bytes of page content.
-    pub fn content_bytes(&self) -> usize {
-        self.pages.len() * self.page_size.len()
-    }
 }
