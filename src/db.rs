@@ -217,8 +217,8 @@ impl Builder {
             }
             Start::Founding(_) => {
                 // Later the members are those of the catalogue.
-                for (node, address) in list.iter().filter(|_| transport.is_some()) {
-                    transport.iter().for_each(|tcp| tcp.set_peer(*node, address));
+                if let Some(tcp) = &transport {
+                    list.iter().for_each(|(node, address)| tcp.set_peer(*node, address));
                 }
                 LogIndex(0)
             }

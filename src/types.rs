@@ -159,6 +159,25 @@ pub enum MessageKind {
     TransferLeader,
 }
 
+impl MessageKind {
+    /// Every kind.
+    pub const ALL: [MessageKind; 13] = [
+        MessageKind::Append,
+        MessageKind::AppendReply,
+        MessageKind::Vote,
+        MessageKind::VoteReply,
+        MessageKind::PreVote,
+        MessageKind::PreVoteReply,
+        MessageKind::Heartbeat,
+        MessageKind::HeartbeatReply,
+        MessageKind::Snapshot,
+        MessageKind::ReadIndex,
+        MessageKind::ReadIndexReply,
+        MessageKind::TimeoutNow,
+        MessageKind::TransferLeader,
+    ];
+}
+
 /// One Raft message between two nodes, with Raft's own field meanings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {

@@ -100,23 +100,6 @@ pub(super) fn membership_from_raft(state: &eraftpb::ConfState) -> Result<Members
     })
 }
 
-/// All kinds.
-const KINDS: [MessageKind; 13] = [
-    MessageKind::Append,
-    MessageKind::AppendReply,
-    MessageKind::Vote,
-    MessageKind::VoteReply,
-    MessageKind::PreVote,
-    MessageKind::PreVoteReply,
-    MessageKind::Heartbeat,
-    MessageKind::HeartbeatReply,
-    MessageKind::Snapshot,
-    MessageKind::ReadIndex,
-    MessageKind::ReadIndexReply,
-    MessageKind::TimeoutNow,
-    MessageKind::TransferLeader,
-];
-
 fn kind_to_raft(kind: MessageKind) -> MessageType {
     match kind {
         MessageKind::Append => MessageType::MsgAppend,
@@ -136,7 +119,7 @@ fn kind_to_raft(kind: MessageKind) -> MessageType {
 }
 
 fn kind_from_raft(kind: MessageType) -> Result<MessageKind, String> {
-    let ours = KINDS.into_iter().find(|ours| kind_to_raft(*ours) == kind);
+    let ours = MessageKind::ALL.into_iter().find(|ours| kind_to_raft(*ours) == kind);
     ours.ok_or_else(|| format!("message {kind:?} does not travel"))
 }
 
@@ -280,7 +263,7 @@ mod tests {
 
     #[test]
     fn every_message_comes_back() {
-        for kind in KINDS {
+        for kind in MessageKind::ALL {
             let whole = message(kind);
             assert_eq!(message_from_raft(message_to_raft(whole.clone())), Ok(whole));
             let bare = Message { entries: Vec::new(), reject: false, snapshot: None, ..message(kind) };

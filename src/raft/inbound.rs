@@ -160,29 +160,13 @@ mod tests {
         }
     }
 
-    const KINDS: [MessageKind; 13] = [
-        MessageKind::Append,
-        MessageKind::AppendReply,
-        MessageKind::Vote,
-        MessageKind::VoteReply,
-        MessageKind::PreVote,
-        MessageKind::PreVoteReply,
-        MessageKind::Heartbeat,
-        MessageKind::HeartbeatReply,
-        MessageKind::Snapshot,
-        MessageKind::ReadIndex,
-        MessageKind::ReadIndexReply,
-        MessageKind::TimeoutNow,
-        MessageKind::TransferLeader,
-    ];
-
     fn accepted(message: &Message, at: &Standing) -> bool {
         judge(message, at) == Verdict::Accept
     }
 
     #[test]
     fn who_may_send_what() {
-        for kind in KINDS {
+        for kind in MessageKind::ALL {
             let to_leader = matches!(kind, MessageKind::ReadIndex | MessageKind::TransferLeader);
             let announcement = kind == MessageKind::Snapshot;
             let reply = matches!(
@@ -206,7 +190,7 @@ mod tests {
 
     #[test]
     fn term_zero_is_local_to_the_library() {
-        for kind in KINDS {
+        for kind in MessageKind::ALL {
             let term = if kind == MessageKind::ReadIndex { 5 } else { 0 };
             assert!(!accepted(&Message { term: Term(term), ..message(kind) }, &at(Role::Leader)), "{kind:?}");
         }

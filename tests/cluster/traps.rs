@@ -600,21 +600,6 @@ fn a_shell_that_breaks_the_contract_is_stopped() {
 
 #[test]
 fn no_message_makes_a_core_panic() {
-    let kinds = [
-        MessageKind::Append,
-        MessageKind::AppendReply,
-        MessageKind::Vote,
-        MessageKind::VoteReply,
-        MessageKind::PreVote,
-        MessageKind::PreVoteReply,
-        MessageKind::Heartbeat,
-        MessageKind::HeartbeatReply,
-        MessageKind::Snapshot,
-        MessageKind::ReadIndex,
-        MessageKind::ReadIndexReply,
-        MessageKind::TimeoutNow,
-        MessageKind::TransferLeader,
-    ];
     let mut dice = crate::harness::Dice(5);
     let numbers = [0, 1, 2, 3, 4, 5, 6, 1 << 40, (1 << 56) - 1, 1 << 56, u64::MAX - 1, u64::MAX];
     count_panics();
@@ -637,7 +622,7 @@ fn no_message_makes_a_core_panic() {
             });
             let entries = entries.collect();
             let message = Message {
-                kind: kinds[dice.roll(13) as usize],
+                kind: MessageKind::ALL[dice.roll(13) as usize],
                 from: NodeId(dice.roll(5) as u16),
                 to: NodeId(1),
                 term,
