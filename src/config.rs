@@ -21,6 +21,10 @@ pub(crate) struct Config {
     /// Largest log entry in bytes, and so the largest transaction (after compression). Until transactions are split,
     /// this bounds VACUUM and the backup API. 256 MiB: such an entry is held in memory a few times over.
     pub(crate) max_entry: u64,
+    /// Bytes of pages that the virtual WALs of all databases together keep in memory; what is beyond is in files without
+    /// a name, which are mapped. 64 MiB: the pages that are read soon after they were written are among them, and a node
+    /// with its queues stays well below 400 MiB.
+    pub(crate) wal_limit: u64,
     /// Size of one segment file of the log.
     pub(crate) segment_bytes: u64,
     /// Whether peers may be reached over addresses that are not loopback, unencrypted.
@@ -35,6 +39,7 @@ impl Default for Config {
             commit_timeout: Duration::from_secs(10),
             busy_timeout: Duration::from_secs(5),
             max_entry: 256 << 20,
+            wal_limit: 64 << 20,
             segment_bytes: 16 << 20,
             allow_plaintext_remote: false,
         }

@@ -21,6 +21,7 @@ use shoaldb_vfs::env::{Env, Open};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::genesis::Geometry;
 use shoaldb_vfs::page::{LOCK_BYTE, LOCK_BYTES};
+use shoaldb_vfs::spill::{SpillTo, WalMemory};
 use shoaldb_vfs::transaction::Position;
 
 use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseInfo, DatabaseName};
@@ -47,17 +48,20 @@ struct Maps {
 pub(crate) struct Databases {
     env: Env,
     dir: PathBuf,
+    /// What all WALs have in memory.
+    memory: Arc<WalMemory>,
     maps: Mutex<Maps>,
 }
 
 impl Databases {
-    /// The databases in `dir`, which is emptied: they are rebuilt from the log.
-    pub(crate) fn open(env: Env, dir: PathBuf) -> io::Result<Databases> {
+    /// The databases in `dir`, which is emptied: they are rebuilt from the log. Their WALs keep `wal_limit` bytes in
+    /// memory, and the rest in nameless files beside the databases.
+    pub(crate) fn open(env: Env, dir: PathBuf, wal_limit: u64) -> io::Result<Databases> {
         env.fs.create_dir_all(&dir, "db.dir")?;
         for file in env.fs.list(&dir, "db.dir")? {
             env.fs.remove(&dir.join(file), "db.dir")?;
         }
-        Ok(Databases { env, dir, maps: Mutex::default() })
+        Ok(Databases { env, dir, memory: WalMemory::new(wal_limit), maps: Mutex::default() })
     }
 
     /// The database called `name`, or with `create` an empty shape of it.
@@ -146,6 +150,13 @@ impl Databases {
     }
 
     fn shape(&self, name: &str, geometry: Geometry) -> io::Result<Arc<Database>> {
-        Database::new(name, geometry, self.env.clock.clone(), &*self.env.rng)
+        let outside = Some((self.env.fs.clone(), self.dir.clone()));
+        let spill = SpillTo { memory: self.memory.clone(), outside };
+        Database::new(name, geometry, self.env.clock.clone(), &*self.env.rng, spill)
+    }
+
+    /// What the WALs of all databases have in memory.
+    pub(crate) fn memory(&self) -> &WalMemory {
+        &self.memory
     }
 }

@@ -135,6 +135,14 @@ impl Builder {
         self
     }
 
+    /// Bytes of pages that the write-ahead logs of all databases of this node keep in memory; default 64 MiB. What is
+    /// beyond it is in files without a name in the data directory, which the kernel can drop from memory; so this is no
+    /// limit for the size of anything.
+    pub fn wal_limit(mut self, bytes: u64) -> Builder {
+        self.config.wal_limit = bytes;
+        self
+    }
+
     /// Name of this node's VFS for other SQLite clients of this process; default a generated one, and `shoal` for the
     /// first node of the process.
     pub fn vfs_name(mut self, name: impl Into<String>) -> Builder {
@@ -189,7 +197,7 @@ impl Builder {
         let directory = Directory::new(env.clone(), &self.dir, &self.config);
         let identity = directory.identify(id)?;
 
-        let databases = Databases::open(env.clone(), directory.databases_dir())?;
+        let databases = Databases::open(env.clone(), directory.databases_dir(), self.config.wal_limit)?;
         let (mailbox, inputs) = crossbeam_channel::unbounded();
         let waiting = Waiting { clock: env.clock.clone(), pump: None };
         let session = env.rng.next_u64();

@@ -5,7 +5,7 @@
 
 use rusqlite::ffi;
 pub use shoaldb_vfs::error::{
-    DROPPED, NODE_STOPPED, NOT_COMMITTED, READ_UNCONFIRMED, SECOND_WRITER, TOO_LARGE, UNKNOWN,
+    DROPPED, NO_ROOM, NODE_STOPPED, NOT_COMMITTED, NOT_KEPT, READ_UNCONFIRMED, SECOND_WRITER, TOO_LARGE, UNKNOWN,
 };
 use shoaldb_vfs::error::{leader_of_code, not_leader};
 
@@ -139,6 +139,14 @@ impl From<rusqlite::Error> for Error {
             Some(TOO_LARGE) => {
                 (ErrorKind::Io, "the transaction is not committed: it is larger than one log entry may be; split it")
             }
+            Some(NO_ROOM) => (
+                ErrorKind::Io,
+                "the transaction is not committed: the disk of this node has no room for its pages; make room and run it again",
+            ),
+            Some(NOT_KEPT) => (
+                ErrorKind::Io,
+                "the transaction is not committed: the disk of this node did not take its pages; check the disk",
+            ),
             Some(DROPPED) => (
                 ErrorKind::NotFound,
                 "the database was dropped, or created with another page size; close this connection",
@@ -205,7 +213,7 @@ pub fn outcome(error: &rusqlite::Error) -> Option<Outcome> {
 /// is attached, after the replicated database was committed.
 pub fn outcome_of_code(code: i32) -> Option<Outcome> {
     match code {
-        NOT_COMMITTED | SECOND_WRITER | TOO_LARGE | DROPPED | NODE_STOPPED | READ_UNCONFIRMED => {
+        NOT_COMMITTED | SECOND_WRITER | TOO_LARGE | NO_ROOM | NOT_KEPT | DROPPED | NODE_STOPPED | READ_UNCONFIRMED => {
             Some(Outcome::NotCommitted)
         }
         UNKNOWN => Some(Outcome::Unknown),
@@ -236,6 +244,9 @@ mod tests {
     fn codes_become_outcomes_and_words() {
         assert_eq!(outcome(&failure(NOT_COMMITTED)), Some(Outcome::NotCommitted));
         assert_eq!(outcome(&failure(UNKNOWN)), Some(Outcome::Unknown));
+        for refused in [NO_ROOM, NOT_KEPT, TOO_LARGE] {
+            assert_eq!(outcome(&failure(refused)), Some(Outcome::NotCommitted));
+        }
         assert_eq!(outcome(&failure(ffi::SQLITE_CONSTRAINT)), None);
         let error = Error::from(failure(not_leader_code(3)));
         assert!(error.is_not_leader() && error.is_retryable() && error.leader() == Some(3));

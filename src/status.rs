@@ -39,6 +39,10 @@ pub struct Status {
     pub applied: LogIndex,
     /// Bytes of log on disk.
     pub log_bytes: u64,
+    /// Bytes of pages that the virtual WALs of all databases have in memory.
+    pub wal_memory: u64,
+    /// How many they may have there: the setting `wal_limit`.
+    pub wal_limit: u64,
     /// Databases, by name.
     pub databases: Vec<DatabaseStatus>,
     /// The other members as the leader knows them.
@@ -61,6 +65,8 @@ pub struct DatabaseStatus {
     pub page_size: u32,
     /// Frames in its WAL.
     pub wal_frames: u32,
+    /// Bytes of its WAL's pages that are outside of memory, because of `wal_limit`.
+    pub wal_spilled: u64,
     /// Index of the last entry that it shows.
     pub position: LogIndex,
     /// Checksum of its content at that position, in hexadecimal.
@@ -104,6 +110,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
                 pages: status.pages.0,
                 page_size: db.geometry().page_size.bytes(),
                 wal_frames: status.wal_frames,
+                wal_spilled: status.wal_spilled,
                 position: LogIndex(status.position.0),
                 checksum: status.checksum.to_string(),
             }
@@ -125,6 +132,8 @@ pub(crate) fn of(hub: &Hub) -> Status {
         committed: core.as_ref().map_or(LogIndex(0), |core| core.committed),
         applied: hub.applied().index,
         log_bytes,
+        wal_memory: hub.databases.memory().used(),
+        wal_limit: hub.databases.memory().limit(),
         databases,
         peers: core.map_or_else(Vec::new, |core| {
             core.peers
@@ -144,6 +153,12 @@ pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
         alarms.push(format!(
             "database {}: this copy is not what the others have, or could not be shown, and is not served; see the log",
             db.name()
+        ));
+    }
+    let failures = hub.databases.memory().failures();
+    if failures > 0 {
+        alarms.push(format!(
+            "{failures} pages of the wal were kept in memory past wal_limit, because the disk did not take them; make room on it"
         ));
     }
     alarms.extend(hub.transport().map_or_else(Vec::new, |transport| transport.refusals()));

@@ -26,7 +26,7 @@ impl Bench {
     fn new() -> Bench {
         let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
         let env = Env { fs: Arc::new(SimFs::new(1)), clock: clock.clone(), rng: Arc::new(SimRng::new(1)) };
-        let databases = Databases::open(env, "/db".into()).unwrap();
+        let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
         let (mailbox, _) = crossbeam_channel::unbounded();
         let waiting = Waiting { clock, pump: None };
         let hub: Hub =

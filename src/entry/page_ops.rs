@@ -11,9 +11,6 @@
 //!
 //! Deliberately absent: the page's number and hash, which `entry.rs` writes beside it.
 
-use std::iter::repeat_n;
-use std::sync::Arc;
-
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use shoaldb_vfs::page::PageSize;
 use shoaldb_vfs::transaction::PageImage;
@@ -66,17 +63,14 @@ pub(crate) enum PageError {
 /// The page that `put` wrote.
 pub(crate) fn read(operation: u8, bytes: &[u8], page_size: PageSize) -> Result<PageImage, PageError> {
     match operation {
-        RAW if bytes.len() == page_size.len() => Ok(Arc::from(bytes)),
+        RAW if bytes.len() == page_size.len() => Ok(bytes.to_vec().into()),
         RAW => {
             Err(PageError::Damaged(format!("a raw page of {} bytes, page size is {}", bytes.len(), page_size.bytes())))
         }
         LZ4 => {
-            let mut image: PageImage = repeat_n(0, page_size.len()).collect();
-            let Some(room) = Arc::get_mut(&mut image) else {
-                return Err(PageError::Damaged("page image shared while it is made".to_string()));
-            };
-            match decompress_into(bytes, room) {
-                Ok(len) if len == page_size.len() => Ok(image),
+            let mut image = vec![0; page_size.len()];
+            match decompress_into(bytes, &mut image) {
+                Ok(len) if len == page_size.len() => Ok(image.into()),
                 Ok(len) => Err(PageError::Damaged(format!(
                     "an lz4 block of {len} bytes of content, page size is {}",
                     page_size.bytes()

@@ -1,7 +1,5 @@
 //! What `entry.rs` promises: the same value back, old bytes stay readable, and no bytes do harm.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -10,7 +8,7 @@ const ORIGIN: Origin = Origin { node: NodeId(3), session: 0x0102_0304_0506_0708,
 
 fn page(number: u32, image: Vec<u8>) -> ChangedPage {
     let number = PageNo::new(number).unwrap();
-    ChangedPage { number, hash: PageHash::of(number, &image), image: Arc::from(image) }
+    ChangedPage { number, hash: PageHash::of(number, &image), image: image.into() }
 }
 
 /// A page of 512 bytes that lz4 does not pack.
@@ -148,8 +146,8 @@ fn a_transaction_is_checked_before_anybody_sees_it() {
     assert!(with(|t| t.pages.reverse()).contains("ascend"));
     assert!(with(|t| t.size_after = PageCount(4)).contains("beyond"));
     assert!(with(|t| t.pages[1].hash = PageHash(1)).contains("hash"));
-    assert!(with(|t| t.pages[0].image = Arc::from(vec![0; 511])).contains("page size is 512"));
-    assert!(with(|t| t.pages[0].image = Arc::from(vec![0; 513])).contains("lz4"));
+    assert!(with(|t| t.pages[0].image = vec![0; 511].into()).contains("page size is 512"));
+    assert!(with(|t| t.pages[0].image = vec![0; 513].into()).contains("lz4"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use shoaldb_vfs::env::{DirLock, Label};
+use shoaldb_vfs::env::{DirLock, Label, Scratch};
 
 use super::*;
 use crate::found::format::Promise;
@@ -123,6 +123,9 @@ impl Fs for Disk {
         Ok(())
     }
     fn lock_dir(&self, _: &Path, _: Label) -> io::Result<Box<dyn DirLock>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn scratch(&self, _: &Path, _: usize, _: Label) -> io::Result<Arc<dyn Scratch>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

@@ -15,7 +15,7 @@ use crate::types::{ClusterId, EntryId, GENESIS, Incarnation, LogIndex, NodeId, T
 fn replicator() -> (NodeReplicator, Arc<Database>) {
     let clock = Arc::new(OsClock);
     let env = Env { fs: Arc::new(SimFs::new(1)), clock: clock.clone(), rng: Arc::new(OsRng) };
-    let databases = Databases::open(env, "/db".into()).unwrap();
+    let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
     let (mailbox, _) = crossbeam_channel::unbounded();
     let waiting = Waiting { clock, pump: None };
     let hub: Hub = Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, Config::default(), waiting, mailbox, databases));

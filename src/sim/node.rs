@@ -167,7 +167,7 @@ impl Slot {
         env.fs.create_dir_all(path, "dir.create")?;
         let directory = Arc::new(Directory::new(env.clone(), path, &config));
         let identity = directory.identify(self.id)?;
-        let databases = Databases::open(env.clone(), directory.databases_dir())?;
+        let databases = Databases::open(env.clone(), directory.databases_dir(), config.wal_limit)?;
         let (sender, mailbox) = crossbeam_channel::unbounded();
         let waiting = Waiting { clock: env.clock.clone(), pump: Some(Arc::new(Pumper(world.me.clone()))) };
         let session = env.rng.next_u64();

@@ -50,6 +50,11 @@ impl Capture {
         }
     }
 
+    /// Whether the commit was reached: what is written now, no transaction depends on.
+    pub fn has_fired(&self) -> bool {
+        self.fired
+    }
+
     /// SQLite wrote the whole page of `frame`. `Some` exactly once: this write is the commit.
     pub fn on_page(&mut self, frame: FrameNo) -> Option<CommitFrame> {
         if self.fired {

@@ -3,7 +3,7 @@
 //! ```text
 //! what             where                     changed by
 //! main file        genesis page              a checkpoint (none yet: the file stays the genesis page)
-//! virtual WAL      frames in memory          SQLite through xWrite while it holds WRITE; the applier
+//! virtual WAL      frames, see spill.rs      SQLite through xWrite while it holds WRITE; the applier
 //! wal-index        memfd, mapped per         SQLite through its own mapping; the applier and the heal
 //!                  connection                through ours
 //! page hashes      memory                    publication of a transaction
@@ -48,6 +48,7 @@ use crate::hashmap::PageHashes;
 use crate::lock::{FileId, LockTable, WriteQueue};
 use crate::page::{PageCount, PageHash, PageNo};
 use crate::shm::{ShmFile, ShmView};
+use crate::spill::{Spill, SpillTo};
 use crate::transaction::{PageImage, Position};
 use crate::wal::header::WalHeader;
 use crate::wal::index::{self, IndexHeader};
@@ -179,6 +180,8 @@ pub struct DatabaseStatus {
     pub pages: PageCount,
     /// Frames in the virtual WAL.
     pub wal_frames: u32,
+    /// Bytes of its pages that are outside of memory.
+    pub wal_spilled: u64,
     /// Position shown.
     pub position: Position,
     /// Checksum of the content at that position.
@@ -196,6 +199,8 @@ pub struct Database {
     shm: Arc<ShmFile>,
     main: RwLock<Main>,
     wal: RwLock<VirtualWal>,
+    /// Where the pages of the WAL are. They are put there without any lock: it may take as long as a disk takes.
+    spill: Spill,
     state: Mutex<State>,
     /// The mapping through which frames are published, with WRITE held. Locked for as long as that takes.
     publisher: Mutex<ShmView>,
@@ -214,8 +219,15 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// An empty database that no log entry has created yet: page 1 of `geometry` at position 0.
-    pub fn new(name: &str, geometry: Geometry, clock: Arc<dyn Clock>, rng: &dyn Rng) -> std::io::Result<Arc<Database>> {
+    /// An empty database that no log entry has created yet: page 1 of `geometry` at position 0. Its WAL is kept where
+    /// `spill` says.
+    pub fn new(
+        name: &str,
+        geometry: Geometry,
+        clock: Arc<dyn Clock>,
+        rng: &dyn Rng,
+        spill: SpillTo,
+    ) -> std::io::Result<Arc<Database>> {
         let shm = Arc::new(ShmFile::new()?);
         let mut publisher = ShmView::new(shm.clone())?;
         let page = geometry.first_page();
@@ -248,6 +260,7 @@ impl Database {
             shm,
             main: RwLock::new(Main::Genesis(page)),
             wal: RwLock::new(wal),
+            spill: Spill::new(spill, geometry.page_size),
             state: Mutex::new(State {
                 view,
                 locks: LockTable::default(),
@@ -311,6 +324,7 @@ impl Database {
         DatabaseStatus {
             pages: state.hashes.size(),
             wal_frames,
+            wal_spilled: self.spill.outside(),
             position: state.position,
             checksum: state.hashes.checksum(),
         }
@@ -381,6 +395,11 @@ impl Database {
     #[doc(hidden)]
     pub fn damage_index(&self) {
         index::damage_header(&*self.publisher.lock());
+    }
+
+    /// Keeps a page of a transaction that is being received, as `spill.rs` says.
+    pub fn keep_page(&self, bytes: &[u8]) -> PageImage {
+        self.spill.keep_at_any_price(bytes)
     }
 
     pub(crate) fn faulty(&self, label: Label) -> bool {

@@ -7,13 +7,15 @@
 //! `sync_data` that returned `Ok`. Before that a crash may keep any part of it, in any order. After a failed sync nothing
 //! is known about what is durable; the caller must not retry (the kernel reports a lost page once).
 //!
-//! Deliberately absent: networking (above us), memory maps of files (`map.rs`), and any notion of what is in the files.
+//! Deliberately absent: networking (above us), how files are mapped into memory (`map.rs`), and any notion of what is in the files.
 
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::transaction::PageBytes;
 
 pub mod os;
 pub mod sim;
@@ -49,6 +51,18 @@ pub trait Fs: Send + Sync + Debug {
     /// Takes the exclusive lock of a directory (a file `LOCK` in it) until the guard is dropped. `WouldBlock` if another
     /// process, or this one, has it.
     fn lock_dir(&self, dir: &Path, label: Label) -> io::Result<Box<dyn DirLock>>;
+    /// Room outside of memory for pieces of `piece` bytes each, on the file system of `dir`. It has no name and leaves
+    /// nothing behind, however the process ends.
+    fn scratch(&self, dir: &Path, piece: usize, label: Label) -> io::Result<Arc<dyn Scratch>>;
+}
+
+/// Room for bytes that should not be in memory, and need not survive the process.
+pub trait Scratch: Send + Sync + Debug {
+    /// Takes a piece in. It is written by this call, so a full disk is an error here and not a fault when it is read;
+    /// its room is free again when the last reference to it is gone.
+    fn put(&self, piece: &[u8], label: Label) -> io::Result<Arc<dyn PageBytes>>;
+    /// Bytes of the pieces that are there now.
+    fn used(&self) -> u64;
 }
 
 /// Holds the lock of a directory; dropping it gives the lock back.

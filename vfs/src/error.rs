@@ -14,8 +14,12 @@
 //! SQLITE_IOERR    | 201 << 8                  the database was dropped                   no
 //! SQLITE_IOERR    | 202 << 8                  the node is shut down, or failed           no
 //! SQLITE_IOERR    | 203 << 8                  a linearizable read found no quorum        no
+//! SQLITE_IOERR    | 206 << 8                  this node's disk did not take its pages:   no
+//!                                             certainly not committed
 //! SQLITE_FULL     | 77 << 8                   the transaction is too large, and so       no
 //!                                             certainly not committed
+//! SQLITE_FULL     | 78 << 8                   this node's disk has no room for its       no
+//!                                             pages: certainly not committed
 //! ```
 //!
 //! A failed commit frame never answers plain `SQLITE_BUSY`: SQLite would keep the transaction open although the running
@@ -27,6 +31,10 @@ use libsqlite3_sys as sql;
 pub const NOT_COMMITTED: i32 = sql::SQLITE_BUSY | (77 << 8);
 /// The transaction exceeds what one log entry may hold; certainly not committed.
 pub const TOO_LARGE: i32 = sql::SQLITE_FULL | (77 << 8);
+/// This node's disk has no room for the pages of the transaction; certainly not committed.
+pub const NO_ROOM: i32 = sql::SQLITE_FULL | (78 << 8);
+/// This node's disk did not take the pages of the transaction; certainly not committed.
+pub const NOT_KEPT: i32 = sql::SQLITE_IOERR | (206 << 8);
 /// Nobody knows yet what became of the transaction.
 pub const UNKNOWN: i32 = sql::SQLITE_IOERR | (200 << 8);
 /// The database was dropped while this connection was open.
@@ -69,6 +77,10 @@ pub enum Refusal {
     Unknown,
     /// The transaction exceeds what one entry may hold.
     TooLarge,
+    /// There is no room on this node's disk for the pages of the transaction.
+    NoRoom,
+    /// This node's disk did not take the pages of the transaction.
+    NotKept,
     /// The database was dropped.
     Dropped,
     /// The node was shut down or failed.
@@ -97,6 +109,8 @@ impl Refusal {
             Refusal::NotCommitted => NOT_COMMITTED,
             Refusal::Unknown => UNKNOWN,
             Refusal::TooLarge => TOO_LARGE,
+            Refusal::NoRoom => NO_ROOM,
+            Refusal::NotKept => NOT_KEPT,
             Refusal::Dropped => DROPPED,
             Refusal::NodeStopped => NODE_STOPPED,
             Refusal::ReadUnconfirmed => READ_UNCONFIRMED,

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! pure                                            shared state                  SQLite's side
-//! page, transaction, error, genesis, capture,     shm, hashmap, database        conn, pragma, ffi
+//! page, transaction, error, genesis, capture,     shm, spill, hashmap, database       conn, pragma, ffi
 //! lock, wal/{header,frame,checksum,index,store}
 //! ```
 //!
@@ -15,8 +15,8 @@
 //! succeeded is published. What we promise to the replicator: every commit is captured, with its base position and the
 //! checksum that the database will have; nothing is published that was not accepted.
 //!
-//! `unsafe` is in `ffi.rs` (SQLite's pointers), `shm.rs` (the mapping of the wal-index) and `ext/` (calls of the system that
-//! no safe crate offers), nowhere else.
+//! `unsafe` is in `ffi.rs` (SQLite's pointers), `shm.rs` (the mapping of the wal-index), `map.rs` (maps of files) and `ext/`
+//! (calls of the system that no safe crate offers), nowhere else.
 //!
 //! Deliberately absent: consensus, the log, the network. `tests/layers.rs` holds that no file here names a crate of those.
 
@@ -30,10 +30,12 @@ pub mod ffi;
 pub mod genesis;
 pub mod hashmap;
 pub mod lock;
+mod map;
 pub mod page;
 mod pragma;
 pub mod replicator;
 pub mod shm;
+pub mod spill;
 pub mod transaction;
 pub mod wal;
 

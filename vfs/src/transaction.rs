@@ -21,8 +21,75 @@ impl std::fmt::Display for Position {
     }
 }
 
-/// Immutable content of one page, shared between the virtual WAL, the transaction and its readers.
-pub type PageImage = Arc<[u8]>;
+/// Where the bytes of a page are: in memory, or in a file that is mapped.
+pub trait PageBytes: Send + Sync {
+    /// The page.
+    fn bytes(&self) -> &[u8];
+    /// Whether they are where they should be: counted by `spill.rs`, or outside of memory.
+    fn is_kept(&self) -> bool {
+        false
+    }
+}
+
+impl PageBytes for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+/// Immutable content of one page, shared between the virtual WAL, the transaction and its readers. Its bytes are freed
+/// with the last clone, wherever they are.
+#[derive(Clone)]
+pub struct PageImage(Arc<dyn PageBytes>);
+
+impl PageImage {
+    /// An image of these bytes.
+    pub fn new(bytes: Arc<dyn PageBytes>) -> PageImage {
+        PageImage(bytes)
+    }
+
+    /// See [`PageBytes::is_kept`].
+    pub fn is_kept(&self) -> bool {
+        self.0.is_kept()
+    }
+
+    /// Whether both are the same bytes in the same place.
+    pub fn is_same(&self, other: &PageImage) -> bool {
+        std::ptr::eq(self.bytes(), other.bytes())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+impl std::ops::Deref for PageImage {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl From<Vec<u8>> for PageImage {
+    fn from(bytes: Vec<u8>) -> PageImage {
+        PageImage(Arc::new(bytes))
+    }
+}
+
+impl PartialEq for PageImage {
+    fn eq(&self, other: &PageImage) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for PageImage {}
+
+impl std::fmt::Debug for PageImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "page of {} bytes", self.len())
+    }
+}
 
 /// One page of a transaction.
 #[derive(Clone, PartialEq, Eq)]

@@ -17,9 +17,11 @@ const LAYERS: &[&[&str]] = &[
     &["lock"],
     // Doors, and the calls of the system behind them.
     &["ext", "ext::ofd"],
+    &["map"],
     &["env", "env::os", "env::sim"],
     // Shared state. The trait of the replicator names the database that it is about, and the database calls the trait.
-    &["shm", "map"],
+    &["shm"],
+    &["spill"],
     &["hashmap"],
     &["doublewrite"],
     &["replicator", "database", "database::session", "database::apply", "checkpoint"],

@@ -28,7 +28,7 @@ use std::time::Duration;
 use rustix::process::{Signal, getpid, kill_process};
 use shoaldb::Error;
 use shoaldb::probe;
-use shoaldb_vfs::env::{DirLock, Env, File, Fs, Label, Open};
+use shoaldb_vfs::env::{DirLock, Env, File, Fs, Label, Open, Scratch};
 
 /// The phases in the order of their bytes.
 pub(crate) const NAMES: [&str; 5] = ["append", "sync", "apply", "publish", "recovery"];
@@ -164,6 +164,11 @@ impl Fs for WatchedFs {
 
     fn lock_dir(&self, dir: &Path, label: Label) -> io::Result<Box<dyn DirLock>> {
         self.0.lock_dir(dir, label)
+    }
+
+    fn scratch(&self, dir: &Path, piece: usize, label: Label) -> io::Result<Arc<dyn Scratch>> {
+        file_call();
+        self.0.scratch(dir, piece, label)
     }
 }
 

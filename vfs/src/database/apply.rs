@@ -3,7 +3,6 @@
 //! All three do what SQLite's writer does, in its order: frames into the WAL, their entries into the hash table, then
 //! the header in its two copies. The change counter moves, so that every connection drops its page cache.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
@@ -120,10 +119,14 @@ impl Database {
         // SQLite knows no page size if it recovered the index from an empty WAL.
         header.page_size = Some(self.geometry.page_size);
         let count = pages.len();
-        let mut pages = pages.enumerate().peekable();
-        while pages.peek().is_some() {
+        let mut pages = pages.map(|(page, image)| (page, self.spill.adopt(image))).enumerate();
+        loop {
+            let some: Vec<_> = pages.by_ref().take(FRAMES_PER_LOCK).collect();
+            if some.is_empty() {
+                break;
+            }
             let mut wal = self.wal.write();
-            for (at, (page, image)) in pages.by_ref().take(FRAMES_PER_LOCK) {
+            for (at, (page, image)) in some {
                 let frame = FrameNo::new(header.max_frame + 1).ok_or_else(header_lost)?;
                 let commit_size = (at + 1 == count).then_some(size_after);
                 let (bytes, checksum) = frame::seal(page, commit_size, &image, header.salts, header.frame_checksum);
@@ -170,7 +173,7 @@ impl Database {
     /// Pages that a database has grown over without writing them are zeros on every node. On the node whose SQLite
     /// committed, an older frame of such a page may still be found: it is covered by one of zeros.
     pub(super) fn publish_holes(&self, view: &mut ShmView, holes: &[PageNo], size: PageCount) -> std::io::Result<()> {
-        let zeros: PageImage = Arc::from(vec![0; self.geometry.page_size.len()]);
+        let zeros: PageImage = vec![0; self.geometry.page_size.len()].into();
         self.publish_pages(view, holes.iter().map(|page| (*page, zeros.clone())), size)
     }
 }

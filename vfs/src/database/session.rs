@@ -14,6 +14,7 @@
 //! rollback reads pages again, and SQLite trusts its page cache after a rollback that could not (unless that failed with
 //! an I/O error). So a fenced transaction reads its own snapshot; what it cannot do is write.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -337,6 +338,12 @@ impl Database {
         if self.faulty("wal.write") {
             return Err(Refusal::Io);
         }
+        let place = FrameNo::containing(offset, self.geometry.page_size);
+        let whole_page = place
+            .filter(|(_, at)| *at == FRAME_HEADER_BYTES && bytes.len() == self.geometry.page_size.len())
+            .map(|(frame, _)| frame);
+        // Before the lock: this may be a write to a disk.
+        let kept = whole_page.map(|_| self.spill.keep(bytes));
         let mut state = self.state.lock();
         match link.mode() {
             Mode::Normal => {}
@@ -349,15 +356,34 @@ impl Database {
         let Some(writer) = state.writer.as_mut().filter(|writer| writer.owner == Owner::Writer(file)) else {
             return Err(Refusal::NotCommitted);
         };
-        self.wal.write().write_bytes(offset, bytes).map_err(|_| Refusal::TooLarge)?;
-        let Some((frame, within)) = FrameNo::containing(offset, self.geometry.page_size) else { return Ok(()) };
-        if within == 0 && bytes.len() == FRAME_HEADER_BYTES {
-            writer.capture.on_header(frame, u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]));
+        let Some((frame, kept)) = whole_page.zip(kept) else {
+            let mut wal = self.wal.write();
+            wal.write_bytes(offset, bytes).map_err(|_| Refusal::TooLarge)?;
+            if let Some((frame, at)) = place
+                && at >= FRAME_HEADER_BYTES
+                && let Some(image) = wal.image(frame)
+            {
+                // SQLite cuts a page in two where it syncs within it, in frames that fill a sector behind a commit.
+                wal.move_image(frame, self.spill.adopt(image));
+            }
+            drop(wal);
+            if let Some((frame, 0)) = place
+                && bytes.len() == FRAME_HEADER_BYTES
+            {
+                writer.capture.on_header(frame, u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]));
+            }
             return Ok(());
-        }
-        if within != FRAME_HEADER_BYTES || bytes.len() != self.geometry.page_size.len() {
-            return Ok(());
-        }
+        };
+        let image = match kept {
+            Ok(image) => image,
+            // Behind the commit frame nothing may fail any more: the transaction may be committed.
+            Err(_) if writer.capture.has_fired() => self.spill.keep_at_any_price(bytes),
+            Err(error) => {
+                tracing::warn!(database = self.name, %error, "no room for a page of a transaction, it is rolled back");
+                return Err(no_room(&error));
+            }
+        };
+        self.wal.write().put_image(frame, image);
         match writer.capture.on_page(frame) {
             None => Ok(()),
             Some(commit) => {
@@ -579,6 +605,14 @@ impl Database {
     /// Size of the WAL file as SQLite sees it.
     pub(crate) fn wal_len(&self) -> u64 {
         self.wal.read().size()
+    }
+}
+
+/// Why a page of a transaction that was not proposed could not be kept.
+fn no_room(error: &std::io::Error) -> Refusal {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Refusal::NoRoom,
+        _ => Refusal::NotKept,
     }
 }
 

@@ -14,9 +14,11 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::{Clock, DirLock, Env, File, Fs, Label, Open, Rng};
+use super::{Clock, DirLock, Env, File, Fs, Label, Open, Rng, Scratch};
+use crate::map::MappedScratch;
+use crate::transaction::PageBytes;
 
 /// Name of the file in a directory that carries its lock.
 pub const LOCK_FILE: &str = "LOCK";
@@ -89,6 +91,39 @@ impl Fs for OsFs {
         let file = options.open(dir.join(LOCK_FILE))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(OsDirLock { _file: file }))
+    }
+
+    fn scratch(&self, dir: &Path, piece: usize, _label: Label) -> io::Result<Arc<dyn Scratch>> {
+        Ok(Arc::new(OsScratch(MappedScratch::new(nameless(dir)?, piece)?)))
+    }
+}
+
+/// A file without a name: the kernel frees it with its last user.
+fn nameless(dir: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).mode(FILE_MODE);
+    match options.clone().custom_flags(OFlags::TMPFILE.bits() as i32).open(dir) {
+        Ok(file) => Ok(file),
+        // The file system has no files without a name: one whose name is gone before anything is in it.
+        Err(_) => {
+            let path = dir.join(format!("scratch-{:016x}", OsRng.next_u64()));
+            let file = options.create_new(true).open(&path)?;
+            fs::remove_file(&path)?;
+            Ok(file)
+        }
+    }
+}
+
+#[derive(Debug)]
+struct OsScratch(MappedScratch);
+
+impl Scratch for OsScratch {
+    fn put(&self, piece: &[u8], _label: Label) -> io::Result<Arc<dyn PageBytes>> {
+        Ok(Arc::new(self.0.put(piece)?))
+    }
+
+    fn used(&self) -> u64 {
+        self.0.used()
     }
 }
 
@@ -222,6 +257,16 @@ mod tests {
         assert_eq!(OsFs.lock_dir(dir.path(), "t").unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(lock);
         OsFs.lock_dir(dir.path(), "t").unwrap();
+    }
+
+    #[test]
+    fn scratch_room_has_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = OsFs.scratch(dir.path(), 4096, "t").unwrap();
+        let piece = scratch.put(&[7; 4096], "t").unwrap();
+        assert_eq!(piece.bytes(), [7; 4096]);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(OsFs.scratch(&dir.path().join("none"), 4096, "t").is_err());
     }
 
     #[test]

@@ -26,13 +26,15 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use self::dice::Xoshiro;
 pub use self::dice::{SimClock, SimRng};
 use self::disk::{Content, Mercy};
-use super::{DirLock, File, Fs, Label, Open};
+use super::{DirLock, File, Fs, Label, Open, Scratch};
+use crate::transaction::PageBytes;
 
 mod dice;
 mod disk;
@@ -484,6 +486,57 @@ impl Fs for SimFs {
             Ok(lock)
         })?;
         Ok(Box::new(SimDirLock { fs: self.clone(), dir: dir.to_owned(), lock }))
+    }
+
+    fn scratch(&self, dir: &Path, piece: usize, label: Label) -> io::Result<Arc<dyn Scratch>> {
+        let life = self.simple(None, label, |world| {
+            world.dir(dir)?;
+            Ok(world.life)
+        })?;
+        Ok(Arc::new(SimScratch { fs: self.clone(), life, piece, used: Arc::default() }))
+    }
+}
+
+/// Pieces in plain memory: a crash takes them all with the process, so only the faults are those of a file.
+#[derive(Debug)]
+struct SimScratch {
+    fs: SimFs,
+    life: u64,
+    piece: usize,
+    used: Arc<AtomicU64>,
+}
+
+struct SimPiece {
+    bytes: Vec<u8>,
+    used: Arc<AtomicU64>,
+}
+
+impl Scratch for SimScratch {
+    fn put(&self, piece: &[u8], label: Label) -> io::Result<Arc<dyn PageBytes>> {
+        assert_eq!(piece.len(), self.piece);
+        self.fs.simple(Some(self.life), label, |_| Ok(()))?;
+        self.used.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Ok(Arc::new(SimPiece { bytes: piece.to_vec(), used: self.used.clone() }))
+    }
+
+    fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+impl PageBytes for SimPiece {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn is_kept(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for SimPiece {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
     }
 }
 

@@ -1,15 +1,13 @@
-//! The virtual WAL: the bytes that SQLite believes to be its `-wal` file, kept in memory.
+//! The virtual WAL: the bytes that SQLite believes to be its `-wal` file.
 //!
 //! It behaves like a file: any range can be written and read, what was never written before the end reads as zeros, the
 //! size is one beyond the highest byte written. Inside it is the 32-byte WAL header and one entry per frame, whose page
-//! is an immutable image behind an `Arc`: a transaction, a checkpoint or a lent view keeps the image that it took, and
+//! is an immutable image, in memory or outside of it (`spill.rs`): a transaction, a checkpoint or a lent view keeps the image that it took, and
 //! a write to the same frame puts a new one in its place.
 //!
 //! Nothing is forgotten at a WAL restart: SQLite just writes frame 1 again, as in a file, and old frames stay behind it
 //! until overwritten or truncated. Deliberately absent: what the bytes mean, durability (the replicator's log is what
-//! survives), and locks.
-
-use std::sync::Arc;
+//! survives), locks, and where a page's bytes are.
 
 use crate::page::PageSize;
 use crate::transaction::PageImage;
@@ -17,7 +15,7 @@ use crate::wal::WalError;
 use crate::wal::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameNo, frame_bytes};
 use crate::wal::header::{WAL_HEADER_BYTES, WalHeader};
 
-/// A WAL in memory; see the module's text.
+/// A virtual WAL; see the module's text.
 ///
 /// Invariant: `size` is 0 or lies beyond the last frame's first byte, and not beyond that frame's end (without frames:
 /// not beyond the WAL header's end). All images are one page long.
@@ -94,7 +92,7 @@ impl VirtualWal {
 
     /// The page of a frame, if the frame is there. It is this image for good, whatever is written later.
     pub fn image(&self, frame: FrameNo) -> Option<PageImage> {
-        Some(Arc::clone(&self.frame(frame)?.image))
+        Some(self.frame(frame)?.image.clone())
     }
 
     /// Reads from byte `offset`. Returns how many bytes there were, less than `buf.len()` only at the end of the WAL; the
@@ -133,7 +131,7 @@ impl VirtualWal {
                 }
                 Part::Image(frame, 0) if rest.len() >= self.page_size.len() => {
                     let count = self.page_size.len();
-                    self.put_image(frame, rest[..count].into());
+                    self.put_image(frame, rest[..count].to_vec().into());
                     count
                 }
                 Part::Image(frame, at) => {
@@ -168,6 +166,14 @@ impl VirtualWal {
         assert_eq!(image.len(), self.page_size.len(), "frame {frame}");
         self.frame_mut(frame).image = image;
         self.grow_to_byte_of(frame, FRAME_HEADER_BYTES + self.page_size.len());
+    }
+
+    /// The page of a frame that is there is now in another place, the same bytes.
+    pub fn move_image(&mut self, frame: FrameNo, image: PageImage) {
+        assert_eq!(image.len(), self.page_size.len(), "frame {frame}");
+        if let Some(place) = self.frames.get_mut(frame.get() as usize - 1) {
+            place.image = image;
+        }
     }
 
     /// Drops the frames behind the first `frames`. The WAL header stays.
@@ -232,7 +238,7 @@ impl VirtualWal {
     fn frame_mut(&mut self, frame: FrameNo) -> &mut Frame {
         let count = frame.get() as usize;
         if self.frames.len() < count {
-            let empty = Frame { header: [0; FRAME_HEADER_BYTES], image: Arc::clone(&self.zeros) };
+            let empty = Frame { header: [0; FRAME_HEADER_BYTES], image: self.zeros.clone() };
             self.frames.resize(count, empty);
         }
         &mut self.frames[count - 1]
@@ -368,8 +374,8 @@ mod tests {
     fn an_image_is_kept_not_copied() {
         let mut wal = VirtualWal::new(SIZE);
         let image: PageImage = vec![7; 512].into();
-        wal.put_image(frame(2), Arc::clone(&image));
-        assert!(Arc::ptr_eq(&wal.image(frame(2)).unwrap(), &image));
+        wal.put_image(frame(2), image.clone());
+        assert!(wal.image(frame(2)).unwrap().is_same(&image));
     }
 
     #[test]

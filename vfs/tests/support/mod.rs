@@ -17,6 +17,7 @@ use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::genesis::{AutoVacuum, Geometry};
 use shoaldb_vfs::page::{PageHash, PageNo, PageSize};
 use shoaldb_vfs::replicator::{Interrupted, Replicator};
+use shoaldb_vfs::spill::SpillTo;
 use shoaldb_vfs::transaction::{Position, Transaction};
 
 /// What the next commit is answered with, instead of yes.
@@ -42,6 +43,8 @@ pub struct TestReplicator {
     pub acquires: AtomicU64,
     /// Geometry of databases that `open` creates.
     pub geometry: Mutex<Geometry>,
+    /// Where they keep their WALs.
+    pub spill: Mutex<SpillTo>,
     /// Answers every commit for which there is no verdict, instead of yes.
     pub handler: Mutex<Option<Handler>>,
     /// Position at which each database began.
@@ -61,7 +64,7 @@ impl TestReplicator {
         databases
             .entry(name.to_string())
             .or_insert_with(|| {
-                let db = Database::new(name, geometry, Arc::new(OsClock), &OsRng).unwrap();
+                let db = Database::new(name, geometry, Arc::new(OsClock), &OsRng, self.spill.lock().clone()).unwrap();
                 let fs = OsFs;
                 let file = fs.open(&self.dir.path().join(format!("{name}.db")), Open::CreateNew, "test").unwrap();
                 file.write_at(&geometry.first_page(), 0, "test").unwrap();
@@ -153,6 +156,7 @@ impl Stage {
             barriers: AtomicU64::new(0),
             acquires: AtomicU64::new(0),
             geometry: Mutex::default(),
+            spill: Mutex::new(SpillTo::nowhere()),
             handler: Mutex::default(),
             origins: Mutex::default(),
         });
