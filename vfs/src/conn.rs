@@ -176,6 +176,10 @@ impl Conn {
         if !self.db.is_reader(self.id) {
             return self.db.lock_write(self.id);
         }
+        // SQLite's busy handler never looks, and would come back until its time is up.
+        if interrupted() {
+            return Err(Refusal::Interrupted);
+        }
         if WRITERS.lock().get(&connection).is_some_and(|holder| connection != 0 && *holder != self.id) {
             return Err(Refusal::SecondWriter);
         }
@@ -240,3 +244,6 @@ pub(crate) fn sleep(limit: Duration) {
         std::thread::sleep(limit);
     }
 }
+
+#[cfg(test)]
+mod tests;

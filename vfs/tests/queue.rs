@@ -5,9 +5,11 @@ mod support;
 use std::sync::Arc;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
+use shoaldb_vfs::error::Refusal;
 use support::{Stage, code, number};
 
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
@@ -135,5 +137,112 @@ fn a_reader_that_repairs_does_not_ask_the_replicator() {
     }
     assert_eq!(stage.replicator.acquires.load(Ordering::Relaxed), acquires);
     *stage.replicator.refuse_write.lock() = None;
+    stage.compare("app");
+}
+
+/// What to interrupt is told by a channel: the call that waits has begun.
+fn interrupted_once_it_waits(db: Connection, waits: &mpsc::Receiver<()>, sql: &'static str) -> (Connection, i32) {
+    let handle = db.get_interrupt_handle();
+    let writer = std::thread::spawn(move || {
+        let result = code(db.execute_batch(sql));
+        (db, result)
+    });
+    waits.recv().unwrap();
+    handle.interrupt();
+    writer.join().unwrap()
+}
+
+#[test]
+fn a_write_that_waits_for_permission_can_be_interrupted() {
+    let stage = Stage::new();
+    stage.connect("app").execute_batch(TABLE).unwrap();
+    for sql in ["INSERT INTO t(v) VALUES (1)", "BEGIN IMMEDIATE", "BEGIN; INSERT INTO t(v) VALUES (1)"] {
+        let (asks, has_asked) = mpsc::channel();
+        *stage.replicator.acquire.lock() = Some(Box::new(move |interrupted| {
+            asks.send(()).unwrap();
+            while !interrupted() {
+                std::thread::yield_now();
+            }
+            Err(Refusal::Interrupted)
+        }));
+        let (db, result) = interrupted_once_it_waits(stage.connect("app"), &has_asked, sql);
+        assert_eq!(result, ffi::SQLITE_INTERRUPT, "{sql}");
+        *stage.replicator.acquire.lock() = None;
+        if !db.is_autocommit() {
+            db.execute_batch("ROLLBACK").unwrap();
+        }
+        db.execute("INSERT INTO t(v) VALUES (1)", []).unwrap();
+    }
+    assert_eq!(number(&stage.connect("app"), "SELECT count(*) FROM t"), 3);
+    stage.compare("app");
+}
+
+/// SQLite's busy handler does not look at the interrupt by itself: the writer stayed in the queue until its time was up.
+#[test]
+fn a_writer_in_the_queue_can_be_interrupted() {
+    let stage = Stage::new();
+    let holder = stage.connect("app");
+    holder.execute_batch(&format!("{TABLE}; BEGIN IMMEDIATE; INSERT INTO t(v) VALUES (1)")).unwrap();
+    for sql in ["INSERT INTO t(v) VALUES (2)", "BEGIN IMMEDIATE"] {
+        let db = stage.connect("app");
+        db.busy_timeout(Duration::from_secs(3600)).unwrap();
+        let (asks, has_asked) = mpsc::channel();
+        let times = AtomicU64::new(0);
+        *stage.replicator.acquire.lock() = Some(Box::new(move |_| {
+            // The second request is the first that comes from the busy handler: there is a ticket in the queue.
+            if times.fetch_add(1, Ordering::Relaxed) == 1 {
+                asks.send(()).unwrap();
+            }
+            Ok(())
+        }));
+        let (db, result) = interrupted_once_it_waits(db, &has_asked, sql);
+        assert_eq!(result, ffi::SQLITE_INTERRUPT, "{sql}");
+        assert!(db.is_autocommit());
+        *stage.replicator.acquire.lock() = None;
+    }
+    // It left the queue: nobody is held off by it, and the holder was never concerned.
+    holder.execute_batch("COMMIT").unwrap();
+    stage.connect("app").execute("INSERT INTO t(v) VALUES (3)", []).unwrap();
+    assert_eq!(number(&holder, "SELECT sum(v) FROM t"), 4);
+    stage.compare("app");
+}
+
+/// Whether a proposed transaction is committed is not ours to say: the interrupt waits for the outcome, and the outcome
+/// is what is answered.
+#[test]
+fn an_interrupt_does_not_end_a_commit_that_waits() {
+    let stage = Stage::new();
+    stage.connect("app").execute_batch(TABLE).unwrap();
+    for (round, refusal) in [None, Some(Refusal::NotCommitted), Some(Refusal::Unknown)].into_iter().enumerate() {
+        for sql in ["INSERT INTO t(v) VALUES (1)", "BEGIN; INSERT INTO t(v) VALUES (1); COMMIT"] {
+            let db = stage.connect("app");
+            let handle = db.get_interrupt_handle();
+            let replicator = stage.replicator.clone();
+            let (proposed, is_proposed) = mpsc::channel();
+            let (go_on, may_go_on) = mpsc::channel::<()>();
+            stage.answer_next(move |db, session, transaction| {
+                proposed.send(()).unwrap();
+                may_go_on.recv().unwrap();
+                match refusal {
+                    None => Ok(replicator.acknowledge(db, session, transaction)),
+                    Some(refusal) => Err(refusal),
+                }
+            });
+            let before = stage.commits("app");
+            let writer = std::thread::spawn(move || {
+                let result = code(db.execute_batch(sql));
+                (db, result)
+            });
+            is_proposed.recv().unwrap();
+            handle.interrupt();
+            go_on.send(()).unwrap();
+            let (db, result) = writer.join().unwrap();
+            assert_eq!(result, refusal.map_or(0, Refusal::code), "round {round}, {sql}");
+            assert!(db.is_autocommit());
+            assert_eq!(stage.commits("app") - before, usize::from(refusal.is_none()));
+            // The interrupt ended with the statement that it met.
+            assert_eq!(number(&db, "SELECT count(*) FROM t"), stage.commits("app") as i64 - 1);
+        }
+    }
     stage.compare("app");
 }

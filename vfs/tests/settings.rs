@@ -4,6 +4,7 @@ mod support;
 
 use rusqlite::{Connection, OpenFlags, ffi};
 use shoaldb_vfs::error::SECOND_WRITER;
+use shoaldb_vfs::genesis::AutoVacuum;
 use support::{Stage, code, number};
 
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
@@ -104,11 +105,76 @@ fn users_cannot_checkpoint() {
             .unwrap();
         assert_eq!(row, (1, -1, -1), "{mode}");
     }
-    let frames = stage.database("app").status().wal_frames;
-    drop(db);
-    assert_eq!(stage.database("app").connections(), 0);
-    assert_eq!(stage.database("app").status().wal_frames, frames, "the last close checkpointed");
     stage.compare("app");
+}
+
+/// The function behind the pragma says it in so many words: busy, and nothing was looked at.
+#[test]
+#[allow(unsafe_code)]
+fn the_checkpoint_function_is_busy_in_every_mode() {
+    let stage = Stage::new();
+    let db = stage.connect("app");
+    db.execute_batch(&format!("{TABLE}; INSERT INTO t(v) VALUES (1)")).unwrap();
+    db.busy_timeout(std::time::Duration::ZERO).unwrap();
+    let main = stage.main_file("app");
+    for schema in [c"main".as_ptr(), std::ptr::null()] {
+        for mode in [
+            ffi::SQLITE_CHECKPOINT_PASSIVE,
+            ffi::SQLITE_CHECKPOINT_FULL,
+            ffi::SQLITE_CHECKPOINT_RESTART,
+            ffi::SQLITE_CHECKPOINT_TRUNCATE,
+        ] {
+            let (mut log, mut checkpointed) = (7, 7);
+            // SAFETY: the handle is open, the schema's name null or zero-terminated, both results are writable.
+            let rc = unsafe {
+                ffi::sqlite3_wal_checkpoint_v2(db.handle(), schema, mode, &raw mut log, &raw mut checkpointed)
+            };
+            assert_eq!((rc, log, checkpointed), (ffi::SQLITE_BUSY, -1, -1), "mode {mode}");
+        }
+    }
+    db.execute("INSERT INTO t(v) VALUES (2)", []).unwrap();
+    assert_eq!(stage.main_file("app"), main);
+    stage.compare("app");
+}
+
+/// SQLite checkpoints when the last connection closes, and does so without asking for any lock of the wal-index, once
+/// it could lock the main file exclusively.
+#[test]
+fn closing_the_last_connection_writes_nothing() {
+    let stage = Stage::new();
+    let main = {
+        stage.database("app");
+        stage.main_file("app")
+    };
+    for round in 1..4 {
+        let (a, b) = (stage.connect("app"), stage.connect("app"));
+        a.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v); INSERT INTO t(v) VALUES (1)")
+            .unwrap();
+        assert_eq!(number(&b, "SELECT count(*) FROM t"), round);
+        let frames = stage.database("app").status().wal_frames;
+        for last in [a, b] {
+            last.close().unwrap();
+        }
+        assert_eq!(stage.database("app").connections(), 0);
+        assert_eq!(stage.database("app").status().wal_frames, frames, "the last close checkpointed");
+        assert_eq!(stage.main_file("app"), main, "the last close wrote to the main file");
+    }
+    stage.compare("app");
+}
+
+/// The first page says "WAL mode" before anybody wrote anything; otherwise SQLite would begin with a rollback journal.
+#[test]
+fn a_database_is_in_wal_mode_before_its_first_write() {
+    for page_size in [512, 4096, 65536] {
+        let stage = Stage::with_geometry(page_size, AutoVacuum::None);
+        let db = stage.connect("app");
+        let mode: String = db.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+        assert_eq!(mode, "wal");
+        assert_eq!(stage.main_file("app")[18..20], [2, 2], "file format versions of the header");
+        db.execute_batch(TABLE).unwrap();
+        assert_eq!(stage.commits("app"), 1);
+        stage.compare("app");
+    }
 }
 
 #[test]

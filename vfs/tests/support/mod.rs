@@ -23,7 +23,7 @@ use shoaldb_vfs::transaction::{Position, Transaction};
 /// What the next commit is answered with, instead of yes.
 pub type Verdict = Box<dyn FnOnce(&Arc<Database>, SessionId, &Transaction) -> Result<Position, Refusal> + Send>;
 
-/// What a read barrier does instead of saying yes.
+/// What a read barrier, or a request for the write lock, does instead of saying yes.
 pub type Barrier = Box<dyn Fn(Interrupted<'_>) -> Result<(), Refusal> + Send>;
 
 /// The replicator of one test.
@@ -37,6 +37,8 @@ pub struct TestReplicator {
     pub verdicts: Mutex<VecDeque<Verdict>>,
     /// What `acquire_write` answers; `Ok` if `None`.
     pub refuse_write: Mutex<Option<Refusal>>,
+    /// What `acquire_write` does before it says yes.
+    pub acquire: Mutex<Option<Barrier>>,
     /// What a read barrier does.
     pub barrier: Mutex<Option<Barrier>>,
     pub barriers: AtomicU64,
@@ -109,8 +111,9 @@ impl Replicator for TestReplicator {
         if name.contains('/') || (!known && !create) { Err(Refusal::CannotOpen) } else { Ok(self.database(name)) }
     }
 
-    fn acquire_write(&self, _: &Arc<Database>, _: bool, _: Interrupted<'_>) -> Result<(), Refusal> {
+    fn acquire_write(&self, _: &Arc<Database>, _: bool, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
         self.acquires.fetch_add(1, Ordering::Relaxed);
+        self.acquire.lock().as_ref().map_or(Ok(()), |acquire| acquire(interrupted))?;
         self.refuse_write.lock().map_or(Ok(()), Err)
     }
 
@@ -152,6 +155,7 @@ impl Stage {
             captured: Mutex::default(),
             verdicts: Mutex::default(),
             refuse_write: Mutex::default(),
+            acquire: Mutex::default(),
             barrier: Mutex::default(),
             barriers: AtomicU64::new(0),
             acquires: AtomicU64::new(0),
@@ -196,6 +200,11 @@ impl Stage {
 
     pub fn database(&self, name: &str) -> Arc<Database> {
         self.replicator.database(name)
+    }
+
+    /// The bytes of the main file of `name`.
+    pub fn main_file(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.replicator.dir.path().join(format!("{name}.db"))).unwrap()
     }
 
     /// How many transactions of `name` were acknowledged.
