@@ -384,7 +384,8 @@ impl Database {
     }
 
     /// Makes labelled calls inside the VFS fail, for tests of what happens then: the hook is asked for each of
-    /// `"wal.sync"` and `"wal.write"`, and `true` makes the call return `SQLITE_IOERR`. `None` removes it.
+    /// `"wal.sync"` and `"wal.write"`, and `true` makes the call return `SQLITE_IOERR`; and for `"apply.publish"`, when the
+    /// entries of an apply are in the index and its header is not: `true` makes the apply fail. `None` removes it.
     #[doc(hidden)]
     pub fn set_fault(&self, hook: Option<FaultHook>) {
         *self.fault.write() = hook;

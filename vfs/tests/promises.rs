@@ -46,7 +46,8 @@
 //! | an interrupt: of a commit, of the request for the write lock, in the queue of writers, in a read barrier | `an_interrupt_does_not_end_a_commit_that_waits`, `a_write_that_waits_for_permission_can_be_interrupted`, `a_writer_in_the_queue_can_be_interrupted`, `a_read_that_waits_for_its_barrier_can_be_interrupted` |
 //! | writers get their share; the lock of nobody is free | `every_writer_gets_its_share`, `a_waiting_writer_is_woken_when_the_lock_is_free`, `a_lock_that_nobody_holds_or_waits_for_is_free` |
 //! | an idle BEGIN IMMEDIATE does not stop the applier | `an_idle_write_transaction_does_not_stop_the_applier` |
-//! | a fenced writer's rollback touches nothing shared: without the private mapping these are red | `the_rollback_of_a_fenced_writer_damages_nothing`, `a_rollback_in_the_middle_of_an_apply_damages_nothing`, `fences_race_with_commits` |
+//! | a fenced writer's rollback touches nothing shared | `the_rollback_of_a_fenced_writer_damages_nothing`, `a_rollback_in_the_middle_of_an_apply_damages_nothing` |
+//! | a fenced or detached connection has its wal-index to itself: without `ShmView::detach` these are red | `a_rollback_between_the_entries_of_an_apply_and_its_header_damages_nothing`, `a_fenced_transaction_reads_its_snapshot_and_writes_nothing`, `a_detached_proposal_that_is_committed_is_published_by_the_applier`, `a_statement_that_is_still_open_reads_its_own_snapshot_after_a_detached_commit` |
 //! | a proposed transaction is detached, and reports | `a_detached_proposal_that_is_committed_is_published_by_the_applier`, `a_detached_proposal_that_lost_reports_what_it_is_told` |
 //! | a fence never lands between "accepted" and published | `fences_race_with_commits`, `a_proposal_that_was_given_up_may_be_fenced_and_still_be_committed` |
 //! | **The read barrier** | |

@@ -3,6 +3,7 @@ use crate::database::SessionId;
 use crate::env::sim::{SimClock, SimRng};
 use crate::genesis::Geometry;
 use crate::page::{PageCount, PageHash, PageNo};
+use crate::spill::SpillTo;
 use crate::transaction::{ChangedPage, Position, Transaction};
 
 /// Its barrier applies an entry, so that the header moves while a read waits.
@@ -59,7 +60,7 @@ fn a_read_that_was_given_up_hands_its_barrier_to_no_later_read() {
         (Duration::from_secs(3600), false),
     ] {
         let clock = Arc::new(SimClock::default());
-        let db = Database::new("app", Geometry::default(), clock.clone(), &SimRng::new(1)).unwrap();
+        let db = Database::new("app", Geometry::default(), clock.clone(), &SimRng::new(1), SpillTo::nowhere()).unwrap();
         let replicator = Arc::new(Moving { barriers: AtomicU64::new(0) });
         let conn = Conn::new(db, replicator.clone(), clock.clone()).unwrap();
         conn.set_linearizable(true);

@@ -137,6 +137,9 @@ impl Database {
                 header.frame_checksum = checksum;
             }
         }
+        if self.faulty("apply.publish") {
+            return Err(std::io::Error::other("a test wants this apply to fail"));
+        }
         header.page_count = size_after;
         header.change_counter = header.change_counter.wrapping_add(1);
         index::publish_header(view, &header);
