@@ -506,6 +506,7 @@ mod tests {
         assert_eq!(create(MAX_DATABASES + 1), Err(Refused::TooManyDatabases));
     }
 
+    /// Shows INV-13.
     #[test]
     fn an_incarnation_is_bound_once() {
         let mut catalogue = sample();

@@ -206,6 +206,7 @@ mod tests {
         EntryId { index: LogIndex(index), term: Term(term) }
     }
 
+    /// Shows INV-11.
     #[test]
     fn another_entry_at_the_index_is_proof_but_only_once_it_is_committed() {
         let pending = Pending::default();
@@ -235,6 +236,7 @@ mod tests {
         assert_eq!(pending.take(second), None);
     }
 
+    /// Shows INV-11.
     #[test]
     fn an_entry_of_a_later_term_that_is_applied_before_is_proof_too() {
         let pending = Pending::default();

@@ -9,7 +9,9 @@
 //! * the crate `raft` is named in `src/raft/` only, sockets in `src/net/tcp` only, files of the system only in the VFS's
 //!   `env/os.rs`; the program under `src/bin/` is an application and may use both;
 //! * `unsafe` stands in its rooms only, in the whole workspace;
-//! * a test that DESIGN.md or the README calls as a witness exists.
+//! * a test that DESIGN.md or the README calls as a witness exists;
+//! * the tests in DESIGN.md's table of invariants carry the numbers that they are named for, and nothing else does;
+//! * each trap in `tests/cluster/traps.rs` has a test, or a reason why it needs none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -126,6 +128,7 @@ fn the_code_map_is_complete_and_layers_ascend() {
     assert!(gone.is_empty(), "in DESIGN.md's code map, but no file: {gone:?}");
 }
 
+/// Shows INV-22.
 #[test]
 fn no_arrow_points_up() {
     let map = code_map();
@@ -157,6 +160,7 @@ fn no_arrow_points_up() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Shows INV-22.
 #[test]
 fn each_outside_thing_has_one_home() {
     let homes: [(&[&str], &str); 3] = [
@@ -191,6 +195,7 @@ fn each_outside_thing_has_one_home() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Shows INV-22.
 #[test]
 fn unsafe_stays_in_its_rooms() {
     let mut wrong = Vec::new();
@@ -231,6 +236,98 @@ fn witnesses_exist() {
         }
     }
     assert!(missing.is_empty(), "no such test: {missing:#?}");
+}
+
+/// The tests of the workspace, by name: for each, its file and the comment above it.
+fn tests_with_comments() -> BTreeMap<String, Vec<(String, String)>> {
+    let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for file in ["src", "tests", "vfs/src", "vfs/tests"].into_iter().flat_map(sources) {
+        let text = std::fs::read_to_string(root().join(&file)).unwrap();
+        let (mut comment, mut marked) = (String::new(), false);
+        for line in text.lines().map(str::trim_start) {
+            if let Some(words) = line.strip_prefix("///") {
+                comment.push_str(words);
+            } else if line.starts_with("#[") {
+                marked |= line == "#[test]";
+            } else {
+                if let Some((name, _)) = line.strip_prefix("fn ").filter(|_| marked).and_then(|f| f.split_once('(')) {
+                    found.entry(name.to_string()).or_default().push((file.clone(), std::mem::take(&mut comment)));
+                }
+                comment.clear();
+                marked = false;
+            }
+        }
+    }
+    found
+}
+
+/// The numbers of invariants that stand in `text`.
+fn invariants(text: &str) -> BTreeSet<String> {
+    let numbers = text.split("INV-").skip(1);
+    numbers.map(|rest| rest[..rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len())].to_string()).collect()
+}
+
+#[test]
+fn the_tests_of_the_invariants_carry_their_numbers() {
+    let tests = tests_with_comments();
+    let mut named: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    let page = std::fs::read_to_string(root().join("DESIGN.md")).unwrap();
+    for row in page.lines().filter(|line| line.starts_with("| INV-")) {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").collect();
+        let number = cells[0].trim().trim_start_matches("INV-");
+        let witnesses: Vec<_> = cells.last().unwrap().split('`').skip(1).step_by(2).collect();
+        if witnesses.is_empty() && !cells.last().unwrap().contains("no test") {
+            wrong.push(format!("INV-{number}: DESIGN.md names no test of it, and does not say that there is none"));
+        }
+        for witness in witnesses {
+            named.entry(witness).or_default().insert(number.to_string());
+        }
+    }
+    assert!(named.len() > 40, "{}", named.len());
+    for (name, numbers) in &named {
+        match tests.get(*name) {
+            None => wrong.push(format!("{name}, a test of INV-{numbers:?}, does not exist")),
+            Some(places) => wrong.extend(places.iter().flat_map(|(file, comment)| {
+                let carried = invariants(comment);
+                let missing = numbers.difference(&carried).cloned().collect::<Vec<_>>();
+                missing.into_iter().map(move |n| format!("{file}: {name} needs the words \"Shows INV-{n}.\" above it"))
+            })),
+        }
+    }
+    for (name, places) in &tests {
+        let none = BTreeSet::new();
+        let numbers = named.get(name.as_str()).unwrap_or(&none);
+        for (file, comment) in places {
+            for n in invariants(comment).difference(numbers) {
+                wrong.push(format!("{file}: {name} carries INV-{n}, whose row in DESIGN.md does not name it"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn each_trap_has_a_test_or_a_reason() {
+    let tests = tests_with_comments();
+    let text = std::fs::read_to_string(root().join("tests/cluster/traps.rs")).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | ")?.strip_suffix(" |"));
+    let rows: Vec<Vec<_>> = rows.map(|row| row.split(" | ").collect()).collect();
+    let numbers: Vec<_> = rows.iter().filter_map(|row| row[0].parse::<u32>().ok()).collect();
+    assert_eq!(numbers, Vec::from_iter(1..=18));
+    let mut wrong = Vec::new();
+    for row in rows.iter().filter(|row| row[0] != "trap") {
+        let [number, _, answer] = row[..] else { panic!("a row of three cells: {row:?}") };
+        let witnesses: Vec<_> = answer.split('`').skip(1).step_by(2).filter(|name| name.contains('_')).collect();
+        wrong.extend(witnesses.iter().filter(|name| !tests.contains_key(**name)).map(|name| format!("no test {name}")));
+        if witnesses.is_empty() && !answer.starts_with("does not apply: ") {
+            wrong.push(format!("trap {number} has neither a test nor a reason"));
+        }
+    }
+    let listed = |name: &str| rows.iter().any(|row| row.last().unwrap().contains(&format!("`{name}`")));
+    let unlisted = tests.keys().filter(|name| name.starts_with("trap_") && !listed(name));
+    wrong.extend(unlisted.map(|name| format!("{name} is not in the table")));
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

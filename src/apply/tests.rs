@@ -72,6 +72,7 @@ impl Bench {
     }
 }
 
+/// Shows INV-9.
 #[test]
 fn a_transaction_is_applied_on_its_base_and_on_no_other() {
     let mut bench = Bench::new();
@@ -88,6 +89,7 @@ fn a_transaction_is_applied_on_its_base_and_on_no_other() {
     assert_eq!(bench.hub.applied().index, LogIndex(bench.next - 1));
 }
 
+/// Shows INV-10.
 #[test]
 fn a_copy_that_diverged_is_retired_and_the_others_go_on() {
     let mut bench = Bench::new();
@@ -103,6 +105,7 @@ fn a_copy_that_diverged_is_retired_and_the_others_go_on() {
     assert!(good.1.position() > position);
 }
 
+/// Shows INV-16.
 #[test]
 fn what_this_version_does_not_know_stops_the_node_before_it() {
     // Version and kind of an entry are its first two bytes.

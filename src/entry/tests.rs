@@ -106,6 +106,7 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap()).collect()
 }
 
+/// Shows INV-16.
 #[test]
 fn what_a_later_version_wrote_is_unknown_and_not_damaged() {
     let bytes = bytes_of(bodies().remove(0));
@@ -150,6 +151,7 @@ fn a_transaction_is_checked_before_anybody_sees_it() {
     assert!(with(|t| t.pages[0].image = vec![0; 513].into()).contains("lz4"));
 }
 
+/// Shows INV-15.
 #[test]
 fn counts_and_lengths_are_checked_before_memory_is_taken() {
     let bytes = bytes_of(bodies().remove(0));
@@ -209,6 +211,7 @@ fn no_flipped_bit_changes_a_page_unseen() {
 }
 
 proptest! {
+    /// Shows INV-15.
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = decode(&bytes);

@@ -160,6 +160,7 @@ impl World {
     }
 }
 
+/// Shows INV-14.
 #[test]
 fn three_and_five_nodes_found_one_cluster_whatever_happens_and_end() {
     let mut by_others = 0;
@@ -253,6 +254,7 @@ fn a_minority_founds_nothing_and_a_majority_does() {
     }
 }
 
+/// Shows INV-14.
 #[test]
 fn wiped_disks_cannot_found_a_second_cluster_beside_a_majority() {
     for seed in 0..200 {

@@ -124,6 +124,7 @@ fn reads_stop_at_max_bytes_but_give_one_entry() {
     assert_eq!([0, 1, 2, 40, 41].map(|i| log.term(LogIndex(i)).map(|t| t.0)), [None, Some(1), Some(1), Some(1), None]);
 }
 
+/// Shows INV-1.
 #[test]
 fn a_conflicting_suffix_is_truncated_by_a_record_and_never_overwritten() {
     let fs = SimFs::new(1);
@@ -138,6 +139,7 @@ fn a_conflicting_suffix_is_truncated_by_a_record_and_never_overwritten() {
     assert_eq!(all(&open(&fs).unwrap().0), expected);
 }
 
+/// Shows INV-2.
 #[test]
 fn what_must_not_follow_is_refused_and_the_log_goes_on() {
     let fs = SimFs::new(1);
@@ -165,6 +167,7 @@ fn what_must_not_follow_is_refused_and_the_log_goes_on() {
     log.append(&Batch { anchor: Some(anchor(5)), ..entries(4, 5, 3, 10) }).unwrap();
 }
 
+/// Shows INV-3.
 #[test]
 fn the_first_failure_is_the_answer_from_then_on() {
     for (label, failure) in [("log.write", Failure::EIO), ("log.sync", Failure::EIO), ("log.write", Failure::ENOSPC)] {
@@ -185,6 +188,7 @@ fn the_first_failure_is_the_answer_from_then_on() {
     }
 }
 
+/// Shows INV-4.
 #[test]
 fn what_open_reports_after_a_failed_sync_is_really_on_disk() {
     // The page cache shows a whole batch that the disk does not have, and the kernel believes that it is clean: a second
@@ -275,6 +279,7 @@ fn a_reset_replaces_the_log_as_a_whole() {
     assert!((1..=3).all(|number| fs.peek(Path::new(&file(number))).is_none()), "the old segments are gone");
 }
 
+/// Shows INV-4.
 #[test]
 fn a_flipped_bit_never_panics_and_never_invents() {
     let fs = SimFs::new(1);

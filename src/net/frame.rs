@@ -212,6 +212,7 @@ mod tests {
     }
 
     proptest! {
+        /// Shows INV-15.
         #[test]
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let _ = parse(&bytes);

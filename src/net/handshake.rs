@@ -425,6 +425,7 @@ mod tests {
         }
     }
 
+    /// Shows INV-13.
     #[test]
     fn a_wiped_disk_is_told_what_to_do() {
         let catalogue = catalogue();
@@ -472,6 +473,7 @@ mod tests {
     }
 
     proptest! {
+        /// Shows INV-15.
         #[test]
         fn random_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..60), magic: bool) {
             if magic && bytes.len() >= 4 {

@@ -422,6 +422,7 @@ mod tests {
         assert_eq!(ids(log.entries(3, 6, None, send())), [(3, 1), (4, 2), (5, 2)]);
     }
 
+    /// Shows INV-20.
     #[test]
     fn memory_keeps_as_much_as_its_budget() {
         for (budget, kept) in [(3 * ENTRY - 1, 2), (3 * ENTRY, 3), (3 * ENTRY + 1, 3)] {

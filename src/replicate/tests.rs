@@ -34,6 +34,7 @@ fn entry(index: u64, term: u64) -> EntryId {
     EntryId { index: LogIndex(index), term: Term(term) }
 }
 
+/// Shows INV-8.
 #[test]
 fn the_write_lock_is_granted_only_on_a_leader_that_has_applied_an_entry_of_its_own_term() {
     let (node, db) = replicator();

@@ -179,11 +179,13 @@ fn schedules(n: u16, seeds: std::ops::Range<u64>) {
     assert!(entries > 1000 && reads > 100, "the schedules do too little: {entries} entries, {reads} reads");
 }
 
+/// Shows INV-7.
 #[test]
 fn random_schedules_of_three_nodes() {
     schedules(3, 0..150);
 }
 
+/// Shows INV-7.
 #[test]
 fn random_schedules_of_five_nodes() {
     schedules(5, 0..100);

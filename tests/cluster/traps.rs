@@ -1,5 +1,26 @@
-//! One test per trap of the library underneath, by the number that the trap has in our notes on it; then what else the
-//! core promises.
+//! One test per trap of the library underneath (`raft` 0.7), each of which was fallen into once on purpose; then what else
+//! the core promises. `tests/layers.rs` reads this table: a trap has a test, or a reason why it cannot be reached.
+//!
+//! | trap | what the library does | what holds here |
+//! |---|---|---|
+//! | 1 | reads by lease are not safe: there is no clock in it | `trap_1_a_leader_without_a_majority_answers_no_read` |
+//! | 2 | a leader's first words of a term leave before the term is on disk, and a term can be used twice | `trap_2_a_leader_is_silent_until_its_term_is_on_disk` |
+//! | 3 | it panics when hard state, applied index and log do not fit together at the start | `trap_3_what_recovery_found_must_fit_together` |
+//! | 4 | it panics when a snapshot counts as applied before it counts as persisted | does not apply: no snapshot comes to the library, from a message (`who_may_send_what`) or from storage |
+//! | 5 | a log that begins at index 1 cannot be joined | `trap_5_the_log_begins_behind_the_genesis` |
+//! | 6 | a leader that removed itself leads for ever | `trap_6_a_leader_that_is_no_member_any_more_steps_down` |
+//! | 7 | a second membership change becomes an empty entry, without an error; an empty proposal looks like one | `trap_7_a_second_membership_change_is_refused_not_swallowed`, `trap_7_an_empty_proposal_is_refused` |
+//! | 8 | a read is dropped in silence whenever there is no leader that can answer | `trap_8_reads_of_one_turn_share_one_round`, `trap_8_a_read_survives_everything_that_swallows_it`, `trap_8_a_new_leader_answers_once_it_committed_in_its_term` |
+//! | 9 | a peer whose snapshot was lost is sent nothing any more | does not apply: storage has no snapshot to give, so no peer gets into that state; who needs one is named: `a_peer_behind_the_compacted_log_is_named` |
+//! | 10 | it panics when storage fails | `trap_10_a_log_that_cannot_be_read_stops_the_core_without_a_panic` |
+//! | 11 | it panics when stepped between `ready` and `advance`; a proposal does not say its index, and a follower forwards it | `trap_11_only_a_leader_takes_proposals_and_says_where_they_stand` |
+//! | 12 | by default one message per entry | `trap_12_entries_travel_together_up_to_the_size_of_a_message` |
+//! | 13 | no limit for an entry, and a lax one for all that are not committed | `trap_13_an_entry_has_a_limit_and_so_has_the_backlog` |
+//! | 14 | a priority only says "no" to lower ones, and equal ones mean nothing | does not apply: nobody has a priority; it is 0 everywhere, and no setting changes it |
+//! | 15 | a transfer to a dead node blocks proposals | `trap_15_a_transfer_to_a_dead_node_blocks_for_one_election_timeout` |
+//! | 16 | a leader commits before its own disk has the entry, and messages must wait for different things | `trap_16_nobody_promises_or_applies_what_its_disk_does_not_have` |
+//! | 17 | a joint configuration is never left when its leader is gone; campaigning loads all entries that are not applied; random timeouts come from outside | `trap_17_a_joint_configuration_is_left_though_its_leader_is_gone`, `trap_17_looking_for_changes_of_members_loads_no_payload`, `trap_17_the_same_events_have_the_same_effects` |
+//! | 18 | it logs through `slog`, to a place that it chooses | does not apply: the core hands it a logger of ours, whose only way out is `tracing` (`src/raft/trace.rs`) |
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -71,6 +92,7 @@ fn trap_1_a_leader_without_a_majority_answers_no_read() {
     assert_eq!(cluster.node(1).core.as_ref().unwrap().status().role.leader, None, "it gave up leading");
 }
 
+/// Shows INV-5.
 #[test]
 fn trap_2_a_leader_is_silent_until_its_term_is_on_disk() {
     let members = Membership { learners: vec![NodeId(2)], ..voters([1]) };
@@ -347,6 +369,7 @@ fn trap_12_entries_travel_together_up_to_the_size_of_a_message() {
     assert_eq!(cluster.payloads(3).len(), 200);
 }
 
+/// Shows INV-20.
 #[test]
 fn trap_13_an_entry_has_a_limit_and_so_has_the_backlog() {
     let limits = |config: &mut CoreConfig| {
@@ -385,6 +408,7 @@ fn trap_15_a_transfer_to_a_dead_node_blocks_for_one_election_timeout() {
     assert!(cluster.proposed[&taken].is_ok());
 }
 
+/// Shows INV-5.
 #[test]
 fn trap_16_nobody_promises_or_applies_what_its_disk_does_not_have() {
     let mut cluster = elected(3);
@@ -424,6 +448,7 @@ fn trap_17_a_joint_configuration_is_left_though_its_leader_is_gone() {
     assert_eq!(cluster.node(1).membership, expected, "a restart comes to the same members");
 }
 
+/// Shows INV-6.
 #[test]
 fn trap_17_the_same_events_have_the_same_effects() {
     let run = || {
@@ -507,6 +532,7 @@ fn silence_ends_leading_and_campaigning_but_not_voting() {
     assert_ne!(cluster.leader(), Some(1));
 }
 
+/// Shows INV-7.
 #[test]
 fn what_is_handed_out_but_not_applied_is_bounded() {
     let mut cluster = Cluster::with(voters([1]), |config| config.max_apply_bytes = 250);
@@ -598,6 +624,7 @@ fn a_shell_that_breaks_the_contract_is_stopped() {
     }
 }
 
+/// Shows INV-15.
 #[test]
 fn no_message_makes_a_core_panic() {
     let mut dice = crate::harness::Dice(5);

@@ -107,6 +107,7 @@ fn a_closure_that_fails_leaves_nothing_and_the_next_one_works() {
     assert_eq!(count(&node.connect("app").unwrap(), "t"), 1);
 }
 
+/// Shows INV-19.
 #[test]
 fn one_directory_has_one_user() {
     let dir = tempfile::tempdir().unwrap();
@@ -120,6 +121,7 @@ fn one_directory_has_one_user() {
     );
 }
 
+/// Shows INV-19.
 #[test]
 fn a_stock_sqlite_is_kept_out_of_the_main_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -17,6 +17,7 @@ fn followers_show_what_the_leader_committed() {
     }
 }
 
+/// Shows INV-8.
 #[test]
 fn a_follower_refuses_writes_and_names_the_leader() {
     let cluster = Cluster::start(3);
@@ -124,6 +125,7 @@ fn a_listed_node_that_comes_late_is_bound_and_catches_up() {
     cluster.assert_equal("app");
 }
 
+/// Shows INV-9 and INV-11.
 #[test]
 fn a_leader_that_is_cut_off_is_replaced_and_learns_what_became_of_its_transactions() {
     let cluster = Cluster::start(3);

@@ -108,6 +108,7 @@ mod tests {
         assert_eq!(map.checksum(), expected);
     }
 
+    /// Shows INV-21.
     #[test]
     fn the_checksum_is_the_xor_of_all_pages_through_growth_change_and_shrink() {
         let mut map = PageHashes::new(PageSize::DEFAULT);
@@ -117,6 +118,7 @@ mod tests {
         change(&mut map, &[(2, 3), (3, 4), (4, 8)], 4);
     }
 
+    /// Shows INV-21.
     #[test]
     fn holes_are_the_new_pages_that_nobody_wrote_but_never_the_lock_page() {
         let mut map = PageHashes::new(PageSize::new(65536).unwrap());

@@ -451,6 +451,7 @@ mod tests {
     /// A connection that SQLite is running in keeps counting words up through its pointers, one on each page and that
     /// very word which detach touches, while another thread detaches and attaches its view. It must lose no step of its
     /// own while private, and after each detach the file must stand still.
+    /// Shows INV-V5.
     #[test]
     fn detach_under_a_running_connection() {
         let regions = 4;

@@ -32,6 +32,7 @@ const VERDICTS: [(Refusal, i32); 13] = [
     (Refusal::Io, ffi::SQLITE_IOERR),
 ];
 
+/// Shows INV-17 and INV-V2.
 #[test]
 fn a_refused_commit_is_gone_and_the_connection_goes_on() {
     for (refusal, expected) in VERDICTS {

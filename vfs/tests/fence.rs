@@ -50,6 +50,7 @@ fn an_idle_write_transaction_does_not_stop_the_applier() {
 /// SQLite's rollback clears entries of the hash table that it believes to be its own, without asking anybody: when only
 /// the lock was taken away, it cleared those of the applier, and the copies differed although each was consistent. The
 /// foreign transactions have other pages than the local one, and the last one comes in while the zombie is still open.
+/// Shows INV-V1.
 #[test]
 fn the_rollback_of_a_fenced_writer_damages_nothing() {
     for spilled in [false, true] {
@@ -79,6 +80,7 @@ fn the_rollback_of_a_fenced_writer_damages_nothing() {
 
 /// The moment at which a rollback could hurt is in the middle of an apply: entries are in the hash table, the header does
 /// not count them yet. Fence and rollback run against each other in two threads here.
+/// Shows INV-V1.
 #[test]
 fn a_rollback_in_the_middle_of_an_apply_damages_nothing() {
     let (stage, db, mut twin) = stage();
@@ -276,6 +278,7 @@ fn a_detached_proposal_that_lost_reports_what_it_is_told() {
 
 /// The waiting commit's time was up (it said so), and only then the applier came: a debug build stopped there with a
 /// failed assertion, so that the application saw a plain I/O error instead of "unknown".
+/// Shows INV-12.
 #[test]
 fn a_proposal_that_was_given_up_may_be_fenced_and_still_be_committed() {
     let (stage, db, _) = stage();
@@ -329,6 +332,7 @@ fn a_statement_that_is_still_open_reads_its_own_snapshot_after_a_detached_commit
 
 /// An entry that is refused everywhere alike (a duplicate, a proposal of a deposed leader) changes nothing, so the local
 /// writer has no reason to lose its transaction.
+/// Shows INV-9 and INV-10.
 #[test]
 fn an_entry_that_is_refused_fences_nobody() {
     let (stage, db, mut twin) = stage();
@@ -349,6 +353,7 @@ fn an_entry_that_is_refused_fences_nobody() {
 
 /// Foreign entries, local proposals and their fences against each other. The log is a queue here; its applier decides
 /// at random, as elections would.
+/// Shows INV-12 and INV-V5.
 #[test]
 fn fences_race_with_commits() {
     let met = (1..=4u64).map(|seed| race(seed, 500)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));

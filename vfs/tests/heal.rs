@@ -36,6 +36,7 @@ fn transaction(stage: &Stage, db: &Connection, spilled: bool) {
     assert!(stage.commits("app") > 0);
 }
 
+/// Shows INV-V4.
 #[test]
 fn a_commit_that_sqlite_fails_to_finish_is_published_all_the_same() {
     for (label, spilled, psow) in [
@@ -112,6 +113,7 @@ fn a_statement_that_is_open_during_a_heal_keeps_its_snapshot() {
 }
 
 /// Every write after the commit frame in turn, until a transaction comes through untouched.
+/// Shows INV-V4.
 #[test]
 fn each_write_behind_the_commit_frame_may_fail() {
     for psow in [0, 1] {

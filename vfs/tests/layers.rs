@@ -95,6 +95,7 @@ fn used(text: &str) -> BTreeSet<String> {
     used
 }
 
+/// Shows INV-22.
 #[test]
 fn no_arrow_points_up() {
     let modules = modules();
@@ -110,6 +111,7 @@ fn no_arrow_points_up() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Shows INV-22.
 #[test]
 fn unsafe_stays_in_its_rooms() {
     for (module, text) in modules() {

@@ -195,6 +195,7 @@ fn move_money(db: &Connection, choices: &mut Choices) {
 
 /// Two nodes take turns at random as the one that writes and the one that applies, so that each WAL is a mixture of
 /// SQLite's frames and ours. Readers watch both.
+/// Shows INV-V3.
 #[test]
 fn two_nodes_that_swap_their_roles_stay_the_same() {
     for (seed, page_size, auto_vacuum) in [(1, 512, AutoVacuum::Full), (2, 4096, AutoVacuum::None)] {

@@ -177,6 +177,7 @@ fn a_database_is_in_wal_mode_before_its_first_write() {
     }
 }
 
+/// Shows INV-18.
 #[test]
 fn one_transaction_writes_to_one_replicated_database() {
     let stage = Stage::new();

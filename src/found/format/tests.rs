@@ -106,6 +106,7 @@ fn every_truncation_and_every_flipped_bit_of_an_identity_is_found() {
 }
 
 proptest! {
+    /// Shows INV-15.
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
         let _ = FoundMessage::decode(&bytes);

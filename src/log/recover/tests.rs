@@ -124,6 +124,7 @@ fn try_walk(segments: &[Builder]) -> Result<(Case, u64), LogError> {
     Ok((case, replay.contents.last().index.0))
 }
 
+/// Shows INV-4.
 #[test]
 fn every_case_of_the_table() {
     let one = Builder::first().batch();

@@ -249,16 +249,19 @@ fn every_call(seeds: std::ops::Range<u64>, strike: Strike) {
     }
 }
 
+/// Shows INV-1.
 #[test]
 fn a_crash_at_every_call() {
     every_call(0..12, Strike::Crash);
 }
 
+/// Shows INV-3.
 #[test]
 fn an_io_error_at_every_call() {
     every_call(100..106, Strike::Fault(Lasts::Once, Failure::EIO));
 }
 
+/// Shows INV-3.
 #[test]
 fn a_full_disk_from_every_call_on() {
     every_call(200..204, Strike::Fault(Lasts::ForGood, Failure::ENOSPC));

@@ -176,6 +176,7 @@ fn a_flipped_bit_is_an_error_or_another_message() {
 }
 
 proptest! {
+    /// Shows INV-15.
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode(&Bytes::from(bytes));

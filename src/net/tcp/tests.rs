@@ -303,6 +303,7 @@ fn strangers_are_refused_with_a_reason() {
     assert!(trouble.contains("this is node 2, not node 3"), "{trouble}");
 }
 
+/// Shows INV-13.
 #[test]
 fn votes_of_an_unbound_member_pass_only_after_it_is_bound() {
     let (one, three) = (Node::new(1), Node::new(3));
@@ -454,6 +455,7 @@ fn garbage_and_silence_end_a_connection_and_nothing_else() {
     assert_eq!(call(&two.address(), b"x", LONG, false).unwrap(), b"None said x");
 }
 
+/// Shows INV-20.
 #[test]
 fn connections_without_a_hello_are_bounded() {
     let two = Node::start(2, |options| {
@@ -475,6 +477,7 @@ fn connections_without_a_hello_are_bounded() {
     assert!(call(&two.address(), b"x", LONG, false).is_ok());
 }
 
+/// Shows INV-20.
 #[test]
 fn a_queue_is_bounded_but_takes_one_message_of_any_size() {
     let peer = Peer::new(NodeId(2), "", (1000, 1000));

@@ -250,6 +250,7 @@ mod tests {
         assert_eq!(OsFs.list(&deep, "t").unwrap(), ["m"]);
     }
 
+    /// Shows INV-19.
     #[test]
     fn a_directory_has_one_owner_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
