@@ -4,6 +4,8 @@
 //! entry            done if                              else
 //! transaction      its database exists and stands at    refused: nothing changes, on every node alike; if it is ours,
 //!                  its base position                    the waiting SQLite commit is NotCommitted
+//! part of one      it is the next one, see splits.rs;   refused, and the split is over
+//!                  with the last, as a transaction
 //! create           the name is free                     refused
 //! drop             the database exists                  refused
 //! bind incarnation the member exists and is unbound     refused
@@ -22,18 +24,21 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use shoaldb_vfs::Database;
 use shoaldb_vfs::database::ApplyError;
 use shoaldb_vfs::error::Refusal;
-use shoaldb_vfs::transaction::{Position, Transaction};
+use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
 
 use crate::catalogue::{DatabaseId, DatabaseInfo};
-use crate::entry::{self, Body, Kind, Origin};
+use crate::entry::split::{self, Form};
+use crate::entry::{self, Body, Kind, Origin, Payload};
 use crate::events::Event;
 use crate::pending::Decision;
 use crate::probe::{self, Phase};
 use crate::shared::Hub;
+use crate::splits::{self, Pages, Splits};
 use crate::types::{EntryClass, LogEntry};
 
 /// What one step did.
@@ -54,11 +59,12 @@ pub(crate) struct Applier {
     queue: VecDeque<LogEntry>,
     /// The first entry of the queue was accepted by a waiting connection.
     accepted: Option<(Arc<Database>, Position)>,
+    splits: Splits,
 }
 
 impl Applier {
     pub(crate) fn new(hub: Hub) -> Applier {
-        Applier { hub, queue: VecDeque::new(), accepted: None }
+        Applier { hub, queue: VecDeque::new(), accepted: None, splits: Splits::default() }
     }
 
     pub(crate) fn push(&mut self, entries: Vec<LogEntry>) {
@@ -77,6 +83,7 @@ impl Applier {
             return self.finish();
         }
         let Some(next) = self.queue.front() else { return Step::Idle };
+        self.splits.on_entry(next.id);
         if next.class == EntryClass::Normal && !next.data.is_empty() {
             let next = next.clone();
             match self.apply(&next) {
@@ -95,7 +102,7 @@ impl Applier {
 
     fn finish(&mut self) -> Step {
         if let Some(entry) = self.queue.pop_front() {
-            self.hub.set_applied(entry.id);
+            self.hub.set_applied(entry.id, self.splits.floor());
         }
         Step::Done
     }
@@ -103,12 +110,17 @@ impl Applier {
     fn apply(&mut self, entry: &LogEntry) -> Result<(), String> {
         let (kind, origin) = entry::peek(&entry.data).map_err(|error| error.to_string())?;
         let own = (origin.node == self.hub.id && origin.session == self.hub.session).then_some(origin.number);
+        if matches!(kind, Kind::Transaction | Kind::DropDatabase) {
+            self.splits.end(entry::database_of(&entry.data).map_err(|error| error.to_string())?);
+        }
         if kind == Kind::Transaction && own.is_some_and(|number| self.accept(number, entry)) {
             return Ok(());
         }
-        let payload = entry::decode(&entry.data).map_err(|error| error.to_string())?;
-        let decision = self.apply_body(entry, payload.origin, payload.body)?;
-        if let Some(number) = own {
+        let decision = match kind {
+            Kind::Part => self.apply_part(entry, origin, own)?,
+            _ => Some(self.apply_body(entry, entry::decode(&entry.data).map_err(|error| error.to_string())?)?),
+        };
+        if let (Some(number), Some(decision)) = (own, decision) {
             self.hub.pending.decide(number, decision);
         }
         Ok(())
@@ -128,8 +140,53 @@ impl Applier {
         true
     }
 
-    fn apply_body(&self, entry: &LogEntry, origin: Origin, body: Body) -> Result<Decision, String> {
+    /// What became of a part; `None` if it was the last of a transaction that a connection publishes.
+    fn apply_part(&mut self, entry: &LogEntry, origin: Origin, own: Option<u64>) -> Result<Option<Decision>, String> {
+        let position = Position(entry.id.index.0);
+        let done = Ok(Some(Decision::Committed(entry.id.index)));
+        let head = match split::peek(&entry.data).map_err(|error| error.to_string())? {
+            Form::Part(head) => head,
+            Form::GivenUp { database, .. } => {
+                self.splits.end(database);
+                return done;
+            }
+        };
+        let Some(db) = self.hub.databases.get(head.database) else { return Ok(Some(Decision::NotCommitted)) };
+        if position <= db.position() {
+            // A replay: what became of this split was decided by an entry that the main file had at the start.
+            return done;
+        }
+        let waiting = || self.hub.pending.writing(own.map(|_| head.split)?)?.parted;
+        if !self.splits.join(entry.id, origin, &head, &entry.data, waiting) {
+            self.hub.parts_refused.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(database = db.name(), split = head.split, part = head.number, "a part without its split");
+            return Ok(Some(Decision::NotCommitted));
+        }
+        let mut end = None;
+        if let Some(pages) = self.splits.wanted(head.database) {
+            let Body::Part(part) = entry::decode(&entry.data).map_err(|error| error.to_string())?.body else {
+                return Err("a part that is none".to_string());
+            };
+            end = part.end;
+            // What is decoded is in memory for one part only.
+            pages.extend(part.pages.into_iter().map(|page| ChangedPage { image: db.keep_page(&page.image), ..page }));
+        }
+        if !head.last {
+            return done;
+        }
+        self.hub.splits_whole.fetch_add(1, Ordering::Relaxed);
+        let transaction = match (self.splits.take(head.database), end) {
+            (Some(Pages::Own(_)), _) if own.is_some_and(|number| self.accept(number, entry)) => return Ok(None),
+            (Some(Pages::Own(transaction)), _) => transaction,
+            (Some(Pages::Came(pages)), Some(end)) => Arc::new(splits::whole(pages, head.page_size, end)),
+            _ => return Err("a last part without an end".to_string()),
+        };
+        self.apply_transaction(head.database, &transaction, position, origin).map(Some)
+    }
+
+    fn apply_body(&self, entry: &LogEntry, payload: Payload) -> Result<Decision, String> {
         let index = entry.id.index;
+        let Payload { origin, body } = payload;
         match body {
             Body::Transaction { database, transaction } => {
                 self.apply_transaction(database, &transaction, Position(index.0), origin)
@@ -161,7 +218,8 @@ impl Applier {
                     Err(refused) => Ok(Decision::Refused(refused.to_string())),
                 }
             }
-            Body::Checkpoint => Ok(Decision::Committed(index)),
+            // Parts do not come here: `apply_part`.
+            Body::Checkpoint | Body::Part(_) | Body::GivenUp { .. } => Ok(Decision::Committed(index)),
             Body::BindIncarnation { node, incarnation, address } => {
                 let bound =
                     self.hub.with_catalogue(|catalogue| catalogue.bind_incarnation(node, incarnation, &address))?;

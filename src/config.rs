@@ -18,9 +18,12 @@ pub(crate) struct Config {
     pub(crate) commit_timeout: Duration,
     /// The busy timeout of connections made by `connect`. 5 s, as rusqlite's.
     pub(crate) busy_timeout: Duration,
-    /// Largest log entry in bytes, and so the largest transaction (after compression). Until transactions are split,
-    /// this bounds VACUUM and the backup API. 256 MiB: such an entry is held in memory a few times over.
-    pub(crate) max_entry: u64,
+    /// Largest transaction in bytes of pages. 4 GiB: VACUUM and the backup API write a whole database at once, and every
+    /// node needs that much room on its disk twice, for the log and for what its WAL does not keep in memory.
+    pub(crate) transaction_limit: u64,
+    /// A transaction that may be larger, encoded, goes into the log in parts of this many bytes, with entries of others in
+    /// between. 4 MiB: a disk is busy with it for milliseconds, and each queue holds a few.
+    pub(crate) part_bytes: usize,
     /// Bytes of pages that the virtual WALs of all databases together keep in memory; what is beyond is in files without
     /// a name, which are mapped. 64 MiB: the pages that are read soon after they were written are among them, and a node
     /// with its queues stays well below 400 MiB.
@@ -38,7 +41,8 @@ impl Default for Config {
             election_timeout: Duration::from_secs(1),
             commit_timeout: Duration::from_secs(10),
             busy_timeout: Duration::from_secs(5),
-            max_entry: 256 << 20,
+            transaction_limit: 4 << 30,
+            part_bytes: 4 << 20,
             wal_limit: 64 << 20,
             segment_bytes: 16 << 20,
             allow_plaintext_remote: false,

@@ -163,9 +163,16 @@ impl Builder {
         self
     }
 
-    /// Largest transaction in bytes after compression; default 256 MiB. It is held in memory as a whole.
+    /// Largest transaction in bytes of pages; default 4 GiB. Each node needs twice that on its disk.
     pub fn transaction_limit(mut self, bytes: u64) -> Builder {
-        self.config.max_entry = bytes;
+        self.config.transaction_limit = bytes;
+        self
+    }
+
+    /// A transaction that is larger than this, encoded, goes through the log in parts of this size; default 4 MiB, and
+    /// at least 64 KiB.
+    pub fn part_bytes(mut self, bytes: usize) -> Builder {
+        self.config.part_bytes = bytes.clamp(64 << 10, 256 << 20);
         self
     }
 
@@ -571,6 +578,13 @@ impl Node {
         if let (Some(tcp), Ok(other)) = (self.inner.transport.lock().as_ref(), node_id(other)) {
             tcp.set_blocked(other, blocked);
         }
+    }
+
+    /// Whether a transaction is open of which this node has applied some parts, and not the last. For tests.
+    #[doc(hidden)]
+    pub fn has_open_split(&self) -> bool {
+        let progress = self.inner.hub.progress();
+        progress.settled() < progress.applied.index
     }
 
     fn check_running(&self) -> Result<()> {

@@ -26,7 +26,7 @@
 //!    3  drop database   8 database id
 //!    4  checkpoint      anything: nobody reads it
 //!    5  bind incarnation 2 node, 8 incarnation, 2 length of address, address
-//!    6  reserved for the parts of a transaction that is larger than one entry: unknown to this version
+//!    6  part            of a transaction that is larger than one entry: entry/split.rs
 //! ```
 //!
 //! The origin lets the node that proposed an entry find its waiting caller again when the entry is committed.
@@ -41,6 +41,7 @@
 //! that it is whole: lengths, [`Transaction::check`], and every page against its hash.
 
 pub(crate) mod page_ops;
+pub mod split;
 
 use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
 use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
@@ -49,6 +50,7 @@ use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseName, MAX_ADDRESS, MAX_NA
 use crate::fields::{Damaged, Reader, put_count, put_text};
 use crate::types::{Incarnation, NodeId};
 use page_ops::{PageEncoder, PageError};
+use split::{Form, Part};
 
 /// Longest payload, and most page content of one entry, in bytes. Lengths stay far from 2^32, and a small hostile entry
 /// cannot unpack to more memory than an honest one takes.
@@ -86,6 +88,8 @@ pub enum Kind {
     Checkpoint = 4,
     /// A member's id bound to its data directory.
     BindIncarnation = 5,
+    /// A part of a transaction that is larger than one entry.
+    Part = 6,
 }
 
 /// What an entry says.
@@ -122,6 +126,15 @@ pub enum Body {
         incarnation: Incarnation,
         /// Where the others reach it.
         address: String,
+    },
+    /// A part of a transaction that is larger than one entry.
+    Part(Part),
+    /// No further part of this transaction will come.
+    GivenUp {
+        /// Of which database.
+        database: DatabaseId,
+        /// Which transaction; see [`split`].
+        split: u64,
     },
 }
 
@@ -202,16 +215,20 @@ pub fn encode_transaction(
     put_count(&mut out, transaction.pages.len());
     let mut encoder = PageEncoder::default();
     for page in &transaction.pages {
-        let head = out.len();
-        out.extend_from_slice(&page.number.get().to_le_bytes());
-        out.push(0);
-        out.extend_from_slice(&page.hash.0.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
-        out[head + 4] = encoder.put(&mut out, &page.image);
-        let len = (out.len() - head - PAGE_HEAD) as u32;
-        out[head + 21..head + PAGE_HEAD].copy_from_slice(&len.to_le_bytes());
+        put_page(&mut out, &mut encoder, page);
     }
     Ok(out)
+}
+
+fn put_page(out: &mut Vec<u8>, encoder: &mut PageEncoder, page: &ChangedPage) {
+    let head = out.len();
+    out.extend_from_slice(&page.number.get().to_le_bytes());
+    out.push(0);
+    out.extend_from_slice(&page.hash.0.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out[head + 4] = encoder.put(out, &page.image);
+    let len = (out.len() - head - PAGE_HEAD) as u32;
+    out[head + 21..head + PAGE_HEAD].copy_from_slice(&len.to_le_bytes());
 }
 
 /// Writes any payload.
@@ -237,6 +254,8 @@ pub fn encode(payload: &Payload) -> Result<Vec<u8>, TooLarge> {
             out.extend_from_slice(&incarnation.0.to_le_bytes());
             put_text(&mut out, address, MAX_ADDRESS);
         }
+        Body::Part(part) => return Ok(split::encode(origin, part)),
+        Body::GivenUp { database, split } => return Ok(split::encode_given_up(origin, *database, *split)),
     }
     Ok(out)
 }
@@ -251,6 +270,13 @@ fn put_head(out: &mut Vec<u8>, kind: Kind, origin: Origin) {
 /// Kind and origin of a payload, without a look at its body.
 pub fn peek(bytes: &[u8]) -> Result<(Kind, Origin), EntryError> {
     read_head(&mut Reader::new(bytes))
+}
+
+/// The database that a transaction, a part of one, or a drop is about, without a look at the rest.
+pub fn database_of(bytes: &[u8]) -> Result<DatabaseId, EntryError> {
+    let mut fields = Reader::new(bytes);
+    read_head(&mut fields)?;
+    Ok(DatabaseId(fields.u64("database id")?))
 }
 
 fn read_head(fields: &mut Reader<'_>) -> Result<(Kind, Origin), EntryError> {
@@ -268,6 +294,7 @@ fn read_head(fields: &mut Reader<'_>) -> Result<(Kind, Origin), EntryError> {
         3 => Kind::DropDatabase,
         4 => Kind::Checkpoint,
         5 => Kind::BindIncarnation,
+        6 => Kind::Part,
         other => return unknown("kind", other.into(), 1),
     };
     let flags = fields.u16("flags")?;
@@ -305,6 +332,10 @@ pub fn decode(bytes: &[u8]) -> Result<Payload, EntryError> {
             let incarnation = Incarnation(fields.u64("incarnation")?);
             Body::BindIncarnation { node, incarnation, address: fields.text(MAX_ADDRESS, "address")?.to_string() }
         }
+        Kind::Part => match split::read_form(&mut fields)? {
+            Form::Part(head) => Body::Part(split::read_rest(&mut fields, head)?),
+            Form::GivenUp { database, split } => Body::GivenUp { database, split },
+        },
     };
     fields.end()?;
     Ok(Payload { origin, body })
@@ -322,6 +353,14 @@ fn read_transaction(fields: &mut Reader<'_>) -> Result<Body, EntryError> {
     let page_size = read_page_size(fields)?;
     let size_after = PageCount(fields.u32("database size")?);
     let checksum_after = PageHash(fields.u128("database checksum")?);
+    let pages = read_pages(fields, page_size)?;
+    let transaction = Transaction { base, page_size, size_after, checksum_after, pages };
+    transaction.check().map_err(|broken| fields.damaged(broken))?;
+    refuse_wrong_hashes(fields, &transaction.pages)?;
+    Ok(Body::Transaction { database, transaction })
+}
+
+fn read_pages(fields: &mut Reader<'_>, page_size: PageSize) -> Result<Vec<ChangedPage>, EntryError> {
     let count = fields.count(PAGE_HEAD, "number of pages")?;
     if count > MAX_ENTRY / page_size.len() {
         let what = format!("{count} pages of {} bytes, one entry holds {MAX_ENTRY} bytes", page_size.bytes());
@@ -331,10 +370,7 @@ fn read_transaction(fields: &mut Reader<'_>) -> Result<Body, EntryError> {
     for _ in 0..count {
         pages.push(read_page(fields, page_size)?);
     }
-    let transaction = Transaction { base, page_size, size_after, checksum_after, pages };
-    transaction.check().map_err(|broken| fields.damaged(broken))?;
-    check_hashes(&transaction).map_err(|wrong| fields.damaged(wrong.to_string()))?;
-    Ok(Body::Transaction { database, transaction })
+    Ok(pages)
 }
 
 fn read_page(fields: &mut Reader<'_>, page_size: PageSize) -> Result<ChangedPage, EntryError> {
@@ -353,14 +389,18 @@ fn read_page(fields: &mut Reader<'_>, page_size: PageSize) -> Result<ChangedPage
 }
 
 /// Checks every page against its hash. [`decode`] has done so; this is for those who hold a transaction longer.
-pub fn check_hashes(transaction: &Transaction) -> Result<(), WrongHash> {
-    for page in &transaction.pages {
+pub fn check_hashes(pages: &[ChangedPage]) -> Result<(), WrongHash> {
+    for page in pages {
         let computed = PageHash::of(page.number, &page.image);
         if computed != page.hash {
             return Err(WrongHash { number: page.number, stated: page.hash, computed });
         }
     }
     Ok(())
+}
+
+fn refuse_wrong_hashes(fields: &Reader<'_>, pages: &[ChangedPage]) -> Result<(), EntryError> {
+    Ok(check_hashes(pages).map_err(|wrong| fields.damaged(wrong.to_string()))?)
 }
 
 #[cfg(test)]

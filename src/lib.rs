@@ -39,6 +39,7 @@ mod signal;
 #[doc(hidden)]
 pub mod sim;
 mod socket;
+mod splits;
 mod status;
 pub mod types;
 

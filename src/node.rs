@@ -172,8 +172,7 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
     let mut config = CoreConfig::new(hub.id, directory.env.rng.next_u64());
     config.election_ticks = hub.config.election_ticks();
     config.heartbeat_ticks = crate::config::Config::TICKS_PER_HEARTBEAT;
-    config.max_entry_bytes = hub.config.max_entry;
-    config.max_uncommitted_bytes = config.max_uncommitted_bytes.max(hub.config.max_entry);
+    config.max_entry_bytes = config.max_entry_bytes.max(2 * hub.config.part_bytes as u64);
     let core = Core::open(config, restored, log.clone())
         .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
     hub.set_log(&log);

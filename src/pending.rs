@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use shoaldb_vfs::database::{Database, SessionId};
-use shoaldb_vfs::transaction::Position;
+use shoaldb_vfs::transaction::{Position, Transaction};
 
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, Term};
@@ -45,6 +45,8 @@ pub(crate) struct Writing {
     pub(crate) db: Arc<Database>,
     pub(crate) session: SessionId,
     pub(crate) base: Position,
+    /// All of it, if it is proposed in parts.
+    pub(crate) parted: Option<Arc<Transaction>>,
 }
 
 struct Slot {

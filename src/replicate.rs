@@ -5,6 +5,8 @@
 //! from now on, the caller hears Unknown, and the database's write lock stays closed on this node until the entry is
 //! decided.
 
+mod large;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,17 +129,30 @@ impl Replicator for NodeReplicator {
     fn commit(&self, db: &Arc<Database>, session: SessionId, transaction: Transaction) -> Result<Position, Refusal> {
         let Some(id) = self.hub.databases.id_of(db) else { return Err(Refusal::NotCommitted) };
         let base = transaction.base;
-        let writing = Writing { db: db.clone(), session, base };
-        let (number, signal) = self.hub.pending.register(Some(writing));
-        let data = match entry::encode_transaction(self.origin(number), id, &transaction) {
-            Ok(data) if data.len() as u64 <= self.hub.config.max_entry => data,
-            _ => {
+        let content = transaction.pages.len() as u64 * transaction.page_size.len() as u64;
+        if content > self.hub.config.transaction_limit {
+            return Err(Refusal::TooLarge);
+        }
+        let mut writing = Writing { db: db.clone(), session, base, parted: None };
+        let (number, signal) = if entry::longest(&transaction) <= self.hub.config.part_bytes as u64 {
+            let (number, signal) = self.hub.pending.register(Some(writing));
+            let Ok(data) = entry::encode_transaction(self.origin(number), id, &transaction) else {
                 self.hub.pending.abandon_unproposed(number);
                 return Err(Refusal::TooLarge);
+            };
+            drop(transaction);
+            self.hub.post(Input::Propose { number, data: data.into() });
+            (number, signal)
+        } else {
+            let transaction = Arc::new(transaction);
+            writing.parted = Some(transaction.clone());
+            let (number, signal) = self.hub.pending.register(Some(writing));
+            if !self.propose_parts(number, id, &transaction) {
+                self.hub.pending.abandon_unproposed(number);
+                return Err(Refusal::NotCommitted);
             }
+            (number, signal)
         };
-        drop(transaction);
-        self.hub.post(Input::Propose { number, data: data.into() });
 
         let deadline = self.hub.deadline(self.hub.config.commit_timeout);
         let mut decision = signal.wait(&self.hub.waiting, deadline, POLL, || self.hub.pending.take(number));

@@ -72,6 +72,24 @@ pub(crate) struct Leadership {
     pub(crate) leader: Option<NodeId>,
 }
 
+/// How far the applier is. One value under one lock: what is settled must not be put together from two moments.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Progress {
+    /// The last entry that is applied and shown.
+    pub(crate) applied: EntryId,
+    /// The first part of any transaction of which more parts may come.
+    split_floor: Option<LogIndex>,
+}
+
+impl Progress {
+    /// The last applied entry such that it and all before it are done with: no part of a transaction is among them whose
+    /// other parts may still come. A start must not begin behind it.
+    pub(crate) fn settled(self) -> LogIndex {
+        let before = |floor: LogIndex| LogIndex(floor.0.saturating_sub(1));
+        self.split_floor.map_or(self.applied.index, |floor| before(floor).min(self.applied.index))
+    }
+}
+
 /// See the module's text.
 pub(crate) struct Shared {
     pub(crate) id: NodeId,
@@ -83,6 +101,10 @@ pub(crate) struct Shared {
     pub(crate) mailbox: Sender<Input>,
     pub(crate) pending: Pending,
     pub(crate) databases: Databases,
+    /// Parts of large transactions that had no effect, because their split was over.
+    pub(crate) parts_refused: AtomicU64,
+    /// Large transactions that came whole.
+    pub(crate) splits_whole: AtomicU64,
     /// `None` until this node belongs to a cluster.
     pub(crate) catalogue: Mutex<Option<Catalogue>>,
     pub(crate) events: Events,
@@ -92,7 +114,7 @@ pub(crate) struct Shared {
     /// Leadership, progress, trouble or the end: anything that more than one kind of caller waits for.
     pub(crate) changed: Signal,
     leadership: Mutex<Leadership>,
-    applied: Mutex<EntryId>,
+    progress: Mutex<Progress>,
     reads: Mutex<HashMap<u64, Option<LogIndex>>>,
     next_read: AtomicU64,
     closing: AtomicBool,
@@ -120,6 +142,8 @@ impl Shared {
             mailbox,
             pending: Pending::default(),
             databases,
+            parts_refused: AtomicU64::new(0),
+            splits_whole: AtomicU64::new(0),
             catalogue: Mutex::new(None),
             events: Events::default(),
             transport: OnceLock::new(),
@@ -127,7 +151,7 @@ impl Shared {
             core_status: Mutex::new(None),
             changed: Signal::default(),
             leadership: Mutex::new(Leadership { role: Role::Follower, term: Term(0), leader: None }),
-            applied: Mutex::new(EntryId::default()),
+            progress: Mutex::default(),
             reads: Mutex::default(),
             next_read: AtomicU64::new(1),
             closing: AtomicBool::new(false),
@@ -198,13 +222,18 @@ impl Shared {
 
     /// The last entry that this node has applied and shows.
     pub(crate) fn applied(&self) -> EntryId {
-        *self.applied.lock()
+        self.progress.lock().applied
+    }
+
+    /// See [`Progress`].
+    pub(crate) fn progress(&self) -> Progress {
+        *self.progress.lock()
     }
 
     /// This node belongs to a cluster, with this state before the first entry that will be applied.
     pub(crate) fn begin(&self, catalogue: Catalogue, applied: EntryId) {
         *self.catalogue.lock() = Some(catalogue);
-        *self.applied.lock() = applied;
+        *self.progress.lock() = Progress { applied, split_floor: None };
         self.changed.notify();
     }
 
@@ -213,8 +242,9 @@ impl Shared {
         self.catalogue.lock().as_mut().map(act).ok_or_else(|| "no cluster, no catalogue".to_string())
     }
 
-    pub(crate) fn set_applied(&self, applied: EntryId) {
-        *self.applied.lock() = applied;
+    /// An entry was applied; `split_floor` is the first part of any transaction of which more parts may come.
+    pub(crate) fn set_applied(&self, applied: EntryId, split_floor: Option<LogIndex>) {
+        *self.progress.lock() = Progress { applied, split_floor };
         self.pending.on_applied(applied);
         self.changed.notify();
     }

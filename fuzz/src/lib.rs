@@ -40,13 +40,18 @@ use shoaldb_vfs::wal::store::VirtualWal;
 /// The payload of a log entry.
 pub fn entry(data: &[u8]) {
     let _ = entry::peek(data);
+    let _ = entry::split::peek(data);
     let Ok(payload) = entry::decode(data) else { return };
     // A checkpoint of another version may carry anything, which nobody keeps.
     let again = entry::encode(&payload).expect("what was decoded fits an entry");
     assert_eq!(entry::decode(&again).as_ref(), Ok(&payload));
     if let Body::Transaction { transaction, .. } = &payload.body {
         transaction.check().expect("a decoded transaction keeps its invariant");
-        entry::check_hashes(transaction).expect("a decoded page has its hash");
+        entry::check_hashes(&transaction.pages).expect("a decoded page has its hash");
+    }
+    if let Body::Part(part) = &payload.body {
+        assert_eq!(part.head.last, part.end.is_some());
+        entry::check_hashes(&part.pages).expect("a decoded page has its hash");
     }
 }
 

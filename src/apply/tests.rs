@@ -109,7 +109,7 @@ fn a_copy_that_diverged_is_retired_and_the_others_go_on() {
 #[test]
 fn what_this_version_does_not_know_stops_the_node_before_it() {
     // Version and kind of an entry are its first two bytes.
-    for (at, value, word) in [(0, 2, "version"), (1, 6, "kind"), (1, 200, "kind")] {
+    for (at, value, word) in [(0, 2, "version"), (1, 7, "kind"), (1, 200, "kind")] {
         let mut bench = Bench::new();
         let db = bench.create("app");
         let mut bytes =
@@ -152,4 +152,92 @@ fn create_and_drop_are_decided_by_the_catalogue_alone() {
     assert_eq!(first.1.position(), position);
     let second = bench.create("app");
     assert_ne!(first.0, second.0, "created again is another database");
+}
+
+/// The parts of one transaction: page 1 changed and five more, two pages to a part, as node 2 proposes them.
+fn parts(db: &(DatabaseId, Arc<Database>)) -> Vec<Vec<u8>> {
+    let old = db.1.page(PageNo::FIRST).unwrap().unwrap();
+    let mut first = old.to_vec();
+    first[27] = first[27].wrapping_add(1);
+    let mut checksum = db.1.checksum().1.toggle(PageHash::of(PageNo::FIRST, &old));
+    let mut pages = Vec::new();
+    for n in 1..=6 {
+        let number = PageNo::new(n).unwrap();
+        let image = if n == 1 { first.clone() } else { vec![n as u8; PageSize::DEFAULT.len()] };
+        let hash = PageHash::of(number, &image);
+        checksum = checksum.toggle(hash);
+        pages.push(ChangedPage { number, image: image.into(), hash });
+    }
+    let transaction = Transaction {
+        base: db.1.position(),
+        page_size: PageSize::DEFAULT,
+        size_after: PageCount(6),
+        checksum_after: checksum,
+        pages,
+    };
+    let page_size = PageSize::DEFAULT;
+    let mut head = split::PartHead { database: db.0, split: 4, number: 0, chain: 0, page_size, last: false };
+    let (mut parts, mut from) = (Vec::new(), 0);
+    while from < transaction.pages.len() {
+        let (part, next) = split::encode_next(ELSEWHERE, &head, &transaction, from, page_size.len());
+        head = split::PartHead { number: head.number + 1, chain: split::chain_after(&part), ..head };
+        (from, parts) = (next, [parts, vec![part]].concat());
+    }
+    assert!(parts.len() >= 3);
+    parts
+}
+
+#[test]
+fn parts_take_effect_together_and_until_then_a_start_begins_before_them() {
+    let mut bench = Bench::new();
+    let (db, other) = (bench.create("app"), bench.create("other"));
+    let before = (db.1.position(), bench.hub.applied().index);
+    let parts = parts(&db);
+    let (last, first) = parts.split_last().unwrap();
+    for part in first {
+        assert!(matches!(bench.apply_bytes(part.clone()), Step::Done));
+        let position = other.1.position();
+        assert!(matches!(bench.change(&other, position, 0), Step::Done));
+        assert!(other.1.position() > position, "other databases go on in between");
+        assert_eq!(db.1.position(), before.0, "nothing of it is shown");
+        assert_eq!(bench.hub.progress().settled(), before.1);
+    }
+    assert!(bench.hub.databases.memory().used() > 0, "what came is kept where pages of a wal are");
+    assert!(matches!(bench.apply_bytes(last.clone()), Step::Done));
+    assert_eq!(db.1.position(), Position(bench.hub.applied().index.0));
+    let page = db.1.page(PageNo::new(6).unwrap()).unwrap().unwrap();
+    assert_eq!(page[..], [6; 4096]);
+    assert_eq!(bench.hub.progress().settled(), bench.hub.applied().index);
+}
+
+#[test]
+fn what_ends_a_split_frees_what_came_and_its_last_part_has_no_effect() {
+    for what in ["a transaction that is refused", "given up", "a newer term", "dropped"] {
+        let mut bench = Bench::new();
+        let db = bench.create("app");
+        let position = db.1.position();
+        let parts = parts(&db);
+        let used = bench.hub.databases.memory().used();
+        let (last, first) = parts.split_last().unwrap();
+        for part in first {
+            assert!(matches!(bench.apply_bytes(part.clone()), Step::Done));
+        }
+        assert!(bench.hub.databases.memory().used() > used);
+        let ended = match what {
+            "given up" => bench.apply(Body::GivenUp { database: db.0, split: 4 }),
+            "dropped" => bench.apply(Body::DropDatabase { database: db.0 }),
+            "a newer term" => {
+                let id = EntryId { index: LogIndex(bench.next), term: Term(2) };
+                bench.next += 1;
+                bench.applier.push(vec![LogEntry { id, class: EntryClass::Normal, data: Vec::new().into() }]);
+                bench.applier.step()
+            }
+            _ => bench.change(&db, Position(1), 0),
+        };
+        assert!(matches!(ended, Step::Done), "{what}");
+        assert_eq!(bench.hub.databases.memory().used(), used, "{what}");
+        assert_eq!(bench.hub.progress().settled(), bench.hub.applied().index, "{what}");
+        assert!(matches!(bench.apply_bytes(last.clone()), Step::Done), "{what}");
+        assert_eq!(db.1.position(), position, "{what}");
+    }
 }

@@ -4,15 +4,15 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ORIGIN: Origin = Origin { node: NodeId(3), session: 0x0102_0304_0506_0708, number: 9 };
+pub(super) const ORIGIN: Origin = Origin { node: NodeId(3), session: 0x0102_0304_0506_0708, number: 9 };
 
-fn page(number: u32, image: Vec<u8>) -> ChangedPage {
+pub(super) fn page(number: u32, image: Vec<u8>) -> ChangedPage {
     let number = PageNo::new(number).unwrap();
     ChangedPage { number, hash: PageHash::of(number, &image), image: image.into() }
 }
 
 /// A page of 512 bytes that lz4 does not pack.
-fn noise() -> Vec<u8> {
+pub(super) fn noise() -> Vec<u8> {
     (0..512u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ (i / 7) as u8).collect()
 }
 
@@ -37,14 +37,24 @@ fn bodies() -> Vec<Body> {
         Body::DropDatabase { database: DatabaseId(7) },
         Body::Checkpoint,
         Body::BindIncarnation { node: NodeId(2), incarnation: Incarnation(0xab), address: "h:1".to_string() },
+        Body::GivenUp { database: DatabaseId(7), split: 5 },
+        part(None),
+        part(Some(split::End::of(&transaction()))),
     ]
+}
+
+fn part(end: Option<split::End>) -> Body {
+    let page_size = PageSize::new(512).unwrap();
+    let (database, last) = (DatabaseId(7), end.is_some());
+    let head = split::PartHead { database, split: 5, number: 3, chain: 0xc0de, page_size, last };
+    Body::Part(Part { head, pages: transaction().pages, end })
 }
 
 fn bytes_of(body: Body) -> Vec<u8> {
     encode(&Payload { origin: ORIGIN, body }).unwrap()
 }
 
-fn damaged(bytes: &[u8]) -> String {
+pub(super) fn damaged(bytes: &[u8]) -> String {
     match decode(bytes) {
         Err(EntryError::Damaged(damaged)) => damaged.to_string(),
         other => panic!("{other:?}"),
@@ -97,11 +107,11 @@ fn format_version_1_stays_readable() {
     assert_eq!(decode(&golden), Ok(Payload { origin: ORIGIN, body }));
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(super) fn unhex(text: &str) -> Vec<u8> {
     let digits = text.replace(' ', "");
     (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap()).collect()
 }
@@ -113,7 +123,7 @@ fn what_a_later_version_wrote_is_unknown_and_not_damaged() {
     let first_operation = HEAD + TRANSACTION_HEAD + 4;
     for (at, value, what) in [
         (0, 2, "format version"),
-        (1, 6, "kind"),
+        (1, 7, "kind"),
         (1, 0, "kind"),
         (3, 1, "flags"),
         (first_operation, 2, "page operation"),
@@ -219,7 +229,7 @@ proptest! {
 
     #[test]
     fn random_changes_never_panic(
-        kind in 0usize..5,
+        kind in 0usize..8,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in any::<prop::sample::Index>(),
     ) {

@@ -41,7 +41,7 @@ fn the_write_lock_is_granted_only_on_a_leader_that_has_applied_an_entry_of_its_o
     let stands = |role, term, leader| Leadership { role, term: Term(term), leader };
     let acquire = || node.acquire_write(&db, false, &|| false);
 
-    node.hub.set_applied(entry(2, 4));
+    node.hub.set_applied(entry(2, 4), None);
     for (standing, answer) in [
         (stands(Role::Follower, 4, None), Refusal::Busy),
         (stands(Role::PreCandidate, 4, None), Refusal::Busy),
@@ -53,13 +53,13 @@ fn the_write_lock_is_granted_only_on_a_leader_that_has_applied_an_entry_of_its_o
         node.hub.set_leadership(standing);
         assert_eq!(acquire(), Err(answer), "{standing:?}");
     }
-    node.hub.set_applied(entry(3, 4));
+    node.hub.set_applied(entry(3, 4), None);
     assert_eq!(acquire(), Err(Refusal::Busy), "an entry of the leader before");
-    node.hub.set_applied(entry(4, 5));
+    node.hub.set_applied(entry(4, 5), None);
     assert_eq!(acquire(), Ok(()));
     node.hub.set_leadership(stands(Role::Leader, 6, Some(NodeId(1))));
     assert_eq!(acquire(), Err(Refusal::Busy), "elected again, in another term");
-    node.hub.set_applied(entry(5, 6));
+    node.hub.set_applied(entry(5, 6), None);
     assert_eq!(acquire(), Ok(()));
 
     node.hub.set_trouble("the disk".to_string());

@@ -54,6 +54,8 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "linearizable reads",
         "patient reads",
         "writes to another database",
+        "transactions in parts",
+        "parts refused",
     ] {
         assert!(reached.get(wanted).is_some_and(|count| *count > 0), "no seed reached: {wanted}");
     }

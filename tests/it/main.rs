@@ -2,6 +2,7 @@
 
 mod api;
 mod cluster;
+mod large;
 mod life;
 mod load;
 mod one_node;

@@ -1,0 +1,90 @@
+//! Proposing a transaction in parts.
+//!
+//! At most [`WINDOW`] parts are on their way at a time, so that neither the mailbox nor what Raft keeps of uncommitted
+//! entries grows with the transaction, and entries of other databases get in between. A part that is applied makes room
+//! for the next.
+//!
+//! The last part is proposed when all others are applied, under the number of the transaction. So a failure before is
+//! certain: without its last part no node will ever apply it. From then on it is a proposal like any other.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use shoaldb_vfs::transaction::Transaction;
+
+use super::{NodeReplicator, POLL};
+use crate::catalogue::DatabaseId;
+use crate::entry::split::{self, PartHead};
+use crate::entry::{self, Body, Payload};
+use crate::pending::Decision;
+use crate::shared::Input;
+use crate::signal::Signal;
+
+/// Parts on their way: one on the disks while the next is being packed, and one more.
+const WINDOW: usize = 3;
+
+/// Parts that are not applied yet, oldest first.
+type Flying = VecDeque<(u64, Arc<Signal>)>;
+
+impl NodeReplicator {
+    /// Proposes all parts; `false` if the last one was not proposed, and never will be.
+    pub(super) fn propose_parts(&self, number: u64, database: DatabaseId, transaction: &Transaction) -> bool {
+        let mut flying = Flying::new();
+        let proposed = self.propose_each(number, database, transaction, &mut flying);
+        if !proposed {
+            for (part, _) in flying {
+                self.hub.pending.abandon(part);
+            }
+            self.tell_given_up(number, database);
+        }
+        proposed
+    }
+
+    fn propose_each(&self, number: u64, database: DatabaseId, transaction: &Transaction, flying: &mut Flying) -> bool {
+        let page_size = transaction.page_size;
+        let mut head = PartHead { database, split: number, number: 0, chain: 0, page_size, last: false };
+        let mut from = 0;
+        loop {
+            if flying.len() >= WINDOW && !self.await_one(flying) {
+                return false;
+            }
+            let (part, signal) = self.hub.pending.register(None);
+            let bytes = self.hub.config.part_bytes;
+            let (data, next) = split::encode_next(self.origin(part), &head, transaction, from, bytes);
+            if next == transaction.pages.len() {
+                self.hub.pending.abandon_unproposed(part);
+                while !flying.is_empty() {
+                    if !self.await_one(flying) {
+                        return false;
+                    }
+                }
+                self.hub.post(Input::Propose { number, data: data.into() });
+                return true;
+            }
+            head = PartHead { number: head.number + 1, chain: split::chain_after(&data), ..head };
+            from = next;
+            self.hub.post(Input::Propose { number: part, data: data.into() });
+            flying.push_back((part, signal));
+        }
+    }
+
+    /// Waits for the oldest part; whether it has its place.
+    fn await_one(&self, flying: &mut Flying) -> bool {
+        let Some((part, signal)) = flying.pop_front() else { return true };
+        let deadline = self.hub.deadline(self.hub.config.commit_timeout);
+        let decision = signal.wait(&self.hub.waiting, deadline, POLL, || self.hub.pending.take(part));
+        let decision = decision.or_else(|| self.hub.pending.abandon(part));
+        matches!(decision, Some(Decision::Committed(_)))
+    }
+
+    /// So that nobody keeps the parts that came. If this is lost, the next entry of the database or the next term does
+    /// the same.
+    fn tell_given_up(&self, number: u64, database: DatabaseId) {
+        let (given_up, _) = self.hub.pending.register(None);
+        let body = Body::GivenUp { database, split: number };
+        if let Ok(data) = entry::encode(&Payload { origin: self.origin(given_up), body }) {
+            self.hub.post(Input::Propose { number: given_up, data: data.into() });
+        }
+        self.hub.pending.abandon(given_up);
+    }
+}
