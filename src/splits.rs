@@ -155,6 +155,7 @@ mod tests {
         splits
     }
 
+    /// Shows INV-23.
     #[test]
     fn the_next_part_goes_on_and_any_other_ends_the_split() {
         let next = head(2, chain_after(&[1]));

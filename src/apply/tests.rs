@@ -210,6 +210,7 @@ fn parts_take_effect_together_and_until_then_a_start_begins_before_them() {
     assert_eq!(bench.hub.progress().settled(), bench.hub.applied().index);
 }
 
+/// Shows INV-23.
 #[test]
 fn what_ends_a_split_frees_what_came_and_its_last_part_has_no_effect() {
     for what in ["a transaction that is refused", "given up", "a newer term", "dropped"] {

@@ -37,6 +37,7 @@ fn assert_nothing_is_kept(cluster: &Cluster) {
     until("parts of a transaction that is over are kept", || !cluster.running().any(Node::has_open_split));
 }
 
+/// Shows INV-23.
 #[test]
 fn other_databases_commit_between_the_parts_and_nodes_may_restart_there() {
     let mut cluster = cluster();
@@ -76,6 +77,7 @@ fn other_databases_commit_between_the_parts_and_nodes_may_restart_there() {
     assert_eq!(count(&cluster.leader().connect("app").unwrap()), 2000);
 }
 
+/// Shows INV-23.
 #[test]
 fn leadership_lost_between_the_parts_is_certainly_not_committed() {
     for cut in [false, true] {
