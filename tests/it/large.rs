@@ -138,3 +138,24 @@ fn a_disk_that_fills_up_between_the_parts_leaves_nothing_of_them() {
     db.execute(LARGE, []).unwrap();
     assert_eq!(count(&db), 2000);
 }
+
+#[test]
+fn no_majority_for_a_part_is_not_committed_and_leaves_the_write_lock_free() {
+    let cluster = Cluster::start_with(3, |builder| {
+        builder.part_bytes(PART).election_timeout(Duration::from_secs(5)).commit_timeout(Duration::from_millis(300))
+    });
+    let leader = cluster.leader();
+    leader.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    let db = leader.connect("app").unwrap();
+    cluster.cut(leader.id(), true);
+    // Two parts: were the second proposed as well, nobody could say what becomes of it.
+    let refused = db.execute("INSERT INTO t VALUES (randomblob(90000))", []).unwrap_err();
+    assert_eq!(outcome(&refused), Some(Outcome::NotCommitted), "{refused}");
+    assert!(leader.is_leader(), "it has not noticed yet");
+    cluster.cut(leader.id(), false);
+    db.busy_timeout(LONG).unwrap();
+    db.execute("INSERT INTO t VALUES (1)", []).unwrap();
+    assert_eq!(count(&db), 1);
+    cluster.assert_equal("app");
+    assert_nothing_is_kept(&cluster);
+}
