@@ -1,5 +1,6 @@
 //! The library from outside: nodes in this process, through the public interface only.
 
+mod admin;
 mod api;
 mod cluster;
 mod large;
