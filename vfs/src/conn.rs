@@ -110,8 +110,11 @@ impl Conn {
 
     pub(crate) fn read_main(&self, buf: &mut [u8], offset: u64) -> Result<usize, Refusal> {
         self.db.read_main(buf, offset).map_err(|error| {
+            if let Some(refusal) = self.db.retired() {
+                return refusal;
+            }
             tracing::error!(database = self.db.name(), offset, %error, "the main file could not be read");
-            Refusal::Io
+            if error.kind() == std::io::ErrorKind::InvalidData { Refusal::Damaged } else { Refusal::Io }
         })
     }
 

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! what             where                     changed by
-//! main file        genesis page              a checkpoint (none yet: the file stays the genesis page)
+//! main file        files.rs                  a checkpoint, and nobody else
 //! virtual WAL      frames, see spill.rs      SQLite through xWrite while it holds WRITE; the applier
 //! wal-index        memfd, mapped per         SQLite through its own mapping; the applier and the heal
 //!                  connection                through ours
-//! page hashes      memory                    publication of a transaction
+//! page hashes      memory: what changed      publication of a transaction; a checkpoint moves them to the map
+//!                  since the checkpoint;
+//!                  else the map file
 //! position         memory                    publication of a transaction
 //! ```
 //!
@@ -24,17 +26,17 @@
 //!  \--applier--> fenced     \--applier--> detached (the applier publishes; the waiting commit only reports)
 //! ```
 //!
-//! Lock order: `state`, then `publisher`, then `wal`, then a connection's `overlay`. None is held during a call to the
-//! replicator.
+//! Lock order: `files`, then `state`, then `main`, then `publisher`, then `wal`, then a connection's `overlay`; `writing` and
+//! `rotten` come last and are never held together. None is held during a call to the replicator. `files` is held for as long as a checkpoint takes, and by nobody who serves SQLite.
 //!
 //! Invariants, checked where they are named:
 //! * INV-V1 only the holder of WRITE changes frames beyond `mxFrame`, and nobody changes frames up to it;
 //! * INV-V2 a session whose commit was not accepted leaves `mxFrame` where it was (`session::give_back`);
 //! * INV-V3 `position` grows with every published transaction and with nothing else.
 //!
-//! Deliberately absent: SQLite's C interface (`ffi.rs`), files on disk beyond the main file, consensus.
+//! Deliberately absent: SQLite's C interface (`ffi.rs`), consensus.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -43,9 +45,11 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::env::{Clock, File, Label, Rng};
 use crate::error::Refusal;
+use crate::files::{self, DatabaseFiles};
 use crate::genesis::Geometry;
 use crate::hashmap::PageHashes;
 use crate::lock::{FileId, LockTable, WriteQueue};
+use crate::mapfile::{Checkpointed, MapFile};
 use crate::page::{PageCount, PageHash, PageNo};
 use crate::shm::{ShmFile, ShmView};
 use crate::spill::{Spill, SpillTo};
@@ -55,9 +59,11 @@ use crate::wal::index::{self, IndexHeader};
 use crate::wal::store::VirtualWal;
 
 mod apply;
+mod checkpoint;
 mod session;
 
 pub use apply::ApplyError;
+pub use checkpoint::{Checkpoint, CheckpointError};
 pub use session::SessionId;
 use session::Writer;
 
@@ -69,8 +75,77 @@ const GENESIS_PAGES: PageCount = PageCount(1);
 enum Main {
     /// The database has no file yet: it is the genesis page.
     Genesis(Vec<u8>),
-    /// A real file; the length is tracked, since only we change it.
-    File { file: Arc<dyn File>, len: u64 },
+    /// A real file.
+    File(MainFile),
+    /// There was one of this length; this process does not use it any more. SQLite takes a length of 0 for a database
+    /// that was never in WAL mode, and would read an empty one.
+    Closed { len: u64 },
+}
+
+/// The main file as it is read. Its pages are compared with their hashes at their first use, since a disk may have lost
+/// them in all the time that nobody asked.
+#[derive(Debug)]
+struct MainFile {
+    file: Arc<dyn File>,
+    map: MapFile,
+    /// Size in bytes; tracked, since only we change it.
+    len: u64,
+    /// One bit per page: it was what its hash says, since the file was opened or the page was written.
+    checked: Vec<AtomicU64>,
+}
+
+impl MainFile {
+    fn new(files: &DatabaseFiles) -> MainFile {
+        let words = files.at().size.0.div_ceil(64) as usize;
+        let checked = (0..words).map(|_| AtomicU64::new(0)).collect();
+        MainFile { file: files.main(), map: files.map().clone(), len: files.bytes(), checked }
+    }
+
+    fn bit(&self, page: PageNo) -> Option<(&AtomicU64, u64)> {
+        let place = page.get() as usize - 1;
+        self.checked.get(place / 64).map(|word| (word, 1 << (place % 64)))
+    }
+
+    /// The first page of these bytes that is not what it should be. Pages that were looked at before are not looked at.
+    fn first_rotten(&self, offset: u64, len: usize, writing: &Mutex<Writing>) -> std::io::Result<Option<PageNo>> {
+        let page_size = self.map.owner().page_size;
+        let end = (offset + len as u64).min(self.len);
+        if offset >= end {
+            return Ok(None);
+        }
+        let number = |byte: u64| byte / u64::from(page_size.bytes()) + 1;
+        for page in (number(offset)..=number(end - 1)).filter_map(|n| PageNo::new(u32::try_from(n).ok()?)) {
+            let Some((word, bit)) = self.bit(page) else { continue };
+            if word.load(Ordering::Relaxed) & bit != 0 || page == page_size.lock_page() {
+                continue;
+            }
+            loop {
+                let before = writing.lock().done;
+                if files::verify_page(&*self.file, &self.map, page, &mut vec![0; page_size.len()])? {
+                    word.fetch_or(bit, Ordering::Relaxed);
+                    break;
+                }
+                let now = writing.lock();
+                if now.pages.binary_search(&page).is_ok() {
+                    break;
+                }
+                if now.done == before {
+                    return Ok(Some(page));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The pages that a checkpoint is writing at this moment. Nobody who follows the locks needs their content in the main
+/// file; but SQLite looks at the head of page 1 when it opens a file, before it takes any. Such a page is no proof of rot.
+#[derive(Default, Debug)]
+struct Writing {
+    /// Ascending.
+    pages: Vec<PageNo>,
+    /// How many checkpoints have come to an end.
+    done: u64,
 }
 
 /// How a connection's reads and writes are treated.
@@ -142,9 +217,23 @@ struct State {
     files: HashMap<FileId, FileState>,
     position: Position,
     hashes: PageHashes,
+    /// The transactions in the WAL that no checkpoint has moved to the main file, oldest first: where each ends, and
+    /// what the database was then.
+    published: VecDeque<Published>,
+    /// What the main file is; `None` while there is none.
+    checkpointed: Option<Checkpointed>,
+    /// Since when the WAL has something that the main file has not.
+    dirty_since: Option<Duration>,
     /// Whether a log entry created this database; before that it is an empty shape that a first write may create.
     bound: bool,
     retired: Option<Refusal>,
+}
+
+/// The end of one transaction in the WAL.
+#[derive(Clone, Copy, Debug)]
+struct Published {
+    last_frame: u32,
+    at: Checkpointed,
 }
 
 impl State {
@@ -171,6 +260,10 @@ pub struct Counters {
     pub applied: AtomicU64,
     /// Local transactions that were accepted and published.
     pub accepted: AtomicU64,
+    /// Checkpoints that were made.
+    pub checkpoints: AtomicU64,
+    /// Times that the WAL began anew, by us or by SQLite.
+    pub restarts: AtomicU64,
 }
 
 /// A snapshot of what a database is.
@@ -180,12 +273,20 @@ pub struct DatabaseStatus {
     pub pages: PageCount,
     /// Frames in the virtual WAL.
     pub wal_frames: u32,
+    /// Frames of it that are not in the main file.
+    pub pending_frames: u32,
     /// Bytes of its pages that are outside of memory.
     pub wal_spilled: u64,
     /// Position shown.
     pub position: Position,
     /// Checksum of the content at that position.
     pub checksum: PageHash,
+    /// Position of the main file: what a stock SQLite would find in it.
+    pub checkpointed: Position,
+    /// How long the WAL has had something that the main file has not.
+    pub dirty_for: Option<Duration>,
+    /// Pages of the main file that are not what was written.
+    pub rotten: Vec<PageNo>,
 }
 
 /// Decides which labelled call fails; see [`Database::set_fault`].
@@ -197,7 +298,12 @@ pub struct Database {
     geometry: Geometry,
     clock: Arc<dyn Clock>,
     shm: Arc<ShmFile>,
+    /// Locked by whoever writes the files: a checkpoint. `None` until a log entry has created the database.
+    files: Mutex<Option<DatabaseFiles>>,
     main: RwLock<Main>,
+    writing: Mutex<Writing>,
+    /// Pages of the main file that were found to be something else than what was written.
+    rotten: Mutex<BTreeSet<PageNo>>,
     wal: RwLock<VirtualWal>,
     /// Where the pages of the WAL are. They are put there without any lock: it may take as long as a disk takes.
     spill: Spill,
@@ -250,15 +356,18 @@ impl Database {
 
         let mut hashes = PageHashes::new(geometry.page_size);
         let first = [(PageNo::FIRST, PageHash::of(PageNo::FIRST, &page))];
-        let checksum = hashes.prepare(first.into_iter(), GENESIS_PAGES);
-        hashes.install(first.into_iter(), GENESIS_PAGES, checksum);
+        let checksum = hashes.prepare(first.into_iter(), GENESIS_PAGES)?;
+        hashes.install(first.into_iter(), GENESIS_PAGES, checksum, Position(0));
 
         Ok(Arc::new(Database {
             name: name.to_string(),
             geometry,
             clock,
             shm,
+            files: Mutex::new(None),
             main: RwLock::new(Main::Genesis(page)),
+            writing: Mutex::default(),
+            rotten: Mutex::default(),
             wal: RwLock::new(wal),
             spill: Spill::new(spill, geometry.page_size),
             state: Mutex::new(State {
@@ -269,6 +378,9 @@ impl Database {
                 files: HashMap::new(),
                 position: Position(0),
                 hashes,
+                published: VecDeque::new(),
+                checkpointed: None,
+                dirty_since: None,
                 bound: false,
                 retired: None,
             }),
@@ -280,13 +392,22 @@ impl Database {
         }))
     }
 
-    /// A log entry at `position` created this database; `file` holds its genesis page.
-    pub fn bind(&self, position: Position, file: Arc<dyn File>) -> std::io::Result<()> {
-        let len = file.len("db.bind")?;
+    /// A log entry created this database, or this process found it: from now on it is what its files say.
+    pub fn bind(&self, files: DatabaseFiles) -> std::io::Result<()> {
+        let at = files.at();
+        let mut slot = self.files.lock();
         let mut state = self.state.lock();
-        *self.main.write() = Main::File { file, len };
+        *self.main.write() = Main::File(MainFile::new(&files));
+        let publisher = self.publisher.lock();
+        let mut header = state.live_header().ok_or_else(apply::header_lost)?;
+        header.page_count = at.size;
+        header.change_counter = header.change_counter.wrapping_add(1);
+        index::publish_header(&*publisher, &header);
+        state.hashes = PageHashes::of_file(files.map().clone(), at.size, at.checksum);
+        state.checkpointed = Some(at);
         state.bound = true;
-        state.position = position;
+        state.position = at.position;
+        *slot = Some(files);
         self.changed.notify_all();
         Ok(())
     }
@@ -324,9 +445,13 @@ impl Database {
         DatabaseStatus {
             pages: state.hashes.size(),
             wal_frames,
+            pending_frames: wal_frames.saturating_sub(index::backfill(&state.view)),
             wal_spilled: self.spill.outside(),
             position: state.position,
             checksum: state.hashes.checksum(),
+            checkpointed: state.checkpointed.map_or(Position(0), |at| at.position),
+            dirty_for: state.dirty_since.map(|since| self.clock.now().saturating_sub(since)),
+            rotten: self.rotten.lock().iter().copied().collect(),
         }
     }
 
@@ -354,6 +479,14 @@ impl Database {
         state.retired.get_or_insert(reason);
         state.queue.on_free(self.clock.now());
         self.changed.notify_all();
+    }
+
+    /// Gives the files back, so that they can be opened again although connections are still open. Waits for a checkpoint
+    /// that is under way. The database must be retired.
+    pub fn close_files(&self) {
+        drop(self.files.lock().take());
+        let len = self.main_len();
+        *self.main.write() = Main::Closed { len };
     }
 
     /// Why nothing may use this database any more, if so.
@@ -416,7 +549,17 @@ impl Database {
                 buf[..got].copy_from_slice(&page[start..start + got]);
                 got
             }
-            Main::File { file, .. } => file.read_at(buf, offset, "db.read")?,
+            Main::File(main) => {
+                if let Some(page) = main.first_rotten(offset, buf.len(), &self.writing)? {
+                    self.rotten.lock().insert(page);
+                    return Err(std::io::Error::new(
+                        std::io::ErrorKind::InvalidData,
+                        format!("page {} of database {} is not what was written", page.get(), self.name),
+                    ));
+                }
+                main.file.read_at(buf, offset, "db.read")?
+            }
+            Main::Closed { .. } => return Err(std::io::Error::other("the files of the database are closed")),
         };
         buf[got..].fill(0);
         Ok(got)
@@ -426,7 +569,8 @@ impl Database {
     pub(crate) fn main_len(&self) -> u64 {
         match &*self.main.read() {
             Main::Genesis(page) => page.len() as u64,
-            Main::File { len, .. } => *len,
+            Main::File(main) => main.len,
+            Main::Closed { len } => *len,
         }
     }
 }

@@ -16,6 +16,9 @@
 //! SQLITE_IOERR    | 203 << 8                  a linearizable read found no quorum        no
 //! SQLITE_IOERR    | 206 << 8                  this node's disk did not take its pages:   no
 //!                                             certainly not committed
+//! SQLITE_IOERR    | 204 << 8                  a page on this node's disk is damaged; if   no
+//!                                             it was a transaction: certainly not
+//!                                             committed
 //! SQLITE_FULL     | 77 << 8                   the transaction is too large, and so       no
 //!                                             certainly not committed
 //! SQLITE_FULL     | 78 << 8                   this node's disk has no room for its       no
@@ -43,6 +46,9 @@ pub const DROPPED: i32 = sql::SQLITE_IOERR | (201 << 8);
 pub const NODE_STOPPED: i32 = sql::SQLITE_IOERR | (202 << 8);
 /// A linearizable read could not be confirmed by a majority in time.
 pub const READ_UNCONFIRMED: i32 = sql::SQLITE_IOERR | (203 << 8);
+/// A page of this node's main file, or its hash, is not what was written: it is not served. A transaction that met it is
+/// certainly not committed.
+pub const DAMAGED: i32 = sql::SQLITE_IOERR | (204 << 8);
 /// One transaction may write to one replicated database.
 pub const SECOND_WRITER: i32 = sql::SQLITE_READONLY | (79 << 8);
 
@@ -93,6 +99,8 @@ pub enum Refusal {
     CannotOpen,
     /// A second replicated database in one transaction.
     SecondWriter,
+    /// A page on this node's disk, or its hash, is not what was written.
+    Damaged,
     /// A read or write of a file failed.
     Io,
 }
@@ -117,6 +125,7 @@ impl Refusal {
             Refusal::Interrupted => sql::SQLITE_INTERRUPT,
             Refusal::CannotOpen => sql::SQLITE_CANTOPEN,
             Refusal::SecondWriter => SECOND_WRITER,
+            Refusal::Damaged => DAMAGED,
             Refusal::Io => sql::SQLITE_IOERR,
         }
     }

@@ -6,27 +6,43 @@
 //! An update is *prepared* first (what would the checksum be?) and *installed* later, because a transaction is proposed
 //! with the checksum that the database will have only once it is committed.
 //!
-//! Deliberately absent: a file. The map is rebuilt by applying the log.
+//! Only the hashes of pages that changed since the last checkpoint are in memory. All others are those of the main file,
+//! and are read from the map beside it (`mapfile.rs`): a large database costs no memory here.
 
+use std::collections::HashMap;
+use std::io;
+
+use crate::mapfile::MapFile;
 use crate::page::{PageCount, PageHash, PageNo, PageSize};
+use crate::transaction::Position;
 
 /// Hashes of the pages of one database.
 #[derive(Clone, Debug)]
 pub struct PageHashes {
     page_size: PageSize,
-    hashes: Vec<PageHash>,
+    size: PageCount,
     checksum: PageHash,
+    /// Pages that are not in the main file as they are now, each with the position that changed it.
+    recent: HashMap<PageNo, (PageHash, Position)>,
+    /// The hashes of the main file; `None` while there is none.
+    map: Option<MapFile>,
 }
 
 impl PageHashes {
     /// The map of a database that has no page.
     pub fn new(page_size: PageSize) -> PageHashes {
-        PageHashes { page_size, hashes: Vec::new(), checksum: PageHash::default() }
+        let size = PageCount(0);
+        PageHashes { page_size, size, checksum: PageHash::default(), recent: HashMap::new(), map: None }
+    }
+
+    /// The map of a database that is just what its main file is.
+    pub fn of_file(map: MapFile, size: PageCount, checksum: PageHash) -> PageHashes {
+        PageHashes { page_size: map.owner().page_size, size, checksum, recent: HashMap::new(), map: Some(map) }
     }
 
     /// Size of the database.
     pub fn size(&self) -> PageCount {
-        PageCount(self.hashes.len() as u32)
+        self.size
     }
 
     /// Checksum of the database.
@@ -34,50 +50,73 @@ impl PageHashes {
         self.checksum
     }
 
+    /// How many hashes are in memory.
+    pub fn recent(&self) -> usize {
+        self.recent.len()
+    }
+
     /// Hash of a page; `None` beyond the end and for the lock page.
-    pub fn get(&self, page: PageNo) -> Option<PageHash> {
-        if page == self.page_size.lock_page() {
-            return None;
+    pub fn get(&self, page: PageNo) -> io::Result<Option<PageHash>> {
+        if page == self.page_size.lock_page() || !self.size.contains(page) {
+            return Ok(None);
         }
-        self.hashes.get(page.get() as usize - 1).copied()
+        match (self.recent.get(&page), &self.map) {
+            (Some((hash, _)), _) => Ok(Some(*hash)),
+            (None, Some(map)) => map.hash(page).map(Some),
+            (None, None) => Err(io::Error::other(format!("no hash of page {}", page.get()))),
+        }
     }
 
     /// The checksum after `changes` (ascending, within `size_after`) and the change of size. Every page that the database
     /// grows over must be among the changes, the lock page excepted.
-    pub fn prepare(&self, changes: impl Iterator<Item = (PageNo, PageHash)>, size_after: PageCount) -> PageHash {
+    pub fn prepare(
+        &self,
+        changes: impl Iterator<Item = (PageNo, PageHash)>,
+        size_after: PageCount,
+    ) -> io::Result<PageHash> {
         let mut checksum = self.checksum;
         for (page, hash) in changes {
-            if let Some(old) = self.get(page) {
+            if let Some(old) = self.get(page)? {
                 checksum = checksum.toggle(old);
             }
             checksum = checksum.toggle(hash);
         }
-        for number in size_after.0 + 1..=self.size().0 {
-            if let Some(old) = PageNo::new(number).and_then(|page| self.get(page)) {
+        for number in size_after.0 + 1..=self.size.0 {
+            let Some(page) = PageNo::new(number) else { continue };
+            if let Some(old) = self.get(page)? {
                 checksum = checksum.toggle(old);
             }
         }
-        checksum
+        Ok(checksum)
     }
 
-    /// Makes a prepared change real; `checksum` is what [`PageHashes::prepare`] returned for it.
+    /// Makes a prepared change real, which leads to `position`; `checksum` is what [`PageHashes::prepare`] returned for
+    /// it.
     pub fn install(
         &mut self,
         changes: impl Iterator<Item = (PageNo, PageHash)>,
         size_after: PageCount,
         checksum: PageHash,
+        position: Position,
     ) {
-        self.hashes.resize(size_after.0 as usize, PageHash::default());
-        for (page, hash) in changes {
-            self.hashes[page.get() as usize - 1] = hash;
+        if size_after < self.size {
+            self.recent.retain(|page, _| size_after.contains(*page));
         }
+        self.size = size_after;
+        self.recent.extend(changes.map(|(page, hash)| (page, (hash, position))));
         self.checksum = checksum;
+    }
+
+    /// The main file is at `position` now: what changed up to there is in its map.
+    pub fn on_checkpoint(&mut self, position: Position) {
+        self.recent.retain(|_, (_, changed)| *changed > position);
+        self.recent.shrink_to(2 * self.recent.len());
     }
 
     /// Pages that a database of `size_after` pages would have grown over without their being in `written` (ascending):
     /// they read as zeros, and are made so explicitly on all nodes. The lock page is none of them.
     pub fn holes(&self, written: &[PageNo], size_after: PageCount) -> Vec<PageNo> {
-        let first_new = self.size().0 + 1;
+        let first_new = self.size.0 + 1;
         let mut written = written.iter().filter(|page| page.get() >= first_new).peekable();
         let mut holes = Vec::new();
         for number in first_new..=size_after.0 {
@@ -102,9 +141,9 @@ mod tests {
 
     fn change(map: &mut PageHashes, changes: &[(u32, u128)], size: u32) {
         let list: Vec<_> = changes.iter().map(|(n, h)| (page(*n), PageHash(*h))).collect();
-        let checksum = map.prepare(list.iter().copied(), PageCount(size));
-        map.install(list.iter().copied(), PageCount(size), checksum);
-        let expected = (1..=size).filter_map(|n| map.get(page(n))).fold(PageHash::default(), PageHash::toggle);
+        let checksum = map.prepare(list.iter().copied(), PageCount(size)).unwrap();
+        map.install(list.iter().copied(), PageCount(size), checksum, Position(1));
+        let expected = (1..=size).filter_map(|n| map.get(page(n)).unwrap()).fold(PageHash::default(), PageHash::toggle);
         assert_eq!(map.checksum(), expected);
     }
 

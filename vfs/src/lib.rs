@@ -23,14 +23,17 @@
 pub mod capture;
 mod conn;
 pub mod database;
+pub mod doublewrite;
 pub mod env;
 pub mod error;
 mod ext;
 pub mod ffi;
+pub mod files;
 pub mod genesis;
 pub mod hashmap;
 pub mod lock;
 mod map;
+pub mod mapfile;
 pub mod page;
 mod pragma;
 pub mod replicator;

@@ -22,9 +22,11 @@ const LAYERS: &[&[&str]] = &[
     // Shared state. The trait of the replicator names the database that it is about, and the database calls the trait.
     &["shm"],
     &["spill"],
+    &["mapfile"],
     &["hashmap"],
     &["doublewrite"],
-    &["replicator", "database", "database::session", "database::apply", "checkpoint"],
+    &["files"],
+    &["replicator", "database", "database::session", "database::apply", "database::checkpoint"],
     // SQLite's side.
     &["conn"],
     &["pragma"],

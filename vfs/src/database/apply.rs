@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
-use super::session::Prepared;
+use super::session::{Owner, Prepared};
 use super::{Database, State};
 use crate::error::Refusal;
 use crate::page::{PageCount, PageHash, PageNo};
@@ -41,7 +41,7 @@ pub enum ApplyError {
     Malformed(String),
     /// The database was retired.
     Retired(Refusal),
-    /// Memory could not be mapped or extended.
+    /// Memory could not be mapped or extended, or the page-hash map not be read.
     Io(std::io::Error),
 }
 
@@ -56,7 +56,7 @@ impl std::fmt::Display for ApplyError {
             }
             ApplyError::Malformed(what) => write!(f, "malformed transaction: {what}"),
             ApplyError::Retired(why) => write!(f, "the database was retired: {why:?}"),
-            ApplyError::Io(error) => write!(f, "wal-index: {error}"),
+            ApplyError::Io(error) => write!(f, "wal-index or page-hash map: {error}"),
         }
     }
 }
@@ -94,11 +94,11 @@ impl Database {
         });
         if result.is_ok() {
             let changes = transaction.pages.iter().map(|page| (page.number, page.hash));
-            state.hashes.install(changes, transaction.size_after, checksum);
-            state.position = position;
+            state.hashes.install(changes, transaction.size_after, checksum, position);
+            self.on_published(&mut state, position);
             self.counters.applied.fetch_add(1, Ordering::Relaxed);
         }
-        self.release_applier(&mut state);
+        self.release_ours(&mut state, Owner::Applier);
         result.map_err(ApplyError::Io)
     }
 
@@ -191,7 +191,7 @@ fn check_applicable(state: &State, transaction: &Transaction) -> Result<PageHash
         return Err(ApplyError::Malformed(format!("new page {} is missing", hole.get())));
     }
     let changes = transaction.pages.iter().map(|page| (page.number, page.hash));
-    let found = state.hashes.prepare(changes, transaction.size_after);
+    let found = state.hashes.prepare(changes, transaction.size_after).map_err(ApplyError::Io)?;
     if found != transaction.checksum_after {
         return Err(ApplyError::Diverged { expected: transaction.checksum_after, found });
     }

@@ -47,6 +47,8 @@ pub(crate) enum Owner {
     Repairer(FileId),
     /// The thread that applies committed entries.
     Applier,
+    /// A checkpointer that lets nobody write until the WAL has begun anew, for a limited time.
+    Checkpointer,
 }
 
 /// What the accepted transaction will change in our books when it is published.
@@ -81,15 +83,13 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn applier(session: SessionId, start_frame: u32) -> Writer {
-        Writer {
-            session,
-            owner: Owner::Applier,
-            phase: Phase::Open,
-            capture: Capture::new(),
-            start_frame,
-            stale: false,
-        }
+    /// WRITE in hands other than SQLite's.
+    pub(super) fn ours(owner: Owner, session: SessionId, start_frame: u32) -> Writer {
+        Writer { session, owner, phase: Phase::Open, capture: Capture::new(), start_frame, stale: false }
+    }
+
+    pub(super) fn is(&self, owner: Owner) -> bool {
+        self.owner == owner
     }
 }
 
@@ -297,12 +297,14 @@ impl Database {
                     return;
                 }
                 let Prepared { changes, size_after, checksum_after, .. } = prepared;
-                state.hashes.install(changes.into_iter(), size_after, checksum_after);
-                state.position = position;
+                state.hashes.install(changes.into_iter(), size_after, checksum_after, position);
+                self.on_published(state, position);
                 self.counters.accepted.fetch_add(1, Ordering::Relaxed);
             }
             Phase::Open | Phase::Refused | Phase::Proposed(_) => {
-                if max_frame.is_some_and(|max_frame| max_frame != writer.start_frame) {
+                // SQLite may have begun the WAL anew before it wrote the first frame, and then have given up.
+                let restarted = max_frame == Some(0) && state.published.is_empty();
+                if !restarted && max_frame.is_some_and(|max_frame| max_frame != writer.start_frame) {
                     // INV-V2. SQLite published what no majority has: better no database than a wrong one.
                     tracing::error!(
                         database = self.name,
@@ -314,7 +316,7 @@ impl Database {
                 }
                 // Recovery of the wal-index trusts any unbroken chain of frames, up to a commit frame: what was refused
                 // or rolled back must not come back that way.
-                self.wal.write().truncate_to(writer.start_frame);
+                self.wal.write().truncate_to(if restarted { 0 } else { writer.start_frame });
                 if writer.stale {
                     state.queue.put_first(file, self.clock.now());
                 }
@@ -322,7 +324,7 @@ impl Database {
         }
     }
 
-    fn next_session(&self) -> SessionId {
+    pub(super) fn next_session(&self) -> SessionId {
         SessionId(self.sessions.fetch_add(1, Ordering::Relaxed))
     }
 
@@ -359,6 +361,13 @@ impl Database {
         let Some((frame, kept)) = whole_page.zip(kept) else {
             let mut wal = self.wal.write();
             wal.write_bytes(offset, bytes).map_err(|_| Refusal::TooLarge)?;
+            if offset == 0 {
+                // A new lap: all of the last one is in the main file, and nobody reads it from the WAL any more. SQLite
+                // made sure of that, with the locks of all read marks.
+                self.counters.restarts.fetch_add(u64::from(writer.start_frame > 0), Ordering::Relaxed);
+                writer.start_frame = 0;
+                wal.truncate_to(0);
+            }
             if let Some((frame, at)) = place
                 && at >= FRAME_HEADER_BYTES
                 && let Some(image) = wal.image(frame)
@@ -411,7 +420,10 @@ impl Database {
             let holes = state.hashes.holes(&numbers, commit.size);
             let pages = self.with_zero_pages(pages, &holes);
             let changes: Vec<_> = pages.iter().map(|page| (page.number, page.hash)).collect();
-            let checksum_after = state.hashes.prepare(changes.iter().copied(), commit.size);
+            let checksum_after = state.hashes.prepare(changes.iter().copied(), commit.size).map_err(|error| {
+                tracing::error!(database = self.name, %error, "the page-hash map could not be read");
+                Refusal::Damaged
+            })?;
             let base = state.position;
             let Some(writer) = state.writer.as_mut().filter(|writer| writer.session == session) else {
                 return Err(Refusal::NotCommitted);
@@ -514,7 +526,9 @@ impl Database {
     pub(super) fn wait_published(&self, state: &mut MutexGuard<'_, State>) {
         while let Some(writer) = state.writer.as_ref() {
             match (&writer.owner, &writer.phase) {
-                (Owner::Repairer(_) | Owner::Applier, _) | (_, Phase::Accepted(..)) => self.changed.wait(state),
+                (Owner::Repairer(_) | Owner::Applier | Owner::Checkpointer, _) | (_, Phase::Accepted(..)) => {
+                    self.changed.wait(state);
+                }
                 (Owner::Writer(_), Phase::Open | Phase::Refused | Phase::Proposed(_)) => return,
             }
         }
@@ -522,20 +536,28 @@ impl Database {
 
     /// Takes WRITE for the applier, after [`Database::wait_published`] under the same lock.
     pub(super) fn take_write_for_apply(&self, state: &mut State) -> std::io::Result<()> {
-        let start_frame = state.live_header().ok_or_else(header_lost)?.max_frame;
         if let Some(Writer { owner: Owner::Writer(file), phase, .. }) = &state.writer {
             let mode = if matches!(phase, Phase::Proposed(_)) { Mode::Detached } else { Mode::Fenced };
             self.take_away(state, *file, mode)?;
         }
-        state.writer = Some(Writer::applier(self.next_session(), start_frame));
+        self.restart_if_possible(state);
+        let start_frame = state.live_header().ok_or_else(header_lost)?.max_frame;
+        state.writer = Some(Writer::ours(Owner::Applier, self.next_session(), start_frame));
         // What a revoked or rolled back session left behind must not be taken for a continuation by a recovery.
         self.wal.write().truncate_to(start_frame);
         Ok(())
     }
 
-    /// Gives WRITE back after applying.
-    pub(super) fn release_applier(&self, state: &mut State) {
-        state.writer.take_if(|writer| writer.owner == Owner::Applier);
+    /// Takes WRITE for the checkpointer, if nobody has it.
+    pub(super) fn take_write_for_checkpoint(&self, state: &mut State) -> bool {
+        let Some(header) = state.live_header().filter(|_| state.writer.is_none()) else { return false };
+        state.writer = Some(Writer::ours(Owner::Checkpointer, self.next_session(), header.max_frame));
+        true
+    }
+
+    /// Gives WRITE back after applying, or after a checkpoint.
+    pub(super) fn release_ours(&self, state: &mut State, owner: Owner) {
+        state.writer.take_if(|writer| writer.owner == owner);
         state.queue.on_free(self.clock.now());
         self.changed.notify_all();
     }

@@ -11,10 +11,12 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use shoaldb_vfs::Registration;
 use shoaldb_vfs::database::{Database, SessionId};
+use shoaldb_vfs::env::Fs;
 use shoaldb_vfs::env::os::{OsClock, OsFs, OsRng};
-use shoaldb_vfs::env::{Fs, Open};
 use shoaldb_vfs::error::Refusal;
+use shoaldb_vfs::files::DatabaseFiles;
 use shoaldb_vfs::genesis::{AutoVacuum, Geometry};
+use shoaldb_vfs::mapfile::Owner;
 use shoaldb_vfs::page::{PageHash, PageNo, PageSize};
 use shoaldb_vfs::replicator::{Interrupted, Replicator};
 use shoaldb_vfs::spill::SpillTo;
@@ -29,6 +31,9 @@ pub type Barrier = Box<dyn Fn(Interrupted<'_>) -> Result<(), Refusal> + Send>;
 /// The replicator of one test.
 pub struct TestReplicator {
     dir: tempfile::TempDir,
+    fs: Arc<dyn Fs>,
+    next_file: AtomicU64,
+    owners: Mutex<HashMap<String, Owner>>,
     databases: Mutex<HashMap<String, Arc<Database>>>,
     next_position: AtomicU64,
     /// Every transaction that was acknowledged: database name, position, pages.
@@ -67,12 +72,8 @@ impl TestReplicator {
             .entry(name.to_string())
             .or_insert_with(|| {
                 let db = Database::new(name, geometry, Arc::new(OsClock), &OsRng, self.spill.lock().clone()).unwrap();
-                let fs = OsFs;
-                let file = fs.open(&self.dir.path().join(format!("{name}.db")), Open::CreateNew, "test").unwrap();
-                file.write_at(&geometry.first_page(), 0, "test").unwrap();
                 let position = Position(self.next_position.fetch_add(1, Ordering::Relaxed));
-                db.bind(position, file).unwrap();
-                self.origins.lock().insert(name.to_string(), position);
+                self.bind(&db, name, geometry, position);
                 db
             })
             .clone()
@@ -80,10 +81,29 @@ impl TestReplicator {
 
     /// Another copy of `name` that stands where `original` began.
     pub fn copy_of(&self, original: &TestReplicator, name: &str) -> Arc<Database> {
-        let copy = self.database_with(name, original.database(name).geometry());
-        let file = OsFs.open(&self.dir.path().join(format!("{name}.db")), Open::Read, "test").unwrap();
-        copy.bind(original.origins.lock()[name], file).unwrap();
+        let geometry = original.database(name).geometry();
+        let copy = self.database_with(name, geometry);
+        self.bind(&copy, name, geometry, original.origins.lock()[name]);
         copy
+    }
+
+    fn bind(&self, db: &Database, name: &str, geometry: Geometry, position: Position) {
+        let database = self.next_file.fetch_add(1, Ordering::Relaxed);
+        let owner = Owner { database, generation: 1, page_size: geometry.page_size };
+        let files = DatabaseFiles::create(self.fs.clone(), self.dir.path(), owner, geometry, position).unwrap();
+        db.bind(files).unwrap();
+        self.origins.lock().insert(name.to_string(), position);
+        self.owners.lock().insert(name.to_string(), owner);
+    }
+
+    /// Which files belong to a database.
+    pub fn owner(&self, name: &str) -> Owner {
+        self.owners.lock()[name]
+    }
+
+    /// The directory with the files of all databases.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     pub fn record(&self, name: &str, position: Position, transaction: &Transaction) {
@@ -150,6 +170,9 @@ impl Stage {
     pub fn new() -> Stage {
         let replicator = Arc::new(TestReplicator {
             dir: tempfile::tempdir().unwrap(),
+            fs: Arc::new(OsFs),
+            next_file: AtomicU64::new(1),
+            owners: Mutex::default(),
             databases: Mutex::default(),
             next_position: AtomicU64::new(1),
             captured: Mutex::default(),
@@ -202,9 +225,15 @@ impl Stage {
         self.replicator.database(name)
     }
 
+    /// Where the main file of `name` is.
+    pub fn main_path(&self, name: &str) -> std::path::PathBuf {
+        let owner = self.replicator.owner(name);
+        self.replicator.dir.path().join(&shoaldb_vfs::files::names(owner.database, owner.generation)[0])
+    }
+
     /// The bytes of the main file of `name`.
     pub fn main_file(&self, name: &str) -> Vec<u8> {
-        std::fs::read(self.replicator.dir.path().join(format!("{name}.db"))).unwrap()
+        std::fs::read(self.main_path(name)).unwrap()
     }
 
     /// How many transactions of `name` were acknowledged.
