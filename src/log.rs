@@ -223,6 +223,15 @@ impl LogError {
         matches!(self, LogError::NoSpace { .. })
     }
 
+    /// What a failed append means for its node, and what to do.
+    pub(crate) fn in_words(&self) -> String {
+        let advice = match self.is_no_space() {
+            true => "make room on the disk and start the node again",
+            false => "check the disk, then start the node again",
+        };
+        format!("the log cannot be written, nothing is acknowledged any more: {self}; {advice}")
+    }
+
     /// Whether bytes on disk are not what was once synced.
     pub fn is_damage(&self) -> bool {
         matches!(self, LogError::Damage { .. })

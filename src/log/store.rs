@@ -438,6 +438,48 @@ impl Log {
         Ok(())
     }
 
+    /// Where the log would begin if it dropped its oldest segments one after the other, until it has at most `keep` bytes, as
+    /// far as [`Log::compact`] may with `through`.
+    pub fn compaction_start(&self, through: LogIndex, keep: u64) -> EntryId {
+        let index = self.index.read();
+        let mut bytes: u64 = index.segments.iter().map(|segment| segment.end.load(Ordering::Relaxed)).sum();
+        let mut start = index.contents.start().index;
+        for (at, segment) in index.segments.iter().enumerate() {
+            let last = index.contents.last_of_segment(segment.number);
+            let covered = index.segments.iter().skip(at + 1).any(|later| later.applied >= last);
+            if bytes <= keep || last > through || !covered {
+                break;
+            }
+            bytes -= segment.end.load(Ordering::Relaxed);
+            start = start.max(last);
+        }
+        let term = index.contents.term(start).unwrap_or_else(|| index.contents.start().term);
+        EntryId { index: start, term }
+    }
+
+    /// Begins a new segment if that lets [`Log::compact`] drop the oldest one: its head takes the newest anchor along. A log
+    /// that is not written to would keep what nobody needs.
+    pub fn seal_for(&self, through: LogIndex) -> Result<(), LogError> {
+        let mut writer = self.writer.lock();
+        if let Some(failed) = &writer.failed {
+            return Err(failed.clone());
+        }
+        let helps = {
+            let index = self.index.read();
+            let oldest = index.segments.front().filter(|_| index.segments.len() > 1);
+            oldest.is_some_and(|oldest| {
+                let last = index.contents.last_of_segment(oldest.number);
+                let covered = index.segments.iter().skip(1).any(|later| later.applied >= last);
+                last <= through && !covered && index.contents.anchor().applied >= last
+            })
+        };
+        if helps && let Err(error) = self.switch(&mut writer, 0) {
+            writer.failed = Some(error.clone());
+            return Err(error);
+        }
+        Ok(())
+    }
+
     /// Drops whole segments whose entries all lie at or before `through`, as far as a later head's anchor covers them.
     /// Returns the new start.
     pub fn compact(&self, through: LogIndex) -> Result<EntryId, LogError> {

@@ -257,6 +257,34 @@ fn segments_go_only_when_a_later_head_covers_them_and_come_back_with_another_lap
     assert_eq!(all(&reopened), all(&log));
 }
 
+/// A head takes the anchor along only when there is a next segment: without a batch that needs one, nothing would go.
+/// Shows INV-25.
+#[test]
+fn a_log_that_is_idle_drops_what_its_anchor_covers() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    for index in 2..=7 {
+        log.append(&entries(index, index, 1, 3000)).unwrap();
+    }
+    log.append(&Batch { hard_state: Some(hard(1, 0, 7)), anchor: Some(anchor(5)), ..Batch::default() }).unwrap();
+    assert_eq!(log.compaction_start(LogIndex(7), 0), GENESIS, "no head has the anchor yet");
+    let calls = fs.calls();
+    log.seal_for(LogIndex(2)).unwrap();
+    assert_eq!(fs.calls(), calls, "the first segment has entry 3, too: it would not help");
+    log.seal_for(LogIndex(7)).unwrap();
+    assert_eq!(log.compaction_start(LogIndex(7), u64::MAX), GENESIS, "there is room");
+    let start = log.compaction_start(LogIndex(7), 0);
+    assert_eq!(start, entry(5, 1, 0).id);
+    assert_eq!(log.compact(start.index).unwrap(), start);
+    let calls = fs.calls();
+    log.seal_for(LogIndex(7)).unwrap();
+    assert_eq!(fs.calls(), calls, "once is enough");
+    log.append(&entries(8, 8, 1, 100)).unwrap();
+    let (reopened, recovered) = open(&fs).unwrap();
+    assert_eq!((recovered.start, recovered.last, recovered.anchor), (start, log.last(), anchor(5)));
+    assert_eq!(all(&reopened), all(&log));
+}
+
 #[test]
 fn a_reset_replaces_the_log_as_a_whole() {
     let fs = SimFs::new(1);
