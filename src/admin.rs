@@ -42,6 +42,8 @@ pub(crate) enum Request {
     Create { name: String, page_size: u32, auto_vacuum: u8 },
     /// Drop a database.
     Drop { name: String },
+    /// Up to which entry every member has the log; the leader knows.
+    Floor,
     /// Make this node the leader.
     Transfer { to: NodeId },
 }
@@ -188,6 +190,10 @@ fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
                 .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no database named {}", name.as_str())))?;
             decided(hub, Body::DropDatabase { database }, ErrorKind::NotFound)
         }
+        Request::Floor => match status::floor_of_members(hub) {
+            Some(floor) => Ok(floor.0.into()),
+            None => Err(Error::new(ErrorKind::NotLeader, format!("node {} does not lead", hub.id))),
+        },
         Request::Transfer { to } => transfer(hub, *to),
     }
 }

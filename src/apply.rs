@@ -193,8 +193,9 @@ impl Applier {
             }
             Body::CreateDatabase { name, page_size, auto_vacuum } => {
                 let info = DatabaseInfo { name: name.clone(), page_size, auto_vacuum };
-                let created =
-                    self.hub.with_catalogue(|catalogue| catalogue.apply_create(index, name, page_size, auto_vacuum))?;
+                let created = self
+                    .hub
+                    .change_catalogue(index, |catalogue| catalogue.apply_create(index, name, page_size, auto_vacuum))?;
                 match created {
                     Ok(id) => {
                         self.hub.databases.bind(id, &info).map_err(|error| {
@@ -206,7 +207,7 @@ impl Applier {
                 }
             }
             Body::DropDatabase { database } => {
-                let dropped = self.hub.with_catalogue(|catalogue| catalogue.apply_drop(database))?;
+                let dropped = self.hub.change_catalogue(index, |catalogue| catalogue.apply_drop(database))?;
                 match dropped {
                     Ok(info) => {
                         if let Err(error) = self.hub.databases.drop(database) {
@@ -221,8 +222,9 @@ impl Applier {
             // Parts do not come here: `apply_part`.
             Body::Checkpoint | Body::Part(_) | Body::GivenUp { .. } => Ok(Decision::Committed(index)),
             Body::BindIncarnation { node, incarnation, address } => {
-                let bound =
-                    self.hub.with_catalogue(|catalogue| catalogue.bind_incarnation(node, incarnation, &address))?;
+                let bound = self
+                    .hub
+                    .change_catalogue(index, |catalogue| catalogue.bind_incarnation(node, incarnation, &address))?;
                 match bound {
                     Ok(()) => {
                         self.hub.members_changed();
@@ -242,6 +244,10 @@ impl Applier {
         origin: Origin,
     ) -> Result<Decision, String> {
         let Some(db) = self.hub.databases.get(database) else { return Ok(Decision::NotCommitted) };
+        if position <= db.position() {
+            // A replay: the main file had it already when this node started.
+            return Ok(Decision::Committed(crate::types::LogIndex(position.0)));
+        }
         probe::begin(Phase::Apply);
         let applied = db.apply(transaction, position);
         probe::end(Phase::Apply);

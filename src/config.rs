@@ -28,6 +28,17 @@ pub(crate) struct Config {
     /// a name, which are mapped. 64 MiB: the pages that are read soon after they were written are among them, and a node
     /// with its queues stays well below 400 MiB.
     pub(crate) wal_limit: u64,
+    /// Bytes of pages in a database's WAL that are not in its main file, beyond which it is checkpointed. 4 MiB, a thousand
+    /// pages as in SQLite: a start applies less than that again, and each checkpoint writes many pages at once.
+    pub(crate) checkpoint_bytes: u64,
+    /// A database that has had something in its WAL for this long is checkpointed, however little. 60 s.
+    pub(crate) checkpoint_age: Duration,
+    /// Bytes of log beyond which its oldest segments are dropped, as soon as nobody needs them. 256 MiB: a node that was
+    /// away for some minutes finds what it missed.
+    pub(crate) log_limit: u64,
+    /// Bytes of main files that are read each second to compare them with their hashes; 0 for none. 1 MiB: a terabyte in
+    /// twelve days, and nobody notices.
+    pub(crate) scrub_bytes: u64,
     /// Size of one segment file of the log.
     pub(crate) segment_bytes: u64,
     /// Whether peers may be reached over addresses that are not loopback, unencrypted.
@@ -44,6 +55,10 @@ impl Default for Config {
             transaction_limit: 4 << 30,
             part_bytes: 4 << 20,
             wal_limit: 64 << 20,
+            checkpoint_bytes: 4 << 20,
+            checkpoint_age: Duration::from_secs(60),
+            log_limit: 256 << 20,
+            scrub_bytes: 1 << 20,
             segment_bytes: 16 << 20,
             allow_plaintext_remote: false,
         }

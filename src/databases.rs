@@ -1,30 +1,42 @@
 //! The databases of one node: which name and which id lead to which open database.
 //!
 //! ```text
-//! DIR/db/<id>.db     main file of the database that the entry at index <id> created
+//! DIR/db/<id>-<generation>.{db,map,dw}   the files of the database that the entry at index <id> created
 //! ```
 //!
 //! A name that no entry has created may be opened: it leads to an empty *shape* that reads as an empty database and that
 //! the first write creates. When the entry comes, the shape becomes the database, if they have the same geometry; else
 //! it is retired and its connections must be opened again.
 //!
-//! Main files hold the genesis page only, since nothing is checkpointed: they are made anew at each start.
+//! At a start each database is opened at the position of its last checkpoint. Its files may be ahead of the catalogue that
+//! the log's anchor has, and there may be files of which that catalogue does not know yet, or not any more:
+//!
+//! ```text
+//! in the catalogue   files          what happens
+//! yes                whole          the database is at their position; entries up to there are skipped at replay
+//! yes                damaged, gone  the database is not served on this node, and says why; the others are
+//! no, id <= anchor   any            it was dropped: they are deleted
+//! no, id >  anchor   any            they wait for the entry that creates the database, which takes them if they are whole
+//! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use shoaldb_vfs::Database;
-use shoaldb_vfs::env::{Env, Open};
+use shoaldb_vfs::env::Env;
 use shoaldb_vfs::error::Refusal;
+use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::genesis::Geometry;
-use shoaldb_vfs::page::{LOCK_BYTE, LOCK_BYTES};
+use shoaldb_vfs::mapfile::Owner;
 use shoaldb_vfs::spill::{SpillTo, WalMemory};
 use shoaldb_vfs::transaction::Position;
 
-use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseInfo, DatabaseName};
+use crate::catalogue::{AutoVacuum, Catalogue, DatabaseId, DatabaseInfo, DatabaseName};
+use crate::types::LogIndex;
 
 /// The geometry that a catalogue entry describes.
 fn geometry_of(info: &DatabaseInfo) -> Geometry {
@@ -37,10 +49,21 @@ fn geometry_of(info: &DatabaseInfo) -> Geometry {
     Geometry { page_size: info.page_size, auto_vacuum }
 }
 
+/// The files of a database that has seen no snapshot.
+const FIRST_GENERATION: u64 = 1;
+/// Databases are opened by so many threads: enough to keep a disk busy, and each open is short.
+const OPENERS: usize = 4;
+
+fn owner(id: DatabaseId, info: &DatabaseInfo) -> Owner {
+    Owner { database: id.0, generation: FIRST_GENERATION, page_size: info.page_size }
+}
+
 #[derive(Default)]
 struct Maps {
     by_name: HashMap<String, Arc<Database>>,
     by_id: HashMap<DatabaseId, Arc<Database>>,
+    /// Databases that could not be opened, and why.
+    damaged: BTreeMap<DatabaseId, String>,
     stopped: bool,
 }
 
@@ -51,17 +74,16 @@ pub(crate) struct Databases {
     /// What all WALs have in memory.
     memory: Arc<WalMemory>,
     maps: Mutex<Maps>,
+    /// Checkpoints that opening ended.
+    redone: AtomicU64,
 }
 
 impl Databases {
-    /// The databases in `dir`, which is emptied: they are rebuilt from the log. Their WALs keep `wal_limit` bytes in
-    /// memory, and the rest in nameless files beside the databases.
+    /// The databases in `dir`, none of which is open yet. Their WALs keep `wal_limit` bytes in memory, and the rest in
+    /// nameless files beside the databases.
     pub(crate) fn open(env: Env, dir: PathBuf, wal_limit: u64) -> io::Result<Databases> {
         env.fs.create_dir_all(&dir, "db.dir")?;
-        for file in env.fs.list(&dir, "db.dir")? {
-            env.fs.remove(&dir.join(file), "db.dir")?;
-        }
-        Ok(Databases { env, dir, memory: WalMemory::new(wal_limit), maps: Mutex::default() })
+        Ok(Databases { env, dir, memory: WalMemory::new(wal_limit), maps: Mutex::default(), redone: AtomicU64::new(0) })
     }
 
     /// The database called `name`, or with `create` an empty shape of it.
@@ -105,14 +127,104 @@ impl Databases {
         all
     }
 
-    /// The entry at index `id` created a database.
+    /// Opens the databases of `catalogue`, which is what there was when the entry at `anchor` was applied. Returns the
+    /// furthest position that one of them shows: everything up to there was committed.
+    pub(crate) fn restore(&self, catalogue: &Catalogue, anchor: LogIndex) -> io::Result<Position> {
+        for name in self.env.fs.list(&self.dir, "db.list")? {
+            let known = |id: u64| catalogue.databases().any(|(known, _)| known.0 == id);
+            match files::owner_of_name(&name) {
+                Some((id, generation)) if id > anchor.0 || known(id) && generation == FIRST_GENERATION => {}
+                _ => self.env.fs.remove(&self.dir.join(&name), "db.orphan")?,
+            }
+        }
+        let all: Vec<_> = catalogue.databases().map(|(id, info)| (id, info.clone())).collect();
+        let opened = self.open_all(&all);
+        let mut furthest = Position(0);
+        for ((id, info), opened) in all.iter().zip(opened) {
+            match opened {
+                Ok(files) => {
+                    furthest = furthest.max(files.at().position);
+                    if files.redone() {
+                        self.redone.fetch_add(1, Ordering::Relaxed);
+                        let position = files.at().position;
+                        tracing::info!(database = info.name.as_str(), %position, "ended an interrupted checkpoint");
+                    }
+                    self.enter(*id, info, files)?;
+                }
+                Err(error) => self.enter_damaged(*id, info, &error)?,
+            }
+        }
+        Ok(furthest)
+    }
+
+    /// The files of each, in the same order.
+    fn open_all(&self, all: &[(DatabaseId, DatabaseInfo)]) -> Vec<io::Result<DatabaseFiles>> {
+        let open = |(id, info): &(DatabaseId, DatabaseInfo)| {
+            DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner(*id, info))
+        };
+        if all.len() < 2 * OPENERS {
+            return all.iter().map(open).collect();
+        }
+        tracing::info!(databases = all.len(), "opening");
+        let share = all.len().div_ceil(OPENERS);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = all
+                .chunks(share)
+                .map(|chunk| (chunk.len(), scope.spawn(move || chunk.iter().map(open).collect::<Vec<_>>())))
+                .collect();
+            let gone = || io::Error::other("the thread that opened it panicked");
+            threads
+                .into_iter()
+                .flat_map(|(len, thread)| thread.join().unwrap_or_else(|_| (0..len).map(|_| Err(gone())).collect()))
+                .collect()
+        })
+    }
+
+    fn enter_damaged(&self, id: DatabaseId, info: &DatabaseInfo, error: &io::Error) -> io::Result<()> {
+        let [main, ..] = files::names(id.0, FIRST_GENERATION);
+        let what = format!(
+            "database {} ({}) cannot be opened and is not served on this node: {error}; remove this node from the cluster and \
+             let a new one take its place",
+            info.name.as_str(),
+            self.dir.join(main).display()
+        );
+        tracing::error!("{what}");
+        let db = self.shape(info.name.as_str(), geometry_of(info))?;
+        db.retire(Refusal::Damaged);
+        let mut maps = self.maps.lock();
+        maps.by_name.insert(info.name.as_str().to_string(), db.clone());
+        maps.by_id.insert(id, db);
+        maps.damaged.insert(id, what);
+        Ok(())
+    }
+
+    /// How many checkpoints were ended that a crash had interrupted.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn redone(&self) -> u64 {
+        self.redone.load(Ordering::Relaxed)
+    }
+
+    /// Databases that could not be opened, in words.
+    pub(crate) fn damaged(&self) -> Vec<String> {
+        self.maps.lock().damaged.values().cloned().collect()
+    }
+
+    /// The entry at index `id` created a database. Its files may be there: this node applied the entry in an earlier life.
     pub(crate) fn bind(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<()> {
+        let owner = owner(id, info);
+        let files = match DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner) {
+            Ok(files) => files,
+            // What is not whole was never anything: a crash came before the entry was applied, and it is again.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                DatabaseFiles::create(self.env.fs.clone(), &self.dir, owner, geometry_of(info), Position(id.0))?
+            }
+            Err(error) => return Err(error),
+        };
+        self.enter(id, info, files)
+    }
+
+    fn enter(&self, id: DatabaseId, info: &DatabaseInfo, files: DatabaseFiles) -> io::Result<()> {
         let geometry = geometry_of(info);
-        let path = self.dir.join(format!("{}.db", id.0));
-        let file = self.env.fs.open(&path, Open::CreateNew, "db.create")?;
-        file.write_at(&geometry.first_page(), 0, "db.create")?;
-        // There is no `-wal` beside it, so a stock SQLite would open this file, and write to it.
-        file.lock(LOCK_BYTE, LOCK_BYTES, "db.lock")?;
         let mut maps = self.maps.lock();
         let name = info.name.as_str();
         let shape = match maps.by_name.get(name).cloned() {
@@ -123,7 +235,7 @@ impl Databases {
             }
             None => self.shape(name, geometry)?,
         };
-        shape.bind(Position(id.0), file)?;
+        shape.bind(files)?;
         maps.by_name.insert(name.to_string(), shape.clone());
         maps.by_id.insert(id, shape);
         Ok(())
@@ -136,16 +248,26 @@ impl Databases {
             maps.by_name.remove(db.name());
             db.retire(Refusal::Dropped);
         }
+        maps.damaged.remove(&id);
         drop(maps);
-        self.env.fs.remove(&self.dir.join(format!("{}.db", id.0)), "db.drop")
+        for name in files::names(id.0, FIRST_GENERATION) {
+            match self.env.fs.remove(&self.dir.join(name), "db.drop") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Nothing may be used any more.
     pub(crate) fn stop(&self) {
         let mut maps = self.maps.lock();
         maps.stopped = true;
-        for db in maps.by_name.values() {
+        let all: Vec<_> = maps.by_name.values().cloned().collect();
+        drop(maps);
+        for db in all {
             db.retire(Refusal::NodeStopped);
+            db.close_files();
         }
     }
 

@@ -157,6 +157,31 @@ impl Builder {
         self
     }
 
+    /// Bytes of log beyond which its oldest files are dropped, as soon as every member has what is in them and every
+    /// database its checkpoint; default 256 MiB. At least four times [`Builder::segment_bytes`] makes sense.
+    pub fn log_limit(mut self, bytes: u64) -> Builder {
+        self.config.log_limit = bytes;
+        self
+    }
+
+    /// Bytes of pages in a database's WAL beyond which they are moved to its main file; default 4 MiB.
+    pub fn checkpoint_bytes(mut self, bytes: u64) -> Builder {
+        self.config.checkpoint_bytes = bytes;
+        self
+    }
+
+    /// How long a page may be in a database's WAL alone, even if nothing else is written; default 60 s.
+    pub fn checkpoint_age(mut self, age: Duration) -> Builder {
+        self.config.checkpoint_age = age;
+        self
+    }
+
+    /// Bytes of main files that are read each second to compare them with their hashes; default 1 MiB, 0 for none.
+    pub fn scrub_bytes(mut self, bytes: u64) -> Builder {
+        self.config.scrub_bytes = bytes;
+        self
+    }
+
     /// Size of one file of the log in bytes; default 16 MiB. Each is written in advance.
     pub fn segment_bytes(mut self, bytes: u64) -> Builder {
         self.config.segment_bytes = bytes;

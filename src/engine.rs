@@ -115,6 +115,11 @@ impl Engine {
                 return;
             }
             Input::Applied { index } => Event::Applied { index },
+            Input::Compact { start } => {
+                self.core.on_event(Event::Compacted { start });
+                self.hub.set_compacted(start.index);
+                return;
+            }
             Input::Transfer { to } => Event::Transfer { to },
             Input::Unreachable { peer } => Event::Unreachable { peer },
             Input::HandOver => {
@@ -206,7 +211,7 @@ impl Engine {
             persist,
             send,
             apply,
-            membership: _,
+            membership,
             proposed,
             reads,
             role,
@@ -217,6 +222,9 @@ impl Engine {
         if let Some(reason) = fatal {
             self.hub.set_trouble(format!("node {} stopped: {reason}", self.hub.id));
             return false;
+        }
+        for (index, _) in membership {
+            self.hub.note_change(index);
         }
         for (number, answer) in proposed {
             match answer {

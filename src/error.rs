@@ -5,7 +5,8 @@
 
 use rusqlite::ffi;
 pub use shoaldb_vfs::error::{
-    DROPPED, NO_ROOM, NODE_STOPPED, NOT_COMMITTED, NOT_KEPT, READ_UNCONFIRMED, SECOND_WRITER, TOO_LARGE, UNKNOWN,
+    DAMAGED, DROPPED, NO_ROOM, NODE_STOPPED, NOT_COMMITTED, NOT_KEPT, READ_UNCONFIRMED, SECOND_WRITER, TOO_LARGE,
+    UNKNOWN,
 };
 use shoaldb_vfs::error::{leader_of_code, not_leader};
 
@@ -147,6 +148,10 @@ impl From<rusqlite::Error> for Error {
                 ErrorKind::Io,
                 "the transaction is not committed: the disk of this node did not take its pages; check the disk",
             ),
+            Some(DAMAGED) => (
+                ErrorKind::Corrupt,
+                "a page on this node's disk is not what was written; nothing was committed; use another node, and replace this one",
+            ),
             Some(DROPPED) => (
                 ErrorKind::NotFound,
                 "the database was dropped, or created with another page size; close this connection",
@@ -213,9 +218,8 @@ pub fn outcome(error: &rusqlite::Error) -> Option<Outcome> {
 /// is attached, after the replicated database was committed.
 pub fn outcome_of_code(code: i32) -> Option<Outcome> {
     match code {
-        NOT_COMMITTED | SECOND_WRITER | TOO_LARGE | NO_ROOM | NOT_KEPT | DROPPED | NODE_STOPPED | READ_UNCONFIRMED => {
-            Some(Outcome::NotCommitted)
-        }
+        NOT_COMMITTED | SECOND_WRITER | TOO_LARGE | NO_ROOM | NOT_KEPT | DROPPED | NODE_STOPPED | READ_UNCONFIRMED
+        | DAMAGED => Some(Outcome::NotCommitted),
         UNKNOWN => Some(Outcome::Unknown),
         code if leader_of_code(code).is_some() || code & 0xff == ffi::SQLITE_BUSY => Some(Outcome::NotCommitted),
         _ => None,

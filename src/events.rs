@@ -3,7 +3,7 @@
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
 
-use crate::types::{NodeId, Term};
+use crate::types::{LogIndex, NodeId, Term};
 
 /// How many events a slow listener may be behind before it loses some.
 const QUEUE: usize = 1024;
@@ -25,6 +25,18 @@ pub enum Event {
         database: String,
         /// The difference in words.
         what: String,
+    },
+    /// The main file of a database is at a newer position on this node.
+    CheckpointDone {
+        /// Name of the database.
+        database: String,
+        /// The position.
+        position: LogIndex,
+    },
+    /// The log of this node dropped its oldest entries.
+    LogCompacted {
+        /// The last one of them.
+        through: LogIndex,
     },
     /// The disk refused or lost something; this node stopped acknowledging.
     DiskTrouble {

@@ -42,6 +42,7 @@ mod socket;
 mod splits;
 mod status;
 pub mod types;
+mod upkeep;
 
 /// DESIGN.md: guarantees, the life of a write, invariants and their tests, the code map.
 #[cfg(doc)]

@@ -33,11 +33,12 @@ use crate::engine::{Engine, Outlet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::found::format::FoundMessage;
 use crate::found::{self, Founding};
-use crate::log::{Batch, Log, LogError};
+use crate::log::{Batch, Log};
 use crate::net::Transport;
 use crate::raft::{Core, CoreConfig, EntryReader, PersistBatch, Role};
 use crate::shared::{Hub, Input, Leadership};
 use crate::types::{HardState, LogEntry, LogIndex, Message, NodeId, Term};
+use crate::upkeep::{STEP, Upkeep};
 
 /// Messages taken from the mailbox in one turn: enough to share a sync, few enough to answer soon.
 const INPUTS_PER_TURN: usize = 512;
@@ -133,6 +134,7 @@ impl RaftThread {
 
     fn lead_and_follow(self, opened: Opened, directory: &Directory) -> Result<()> {
         let RaftThread { hub, mailbox, transport } = self;
+        let anchored = opened.applied().index;
         let (mut engine, log) = begin(&hub, opened, directory)?;
         let (to_log, batches) = crossbeam_channel::unbounded();
         let (to_apply, entries) = crossbeam_channel::unbounded();
@@ -141,6 +143,10 @@ impl RaftThread {
             thread("log", &hub, {
                 let (hub, log) = (hub.clone(), log.clone());
                 move || run_log(&hub, &log, &batches, &hint)
+            })?,
+            thread("upkeep", &hub, {
+                let (hub, log) = (hub.clone(), log.clone());
+                move || run_upkeep(&hub, log, anchored)
             })?,
             thread("spare", &hub, {
                 let (hub, log) = (hub.clone(), log.clone());
@@ -165,7 +171,20 @@ impl RaftThread {
 /// From what was opened to an engine that can turn; the hub knows its log, its members and its catalogue from here on.
 pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<(Engine, Arc<Log>)> {
     let applied = opened.applied();
-    let Opened { log, restored, catalogue, founding } = opened;
+    let Opened { log, mut restored, catalogue, founding } = opened;
+    let furthest = LogIndex(hub.databases.restore(&catalogue, applied.index)?.0);
+    if furthest > restored.last.index {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "a database is at position {furthest}, but the log ends at entry {}: the log lost what it had; remove this node from \
+                 the cluster and let a new one take its place",
+                restored.last.index
+            ),
+        ));
+    }
+    // Only what is committed is ever applied, and the commit index need not have reached the disk.
+    restored.hard_state.commit = restored.hard_state.commit.max(furthest);
     let replay_to = restored.hard_state.commit.max(restored.applied);
     let sole_voter = restored.membership.voters == [hub.id];
     let log = Arc::new(log);
@@ -177,6 +196,7 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
         .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
     hub.set_log(&log);
     hub.begin(catalogue, applied);
+    hub.findings.lock().anchored = applied.index;
     hub.members_changed();
     Ok((Engine::new(core, hub.clone(), replay_to, sole_voter, founding), log))
 }
@@ -329,7 +349,7 @@ impl Appender {
             if !must_sync && batch.entries.is_empty() {
                 self.unwritten = batch.hard_state.or(self.unwritten);
             } else if let Err(error) = log.append(&batch) {
-                hub.post(Input::Failed { what: words_of(&error) });
+                hub.post(Input::Failed { what: error.in_words() });
                 return false;
             }
             hub.post(Input::Persisted { batch: number });
@@ -338,13 +358,13 @@ impl Appender {
     }
 }
 
-fn words_of(error: &LogError) -> String {
-    let advice = if error.is_no_space() {
-        "make room on the disk and start the node again"
-    } else {
-        "check the disk, then start the node again"
-    };
-    format!("the log cannot be written, nothing is acknowledged any more: {error}; {advice}")
+fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex) {
+    let mut upkeep = Upkeep::new(hub.clone(), log, anchored);
+    while !hub.is_stopped() {
+        upkeep.step();
+        let stopped = || hub.is_stopped().then_some(());
+        let _ = hub.upkeep.wait(&hub.waiting, hub.deadline(STEP), STEP, stopped);
+    }
 }
 
 fn run_spare(hub: &Hub, log: &Log, hints: &Receiver<()>) {

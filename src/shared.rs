@@ -13,7 +13,7 @@
 //!
 //! Lock order: none of these locks is held while another one is taken, except that `databases` may take a database's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub(crate) enum Input {
     Failed { what: String },
     /// The applier has come this far.
     Applied { index: LogIndex },
+    /// The log is going to drop its entries up to this one.
+    Compact { start: EntryId },
     /// Hand leadership to this node.
     Transfer { to: NodeId },
     /// Hand leadership to whom it suits best.
@@ -62,6 +64,19 @@ pub(crate) enum Input {
     Unreachable { peer: NodeId },
     /// End the thread.
     Stop,
+}
+
+/// What this node's upkeep tells the rest of it.
+#[derive(Default, Debug)]
+pub(crate) struct Findings {
+    /// What a person should know, by what it is about.
+    pub(crate) alarms: BTreeMap<String, String>,
+    /// The last entry that a start need not apply again.
+    pub(crate) anchored: LogIndex,
+    /// Anchors written by this process.
+    pub(crate) anchors: u64,
+    /// Times that this process dropped segments of the log.
+    pub(crate) compactions: u64,
 }
 
 /// Who leads, as this node sees it.
@@ -120,6 +135,13 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     stopped: AtomicBool,
     trouble: Mutex<Option<String>>,
+    /// Index of the last entry that changed catalogue or members.
+    changed_at: AtomicU64,
+    /// The core does not need the entries up to here any more; their files may go.
+    compacted: Mutex<Option<LogIndex>>,
+    pub(crate) findings: Mutex<Findings>,
+    /// The end, for the upkeep.
+    pub(crate) upkeep: Signal,
 }
 
 impl Shared {
@@ -157,6 +179,10 @@ impl Shared {
             closing: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             trouble: Mutex::new(None),
+            changed_at: AtomicU64::new(0),
+            compacted: Mutex::new(None),
+            findings: Mutex::default(),
+            upkeep: Signal::default(),
         }
     }
 
@@ -232,6 +258,7 @@ impl Shared {
 
     /// This node belongs to a cluster, with this state before the first entry that will be applied.
     pub(crate) fn begin(&self, catalogue: Catalogue, applied: EntryId) {
+        self.changed_at.store(applied.index.0, Ordering::Release);
         *self.catalogue.lock() = Some(catalogue);
         *self.progress.lock() = Progress { applied, split_floor: None };
         self.changed.notify();
@@ -240,6 +267,38 @@ impl Shared {
     /// Changes the catalogue; only the applier does, and there is one once it runs.
     pub(crate) fn with_catalogue<T>(&self, act: impl FnOnce(&mut Catalogue) -> T) -> Result<T, String> {
         self.catalogue.lock().as_mut().map(act).ok_or_else(|| "no cluster, no catalogue".to_string())
+    }
+
+    /// Changes the catalogue by what the entry at `index` says.
+    pub(crate) fn change_catalogue<T>(
+        &self,
+        index: LogIndex,
+        act: impl FnOnce(&mut Catalogue) -> T,
+    ) -> Result<T, String> {
+        self.with_catalogue(|catalogue| {
+            self.note_change(index);
+            act(catalogue)
+        })
+    }
+
+    /// The entry at `index` changed the members, or the catalogue, whose lock is held then.
+    pub(crate) fn note_change(&self, index: LogIndex) {
+        self.changed_at.fetch_max(index.0, Ordering::AcqRel);
+    }
+
+    /// Index of the last entry that changed catalogue or members.
+    pub(crate) fn changed_at(&self) -> LogIndex {
+        LogIndex(self.changed_at.load(Ordering::Acquire))
+    }
+
+    /// The core's log begins after `start` now.
+    pub(crate) fn set_compacted(&self, start: LogIndex) {
+        *self.compacted.lock() = Some(start);
+    }
+
+    /// Up to where the log may drop its files, once.
+    pub(crate) fn take_compacted(&self) -> Option<LogIndex> {
+        self.compacted.lock().take()
     }
 
     /// An entry was applied; `split_floor` is the first part of any transaction of which more parts may come.
@@ -319,6 +378,7 @@ impl Shared {
         self.pending.stop();
         self.databases.stop();
         self.events.end();
+        self.upkeep.notify();
         self.changed.notify();
     }
 

@@ -39,6 +39,10 @@ pub struct Status {
     pub applied: LogIndex,
     /// Bytes of log on disk.
     pub log_bytes: u64,
+    /// Bytes of log beyond which it is compacted.
+    pub log_limit: u64,
+    /// A start of this node applies the entries behind this one again.
+    pub anchored: LogIndex,
     /// Bytes of pages that the virtual WALs of all databases have in memory.
     pub wal_memory: u64,
     /// How many they may have there: the setting `wal_limit`.
@@ -67,6 +71,8 @@ pub struct DatabaseStatus {
     pub wal_frames: u32,
     /// Bytes of its WAL's pages that are outside of memory, because of `wal_limit`.
     pub wal_spilled: u64,
+    /// Position of its main file: entries behind it are in the WAL only.
+    pub checkpointed: LogIndex,
     /// Index of the last entry that it shows.
     pub position: LogIndex,
     /// Checksum of its content at that position, in hexadecimal.
@@ -83,6 +89,17 @@ pub struct PeerStatus {
     pub acknowledged: LogIndex,
     /// Whether it was heard of lately.
     pub active: bool,
+}
+
+/// What every member of the cluster has, as its leader knows; `None` on others.
+pub(crate) fn floor_of_members(hub: &Hub) -> Option<LogIndex> {
+    let core = hub.core_status.lock().clone()?;
+    if core.role.role != Role::Leader {
+        return None;
+    }
+    let members = core.membership.voters.iter().chain(&core.membership.learners).filter(|id| **id != hub.id);
+    let acknowledged = |id| core.peers.iter().find(|peer| peer.id == id).map_or(LogIndex(0), |peer| peer.acknowledged);
+    Some(members.map(|id| acknowledged(*id)).fold(core.persisted, LogIndex::min))
 }
 
 pub(crate) fn word_of(role: Role) -> &'static str {
@@ -111,6 +128,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
                 page_size: db.geometry().page_size.bytes(),
                 wal_frames: status.wal_frames,
                 wal_spilled: status.wal_spilled,
+                checkpointed: LogIndex(status.checkpointed.0),
                 position: LogIndex(status.position.0),
                 checksum: status.checksum.to_string(),
             }
@@ -118,6 +136,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
         .collect();
     databases.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let (first, log_bytes) = hub.log_extent();
+    let anchored = hub.findings.lock().anchored;
     Status {
         node: hub.id,
         incarnation: hub.incarnation,
@@ -132,6 +151,8 @@ pub(crate) fn of(hub: &Hub) -> Status {
         committed: core.as_ref().map_or(LogIndex(0), |core| core.committed),
         applied: hub.applied().index,
         log_bytes,
+        log_limit: hub.config.log_limit,
+        anchored,
         wal_memory: hub.databases.memory().used(),
         wal_limit: hub.databases.memory().limit(),
         databases,
@@ -148,6 +169,8 @@ pub(crate) fn of(hub: &Hub) -> Status {
 /// What needs a person's attention, the gravest first.
 pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
     let mut alarms: Vec<String> = health(hub).err().into_iter().collect();
+    alarms.extend(hub.databases.damaged());
+    alarms.extend(hub.findings.lock().alarms.values().cloned());
     let stopped = |db: &Database| db.retired() == Some(Refusal::NodeStopped) && !hub.is_stopped();
     for (_, db) in hub.databases.all().iter().filter(|(_, db)| stopped(db)) {
         alarms.push(format!(

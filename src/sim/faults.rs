@@ -16,6 +16,19 @@ pub(super) enum Mend {
     Crippled(At, u64),
 }
 
+/// The calls of a checkpoint, in their order.
+const CHECKPOINT_STEPS: [&str; 9] = [
+    "dw.write",
+    "dw.sync",
+    "ckpt.page",
+    "ckpt.hash",
+    "ckpt.len",
+    "ckpt.sync",
+    "ckpt.map_sync",
+    "ckpt.record",
+    "ckpt.record_sync",
+];
+
 impl State {
     pub(super) fn on_fault(&mut self) {
         if !self.stormy {
@@ -25,7 +38,7 @@ impl State {
         self.after_millis(wait, Ev::Fault);
         let n = self.slots.len();
         let at = self.dice.below(n as u64) as usize;
-        match self.dice.below(16) {
+        match self.dice.below(19) {
             0..=2 => self.crash(at, true),
             3 | 4 => self.crash(at, false),
             5 => {
@@ -75,6 +88,20 @@ impl State {
                     self.note(format_args!("n{} is asked to hand over to n{to}", hub.id));
                     self.count("transfers asked for");
                     hub.post(Input::Transfer { to });
+                }
+            }
+            15..=17 => {
+                let step = self.dice.below(CHECKPOINT_STEPS.len() as u64) as usize;
+                let label = CHECKPOINT_STEPS[step];
+                if self.dice.below(4) == 0 {
+                    let failure = if self.dice.below(2) == 0 { Failure::ENOSPC } else { Failure::EIO };
+                    self.slots[at].fs.fail_at(Aim::At(label), 1, Lasts::Once, failure);
+                    self.note(format_args!("n{}: the next {label} fails, {failure:?}", at + 1));
+                    self.count("checkpoint failures planned");
+                } else {
+                    let (nth, seed) = (1 + self.dice.below(2), self.dice.below(u64::MAX));
+                    self.slots[at].fs.crash_at(Aim::At(label), nth, seed);
+                    self.note(format_args!("n{} shall lose power in a {label}", at + 1));
                 }
             }
             _ => {}

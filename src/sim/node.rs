@@ -30,7 +30,9 @@ use crate::raft::{PersistBatch, Role};
 use crate::replicate::NodeReplicator;
 use crate::shared::{Hub, Input, Shared};
 use crate::signal::Waiting;
-use crate::types::{ClusterId, Incarnation, LogEntry, Message, NodeId};
+use crate::status;
+use crate::types::{ClusterId, Incarnation, LogEntry, LogIndex, Message, NodeId};
+use crate::upkeep::Upkeep;
 
 static NEXT_VFS: AtomicU64 = AtomicU64::new(1);
 
@@ -99,6 +101,7 @@ pub(super) struct Seat {
     batches: VecDeque<PersistBatch>,
     disk_busy: bool,
     applier: Applier,
+    upkeep: Upkeep,
     entries: VecDeque<Vec<LogEntry>>,
     apply_due: bool,
     engine_over: bool,
@@ -163,6 +166,10 @@ impl Slot {
             segment_bytes: 64 << 10,
             // One page, on some nodes: what changes more pages goes in parts.
             part_bytes: if self.id.0.is_multiple_of(2) { 4 << 20 } else { 5_000 },
+            // So small that checkpoints, anchors and compactions come many times in a run, at different times on each node.
+            checkpoint_bytes: 16 << 10,
+            checkpoint_age: Duration::from_secs(3),
+            log_limit: 192 << 10,
             ..Config::default()
         };
         let path = Path::new("/n");
@@ -214,15 +221,16 @@ impl Seat {
     fn new(engine: Engine, log: Arc<Log>, hub: &Hub) -> Seat {
         Seat {
             engine,
-            log,
             appender: Appender::default(),
             batches: VecDeque::new(),
             disk_busy: false,
             applier: Applier::new(hub.clone()),
+            upkeep: Upkeep::new(hub.clone(), log.clone(), hub.findings.lock().anchored),
             entries: VecDeque::new(),
             apply_due: false,
             engine_over: false,
             apply_over: false,
+            log,
         }
     }
 }
@@ -284,6 +292,8 @@ impl State {
                 slot.running = Some(running);
                 self.note(format_args!("n{} starts (life {life}), in a cluster: {founded}", at + 1));
                 self.after_micros(1, Ev::Tick(at, life));
+                let millis = 1 + self.dice.below(300);
+                self.after_millis(millis, Ev::Upkeep(at, life));
                 self.turn_soon(at);
                 for peer in 0..self.slots.len() {
                     self.transmit(at, peer, Packet::Greeting);
@@ -354,6 +364,9 @@ impl State {
                     running.founding = None;
                     self.count("nodes founded");
                     self.note(format_args!("n{} belongs to a cluster", at + 1));
+                }
+                Err(error) if self.slots[at].fs.is_down() => {
+                    self.note(format_args!("n{} crashed at its first start in a cluster: {error}", at + 1));
                 }
                 Err(error) => self.fail(format!("n{}: no core after the founding: {error}", at + 1)),
             },
@@ -540,6 +553,35 @@ impl State {
         self.flush(at);
     }
 
+    pub(super) fn on_upkeep(&mut self, at: At, life: u64) {
+        let pause = self.pause_left(at);
+        if self.alive(at, life).is_none() {
+            return;
+        }
+        if pause.is_none() {
+            let floor = self.floor_from_leader(at);
+            let Some(running) = self.alive(at, life) else { return };
+            if let Some(seat) = running.seat.as_mut().filter(|seat| !seat.engine_over) {
+                if let Some(floor) = floor {
+                    seat.upkeep.learn_floor(floor);
+                }
+                seat.upkeep.step();
+            }
+            self.turn_soon(at);
+            self.flush(at);
+        }
+        let millis = 150 + self.dice.below(200);
+        self.after_millis(pause.map_or(millis, |left| left.as_millis() as u64 + millis), Ev::Upkeep(at, life));
+    }
+
+    /// The answer of the leader that this node knows, if they reach each other.
+    fn floor_from_leader(&self, at: At) -> Option<LogIndex> {
+        let leader = usize::from(self.slots[at].hub()?.leadership().leader?.0) - 1;
+        let reached = !self.net.cut[at][leader] && !self.net.cut[leader][at];
+        let hub = self.slots[leader].hub().filter(|_| reached)?;
+        status::floor_of_members(hub)
+    }
+
     /// Whether `to` lets a packet of `from` in, as a connection's handshake would have it.
     fn standing(&self, from: At, to: At) -> Option<(Standing, Option<ClusterId>)> {
         let sender = self.slots[from].running.as_ref()?;
@@ -616,6 +658,15 @@ impl State {
         for (what, counter) in [("transactions in parts", &hub.splits_whole), ("parts refused", &hub.parts_refused)] {
             *self.coverage.entry(what).or_insert(0) += counter.load(Ordering::Relaxed);
         }
+        let (anchors, compactions) = {
+            let findings = hub.findings.lock();
+            (findings.anchors, findings.compactions)
+        };
+        for (what, times) in
+            [("checkpoints redone", hub.databases.redone()), ("compactions", compactions), ("anchors", anchors)]
+        {
+            *self.coverage.entry(what).or_insert(0) += times;
+        }
         for (_, db) in hub.databases.all() {
             let counters = &db.counters;
             for (what, counter) in [
@@ -624,6 +675,8 @@ impl State {
                 ("detaches", &counters.detaches),
                 ("transactions applied", &counters.applied),
                 ("transactions accepted", &counters.accepted),
+                ("checkpoints", &counters.checkpoints),
+                ("laps of a wal", &counters.restarts),
             ] {
                 *self.coverage.entry(what).or_insert(0) += counter.load(Ordering::Relaxed);
             }

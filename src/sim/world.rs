@@ -33,6 +33,8 @@ pub(super) enum Ev {
     Disk(At, u64),
     /// A node's applier takes a step.
     Apply(At, u64),
+    /// A node looks after its files.
+    Upkeep(At, u64),
     Deliver {
         from: At,
         from_life: u64,
@@ -316,6 +318,7 @@ impl State {
             Ev::Turn(at, life) => self.on_turn(at, life),
             Ev::Disk(at, life) => self.on_disk(at, life),
             Ev::Apply(at, life) => self.on_apply(at, life),
+            Ev::Upkeep(at, life) => self.on_upkeep(at, life),
             Ev::Deliver { from, from_life, to, packet } => self.on_deliver(from, from_life, to, packet),
             Ev::Fault => self.on_fault(),
             Ev::Restart(at) => self.on_restart(at, world),

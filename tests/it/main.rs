@@ -10,3 +10,4 @@ mod one_node;
 mod outcomes;
 mod three_nodes;
 mod trouble;
+mod upkeep;

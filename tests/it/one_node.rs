@@ -127,7 +127,11 @@ fn a_stock_sqlite_is_kept_out_of_the_main_file() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::open(dir.path()).unwrap();
     node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
-    let files: Vec<_> = std::fs::read_dir(dir.path().join("db")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files: Vec<_> = std::fs::read_dir(dir.path().join("db"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "db"))
+        .collect();
     assert_eq!(files.len(), 1);
     let stock = rusqlite::Connection::open(&files[0]).unwrap();
     stock.busy_timeout(std::time::Duration::ZERO).unwrap();

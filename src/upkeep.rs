@@ -1,0 +1,368 @@
+//! What keeps a node's memory and disk bounded: checkpoints, anchors, compaction, and a slow look at every page.
+//!
+//! ```text
+//! checkpoint   a database whose WAL has `checkpoint_bytes`, or something older than `checkpoint_age`, or that pins
+//!              the log
+//! floor        the last entry such that everything up to it is in the main files: min over the databases that have
+//!              something in the WAL of their checkpointed position; the applied entry if none has, or the one before
+//!              the first part of a transaction of which more may come
+//! anchor       members and catalogue as of the floor, written to the log: a start begins behind it
+//! compaction   when the log has more than `log_limit`: up to the anchor, and not beyond what every member has
+//! scrub        pages of main files against their hashes, `scrub_bytes` a second
+//! ```
+//!
+//! **The anchor's catalogue** must be what it was at the floor, and only the newest one is known. So the anchor waits until
+//! the floor has passed the last change of catalogue and members; databases that hold it back are checkpointed.
+//!
+//! **Compaction** has two halves, since the core must not ask for an entry that is gone: first the engine moves the core's
+//! start, then the files go.
+//!
+//! **What every member has** the leader knows. Others ask it, since one of them may lead tomorrow and must then have what a
+//! slow member lacks.
+//!
+//! Nothing here is waited for by a commit. Deliberately absent: the thread (`node.rs`), and what a checkpoint is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoaldb_vfs::Database;
+use shoaldb_vfs::database::{Checkpoint, CheckpointError};
+use shoaldb_vfs::files::WriteError;
+use shoaldb_vfs::page::PageNo;
+
+use crate::admin;
+use crate::catalogue::DatabaseId;
+use crate::events::Event;
+use crate::log::{Anchor, Batch, Log};
+use crate::raft::Role;
+use crate::shared::{Hub, Input};
+use crate::status;
+use crate::types::LogIndex;
+
+/// Time between two steps: short enough that a WAL does not grow far beyond its threshold, long enough to cost nothing.
+pub(crate) const STEP: Duration = Duration::from_millis(200);
+/// Time between two anchors, if nothing presses.
+const ANCHOR_EVERY: Duration = Duration::from_secs(1);
+/// Entries that an anchor saves a start at least, if nothing presses.
+const ANCHOR_ENTRIES: u64 = 256;
+/// A WAL with this many times `checkpoint_bytes` is one that readers keep from beginning anew: writers are held off.
+const RESTART_FACTOR: u64 = 4;
+/// How long writers are held off, and how long they are left alone afterwards.
+const RESTART_PATIENCE: Duration = Duration::from_millis(50);
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Time until a checkpoint that failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// Time between two questions to the leader.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+
+/// See the module's text.
+pub(crate) struct Upkeep {
+    hub: Hub,
+    log: Arc<Log>,
+    anchored: LogIndex,
+    next_anchor: Duration,
+    per_database: BTreeMap<DatabaseId, Chores>,
+    /// What every member has, as far as this node was told.
+    cluster_floor: LogIndex,
+    next_question: Duration,
+    scrub_at: (DatabaseId, PageNo),
+    scrubbed_at: Duration,
+    /// Bytes that the scrubber may read now.
+    scrub_credit: u64,
+}
+
+#[derive(Default)]
+struct Chores {
+    not_before: Duration,
+    next_restart: Duration,
+    told_rotten: bool,
+    told_failed: bool,
+}
+
+impl Upkeep {
+    /// `anchored` is the index that the log's newest anchor has.
+    pub(crate) fn new(hub: Hub, log: Arc<Log>, anchored: LogIndex) -> Upkeep {
+        let now = hub.waiting.clock.now();
+        Upkeep {
+            hub,
+            log,
+            anchored,
+            next_anchor: now,
+            per_database: BTreeMap::new(),
+            cluster_floor: LogIndex(0),
+            next_question: now,
+            scrub_at: (DatabaseId(0), PageNo::FIRST),
+            scrubbed_at: now,
+            scrub_credit: 0,
+        }
+    }
+
+    /// Does what is due now. Blocks for as long as the disk takes.
+    pub(crate) fn step(&mut self) {
+        if let Some(start) = self.hub.take_compacted() {
+            self.drop_segments(start);
+        }
+        let all = self.hub.databases.all();
+        self.per_database.retain(|id, _| all.iter().any(|(known, _)| known == id));
+        let pressed = self.log.bytes() > self.hub.config.log_limit;
+        for (id, db) in &all {
+            self.look_after(*id, db, pressed);
+        }
+        self.write_anchor(pressed);
+        self.compact(pressed);
+        self.scrub(&all);
+    }
+
+    fn now(&self) -> Duration {
+        self.hub.waiting.clock.now()
+    }
+
+    fn alarm(&self, about: &str, what: Option<String>) {
+        let mut findings = self.hub.findings.lock();
+        match what {
+            Some(what) => _ = findings.alarms.insert(about.to_string(), what),
+            None => _ = findings.alarms.remove(about),
+        }
+    }
+
+    /// Checkpoints a database, if it is time.
+    fn look_after(&mut self, id: DatabaseId, db: &Arc<Database>, pressed: bool) {
+        if db.retired().is_some() {
+            return;
+        }
+        let (now, config) = (self.now(), &self.hub.config);
+        let status = db.status();
+        let page = u64::from(db.geometry().page_size.bytes());
+        let (pending, wal) = (u64::from(status.pending_frames) * page, u64::from(status.wal_frames) * page);
+        let chores = self.per_database.entry(id).or_default();
+        if !status.rotten.is_empty() && !chores.told_rotten {
+            chores.told_rotten = true;
+            let pages: Vec<u32> = status.rotten.iter().map(|page| page.get()).collect();
+            let what = format!(
+                "database {}: pages {pages:?} of its main file are not what was written; they are not served; replace this node",
+                db.name()
+            );
+            tracing::error!("{what}");
+            self.hub.events.tell(&Event::DiskTrouble { what });
+            // Whoever has all pages should lead.
+            self.hub.post(Input::HandOver);
+        }
+        let Some(dirty_for) = status.dirty_for else { return };
+        let pins = pressed || self.hub.changed_at().0 > status.checkpointed.0;
+        if now < chores.not_before
+            || !(pending >= config.checkpoint_bytes || dirty_for >= config.checkpoint_age || pins)
+        {
+            return;
+        }
+        let crowded = wal >= RESTART_FACTOR * config.checkpoint_bytes && now >= chores.next_restart;
+        // A simulated world does not move on while somebody sleeps.
+        let may_wait = self.hub.waiting.pump.is_none();
+        let patience = if crowded && may_wait { RESTART_PATIENCE } else { Duration::ZERO };
+        if crowded {
+            chores.next_restart = now + RESTART_PAUSE;
+        }
+        let about = format!("checkpoint {id}");
+        match db.checkpoint_and_restart(patience) {
+            Ok(Checkpoint::Done { from, to, pages }) => {
+                tracing::debug!(database = db.name(), "checkpoint from {from} to {to}, {pages} pages");
+                self.alarm(&about, None);
+                let position = LogIndex(to.0);
+                self.hub.events.tell(&Event::CheckpointDone { database: db.name().to_string(), position });
+            }
+            Ok(Checkpoint::Nothing | Checkpoint::Blocked) => {}
+            Err(error) => {
+                let advice = match &error {
+                    CheckpointError::Write(WriteError::Failed(_)) => "check the disk, then start the node again",
+                    CheckpointError::Write(_) => "make room on the disk; it is tried again by itself",
+                    _ => "see the log",
+                };
+                let what =
+                    format!("database {}: no checkpoint, its WAL and the log grow: {error}; {advice}", db.name());
+                let chores = self.per_database.entry(id).or_default();
+                chores.not_before = now + RETRY;
+                if !std::mem::replace(&mut chores.told_failed, true) {
+                    tracing::error!("{what}");
+                    self.hub.events.tell(&Event::DiskTrouble { what: what.clone() });
+                }
+                self.alarm(&about, Some(what));
+                return;
+            }
+        }
+        self.per_database.entry(id).or_default().told_failed = false;
+    }
+
+    /// The last entry such that everything up to it is in the main files.
+    fn floor(&self) -> LogIndex {
+        // Before the databases are looked at: what is applied by now is in a WAL or in a main file.
+        let mut floor = self.hub.progress().settled();
+        for (_, db) in self.hub.databases.all() {
+            let status = db.status();
+            // A copy that is not served any more holds its place, too: the next start must find again what is wrong with
+            // it, and one that was retired because the node stops is as good as any.
+            if db.retired().is_some() || status.dirty_for.is_some() {
+                floor = floor.min(LogIndex(status.checkpointed.0));
+            }
+        }
+        floor
+    }
+
+    fn write_anchor(&mut self, pressed: bool) {
+        let now = self.now();
+        let floor = self.floor();
+        let worth = pressed || floor.0 >= self.anchored.0 + ANCHOR_ENTRIES || self.hub.changed_at() > self.anchored;
+        if now < self.next_anchor || floor <= self.anchored || !worth {
+            return;
+        }
+        let Some(core) = self.hub.core_status.lock().clone() else { return };
+        let registry = {
+            let catalogue = self.hub.catalogue.lock();
+            // Under the lock: the applier changes both under it.
+            if self.hub.changed_at() > floor {
+                return;
+            }
+            let Some(catalogue) = catalogue.as_ref() else { return };
+            Bytes::from(catalogue.encode())
+        };
+        self.next_anchor = now + ANCHOR_EVERY;
+        let anchor = Anchor { applied: floor, membership: core.membership, registry };
+        match self.log.append(&Batch { anchor: Some(anchor), ..Batch::default() }) {
+            Ok(()) => {
+                self.anchored = floor;
+                let mut findings = self.hub.findings.lock();
+                findings.anchored = floor;
+                findings.anchors += 1;
+            }
+            Err(error) => self.hub.post(Input::Failed { what: error.in_words() }),
+        }
+    }
+
+    fn compact(&mut self, pressed: bool) {
+        if !pressed {
+            self.alarm("log", None);
+            return;
+        }
+        self.ask_floor();
+        let limit = self.hub.config.log_limit;
+        // The core hears of what was applied later than this thread does, and goes on from there.
+        let core = self.hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.applied);
+        let through = self.anchored.min(self.cluster_floor).min(core);
+        if let Err(error) = self.log.seal_for(through) {
+            return self.hub.post(Input::Failed { what: error.in_words() });
+        }
+        let start = self.log.compaction_start(through, limit);
+        if start.index > self.log.start().index {
+            self.hub.post(Input::Compact { start });
+        } else if self.log.bytes() > 2 * limit {
+            let what = self.what_pins();
+            self.alarm("log", Some(what));
+        } else {
+            self.alarm("log", None);
+        }
+    }
+
+    fn what_pins(&self) -> String {
+        let (bytes, limit) = (self.log.bytes(), self.hub.config.log_limit);
+        let why = if self.cluster_floor < self.anchored {
+            let core = self.hub.core_status.lock().clone();
+            let slowest = core.and_then(|core| core.peers.iter().min_by_key(|peer| peer.acknowledged).map(|p| p.id));
+            match slowest {
+                Some(id) => format!("node {id} has not got further than entry {}; bring it back", self.cluster_floor),
+                None => format!("a member has not got further than entry {}; bring it back", self.cluster_floor),
+            }
+        } else {
+            let pinning = self.hub.databases.all().into_iter().min_by_key(|(_, db)| {
+                let status = db.status();
+                let pins = db.retired().is_some() || status.dirty_for.is_some();
+                if pins { status.checkpointed.0 } else { u64::MAX }
+            });
+            match pinning {
+                Some((_, db)) if db.retired().is_some() => {
+                    format!("database {} is not served on this node and needs it; replace this node", db.name())
+                }
+                Some((_, db)) => {
+                    format!("database {} cannot be checkpointed; if a long read transaction is open, end it", db.name())
+                }
+                None => "the newest anchor is not in a later segment yet".to_string(),
+            }
+        };
+        format!("the log has {bytes} bytes, log_limit is {limit}: {why}")
+    }
+
+    /// Every member has the log up to here.
+    pub(crate) fn learn_floor(&mut self, floor: LogIndex) {
+        self.cluster_floor = self.cluster_floor.max(floor);
+    }
+
+    /// Learns what every member has.
+    fn ask_floor(&mut self) {
+        let leadership = self.hub.leadership();
+        if leadership.role == Role::Leader {
+            if let Some(floor) = status::floor_of_members(&self.hub) {
+                self.learn_floor(floor);
+            }
+            return;
+        }
+        let now = self.now();
+        let Some((leader, transport)) = leadership.leader.zip(self.hub.transport()) else { return };
+        if now < self.next_question {
+            return;
+        }
+        self.next_question = now + ASK_EVERY;
+        let answer = transport.request(leader, admin::encode(&admin::Request::Floor), ASK_LIMIT);
+        let reply = answer.ok().and_then(|bytes| serde_json::from_slice::<admin::Reply>(&bytes).ok());
+        if let Some(floor) = reply.and_then(|reply| reply.into_result().ok()).and_then(|value| value.as_u64()) {
+            self.learn_floor(LogIndex(floor));
+        }
+    }
+
+    fn drop_segments(&self, start: LogIndex) {
+        match self.log.compact(start) {
+            Ok(start) => {
+                tracing::debug!(node = self.hub.id.0, "the log begins after entry {}", start.index);
+                self.hub.findings.lock().compactions += 1;
+                self.hub.events.tell(&Event::LogCompacted { through: start.index });
+            }
+            Err(error) => {
+                let what = format!("the log cannot be compacted until the next start: {error}");
+                tracing::error!("{what}");
+                self.alarm("compaction", Some(what));
+            }
+        }
+    }
+
+    /// Reads on where the last step ended, one database after the other.
+    fn scrub(&mut self, all: &[(DatabaseId, Arc<Database>)]) {
+        let now = self.now();
+        let since = now.saturating_sub(self.scrubbed_at);
+        self.scrubbed_at = now;
+        let rate = self.hub.config.scrub_bytes;
+        let earned = (since.as_millis() as u64).saturating_mul(rate) / 1000;
+        // A node that was busy does not catch up: the scrubber must never be what makes it busy.
+        self.scrub_credit = (self.scrub_credit + earned).min(rate);
+        let (id, page) = self.scrub_at;
+        let Some((id, db)) = all.iter().find(|(known, _)| *known >= id).or_else(|| all.first()) else { return };
+        let page = if *id == self.scrub_at.0 { page } else { PageNo::FIRST };
+        let bytes = u64::from(db.geometry().page_size.bytes());
+        let count = u32::try_from(self.scrub_credit / bytes).unwrap_or(u32::MAX);
+        if count == 0 {
+            return;
+        }
+        self.scrub_credit -= u64::from(count) * bytes;
+        let scrubbed = if db.retired().is_some() { Ok(None) } else { db.scrub(page, count) };
+        self.scrub_at = match scrubbed {
+            Ok(Some(next)) => (*id, next),
+            Ok(None) => (DatabaseId(id.0 + 1), PageNo::FIRST),
+            Err(error) => {
+                let what = format!("database {}: its main file cannot be read: {error}", db.name());
+                self.alarm(&format!("scrub {id}"), Some(what));
+                (DatabaseId(id.0 + 1), PageNo::FIRST)
+            }
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! Checkpoints, the place where a start begins, compaction, and what a person is told about them.
+
+use std::time::{Duration, Instant};
+
+use shoaldb::{Event, Node, Status};
+
+use crate::cluster::{Cluster, LONG, count, insert, table};
+
+/// Waits until a node's status is as wanted.
+fn until(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+    let started = Instant::now();
+    loop {
+        let status = node.status();
+        if wanted(&status) {
+            return status;
+        }
+        assert!(started.elapsed() < LONG, "{what}: {status:#?}");
+        std::thread::yield_now();
+    }
+}
+
+fn quick(builder: shoaldb::Builder) -> shoaldb::Builder {
+    builder
+        .checkpoint_bytes(64 << 10)
+        .checkpoint_age(Duration::from_millis(100))
+        .segment_bytes(64 << 10)
+        .log_limit(512 << 10)
+}
+
+fn fill(node: &Node, rows: usize) {
+    node.write("app", |tx| {
+        for _ in 0..rows {
+            tx.execute("INSERT INTO b(v) VALUES (randomblob(4000))", [])?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Shows INV-24.
+#[test]
+fn a_start_begins_where_the_checkpoints_ended_and_shows_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || {
+        let node = quick(Node::builder(1, dir.path())).start().unwrap();
+        node.wait_leader(LONG).unwrap();
+        node
+    };
+    let node = start();
+    let events = node.events();
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v); CREATE TABLE t(x)")?))
+        .unwrap();
+    for _ in 0..20 {
+        fill(&node, 30);
+    }
+    let status = until(&node, "all is checkpointed and the start moved on", |status| {
+        let app = &status.databases[0];
+        app.checkpointed == app.position && app.wal_frames == 0 && status.anchored >= app.position
+    });
+    assert!(events.try_iter().any(|event| matches!(event, Event::CheckpointDone { .. })));
+    let sum = node.checksum("app").unwrap();
+    node.shutdown().unwrap();
+
+    let node = start();
+    assert_eq!(node.checksum("app").unwrap(), sum);
+    assert!(node.status().anchored >= status.anchored);
+    let db = node.connect("app").unwrap();
+    let rows: i64 = db.query_row("SELECT count(*) FROM b", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 600);
+    // And what came behind the last checkpoint.
+    db.execute("INSERT INTO t VALUES (1)", []).unwrap();
+    drop(db);
+    drop(node);
+    let node = start();
+    assert_eq!(count(&node.connect("app").unwrap()), 1);
+}
+
+/// Shows INV-25.
+#[test]
+fn the_log_stays_within_its_limit_on_every_node() {
+    let mut cluster = Cluster::start_with(3, quick);
+    table(&cluster);
+    cluster.leader().write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
+    for round in 0..30 {
+        fill(cluster.leader(), 30);
+        insert(&cluster, round).unwrap();
+    }
+    for node in cluster.running() {
+        until(node, "the log is compacted", |status| status.log_bytes <= 1 << 20 && status.first.0 > 2);
+    }
+    // A node that is away pins the log of the others, which say so; when it is back, it finds what it missed.
+    let away = cluster.follower().id();
+    cluster.nodes[away as usize - 1] = None;
+    for _ in 0..30 {
+        fill(cluster.leader(), 30);
+    }
+    let leader = cluster.leader();
+    let status = until(leader, "an alarm names the node that is away", |status| {
+        status.alarms.iter().any(|alarm| alarm.contains("log_limit") && alarm.contains(&format!("node {away} ")))
+    });
+    assert!(status.log_bytes > 1 << 20);
+    cluster.start_node(away);
+    for node in cluster.running() {
+        until(node, "the log is compacted again", |status| {
+            status.log_bytes <= 1 << 20 && !status.alarms.iter().any(|alarm| alarm.contains("log_limit"))
+        });
+    }
+    cluster.assert_equal("app");
+}
+
+#[test]
+fn a_database_that_is_damaged_is_not_served_and_the_others_are() {
+    for end in ["db", "map"] {
+        let dir = tempfile::tempdir().unwrap();
+        let node = quick(Node::builder(1, dir.path())).start().unwrap();
+        node.wait_leader(LONG).unwrap();
+        for name in ["good", "bad"] {
+            node.write(name, |tx| Ok(tx.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)")?)).unwrap();
+        }
+        let status = until(&node, "all is checkpointed", |status| {
+            status.databases.iter().all(|db| db.checkpointed == db.position) && status.anchored.0 >= 6
+        });
+        let id = status.databases.iter().find(|db| db.name == "bad").unwrap().id;
+        node.shutdown().unwrap();
+        let path = dir.path().join("db").join(format!("{id}-1.{end}"));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..40]).unwrap();
+
+        let node = quick(Node::builder(1, dir.path())).start().unwrap();
+        node.wait_leader(LONG).unwrap();
+        let alarms = node.status().alarms;
+        let named = |alarm: &String| alarm.contains("database bad") && alarm.contains(&format!("{id}-1.db"));
+        assert!(alarms.iter().any(named), "{alarms:?}");
+        let bad = node.connect("bad").unwrap();
+        let error = shoaldb::Error::from(bad.query_row("SELECT x FROM t", [], |row| row.get::<_, i64>(0)).unwrap_err());
+        assert!(error.is_corrupt(), "{error}");
+        let good = node.connect("good").unwrap();
+        good.execute("INSERT INTO t VALUES (2)", []).unwrap();
+        assert_eq!(count(&good), 2);
+        // Nothing was taken from the file that might still help somebody.
+        assert_eq!(std::fs::read(&path).unwrap().len(), 40);
+    }
+}
