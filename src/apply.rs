@@ -36,6 +36,7 @@ use crate::entry::split::{self, Form};
 use crate::entry::{self, Body, Kind, Origin, Payload};
 use crate::events::Event;
 use crate::pending::Decision;
+use crate::planted::{self, Bug};
 use crate::probe::{self, Phase};
 use crate::shared::Hub;
 use crate::splits::{self, Pages, Splits};
@@ -92,6 +93,9 @@ impl Applier {
                     let id = next.id;
                     return Step::Stopped(format!("entry {}@{}: {reason}", id.index, id.term));
                 }
+            }
+            if planted::is(Bug::AppliedBeforeShown) && self.accepted.is_some() {
+                self.hub.set_applied(self.queue[0].id, self.splits.floor());
             }
             if let Some((db, position)) = &self.accepted {
                 return Step::Waiting(db.clone(), *position);

@@ -19,6 +19,7 @@ use std::time::Duration;
 use crate::found::format::FoundMessage;
 use crate::found::{self, Founding};
 use crate::pending::Decision;
+use crate::planted::{self, Bug};
 use crate::raft::{Core, Effects, Event, NotProposed, PersistBatch, Role};
 use crate::shared::{Hub, Input, Leadership};
 use crate::types::{LogEntry, LogIndex, Message, NodeId};
@@ -228,7 +229,12 @@ impl Engine {
         }
         for (number, answer) in proposed {
             match answer {
-                Ok(entry) => self.hub.pending.on_entered(number, entry),
+                Ok(entry) => {
+                    self.hub.pending.on_entered(number, entry);
+                    if planted::is(Bug::PublishBeforeCommit) {
+                        self.hub.pending.accept_at_once(number, entry.index);
+                    }
+                }
                 Err(why) => self.hub.pending.decide(number, not_proposed(why)),
             }
         }
@@ -237,7 +243,13 @@ impl Engine {
         }
         if let Some(batch) = persist {
             self.in_flight.push_back((batch.number, self.hub.waiting.clock.now()));
+            if planted::is(Bug::LocalLogProof) {
+                batch.entries.iter().for_each(|entry| self.hub.pending.on_applied(entry.id));
+            }
             out.persist(batch);
+        }
+        if planted::is(Bug::ApplyTwice) && !self.replayed {
+            out.apply(apply.clone());
         }
         if !apply.is_empty() {
             out.apply(apply);

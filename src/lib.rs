@@ -7,6 +7,9 @@
 //! has the plan of them all, and is the module `design` of this documentation.
 #![deny(unsafe_code)]
 
+#[cfg(all(shoal_planted, not(any(test, feature = "sim"))))]
+compile_error!("a program with planted mistakes is for the simulation only: it needs the feature `sim`");
+
 mod admin;
 mod apply;
 mod boot;
@@ -29,6 +32,8 @@ pub mod log;
 pub mod net;
 mod node;
 mod pending;
+#[doc(hidden)]
+pub mod planted;
 #[doc(hidden)]
 pub mod probe;
 pub mod raft;

@@ -20,6 +20,7 @@ use shoaldb_vfs::transaction::{Position, Transaction};
 use crate::catalogue::{AutoVacuum, DatabaseName};
 use crate::entry::{self, Body, Origin, Payload};
 use crate::pending::{Decision, Writing};
+use crate::planted::{self, Bug};
 use crate::raft::Role;
 use crate::shared::{Hub, Input};
 
@@ -167,12 +168,16 @@ impl Replicator for NodeReplicator {
             Some(Decision::Committed(index)) => Ok(Position(index.0)),
             Some(Decision::NotCommitted) => Err(Refusal::NotCommitted),
             Some(Decision::Refused(_)) => Err(Refusal::TooLarge),
+            Some(Decision::Lost) | None if planted::is(Bug::UnknownAsNotCommitted) => Err(Refusal::NotCommitted),
             Some(Decision::Lost) | None => Err(Refusal::Unknown),
         }
     }
 
     fn read_barrier(&self, _: &Arc<Database>, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
-        self.confirm(true, interrupted)
+        if planted::is(Bug::ReadWithoutMajority) && self.hub.is_ready_leader() {
+            return Ok(());
+        }
+        self.confirm(!planted::is(Bug::ReadWithoutApplied), interrupted)
     }
 }
 

@@ -36,6 +36,7 @@ use crate::admin;
 use crate::catalogue::DatabaseId;
 use crate::events::Event;
 use crate::log::{Anchor, Batch, Log};
+use crate::planted::{self, Bug};
 use crate::raft::Role;
 use crate::shared::{Hub, Input};
 use crate::status;
@@ -202,7 +203,7 @@ impl Upkeep {
             let status = db.status();
             // A copy that is not served any more holds its place, too: the next start must find again what is wrong with
             // it, and one that was retired because the node stops is as good as any.
-            if db.retired().is_some() || status.dirty_for.is_some() {
+            if (db.retired().is_some() || status.dirty_for.is_some()) && !planted::is(Bug::AnchorTooFar) {
                 floor = floor.min(LogIndex(status.checkpointed.0));
             }
         }

@@ -22,6 +22,7 @@ use super::record::{RECORD_HEADER, lap, record_size, sector_up};
 use super::recover::{Case, End, NamedHead, Replay, bad_head};
 use super::segment::{self, Directory, Listing, Segment, Spare};
 use super::{Anchor, Batch, LogError, LogOptions, Recovered};
+use crate::planted::{self, Bug};
 use crate::types::{ClusterId, EntryId, HardState, LogEntry, LogIndex, Term};
 
 /// Two records with at most this many bytes between them are read in one go: the headers of small batches.
@@ -139,7 +140,7 @@ impl Log {
             let bytes = segment::read_all(&**file, &named.file)?;
             let sealed_at = segments.get(i + 1).map(|(_, _, next)| next.head.previous_end);
             let end = replay.segment(named, &bytes, sealed_at)?;
-            if sealed_at.is_none() {
+            if sealed_at.is_none() && !planted::is(Bug::SkipSettle) {
                 settle(&**file, &named.file, &bytes, &end)?;
             }
             opened.push_back(Arc::new(Segment {
@@ -204,10 +205,15 @@ impl Log {
         // What it allows stays allowed until it is published: besides appends only compaction changes the contents, and
         // that stays at or below what this check calls committed.
         let truncate = self.index.read().contents.check_batch(batch)?;
+        if planted::is(Bug::OverwriteInPlace) {
+            self.overwrite(truncate)?;
+        }
+        let one = u64::from(planted::is(Bug::TruncateTooMuch));
+        let named = truncate.map(|to| EntryId { index: LogIndex(to.index.0 - one), ..to });
         let records = Vec::from_iter(
-            (truncate.map(Record::Truncate).into_iter())
+            (named.map(Record::Truncate).into_iter())
                 .chain(batch.entries.iter().map(Record::Entry))
-                .chain(batch.hard_state.map(Record::HardState))
+                .chain(batch.hard_state.filter(|_| !forgets(batch)).map(Record::HardState))
                 .chain(batch.anchor.as_ref().map(Record::Anchor)),
         );
         if records.is_empty() {
@@ -228,6 +234,16 @@ impl Log {
                 Err(error)
             }
         }
+    }
+
+    /// A planted mistake: zeros over the first entry behind `to`.
+    fn overwrite(&self, to: Option<EntryId>) -> Result<(), LogError> {
+        let index = self.index.read();
+        let slot = to.and_then(|to| index.contents.slot(to.index.next()));
+        let Some((slot, segment)) = slot.and_then(|slot| Some((slot, index.segment(slot.segment)?))) else {
+            return Ok(());
+        };
+        segment::write(&*segment.file, &segment.name, &[0; 64], u64::from(slot.offset), "log.write")
     }
 
     fn write(&self, writer: &mut Writer, records: &[Record<'_>], body: usize) -> Result<Written, LogError> {
@@ -264,7 +280,12 @@ impl Log {
         // Whole sectors: no disk has to read one in order to change a part of it.
         buffer.resize(size as usize, 0);
         segment::write(&*active.file, &active.name, buffer, *end, "log.write")?;
-        segment::sync(&*active.file, &active.name, "log.sync")?;
+        if !planted::is(Bug::SkipLogSync) {
+            let synced = segment::sync(&*active.file, &active.name, "log.sync");
+            if !planted::is(Bug::IgnoreFailedSync) {
+                synced?;
+            }
+        }
         Ok(Written { slots, end: *end + size, chain })
     }
 
@@ -531,6 +552,11 @@ impl Log {
             }
         }
     }
+}
+
+/// A planted mistake: the hard state of a batch with entries is not written.
+fn forgets(batch: &Batch) -> bool {
+    planted::is(Bug::ForgetVote) && !batch.entries.is_empty()
 }
 
 /// Bytes of a head without what [`Record::payload_len`] counts of its anchor.

@@ -38,6 +38,7 @@
 
 use crate::catalogue::Catalogue;
 use crate::fields::{Damaged, Reader, put_text};
+use crate::planted::{self, Bug};
 use crate::types::{ClusterId, Incarnation, MessageKind, NodeId};
 
 /// The protocol version that this program writes, and the only one it reads.
@@ -164,6 +165,7 @@ impl Standing {
     pub fn admits(self, kind: MessageKind) -> bool {
         match self {
             Standing::Member => true,
+            Standing::Unbound if planted::is(Bug::UnboundVotes) => true,
             Standing::Founding => false,
             Standing::Unbound => match kind {
                 MessageKind::Append
@@ -269,6 +271,7 @@ impl Judge<'_> {
             }
             if let Some(bound) = catalogue.member(node).and_then(|member| member.incarnation)
                 && bound != incarnation
+                && !planted::is(Bug::WipedVoter)
             {
                 let text = format!(
                     "node {node} is known with data directory {bound}, this one is {incarnation}: its disk was wiped or replaced; remove node {node} and join it again under a new id"

@@ -9,6 +9,8 @@
 //! A leader's entries thus travel while its own disk still writes them. What has nothing to wait for leaves at once,
 //! even past older messages that wait; Raft does not mind the order.
 
+use crate::planted::{self, Bug};
+
 /// Batches that must be synced, and the messages held back for them.
 ///
 /// Invariant: `vote <= sync`, and both are numbers of batches that were handed to the disk; `held` contains only what
@@ -28,6 +30,10 @@ impl<M> Outbox<M> {
 
     /// A batch that must be synced goes to the disk; `term_or_vote` says whether it changes one of these.
     pub(super) fn on_batch(&mut self, batch: u64, term_or_vote: bool) {
+        let early = if term_or_vote { Bug::VoteBeforeSync } else { Bug::AckBeforeSync };
+        if planted::is(early) {
+            return;
+        }
         self.sync = batch;
         if term_or_vote {
             self.vote = batch;

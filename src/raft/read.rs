@@ -22,6 +22,7 @@
 
 use std::collections::VecDeque;
 
+use crate::planted::{self, Bug};
 use crate::types::NodeId;
 
 const CONTEXT_BYTES: usize = 18;
@@ -52,8 +53,9 @@ impl Reads {
     }
 
     pub(super) fn add(&mut self, request: u64) {
+        let lost = planted::is(Bug::LostWakeUp) && !self.waiting.is_empty();
         self.waiting.push_back(Waiting { request, joins: self.round + 1 });
-        self.due = true;
+        self.due |= !lost;
     }
 
     pub(super) fn cancel(&mut self, request: u64) {

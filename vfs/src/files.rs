@@ -44,6 +44,7 @@ use crate::env::{File, Fs, Label, Open};
 use crate::genesis::Geometry;
 use crate::mapfile::{Checkpointed, MapFile, Owner};
 use crate::page::{LOCK_BYTE, LOCK_BYTES, PageCount, PageHash, PageNo, PageSize};
+use crate::planted::{self, Bug};
 use crate::transaction::Position;
 
 /// Consecutive pages are written in one call, up to this many bytes.
@@ -137,7 +138,9 @@ impl DatabaseFiles {
         let file = fs.open(&dir.join(&names[1]), Open::CreateNew, "map.create")?;
         let map = MapFile::create(file, owner, at, &[checksum])?;
         map.sync("map.create")?;
-        fs.sync_dir(dir, "db.create")?;
+        if !planted::is(Bug::SkipFilesDirSync) {
+            fs.sync_dir(dir, "db.create")?;
+        }
         Ok(DatabaseFiles {
             fs,
             dir: dir.to_path_buf(),
@@ -303,7 +306,7 @@ impl DatabaseFiles {
             }
         };
         doublewrite::write(&*file, self.owner, plan, content)?;
-        file.sync_data("dw.sync")
+        if planted::is(Bug::SkipDoubleWriteSync) { Ok(()) } else { file.sync_data("dw.sync") }
     }
 
     /// Step 3, and the syncs of step 4.
@@ -337,7 +340,9 @@ impl DatabaseFiles {
         if self.main.len("ckpt.len")? != len {
             self.main.set_len(len, "ckpt.len")?;
         }
-        self.synced(self.main.sync_data("ckpt.sync"))?;
+        if !planted::is(Bug::SkipMainFileSync) {
+            self.synced(self.main.sync_data("ckpt.sync"))?;
+        }
         let synced = self.map.sync("ckpt.map_sync");
         self.synced(synced)
     }

@@ -35,6 +35,8 @@ pub mod lock;
 mod map;
 pub mod mapfile;
 pub mod page;
+#[doc(hidden)]
+pub mod planted;
 mod pragma;
 pub mod replicator;
 pub mod shm;

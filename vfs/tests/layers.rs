@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     // Words.
     &["page"],
+    &["planted"],
     &["error"],
     &["transaction"],
     &["genesis"],

@@ -39,6 +39,7 @@ use crate::files::{DatabaseFiles, WriteError};
 use crate::lock::{CHECKPOINT, FileId, READ_0};
 use crate::mapfile::Checkpointed;
 use crate::page::{PageCount, PageHash, PageNo};
+use crate::planted::{self, Bug};
 use crate::transaction::Position;
 use crate::wal::frame::FrameNo;
 use crate::wal::header::WalHeader;
@@ -314,7 +315,7 @@ impl Database {
             max_frame: 0,
             frame_checksum: wal_header.checksum(),
             order: wal_header.order,
-            salts,
+            salts: if planted::is(Bug::WrongSalt) { header.salts } else { salts },
             ..header
         };
         index::restart(&*publisher, &restarted);
@@ -362,7 +363,7 @@ fn raise_marks(state: &mut State, max_frame: u32) -> u32 {
         if state.locks.try_exclusive(CHECKPOINTER, lock.clone()) {
             index::set_read_mark(&state.view, mark, (mark == 1).then_some(max_frame));
             state.locks.unlock_exclusive(CHECKPOINTER, lock);
-        } else {
+        } else if !planted::is(Bug::CheckpointBeyondReader) {
             limit = frames;
         }
     }

@@ -27,6 +27,7 @@ use crate::capture::{self, Capture, CommitFrame};
 use crate::error::Refusal;
 use crate::lock::FileId;
 use crate::page::{PageCount, PageHash, PageNo};
+use crate::planted::{self, Bug};
 use crate::replicator::Replicator;
 use crate::shm::ShmView;
 use crate::transaction::{ChangedPage, PageImage, Position, Transaction};
@@ -283,7 +284,7 @@ impl Database {
             Phase::Accepted(prepared, position) => {
                 let published = max_frame.is_some_and(|max_frame| max_frame >= prepared.last_frame.get());
                 let mut result = Ok(());
-                if !published {
+                if !published && !planted::is(Bug::SkipHeal) {
                     self.counters.heals.fetch_add(1, Ordering::Relaxed);
                     result = self.publish_written(&mut view, writer.start_frame, &prepared);
                 }
@@ -418,6 +419,7 @@ impl Database {
             state.alive()?;
             let numbers: Vec<PageNo> = pages.iter().map(|page| page.number).collect();
             let holes = state.hashes.holes(&numbers, commit.size);
+            let holes = if planted::is(Bug::LeaveHoles) { Vec::new() } else { holes };
             let pages = self.with_zero_pages(pages, &holes);
             let changes: Vec<_> = pages.iter().map(|page| (page.number, page.hash)).collect();
             let checksum_after = state.hashes.prepare(changes.iter().copied(), commit.size).map_err(|error| {
@@ -459,7 +461,8 @@ impl Database {
 
     fn captured_pages(&self, start: u32, commit: CommitFrame) -> Vec<ChangedPage> {
         let wal = self.wal.read();
-        let frames = (start + 1..=commit.frame.get()).filter_map(|number| {
+        let lost = u32::from(planted::is(Bug::LoseSpilledFrame) && commit.frame.get() - start > 12);
+        let frames = (start + 1 + lost..=commit.frame.get()).filter_map(|number| {
             let frame = FrameNo::new(number)?;
             Some((frame, wal.frame_header(frame)?.page))
         });
@@ -503,7 +506,7 @@ impl Database {
             }
             other => {
                 writer.phase = other;
-                false
+                matches!(writer.phase, Phase::Refused) && planted::is(Bug::AcceptAfterGiveUp)
             }
         }
     }
@@ -570,8 +573,12 @@ impl Database {
             *entry.link.overlay.lock() = Some(Overlay { first: start + 1, frames });
             // Before anything shared changes, and before WRITE passes on: SQLite in the connection's thread may touch
             // its mapping at any moment without asking.
-            entry.view.detach()?;
-            entry.link.set_mode(mode);
+            if !planted::is(Bug::SkipDetach) {
+                entry.view.detach()?;
+            }
+            if !planted::is(Bug::SkipFence) {
+                entry.link.set_mode(mode);
+            }
         }
         match mode {
             Mode::Detached => self.counters.detaches.fetch_add(1, Ordering::Relaxed),

@@ -1,0 +1,105 @@
+//! The simulation as a command: `cargo run --release --features sim --example sim -- --seeds 1..300`, or
+//! `-- --seed 17 --verbose` to read what happened.
+//!
+//! A build with `RUSTFLAGS="--cfg shoal_planted"` (and a target directory of its own) also takes `--planted`, which shows
+//! how soon each planted mistake is noticed, and `--bug NAME`, which plants one.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use shoaldb::sim::{Options, run};
+
+mod planted;
+
+/// What the command line says.
+struct Command {
+    seeds: Range<u64>,
+    verbose: bool,
+    keep_going: bool,
+    planted: bool,
+    bug: Option<String>,
+}
+
+fn main() {
+    let mut command = Command { seeds: 1..101, verbose: false, keep_going: false, planted: false, bug: None };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--verbose" => command.verbose = true,
+            "--keep-going" => command.keep_going = true,
+            "--planted" => command.planted = true,
+            "--bug" => command.bug = Some(args.next().unwrap_or_else(|| fail("--bug takes the name of a mistake"))),
+            "--seed" => {
+                let seed = number(args.next());
+                command.seeds = seed..seed + 1;
+            }
+            "--seeds" => {
+                let range = args.next().unwrap_or_default();
+                let (from, to) = range.split_once("..").unwrap_or((&range, ""));
+                command.seeds = number(Some(from.to_string()))..number(Some(to.to_string()));
+            }
+            other => fail(&format!(
+                "what is {other}? Use --seeds A..B, --seed N, --verbose, --keep-going, --planted, --bug NAME"
+            )),
+        }
+    }
+    if command.planted {
+        return planted::search(&command);
+    }
+    if let Some(name) = &command.bug {
+        planted::plant(name);
+    }
+    simulate(command);
+}
+
+fn simulate(command: Command) {
+    let begun = Instant::now();
+    let (mut runs, mut failed, mut events, mut simulated) = (0_u32, 0, 0, Duration::ZERO);
+    let mut coverage: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in command.seeds {
+        let report = run(&Options { verbose: command.verbose, ..Options::new(seed) });
+        runs += 1;
+        events += report.events;
+        simulated += report.simulated;
+        for (what, count) in report.coverage {
+            *coverage.entry(what).or_insert(0) += count;
+        }
+        match report.failure {
+            Some(what) => {
+                failed += 1;
+                println!("{}", planted::failed_line(seed, &what));
+                if !command.keep_going {
+                    println!("the last events:");
+                    report.last_events.iter().for_each(|line| println!("{line}"));
+                    println!("replay: cargo run --release --features sim --example sim -- --seed {seed} --verbose");
+                    break;
+                }
+            }
+            // Whoever searches for planted mistakes waits for this line.
+            None if command.bug.is_some() => println!("{}", planted::held_line(seed)),
+            None => {}
+        }
+    }
+    for (what, count) in coverage {
+        println!("{count:>10} {what}");
+    }
+    let minutes = begun.elapsed().as_secs_f64() / 60.0;
+    let hours = simulated.as_secs_f64() / 3600.0;
+    println!(
+        "{runs} seeds, {failed} failed, {events} events, {hours:.2} simulated hours, {:.0} seeds a minute",
+        f64::from(runs) / minutes
+    );
+    if failed > 0 {
+        std::process::exit(1);
+    }
+}
+
+fn number(text: Option<String>) -> u64 {
+    text.and_then(|text| text.parse().ok()).unwrap_or_else(|| fail("a number is missing"))
+}
+
+fn fail(what: &str) -> ! {
+    eprintln!("{what}");
+    std::process::exit(2);
+}
