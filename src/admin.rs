@@ -1,6 +1,6 @@
 //! Administration: what one node asks of another, and the program of any.
 //!
-//! A request is one JSON value in a frame of its own (TCP: net/frame.rs; the admin socket: socket.rs), and so is
+//! A request is one JSON value in a frame of its own (TCP: net/frame.rs; the admin socket: admin/frame.rs), and so is
 //! the answer. What only the leader can do is done by the
 //! leader: a node that is asked and does not lead passes the request on, once, and hands the answer back.
 //!
@@ -9,9 +9,12 @@
 //! {"op":"create","name":"app","page_size":4096,...}   -> {"ok":null} | {"err":{"kind":"Exists","text":"..."}}
 //! {"op":"drop","name":"app"}
 //! {"op":"transfer","to":2}
+//! {"op":"session","name":"app","level":"local","create":true}   -> the connection is a SQL session from here on
 //! ```
 //!
-//! Deliberately absent: SQL sessions.
+//! Deliberately absent: what is said in a SQL session (`session/words.rs`).
+
+pub(crate) mod frame;
 
 use std::time::Duration;
 
@@ -46,6 +49,8 @@ pub(crate) enum Request {
     Floor,
     /// Make this node the leader.
     Transfer { to: NodeId },
+    /// Begin a SQL session on this node, over a socket that can carry one.
+    Session { name: String, level: String, create: bool },
 }
 
 #[derive(Serialize, Deserialize, Debug)]
@@ -67,14 +72,21 @@ const KINDS: [(ErrorKind, &str); 8] = [
     (ErrorKind::NotFound, "not_found"),
 ];
 
+/// How a kind of error is called outside of this process.
+pub(crate) fn word_of_kind(kind: ErrorKind) -> &'static str {
+    KINDS.iter().find(|(known, _)| *known == kind).map_or("other", |(_, word)| word)
+}
+
+/// The kind of error behind a word.
+pub(crate) fn kind_of_word(word: &str) -> ErrorKind {
+    KINDS.iter().find(|(_, known)| *known == word).map_or(ErrorKind::Io, |(kind, _)| *kind)
+}
+
 impl Reply {
     fn of(result: Result<serde_json::Value>) -> Reply {
         match result {
             Ok(value) => Reply::Ok(value),
-            Err(error) => {
-                let kind = KINDS.iter().find(|(kind, _)| *kind == error.kind()).map_or("other", |(_, word)| word);
-                Reply::Err { kind: kind.to_string(), text: error.to_string() }
-            }
+            Err(error) => Reply::Err { kind: word_of_kind(error.kind()).to_string(), text: error.to_string() },
         }
     }
 
@@ -82,10 +94,7 @@ impl Reply {
     pub(crate) fn into_result(self) -> Result<serde_json::Value> {
         match self {
             Reply::Ok(value) => Ok(value),
-            Reply::Err { kind, text } => {
-                let kind = KINDS.iter().find(|(_, word)| *word == kind).map_or(ErrorKind::Io, |(kind, _)| *kind);
-                Err(Error::new(kind, text))
-            }
+            Reply::Err { kind, text } => Err(Error::new(kind_of_word(&kind), text)),
         }
     }
 }
@@ -109,7 +118,7 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// Carries out a request on the leader, wherever that is.
 pub(crate) fn anywhere(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
-    if matches!(request, Request::Status | Request::Health) {
+    if matches!(request, Request::Status | Request::Health | Request::Session { .. }) {
         return here(hub, request);
     }
     let leadership = hub.leadership();
@@ -195,6 +204,11 @@ fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
             None => Err(Error::new(ErrorKind::NotLeader, format!("node {} does not lead", hub.id))),
         },
         Request::Transfer { to } => transfer(hub, *to),
+        Request::Session { .. } => Err(Error::new(
+            ErrorKind::BadInput,
+            "a SQL session needs the admin socket of its node, in the node's data directory: anybody on this machine \
+             can reach a port",
+        )),
     }
 }
 

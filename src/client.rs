@@ -5,6 +5,8 @@
 //!
 //! Deliberately absent: output, and exit codes.
 
+pub mod session;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -41,6 +41,9 @@ pub(crate) struct Config {
     pub(crate) scrub_bytes: u64,
     /// Size of one segment file of the log.
     pub(crate) segment_bytes: u64,
+    /// A SQL session over the admin socket of which nothing is asked for this long ends; inside of a transaction after a
+    /// tenth of it. 10 min, and so one minute: a person who thinks may hold up others for that long and no longer.
+    pub(crate) session_idle: Duration,
     /// Whether peers may be reached over addresses that are not loopback, unencrypted.
     pub(crate) allow_plaintext_remote: bool,
 }
@@ -60,6 +63,7 @@ impl Default for Config {
             log_limit: 256 << 20,
             scrub_bytes: 1 << 20,
             segment_bytes: 16 << 20,
+            session_idle: Duration::from_secs(600),
             allow_plaintext_remote: false,
         }
     }

@@ -188,6 +188,13 @@ impl Builder {
         self
     }
 
+    /// A SQL session over the admin socket ends when nothing is asked of it for this long, inside of a transaction after a
+    /// tenth of it; default 10 min.
+    pub fn session_idle(mut self, limit: Duration) -> Builder {
+        self.config.session_idle = limit.max(Duration::from_millis(100));
+        self
+    }
+
     /// Largest transaction in bytes of pages; default 4 GiB. Each node needs twice that on its disk.
     pub fn transaction_limit(mut self, bytes: u64) -> Builder {
         self.config.transaction_limit = bytes;
@@ -265,7 +272,7 @@ impl Builder {
         };
         let vfs_name = registrations.first().map_or(DEFAULT_VFS, Registration::name).to_string();
         let socket = match self.env {
-            None => AdminSocket::open(&hub, &self.dir)
+            None => AdminSocket::open(&hub, &vfs_name, &self.dir)
                 .inspect_err(|error| tracing::warn!(node = hub.id.0, %error, "no admin socket"))
                 .ok(),
             Some(_) => None,

@@ -4,6 +4,7 @@
 //! meaning are defined in `shoaldb_vfs::error` and explained here in words.
 
 use rusqlite::ffi;
+use serde::{Deserialize, Serialize};
 pub use shoaldb_vfs::error::{
     DAMAGED, DROPPED, NO_ROOM, NODE_STOPPED, NOT_COMMITTED, NOT_KEPT, READ_UNCONFIRMED, SECOND_WRITER, TOO_LARGE,
     UNKNOWN,
@@ -11,7 +12,8 @@ pub use shoaldb_vfs::error::{
 use shoaldb_vfs::error::{leader_of_code, not_leader};
 
 /// What became of a transaction that failed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// No node will ever apply it. Safe to run again.
     NotCommitted,

@@ -38,6 +38,7 @@ pub mod planted;
 pub mod probe;
 pub mod raft;
 mod replicate;
+mod session;
 mod shared;
 mod signal;
 #[cfg(any(test, feature = "sim"))]

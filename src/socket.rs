@@ -1,12 +1,7 @@
 //! The admin socket: a Unix socket `admin.sock` in the data directory, for programs of the same user on this machine.
 //!
-//! ```text
-//! offset size  field (little-endian), the same in both directions
-//!      0    4  length of the JSON that follows, at most 1 MiB for a request, 64 MiB for an answer
-//!      4    n  a request or a reply of admin.rs
-//! ```
-//!
-//! One connection is one call. The socket is made under another name, restricted to its owner (mode 0600), and then
+//! A request is a frame (`admin/frame.rs`) of at most 1 MiB, an answer one of at most 64 MiB. One connection is one call, or
+//! one SQL session (`session.rs`). The socket is made under another name, restricted to its owner (mode 0600), and then
 //! renamed, so there is no moment at which others could connect to `admin.sock`; who connects must also be the owner,
 //! or root. A socket that a killed node left behind is replaced: the directory's lock says that nobody listens there.
 //!
@@ -15,7 +10,8 @@
 //! Deliberately absent: what requests mean (`admin.rs`); networks (`net/`).
 
 use std::fs::{File, Permissions};
-use std::io::{self, Read, Write};
+use std::io;
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -25,7 +21,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::admin;
+use crate::admin::{self, Request, frame};
+use crate::connection::{ConnectOptions, ReadLevel};
+use crate::session::{self, Line, Sessions};
 use crate::shared::Hub;
 
 /// Name of the socket in a data directory.
@@ -53,7 +51,7 @@ fn short(dir: &Path, name: &str) -> io::Result<(PathBuf, Option<File>)> {
     Ok((PathBuf::from(format!("/proc/self/fd/{}/{name}", open.as_raw_fd())), Some(open)))
 }
 
-fn connect(dir: &Path) -> io::Result<UnixStream> {
+pub(crate) fn connect(dir: &Path) -> io::Result<UnixStream> {
     let (path, _open) = short(dir, NAME)?;
     UnixStream::connect(path)
 }
@@ -62,12 +60,29 @@ fn connect(dir: &Path) -> io::Result<UnixStream> {
 pub(crate) struct AdminSocket {
     dir: PathBuf,
     stop: Arc<AtomicBool>,
+    sessions: Arc<Sessions>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl Line for UnixStream {
+    fn again(&self) -> io::Result<Box<dyn Line>> {
+        Ok(Box::new(self.try_clone()?))
+    }
+
+    fn set_patience(&self, limit: Duration) -> io::Result<()> {
+        self.set_read_timeout(None)?;
+        self.set_write_timeout(Some(limit))
+    }
+
+    fn hang_up(&self) {
+        // An error says that it is over already.
+        let _ = self.shutdown(Shutdown::Both);
+    }
 }
 
 impl AdminSocket {
     /// Opens the socket of a data directory whose lock the caller holds.
-    pub(crate) fn open(hub: &Hub, dir: &Path) -> io::Result<AdminSocket> {
+    pub(crate) fn open(hub: &Hub, vfs: &str, dir: &Path) -> io::Result<AdminSocket> {
         let (path, _open) = short(dir, UNFINISHED)?;
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -77,11 +92,13 @@ impl AdminSocket {
         std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         std::fs::rename(dir.join(UNFINISHED), dir.join(NAME))?;
         let stop = Arc::new(AtomicBool::new(false));
+        let sessions = Arc::new(Sessions::default());
         let thread = std::thread::Builder::new().name(format!("shoal-admin-{}", hub.id)).spawn({
             let (hub, stop) = (hub.clone(), stop.clone());
-            move || listen(&hub, &listener, &stop)
+            let (vfs, sessions) = (Arc::from(vfs), sessions.clone());
+            move || listen(&hub, &listener, &stop, &vfs, &sessions)
         })?;
-        Ok(AdminSocket { dir: dir.to_path_buf(), stop, thread: Some(thread) })
+        Ok(AdminSocket { dir: dir.to_path_buf(), stop, sessions, thread: Some(thread) })
     }
 }
 
@@ -94,10 +111,11 @@ impl Drop for AdminSocket {
         if let Some(thread) = self.thread.take().filter(|_| woken) {
             let _ = thread.join();
         }
+        self.sessions.end();
     }
 }
 
-fn listen(hub: &Hub, listener: &UnixListener, stop: &AtomicBool) {
+fn listen(hub: &Hub, listener: &UnixListener, stop: &AtomicBool, vfs: &Arc<str>, sessions: &Arc<Sessions>) {
     let callers = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         if stop.load(Ordering::Acquire) {
@@ -117,8 +135,9 @@ fn listen(hub: &Hub, listener: &UnixListener, stop: &AtomicBool) {
             continue;
         }
         let (hub, gone) = (hub.clone(), callers.clone());
+        let (vfs, sessions) = (vfs.clone(), sessions.clone());
         let spawned = std::thread::Builder::new().name("shoal-admin-call".to_string()).spawn(move || {
-            if let Err(error) = answer(&hub, stream) {
+            if let Err(error) = answer(&hub, stream, &vfs, &sessions) {
                 tracing::debug!(%error, "a call over the admin socket");
             }
             gone.fetch_sub(1, Ordering::AcqRel);
@@ -129,15 +148,20 @@ fn listen(hub: &Hub, listener: &UnixListener, stop: &AtomicBool) {
     }
 }
 
-fn answer(hub: &Hub, mut stream: UnixStream) -> io::Result<()> {
+fn answer(hub: &Hub, mut stream: UnixStream, vfs: &str, sessions: &Sessions) -> io::Result<()> {
     let caller = rustix::net::sockopt::socket_peercred(&stream)?.uid;
     if caller != rustix::process::geteuid() && !caller.is_root() {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "another user"));
     }
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let request = read(&mut stream, MAX_REQUEST)?;
-    write(&mut stream, &admin::serve(hub, None, &request))
+    let request = frame::read(&mut stream, MAX_REQUEST)?;
+    if let Ok(Request::Session { name, level, create }) = serde_json::from_slice(&request) {
+        let known = [ReadLevel::Local, ReadLevel::Linearizable].into_iter().find(|known| known.as_str() == level);
+        let options = ConnectOptions { read_level: known.unwrap_or_default(), create, ..ConnectOptions::default() };
+        return session::serve(hub, vfs, sessions, (&name, &options), Box::new(stream));
+    }
+    frame::write(&mut stream, &admin::serve(hub, None, &request))
 }
 
 /// Calls the node that runs in `dir`. `NotFound` and `ConnectionRefused` mean that none does.
@@ -145,30 +169,14 @@ pub(crate) fn call(dir: &Path, request: &[u8], timeout: Duration) -> io::Result<
     let mut stream = connect(dir)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    write(&mut stream, request)?;
-    read(&mut stream, MAX_ANSWER)
-}
-
-fn write(stream: &mut UnixStream, json: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(json.len()).map_err(|_| io::Error::other("more than 4 GiB of JSON"))?;
-    stream.write_all(&length.to_le_bytes())?;
-    stream.write_all(json)
-}
-
-fn read(stream: &mut UnixStream, limit: usize) -> io::Result<Vec<u8>> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    let length = u32::from_le_bytes(length) as usize;
-    if length > limit {
-        return Err(io::Error::other(format!("{length} bytes of JSON, limit {limit}")));
-    }
-    let mut json = vec![0; length];
-    stream.read_exact(&mut json)?;
-    Ok(json)
+    frame::write(&mut stream, request)?;
+    frame::read(&mut stream, MAX_ANSWER)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
     use crate::Node;
 
@@ -206,6 +214,6 @@ mod tests {
         let _node = Node::open(dir.path()).unwrap();
         let mut stream = connect(dir.path()).unwrap();
         stream.write_all(&(MAX_REQUEST as u32 + 1).to_le_bytes()).unwrap();
-        assert!(read(&mut stream, MAX_ANSWER).is_err(), "hung up");
+        assert!(frame::read(&mut stream, MAX_ANSWER).is_err(), "hung up");
     }
 }

@@ -1,6 +1,5 @@
-//! The program from outside: its commands, and its nodes as processes that are killed.
+//! Nodes as processes that are killed.
 
-mod cli;
 mod kills;
 
 #[allow(dead_code, reason = "shared with the program, which uses the rest")]

@@ -24,7 +24,23 @@ pub(crate) struct Where {
 }
 
 impl Where {
+    /// The directory of a node, for what its admin socket alone can do.
+    pub(crate) fn directory(self) -> Result<PathBuf, Failed> {
+        match self.doors()? {
+            Doors::Directory(dir) => Ok(dir),
+            Doors::Endpoints(_) => {
+                let text = "this needs the node's admin socket: use --data DIR, on the node's machine; a port is open to anybody \
+                            there";
+                Err(Failed { code: Failed::USAGE, text: text.to_string() })
+            }
+        }
+    }
+
     fn client(self) -> Result<Client, Failed> {
+        Ok(Client::new(self.doors()?))
+    }
+
+    fn doors(self) -> Result<Doors, Failed> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let split = |list: String| list.split(',').map(str::to_string).collect();
         let doors = match (self.data, self.endpoints) {
@@ -39,7 +55,7 @@ impl Where {
                 }
             },
         };
-        Ok(Client::new(doors))
+        Ok(doors)
     }
 }
 

@@ -10,8 +10,10 @@ mod demo;
 mod harness;
 mod load;
 mod phases;
+mod sql;
 mod start;
 mod table;
+mod units;
 mod worker;
 
 use std::io;
@@ -30,6 +32,7 @@ use shoaldb::{Error, ErrorKind};
   shoal demo
   shoal start --id 1 --data data --listen 127.0.0.1:4001
   shoal status --data data
+  shoal sql app --data data
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 outcome unknown, 4 no leader.
 Options that name a variable in their help, such as SHOAL_DATA, may be set by it; the flag wins."
@@ -55,6 +58,7 @@ enum LogFormat {
 enum Command {
     Demo(demo::DemoArgs),
     Start(start::StartArgs),
+    Sql(sql::SqlArgs),
     Status(ask::StatusArgs),
     Health(ask::HealthArgs),
     Transfer(ask::TransferArgs),
@@ -74,6 +78,16 @@ impl Failed {
     const USAGE: u8 = 2;
     const UNKNOWN: u8 = 3;
     const NO_LEADER: u8 = 4;
+    /// No exit code: whoever reads our output has gone (`| head`), and wants no more.
+    const READER_GONE: u8 = u8::MAX;
+
+    fn reader_gone() -> Failed {
+        Failed { code: Failed::READER_GONE, text: "standard output is closed".to_string() }
+    }
+
+    fn is_reader_gone(&self) -> bool {
+        self.code == Failed::READER_GONE
+    }
 }
 
 impl From<Error> for Failed {
@@ -93,6 +107,7 @@ fn main() -> ExitCode {
     let result = set_up_log(&cli).and_then(|()| match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Start(args) => start::run(args).map_err(Failed::from),
+        Command::Sql(args) => sql::run(args),
         Command::Status(args) => ask::status(args),
         Command::Health(args) => ask::health(args),
         Command::Transfer(args) => ask::transfer(args),

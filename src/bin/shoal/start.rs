@@ -4,6 +4,8 @@
 //! there is a leader, because a service manager that waits for one node's readiness before it starts the next one would
 //! wait for ever. `shoal health` tells whether there is a leader.
 
+mod tuning;
+
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +14,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use shoaldb::{Error, Event, Member, Node};
+
+use tuning::Tuning;
 
 /// `ID=ADDRESS`.
 #[derive(Clone, Debug)]
@@ -66,6 +70,8 @@ pub(crate) struct StartArgs {
     /// Allow addresses beyond this machine although nothing is encrypted. On a network that you trust.
     #[arg(long, env = "SHOAL_ALLOW_PLAINTEXT_REMOTE")]
     allow_plaintext_remote: bool,
+    #[command(flatten)]
+    tuning: Tuning,
 }
 
 /// Runs until a signal, or until the node had to stop.
@@ -80,6 +86,7 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
     let mut builder = Node::builder(u64::from(args.id), &args.data)
         .listen(&args.listen)
         .allow_plaintext_remote(args.allow_plaintext_remote);
+    builder = args.tuning.apply(builder);
     if let Some(advertise) = args.advertise {
         builder = builder.advertise(advertise);
     }

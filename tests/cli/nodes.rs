@@ -1,113 +1,10 @@
-//! The commands as a person uses them: output, one-line errors, exit codes.
+//! Starting nodes, and asking them.
 
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
-const LONG: Duration = Duration::from_secs(30);
-
-fn shoal(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
-    for variable in ["SHOAL_DATA", "SHOAL_ENDPOINTS", "SHOAL_LISTEN", "SHOAL_ID", "SHOAL_BOOTSTRAP", "SHOAL_LOG"] {
-        command.env_remove(variable);
-    }
-    command.args(args);
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    shoal(args).output().unwrap()
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// The reason, which is one line that begins with the program's name.
-fn fails(args: &[&str], code: i32) -> String {
-    let output = run(args);
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {text}{}", out(&output));
-    assert_eq!(out(&output), "", "{args:?}");
-    let reasons: Vec<&str> = text.lines().filter(|line| line.starts_with("shoal: ")).collect();
-    assert_eq!(reasons.len(), 1, "{args:?}: {text}");
-    reasons[0].to_string()
-}
-
-fn works(args: &[&str]) -> String {
-    let output = run(args);
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    out(&output)
-}
-
-/// Until it works; for what needs a leader that is not elected yet.
-fn works_in_time(args: &[&str]) -> String {
-    let deadline = Instant::now() + LONG;
-    loop {
-        let output = run(args);
-        if output.status.success() {
-            return out(&output);
-        }
-        assert_eq!(output.status.code(), Some(4), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        assert!(Instant::now() < deadline, "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// A running `shoal start`; killed when dropped.
-struct Started {
-    process: Child,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Started {
-    fn new(command: &mut Command) -> Started {
-        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
-        let (to, lines) = mpsc::channel();
-        let stderr = BufReader::new(process.stderr.take().unwrap());
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| to.send(line)));
-        Started { process, lines }
-    }
-
-    fn wait_line(&self, with: &str) -> String {
-        let deadline = Instant::now() + LONG;
-        let mut seen = String::new();
-        loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains(with) => return line,
-                Ok(line) => seen = format!("{seen}{line}\n"),
-                Err(_) => panic!("no line with {with:?} in:\n{seen}"),
-            }
-        }
-    }
-
-    fn terminate(mut self) -> i32 {
-        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
-        self.process.wait().unwrap().code().unwrap()
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn free_ports(n: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
-}
-
-fn text(path: &Path) -> String {
-    path.to_str().unwrap().to_string()
-}
+use crate::user::{LONG, Started, fails, free_ports, out, run, shoal, text, works, works_in_time};
 
 #[test]
 fn one_node_from_start_to_end() {
@@ -244,10 +141,11 @@ fn what_stands_in_the_way_is_named() {
 
 #[test]
 fn every_help_has_an_example() {
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 10] = [
         &[],
         &["demo"],
         &["start"],
+        &["sql"],
         &["status"],
         &["health"],
         &["transfer"],

@@ -1,0 +1,105 @@
+//! `shoal sql`: statements for a node, from the command line, a script or a person.
+//!
+//! The session runs on the node, over its admin socket: a connection of its own, with the node's own read levels, write lock
+//! and outcomes. It is not sent over a port: whoever is on the machine could read everything through one.
+
+mod dot;
+mod import;
+mod prompt;
+mod shell;
+mod show;
+mod split;
+
+use std::io::{self, IsTerminal};
+use std::process::exit;
+
+use shoaldb::ReadLevel;
+
+use crate::Failed;
+use crate::ask::Where;
+use shell::{Current, Shell, Target};
+use show::{Mode, Printer};
+
+/// Run SQL on a node: at a prompt, from the command line, or from standard input.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  shoal sql app --data data-1
+  shoal sql app \"SELECT * FROM users WHERE id = 7\" --data data-1 --json
+  shoal sql app --data data-1 < schema.sql
+
+At the prompt .help lists the commands. Without a statement, and if standard input is no terminal, it is run as a
+script, up to the first error. A blob is printed as x'00ff'; in JSON as a string of hexadecimal digits.
+
+Any node reads; the leader writes. What was not committed when the program ends is rolled back.
+Exit code: 3 if it is not known whether a statement was committed, 4 if there is no leader.")]
+pub(crate) struct SqlArgs {
+    /// The database. One that does not exist is created by the first write to it.
+    database: String,
+    /// Statements to run, instead of a prompt.
+    sql: Option<String>,
+    #[command(flatten)]
+    at: Where,
+    /// How results look [default: column at a prompt, else list].
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Print the names of columns [default: at a prompt].
+    #[arg(long)]
+    headers: bool,
+    /// Print JSON: an array of objects per statement that has a result.
+    #[arg(long, conflicts_with = "mode")]
+    json: bool,
+    /// What reads see.
+    #[arg(long, value_enum, default_value_t = Level::Local)]
+    read: Level,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Level {
+    /// What the node shows: some committed state.
+    Local,
+    /// At least all that was acknowledged anywhere; needs a majority.
+    Linearizable,
+}
+
+/// Runs it.
+pub(crate) fn run(args: SqlArgs) -> Result<(), Failed> {
+    let prompt = args.sql.is_none() && io::stdin().is_terminal();
+    let for_person = prompt && io::stdout().is_terminal();
+    let mode = match (args.mode, args.json) {
+        (Some(mode), _) => mode,
+        (None, true) => Mode::Json,
+        (None, false) if for_person => Mode::Column,
+        (None, false) => Mode::List,
+    };
+    let level = match args.read {
+        Level::Local => ReadLevel::Local,
+        Level::Linearizable => ReadLevel::Linearizable,
+    };
+    let target = Target { dir: args.at.directory()?, database: args.database.clone(), level };
+    let current = Current::default();
+    interrupt_on_signals(current.clone())?;
+    let mut shell = Shell::open(target, Printer::new(mode, args.headers || for_person), current)?;
+    let result = match &args.sql {
+        Some(sql) => shell.script("", sql.as_bytes()).map(|_| ()),
+        None if prompt => prompt::run(&mut shell, &args.database),
+        None => shell.script("stdin", io::stdin()).map(|_| ()),
+    };
+    match result {
+        Err(failed) if failed.is_reader_gone() => Ok(()),
+        other => other,
+    }
+}
+
+/// A first signal interrupts what runs. If nothing does, or the node does not react to three of them, the program ends.
+fn interrupt_on_signals(current: Current) -> Result<(), Failed> {
+    let mut last = (0, 0);
+    ctrlc::set_handler(move || {
+        let Some(run) = current.lock().as_ref().and_then(|current| current.interrupt()) else { exit(1) };
+        last = if last.0 == run { (run, last.1 + 1) } else { (run, 1) };
+        if last.1 >= 3 {
+            eprintln!("shoal: the node does not answer; what became of the statement is not known");
+            exit(i32::from(Failed::UNKNOWN));
+        }
+    })
+    .map_err(|error| Failed { code: 1, text: format!("signal handler: {error}") })
+}

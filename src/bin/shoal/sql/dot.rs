@@ -1,0 +1,167 @@
+//! Commands of the shell: lines that begin with a dot, as in SQLite's own.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+use shoaldb::client::session::Cell;
+
+use super::shell::{After, Shell, output, quoted};
+use super::show::Mode;
+use crate::Failed;
+
+/// What `.help` prints.
+pub(crate) const HELP: &str = "\
+.headers on|off         print the names of columns
+.help                   this text
+.import [--skip N] FILE TABLE
+                        insert the lines of a file of comma-separated values; all of them or none.
+                        A table that does not exist is created, with the first line for its columns
+.mode MODE              how results look: list, column, csv, json, line or table
+.quit                   end; .exit does so too
+.read FILE              run the statements and commands of a file
+.schema [NAME]          the statements that made the tables, indexes, views and triggers
+.tables [PATTERN]       names of tables and views; the pattern is that of LIKE
+.timer on|off           say how long each run took
+Statements end with a semicolon. Ctrl-C interrupts what runs, or drops what was typed; ctrl-D ends.";
+
+const COMMANDS: [&str; 10] =
+    [".exit", ".headers", ".help", ".import", ".mode", ".quit", ".read", ".schema", ".tables", ".timer"];
+
+/// For completion.
+pub(crate) fn commands() -> &'static [&'static str] {
+    &COMMANDS
+}
+
+fn wrong(text: impl Into<String>) -> Failed {
+    Failed { code: 1, text: text.into() }
+}
+
+/// Words with blanks between them; quotes keep blanks.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut chars = line.chars().peekable();
+    while let Some(first) = chars.next() {
+        match first {
+            quote @ ('\'' | '"') => words.push(chars.by_ref().take_while(|c| *c != quote).collect()),
+            blank if blank.is_whitespace() => {}
+            first => {
+                let mut word = first.to_string();
+                while let Some(c) = chars.next_if(|c| !c.is_whitespace()) {
+                    word.push(c);
+                }
+                words.push(word);
+            }
+        }
+    }
+    words
+}
+
+fn switch(name: &str, word: Option<&String>) -> Result<bool, Failed> {
+    match word.map(String::as_str) {
+        Some("on" | "yes" | "1") => Ok(true),
+        Some("off" | "no" | "0") => Ok(false),
+        _ => Err(wrong(format!("{name}: write {name} on, or {name} off"))),
+    }
+}
+
+/// Runs one command.
+pub(crate) fn run(shell: &mut Shell, line: &str) -> Result<After, Failed> {
+    let words = words(line);
+    let (command, rest) = words.split_first().ok_or_else(|| wrong("an empty command"))?;
+    // As SQLite's shell does: the beginning of a name is enough, if only one begins so.
+    let known: Vec<&str> = COMMANDS.into_iter().filter(|known| known.starts_with(command.as_str())).collect();
+    let command = match known[..] {
+        _ if COMMANDS.contains(&command.as_str()) => command.as_str(),
+        [one] if command.len() > 1 => one,
+        _ => return Err(wrong(format!("{command}: no such command; .help lists them"))),
+    };
+    match command {
+        ".quit" | ".exit" => return Ok(After::Quit),
+        ".help" => shell.printer.line(HELP).map_err(output)?,
+        ".headers" => shell.printer.headers = switch(".headers", rest.first())?,
+        ".timer" => shell.timer = switch(".timer", rest.first())?,
+        ".mode" => {
+            let mode = rest.first().and_then(|word| Mode::from_str(word, true).ok());
+            shell.printer.mode = mode.ok_or_else(|| wrong(format!(".mode: one of {}", Mode::words())))?;
+        }
+        ".read" => {
+            let file = rest.first().ok_or_else(|| wrong(".read: which file?"))?;
+            return shell.read(Path::new(file));
+        }
+        ".import" => {
+            let mut skip = 0;
+            let mut plain = Vec::new();
+            let mut rest = rest.iter();
+            while let Some(word) = rest.next() {
+                match word.as_str() {
+                    "--csv" => {}
+                    "--skip" => {
+                        let lines = rest.next().and_then(|lines| lines.parse().ok());
+                        skip = lines.ok_or_else(|| wrong(".import --skip: how many lines?"))?;
+                    }
+                    _ => plain.push(word),
+                }
+            }
+            let [file, table] = plain[..] else { return Err(wrong(".import: write .import FILE TABLE")) };
+            shell.import(Path::new(file), table, skip)?;
+        }
+        ".schema" => {
+            let named = rest.first().map_or_else(String::new, |name| {
+                let name = quoted(name);
+                format!("AND (name LIKE {name} OR tbl_name LIKE {name})")
+            });
+            let sql = format!("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL {named} ORDER BY rowid");
+            for text in texts(shell.rows(&sql)?) {
+                shell.printer.line(&format!("{text};")).map_err(output)?;
+            }
+        }
+        ".tables" => {
+            let like = rest.first().map_or_else(String::new, |pattern| format!("AND name LIKE {}", quoted(pattern)));
+            let sql = format!(
+                "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
+                 {like} ORDER BY name"
+            );
+            let names = texts(shell.rows(&sql)?);
+            for line in side_by_side(&names) {
+                shell.printer.line(&line).map_err(output)?;
+            }
+        }
+        other => return Err(wrong(format!("{other}: no such command; .help lists them"))),
+    }
+    Ok(After::GoOn)
+}
+
+fn texts(rows: Vec<Vec<Cell>>) -> Vec<String> {
+    let text = |row: Vec<Cell>| match row.into_iter().next() {
+        Some(Cell::Text(text)) => Some(text),
+        _ => None,
+    };
+    rows.into_iter().filter_map(text).collect()
+}
+
+/// Names in as many columns as fit 80 characters, downwards.
+fn side_by_side(names: &[String]) -> Vec<String> {
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    let columns = (80 / (width + 2)).max(1);
+    let lines = names.len().div_ceil(columns);
+    let line = |at: usize| {
+        let cells: Vec<String> = names.iter().skip(at).step_by(lines).map(|name| format!("{name:<width$}")).collect();
+        cells.join("  ").trim_end().to_string()
+    };
+    (0..lines).map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_split_into_words_and_names_into_columns() {
+        assert_eq!(words(".import 'a b.csv'  \"t u\" x"), [".import", "a b.csv", "t u", "x"]);
+        let names: Vec<String> = ["a", "b", "c"].map(|name| format!("{name:_<30}")).to_vec();
+        assert_eq!(side_by_side(&names).len(), 2);
+        assert_eq!(side_by_side(&["a".to_string(), "b".to_string()]), ["a  b"]);
+        assert!(side_by_side(&[]).is_empty());
+        assert!(COMMANDS.iter().all(|command| HELP.contains(command)));
+    }
+}

@@ -1,0 +1,234 @@
+//! Lines in, results out: statements go to the session, lines that begin with a dot are for the shell itself.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use shoaldb::client::session::{Cell, Interrupter, Said, Session, Trouble};
+use shoaldb::{ErrorKind, Outcome, ReadLevel};
+
+use super::show::{Mode, Printer};
+use super::split::Splitter;
+use super::{dot, import};
+use crate::Failed;
+
+/// How a session is opened, and opened again.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) dir: PathBuf,
+    pub(crate) database: String,
+    pub(crate) level: ReadLevel,
+}
+
+/// What the signal handler interrupts.
+pub(crate) type Current = Arc<Mutex<Option<Interrupter>>>;
+
+/// See the module's text.
+pub(crate) struct Shell {
+    target: Target,
+    session: Option<Session>,
+    current: Current,
+    pub(crate) printer: Printer,
+    pub(crate) timer: bool,
+    /// Files that read each other.
+    depth: usize,
+}
+
+/// Whether to go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum After {
+    GoOn,
+    Quit,
+}
+
+impl Shell {
+    /// Opens the session.
+    pub(crate) fn open(target: Target, printer: Printer, current: Current) -> Result<Shell, Failed> {
+        let mut shell = Shell { target, session: None, current, printer, timer: false, depth: 0 };
+        shell.session()?;
+        Ok(shell)
+    }
+
+    /// The session; a new one if the last one is over.
+    fn session(&mut self) -> Result<&mut Session, Failed> {
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                let Target { dir, database, level } = &self.target;
+                let opened = Session::open(dir, database, *level, true).map_err(|trouble| self.failed(trouble))?;
+                *self.current.lock() = Some(opened.interrupter());
+                opened
+            }
+        };
+        Ok(self.session.insert(session))
+    }
+
+    pub(crate) fn in_transaction(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::in_transaction)
+    }
+
+    /// Runs statements and gives what they say to `on`.
+    pub(crate) fn run(
+        &mut self,
+        sql: &str,
+        rows: Vec<Vec<Cell>>,
+        on: &mut dyn FnMut(Said) -> io::Result<()>,
+    ) -> Result<(), Failed> {
+        let result = self.session()?.run(sql, rows, on);
+        result.map_err(|trouble| self.after(trouble))
+    }
+
+    /// Runs statements and prints what they say.
+    pub(crate) fn run_and_print(&mut self, sql: &str) -> Result<(), Failed> {
+        let begun = Instant::now();
+        self.session()?;
+        let Shell { session, printer, .. } = self;
+        let result =
+            session.as_mut().map_or(Ok(()), |session| session.run(sql, Vec::new(), &mut |said| printer.take(said)));
+        let ended = printer.end();
+        if self.timer {
+            eprintln!("Run Time: real {:.3}", begun.elapsed().as_secs_f64());
+        }
+        result.map_err(|trouble| self.after(trouble))?;
+        ended.map_err(output)
+    }
+
+    fn after(&mut self, trouble: Trouble) -> Failed {
+        // These two come when there is nobody any more at the other end.
+        if trouble.kind == "stopped" || trouble.kind == "unknown" && trouble.code.is_none() {
+            self.session = None;
+        }
+        self.failed(trouble)
+    }
+
+    /// The rows of one statement, as values.
+    pub(crate) fn rows(&mut self, sql: &str) -> Result<Vec<Vec<Cell>>, Failed> {
+        let mut all = Vec::new();
+        self.run(sql, Vec::new(), &mut |said| {
+            if let Said::Rows(rows) = said {
+                all.extend(rows);
+            }
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Takes one line in.
+    pub(crate) fn line(&mut self, splitter: &mut Splitter, line: &str) -> Result<After, Failed> {
+        if splitter.is_blank() && line.trim_start().starts_with('.') {
+            return dot::run(self, line.trim());
+        }
+        splitter.push(line);
+        splitter.push("\n");
+        while let Some(statement) = splitter.next() {
+            self.run_and_print(&statement)?;
+        }
+        Ok(After::GoOn)
+    }
+
+    /// Runs a script to its end, or to the first thing in it that fails; `name` is that of its file, if it has one.
+    pub(crate) fn script(&mut self, name: &str, from: impl io::Read) -> Result<After, Failed> {
+        let mut splitter = Splitter::default();
+        let mut number = 0;
+        let located = |number: usize, failed: Failed| match name {
+            "" => failed,
+            name => Failed { text: format!("{name}:{number}: {}", failed.text), ..failed },
+        };
+        let mut from = BufReader::new(from);
+        let mut line = String::new();
+        loop {
+            line.clear();
+            number += 1;
+            let read = from.read_line(&mut line);
+            let read = read.map_err(|error| located(number, Failed { code: 1, text: error.to_string() }))?;
+            if read == 0 {
+                break;
+            }
+            let text = line.trim_end_matches('\n').trim_end_matches('\r');
+            match self.line(&mut splitter, text).map_err(|failed| located(number, failed))? {
+                After::GoOn => {}
+                After::Quit => return Ok(After::Quit),
+            }
+        }
+        if let Some(rest) = splitter.rest() {
+            self.run_and_print(&rest).map_err(|failed| located(number, failed))?;
+        }
+        Ok(After::GoOn)
+    }
+
+    /// Runs a file.
+    pub(crate) fn read(&mut self, path: &Path) -> Result<After, Failed> {
+        let name = path.display().to_string();
+        if self.depth >= 16 {
+            return Err(Failed { code: 1, text: format!("{name}: files that read each other, sixteen deep") });
+        }
+        let file = File::open(path).map_err(|error| Failed { code: 1, text: format!("{name}: {error}") })?;
+        self.depth += 1;
+        let after = self.script(&name, file);
+        self.depth -= 1;
+        after
+    }
+
+    /// Imports a file of comma-separated values.
+    pub(crate) fn import(&mut self, path: &Path, table: &str, skip: usize) -> Result<(), Failed> {
+        import::run(self, path, table, skip)
+    }
+
+    /// In words for a person, with what to do.
+    fn failed(&self, trouble: Trouble) -> Failed {
+        let code = match trouble.kind() {
+            Some(ErrorKind::Unknown) => Failed::UNKNOWN,
+            Some(ErrorKind::NotLeader) if trouble.leader.is_none() => Failed::NO_LEADER,
+            _ if trouble.outcome == Some(Outcome::Unknown) => Failed::UNKNOWN,
+            _ if trouble.kind == "output" => return Failed::reader_gone(),
+            _ => 1,
+        };
+        let text = match (trouble.leader, &trouble.address) {
+            (Some(leader), address) => {
+                let at = address.as_ref().filter(|address| !address.is_empty());
+                let at = at.map_or_else(String::new, |address| format!(" (at {address})"));
+                let database = &self.target.database;
+                format!(
+                    "{}; nothing was written. Node {leader}{at} takes writes: shoal sql {database} --data DIR, with the directory \
+                     of node {leader}, on its machine; or make this node the leader: shoal transfer ID --data {}",
+                    trouble.text,
+                    self.target.dir.display()
+                )
+            }
+            _ => trouble.text,
+        };
+        Failed { code, text }
+    }
+}
+
+/// Writing to standard output failed.
+pub(crate) fn output(error: io::Error) -> Failed {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failed::reader_gone(),
+        _ => Failed { code: 1, text: format!("standard output: {error}") },
+    }
+}
+
+/// As a string of SQL.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// As a name of SQL.
+pub(crate) fn name(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+impl Mode {
+    pub(crate) fn words() -> String {
+        use clap::ValueEnum;
+        let names: Vec<String> = Mode::value_variants()
+            .iter()
+            .filter_map(|mode| Some(mode.to_possible_value()?.get_name().to_string()))
+            .collect();
+        names.join(", ")
+    }
+}

@@ -1,0 +1,72 @@
+//! Times and sizes of a node: what [`Builder`] has, as flags. What is not given keeps its default.
+
+use std::time::Duration;
+
+use shoaldb::Builder;
+
+use crate::units::{size, time};
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Times and sizes")]
+pub(crate) struct Tuning {
+    /// Time between two heartbeats of a leader [default: 100ms].
+    #[arg(long, env = "SHOAL_HEARTBEAT", value_name = "TIME", value_parser = time)]
+    heartbeat: Option<Duration>,
+    /// A follower that hears nothing for this long, up to twice as long, campaigns [default: 1s].
+    #[arg(long, env = "SHOAL_ELECTION_TIMEOUT", value_name = "TIME", value_parser = time)]
+    election_timeout: Option<Duration>,
+    /// How long a commit waits for a majority before its outcome is unknown [default: 10s].
+    #[arg(long, env = "SHOAL_COMMIT_TIMEOUT", value_name = "TIME", value_parser = time)]
+    commit_timeout: Option<Duration>,
+    /// How long a session waits for the write lock, or for a leader [default: 5s].
+    #[arg(long, env = "SHOAL_BUSY_TIMEOUT", value_name = "TIME", value_parser = time)]
+    busy_timeout: Option<Duration>,
+    /// A SQL session of which nothing is asked for this long ends; in a transaction after a tenth of it [default: 10m].
+    #[arg(long, env = "SHOAL_SESSION_IDLE", value_name = "TIME", value_parser = time)]
+    session_idle: Option<Duration>,
+    /// Pages of write-ahead logs that are kept in memory [default: 64MiB].
+    #[arg(long, env = "SHOAL_WAL_LIMIT", value_name = "SIZE", value_parser = size)]
+    wal_limit: Option<u64>,
+    /// Log beyond which its oldest files are dropped, once nobody needs them [default: 256MiB].
+    #[arg(long, env = "SHOAL_LOG_LIMIT", value_name = "SIZE", value_parser = size)]
+    log_limit: Option<u64>,
+    /// Size of one file of the log [default: 16MiB].
+    #[arg(long, env = "SHOAL_SEGMENT_BYTES", value_name = "SIZE", value_parser = size)]
+    segment_bytes: Option<u64>,
+    /// Pages in a write-ahead log beyond which they are moved to the database [default: 4MiB].
+    #[arg(long, env = "SHOAL_CHECKPOINT_BYTES", value_name = "SIZE", value_parser = size)]
+    checkpoint_bytes: Option<u64>,
+    /// How long a page may be in a write-ahead log alone [default: 1m].
+    #[arg(long, env = "SHOAL_CHECKPOINT_AGE", value_name = "TIME", value_parser = time)]
+    checkpoint_age: Option<Duration>,
+    /// Bytes of databases that are compared with their hashes each second; 0 for none [default: 1MiB].
+    #[arg(long, env = "SHOAL_SCRUB_BYTES", value_name = "SIZE", value_parser = size)]
+    scrub_bytes: Option<u64>,
+    /// Largest transaction [default: 4GiB].
+    #[arg(long, env = "SHOAL_TRANSACTION_LIMIT", value_name = "SIZE", value_parser = size)]
+    transaction_limit: Option<u64>,
+}
+
+impl Tuning {
+    /// Tells the builder what was given.
+    pub(crate) fn apply(&self, builder: Builder) -> Builder {
+        fn set<T: Copy>(builder: Builder, value: Option<T>, with: impl FnOnce(Builder, T) -> Builder) -> Builder {
+            match value {
+                Some(value) => with(builder, value),
+                None => builder,
+            }
+        }
+        let builder = set(builder, self.heartbeat, Builder::heartbeat);
+        let builder = set(builder, self.election_timeout, Builder::election_timeout);
+        let builder = set(builder, self.commit_timeout, Builder::commit_timeout);
+        let builder = set(builder, self.busy_timeout, Builder::busy_timeout);
+        let builder = set(builder, self.session_idle, Builder::session_idle);
+        let builder = set(builder, self.wal_limit, Builder::wal_limit);
+        let builder = set(builder, self.log_limit, Builder::log_limit);
+        let builder = set(builder, self.segment_bytes, Builder::segment_bytes);
+        let builder = set(builder, self.checkpoint_bytes, Builder::checkpoint_bytes);
+        let builder = set(builder, self.checkpoint_age, Builder::checkpoint_age);
+        let builder = set(builder, self.scrub_bytes, Builder::scrub_bytes);
+        set(builder, self.transaction_limit, Builder::transaction_limit)
+    }
+}

@@ -1,0 +1,45 @@
+//! Times and sizes as a person writes them.
+
+use std::time::Duration;
+
+/// `250ms`, `10s`, `5m`, `2h`.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    let milliseconds =
+        counted(text, &units).ok_or_else(|| format!("'{text}': write a time such as 250ms, 10s, 5m or 2h"))?;
+    Ok(Duration::from_millis(milliseconds))
+}
+
+/// `4096`, `64KiB`, `16MiB`, `4GiB`.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("", 1)];
+    counted(text, &units).ok_or_else(|| format!("'{text}': write a size such as 4096, 64KiB, 16MiB or 4GiB"))
+}
+
+/// The first unit that ends the text decides.
+fn counted(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let number = |(unit, factor): &(&str, u64)| Some((text.strip_suffix(unit)?, *factor));
+    let (number, factor) = units.iter().find_map(number)?;
+    number.trim_end().parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_have_units() {
+        assert_eq!(time("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(time("10 s"), Ok(Duration::from_secs(10)));
+        assert_eq!(time("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["", "10", "s", "-1s", "1d", "99999999999999999999h", "18446744073709551615h"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("64KiB"), Ok(65536));
+        assert_eq!(size("4 GiB"), Ok(4 << 30));
+        for wrong in ["", "KiB", "1kb", "-1", "18446744073709551615KiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

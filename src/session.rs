@@ -1,0 +1,454 @@
+//! SQL sessions: a connection on the node for somebody outside of it, as long as they stay connected.
+//!
+//! Two threads serve a session. The *reader* takes in what the caller says, so that an interruption and a disconnect are
+//! noticed while a statement runs; the *runner* runs statements, one after another, and writes what comes out. Rows leave
+//! in frames of some ten kilobytes; a caller that does not read them stops the runner in its write, and with it SQLite's
+//! next step: nothing is queued. What the caller said is bounded by [`MAX_ASK`], and by one run at a time.
+//!
+//! An interruption names a run, so that one that comes late ends nothing else. It ends SQLite's steps (a progress
+//! handler looks at the number) and what waits inside of one, such as for the write lock; a transaction that was handed
+//! over waits for its outcome.
+//!
+//! A session ends with its connection to the caller, by itself when nothing is asked of it for `session_idle` (a tenth of
+//! that inside of a transaction, since it may keep others from writing), and with its node. What it had not committed
+//! is rolled back.
+//!
+//! Deliberately absent: who may connect (`socket.rs`), and statements that are put together: the caller sends whole ones.
+
+pub(crate) mod words;
+
+use std::collections::HashMap;
+use std::io::{self, BufReader, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use parking_lot::{Condvar, Mutex};
+use rusqlite::fallible_iterator::FallibleIterator;
+use rusqlite::types::{Null, ToSqlOutput, ValueRef};
+use rusqlite::{InterruptHandle, Statement, ToSql};
+
+use crate::admin::{self, frame};
+use crate::connection::{ConnectOptions, Connection};
+use crate::error::{self, Error, ErrorKind, Outcome};
+use crate::shared::Hub;
+use words::{Ask, Cell, Tell, Trouble};
+
+/// Sessions of one node at the same time. Each has two threads, and may hold back the WAL.
+const MAX_SESSIONS: usize = 16;
+/// Largest thing a caller may say: one statement, or some rows for it.
+pub(crate) const MAX_ASK: usize = 16 << 20;
+/// Largest row, as JSON: a frame that both sides can hold.
+const MAX_ROW: usize = 32 << 20;
+/// Largest frame that a caller must take: a row, after less than [`BATCH`] of others.
+pub(crate) const MAX_TELL: usize = 64 << 20;
+/// Rows leave when this many bytes of them wait: enough to make a frame worth its price.
+const BATCH: usize = 32 << 10;
+/// Rows leave when the first of them waits for this long: a slow query is seen to move.
+const BATCH_AGE: Duration = Duration::from_millis(50);
+/// Steps of SQLite between two looks at whether the run was interrupted: some ten microseconds.
+const STEPS: i32 = 1000;
+/// How long the node's end waits for sessions to end. They do at once, but for a step of SQLite that takes long.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A caller's connection to this node, as a socket has it.
+pub(crate) trait Line: Read + Write + Send {
+    /// Another handle of the same connection.
+    fn again(&self) -> io::Result<Box<dyn Line>>;
+    /// A write that moves nothing for so long fails; reads wait.
+    fn set_patience(&self, limit: Duration) -> io::Result<()>;
+    /// Ends the connection in both directions, whoever uses it.
+    fn hang_up(&self);
+}
+
+/// All sessions of a node.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    open: Mutex<Open>,
+    fewer: Condvar,
+}
+
+#[derive(Default)]
+struct Open {
+    ended: bool,
+    next: u64,
+    lines: HashMap<u64, Box<dyn Line>>,
+}
+
+/// A session's place among them.
+struct Place<'a> {
+    sessions: &'a Sessions,
+    number: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.sessions.open.lock().lines.remove(&self.number);
+        self.sessions.fewer.notify_all();
+    }
+}
+
+impl Sessions {
+    fn enter(&self, line: &dyn Line) -> io::Result<Result<Place<'_>, Trouble>> {
+        let mut open = self.open.lock();
+        if open.ended {
+            return Ok(Err(Trouble::new("stopped", "this node is shutting down")));
+        }
+        if open.lines.len() >= MAX_SESSIONS {
+            let text = format!("this node has {MAX_SESSIONS} sessions already; end one, or use another node");
+            return Ok(Err(Trouble::new("busy", text)));
+        }
+        open.next += 1;
+        let number = open.next;
+        open.lines.insert(number, line.again()?);
+        Ok(Ok(Place { sessions: self, number }))
+    }
+
+    /// Ends all sessions, and lets none begin.
+    pub(crate) fn end(&self) {
+        let mut open = self.open.lock();
+        open.ended = true;
+        open.lines.values().for_each(|line| line.hang_up());
+        let deadline = Instant::now() + LAST_WORDS;
+        while !open.lines.is_empty() && !self.fewer.wait_until(&mut open, deadline).timed_out() {}
+    }
+}
+
+/// Which run is on, and which shall end. Numbers of runs grow.
+#[derive(Default)]
+struct Stop {
+    running: AtomicU64,
+    interrupted: AtomicU64,
+}
+
+impl Stop {
+    /// For good: the caller is gone.
+    const ALL: u64 = u64::MAX;
+
+    fn is_asked_for(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire) >= self.running.load(Ordering::Acquire)
+    }
+
+    fn ask(&self, number: u64, handle: &InterruptHandle) {
+        self.interrupted.fetch_max(number, Ordering::AcqRel);
+        // It counts for what runs now and for nothing later: SQLite forgets it when no statement is running.
+        if self.is_asked_for() {
+            handle.interrupt();
+        }
+    }
+}
+
+/// Serves a session until it ends.
+pub(crate) fn serve(
+    hub: &Hub,
+    vfs: &str,
+    sessions: &Sessions,
+    (name, options): (&str, &ConnectOptions),
+    mut stream: Box<dyn Line>,
+) -> io::Result<()> {
+    stream.set_patience(hub.config.session_idle)?;
+    let place = match sessions.enter(&*stream)? {
+        Ok(place) => place,
+        Err(trouble) => return tell(&mut *stream, &Tell::Failed(trouble)),
+    };
+    let opened = match hub.is_closing() {
+        true => Err(Error::new(ErrorKind::Stopped, "this node is shutting down")),
+        false => Connection::open(hub, vfs, name, options),
+    };
+    let connection = match opened {
+        Ok(connection) => connection,
+        Err(error) => return tell(&mut *stream, &Tell::Failed(trouble(hub, &error))),
+    };
+    let stop = Arc::new(Stop::default());
+    let handler = {
+        let stop = stop.clone();
+        move || stop.is_asked_for()
+    };
+    connection.progress_handler(STEPS, Some(handler)).map_err(io::Error::other)?;
+    tell(&mut *stream, &Tell::Opened { node: hub.id })?;
+    let handle = connection.get_interrupt_handle();
+    let from = stream.again()?;
+    let stop = &*stop;
+    let (to, asked) = crossbeam_channel::bounded(1);
+    std::thread::scope(|scope| {
+        let reader = std::thread::Builder::new().name("shoal-session".to_string());
+        reader.spawn_scoped(scope, move || {
+            listen(BufReader::new(from), &to, stop, &handle);
+            // What runs has nobody to answer any more.
+            stop.ask(Stop::ALL, &handle);
+        })?;
+        let mut runner = Runner { hub, connection, stream, stop };
+        let ended = runner.serve(&asked);
+        // Lets the reader go.
+        runner.stream.hang_up();
+        ended
+    })?;
+    drop(place);
+    Ok(())
+}
+
+/// Hands over what the caller says until they are gone, or do not keep to the words.
+fn listen(mut from: BufReader<Box<dyn Line>>, to: &Sender<Ask>, stop: &Stop, handle: &InterruptHandle) {
+    while let Ok(json) = frame::read(&mut from, MAX_ASK) {
+        match serde_json::from_slice(&json) {
+            Ok(Ask::Interrupt { number }) => stop.ask(number, handle),
+            Ok(run) => {
+                if to.try_send(run).is_err() {
+                    tracing::debug!("a session's caller did not wait for its answer");
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a session's caller does not speak its language");
+                return;
+            }
+        }
+    }
+}
+
+fn tell(stream: &mut dyn Line, what: &Tell) -> io::Result<()> {
+    frame::write(stream, &admin::encode(what))
+}
+
+/// Why a run did not come to its end.
+enum Fault {
+    /// Say so, and go on with the next.
+    Failed(Trouble),
+    /// The caller is gone.
+    Gone(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Fault {
+        Fault::Gone(error)
+    }
+}
+
+struct Runner<'a> {
+    hub: &'a Hub,
+    connection: Connection,
+    stream: Box<dyn Line>,
+    stop: &'a Stop,
+}
+
+impl Runner<'_> {
+    fn serve(&mut self, asked: &Receiver<Ask>) -> io::Result<()> {
+        loop {
+            let in_transaction = !self.connection.is_autocommit();
+            let idle = self.hub.config.session_idle;
+            let patience = if in_transaction { idle / 10 } else { idle };
+            match asked.recv_timeout(patience) {
+                Ok(Ask::Run { number, sql, rows }) => self.run(number, &sql, &rows)?,
+                Ok(Ask::Interrupt { .. }) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {
+                    let open = if in_transaction { "; its transaction is rolled back" } else { "" };
+                    let text = format!("the session ended: nothing was asked of it for {patience:?}{open}");
+                    return tell(
+                        &mut *self.stream,
+                        &Tell::Ended(Trouble::new("stopped", text).with_outcome(Outcome::NotCommitted)),
+                    );
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, number: u64, sql: &str, rows: &[Vec<Cell>]) -> io::Result<()> {
+        self.stop.running.store(number, Ordering::Release);
+        let ran = if rows.is_empty() { self.run_each(sql) } else { self.run_rows(sql, rows) };
+        match ran {
+            Ok(()) => {}
+            Err(Fault::Failed(trouble)) => tell(&mut *self.stream, &Tell::Failed(trouble))?,
+            Err(Fault::Gone(error)) => return Err(error),
+        }
+        let in_transaction = !self.connection.is_autocommit();
+        tell(&mut *self.stream, &Tell::Ready { number, in_transaction })
+    }
+
+    fn run_each(&mut self, sql: &str) -> Result<(), Fault> {
+        let Runner { hub, connection, stream, stop } = self;
+        let mut batch = rusqlite::Batch::new(connection, sql);
+        let failed = |error: rusqlite::Error| Fault::Failed(trouble_of_sqlite(hub, error));
+        while let Some(mut statement) = batch.next().map_err(failed)? {
+            if stop.is_asked_for() {
+                return Err(Fault::Failed(interrupted()));
+            }
+            let before = connection.total_changes();
+            if statement.column_count() > 0 {
+                let names = statement.column_names().into_iter().map(str::to_string).collect();
+                tell(&mut **stream, &Tell::Columns(names))?;
+            }
+            send_rows(hub, &mut statement, &mut **stream)?;
+            let changes = connection.total_changes() - before;
+            tell(&mut **stream, &Tell::Done { changes })?;
+        }
+        Ok(())
+    }
+
+    fn run_rows(&mut self, sql: &str, rows: &[Vec<Cell>]) -> Result<(), Fault> {
+        let Runner { hub, connection, stream, stop } = self;
+        let failed = |error: rusqlite::Error| Fault::Failed(trouble_of_sqlite(hub, error));
+        let mut statement = connection.prepare(sql).map_err(failed)?;
+        let before = connection.total_changes();
+        for row in rows {
+            if stop.is_asked_for() {
+                return Err(Fault::Failed(interrupted()));
+            }
+            if row.len() != statement.parameter_count() {
+                let text = format!("{} values for {} parameters", row.len(), statement.parameter_count());
+                return Err(Fault::Failed(Trouble::new("bad_input", text)));
+            }
+            for (at, cell) in row.iter().enumerate() {
+                statement.raw_bind_parameter(at + 1, cell).map_err(failed)?;
+            }
+            statement.raw_execute().map_err(failed)?;
+        }
+        let changes = connection.total_changes() - before;
+        Ok(tell(&mut **stream, &Tell::Done { changes })?)
+    }
+}
+
+impl ToSql for Cell {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Cell::Null => Null.into(),
+            Cell::Integer(value) => (*value).into(),
+            Cell::Real(value) => (*value).into(),
+            Cell::Text(value) => ToSqlOutput::Borrowed(ValueRef::Text(value.as_bytes())),
+            Cell::Odd(value) => ToSqlOutput::Borrowed(ValueRef::Text(value)),
+            Cell::Blob(value) => ToSqlOutput::Borrowed(ValueRef::Blob(value)),
+        })
+    }
+}
+
+fn cell(value: ValueRef<'_>) -> Cell {
+    match value {
+        ValueRef::Null => Cell::Null,
+        ValueRef::Integer(value) => Cell::Integer(value),
+        ValueRef::Real(value) => Cell::Real(value),
+        ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Cell::Text(text.to_string()),
+            Err(_) => Cell::Odd(bytes.to_vec()),
+        },
+        ValueRef::Blob(bytes) => Cell::Blob(bytes.to_vec()),
+    }
+}
+
+/// Rows as `{"rows":[...]}`, built as they come.
+struct Batch {
+    json: Vec<u8>,
+    rows: usize,
+    since: Instant,
+}
+
+impl Batch {
+    const HEAD: &'static [u8] = b"{\"rows\":[";
+
+    fn new() -> Batch {
+        Batch { json: Batch::HEAD.to_vec(), rows: 0, since: Instant::now() }
+    }
+
+    fn send(&mut self, stream: &mut dyn Line) -> io::Result<()> {
+        if self.rows > 0 {
+            self.json.extend_from_slice(b"]}");
+            frame::write(stream, &self.json)?;
+            self.json.truncate(Batch::HEAD.len());
+            // One large row is no reason to keep its memory.
+            self.json.shrink_to(2 * BATCH);
+            self.rows = 0;
+        }
+        self.since = Instant::now();
+        Ok(())
+    }
+}
+
+/// Steps a statement to its end.
+fn send_rows(hub: &Hub, statement: &mut Statement<'_>, stream: &mut dyn Line) -> Result<(), Fault> {
+    let failed = |error: rusqlite::Error| Fault::Failed(trouble_of_sqlite(hub, error));
+    let columns = statement.column_count();
+    let mut rows = statement.raw_query();
+    let mut batch = Batch::new();
+    let mut first = true;
+    let ended = loop {
+        let row = match rows.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(failed(error)),
+        };
+        let start = batch.json.len();
+        batch.json.extend_from_slice(if batch.rows > 0 { b",[" } else { b"[" });
+        let mut large = None;
+        for at in 0..columns {
+            let value = row.get_ref(at).map_err(failed)?;
+            let bytes = value.as_bytes().map_or(0, <[u8]>::len);
+            if bytes <= MAX_ROW {
+                batch.json.extend_from_slice(if at > 0 { b"," } else { b"" });
+                batch.json.extend_from_slice(&admin::encode(&cell(value)));
+            }
+            let size = (batch.json.len() - start).max(bytes);
+            if size > MAX_ROW {
+                large = Some(size);
+                break;
+            }
+        }
+        if let Some(size) = large {
+            batch.json.truncate(start);
+            let text = format!("a row of {size} bytes or more, limit {MAX_ROW}: select parts of it, with substr()");
+            break Err(Fault::Failed(Trouble::new("bad_input", text)));
+        }
+        batch.json.push(b']');
+        batch.rows += 1;
+        // The first row goes at once: it says that there are any.
+        if first || batch.json.len() >= BATCH || batch.since.elapsed() >= BATCH_AGE {
+            batch.send(stream)?;
+            first = false;
+        }
+    };
+    batch.send(stream)?;
+    ended
+}
+
+fn interrupted() -> Trouble {
+    Trouble { code: Some(rusqlite::ffi::SQLITE_INTERRUPT), ..Trouble::new("interrupted", "interrupted") }
+}
+
+fn trouble_of_sqlite(hub: &Hub, error: rusqlite::Error) -> Trouble {
+    // The sentence alone: the caller has the statement.
+    let words = match &error {
+        rusqlite::Error::SqlInputError { msg, offset, .. } => Some((msg.clone(), usize::try_from(*offset).ok())),
+        rusqlite::Error::SqliteFailure(_, Some(text)) => Some((text.clone(), None)),
+        _ => None,
+    };
+    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) {
+        return interrupted();
+    }
+    let error = Error::from(error);
+    let mut trouble = trouble(hub, &error);
+    if let Some((text, at)) = words.filter(|_| trouble.kind == "other") {
+        (trouble.text, trouble.at) = (text, at);
+    }
+    trouble
+}
+
+fn trouble(hub: &Hub, error: &Error) -> Trouble {
+    let mut trouble = Trouble::new(admin::word_of_kind(error.kind()), error.to_string());
+    trouble.code = error.sqlite().and_then(|error| match error {
+        rusqlite::Error::SqliteFailure(failure, _) => Some(failure.extended_code),
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.extended_code),
+        _ => None,
+    });
+    trouble.outcome = error.outcome();
+    let leader = error.sqlite().and_then(error::leader_hint).and_then(|id| u16::try_from(id).ok());
+    trouble.leader = leader.map(crate::types::NodeId);
+    if let Some(leader) = trouble.leader {
+        let address = hub.with_catalogue(|catalogue| catalogue.member(leader).map(|member| member.address.clone()));
+        trouble.address = address.ok().flatten();
+    }
+    if error.kind() == ErrorKind::Busy && hub.leadership().leader.is_none() {
+        // SQLite's word for it is that the database is locked; what a person needs to know is why.
+        trouble.kind = admin::word_of_kind(ErrorKind::NotLeader).to_string();
+        trouble.text = "there is no leader at the moment; nothing was written; try again".to_string();
+    }
+    trouble
+}

@@ -1,0 +1,325 @@
+//! `shoal sql`: one statement, scripts, what ends a session, and what a follower says.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::user::{LONG, Started, fails, free_ports, one_node, out, run, shoal, text, works, works_in_time};
+
+/// Runs a script from standard input.
+fn script(data: &str, sql: &str) -> Output {
+    let mut process = shoal(&["sql", "app", "--data", data])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+    process.wait_with_output().unwrap()
+}
+
+fn reason(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn values_keep_their_types_in_every_mode() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let sql = |sql: &str, more: &[&str]| works(&[&["sql", "app", sql, "--data", &data], more].concat());
+    assert_eq!(sql("CREATE TABLE t(i INTEGER, r REAL, x, b BLOB)", &[]), "");
+    assert_eq!(sql("INSERT INTO t VALUES (-1, 0.5, 'a,\"b', x'00ff'), (NULL, 9e999, 'ü', x'')", &[]), "");
+    let all = "SELECT * FROM t";
+    assert_eq!(sql(all, &[]), "-1|0.5|a,\"b|x'00ff'\n|Inf|ü|x''\n");
+    assert_eq!(sql(all, &["--mode", "csv", "--headers"]), "i,r,x,b\n-1,0.5,\"a,\"\"b\",x'00ff'\n,Inf,ü,x''\n");
+    assert_eq!(
+        sql(all, &["--json"]),
+        "[{\"i\":-1,\"r\":0.5,\"x\":\"a,\\\"b\",\"b\":\"00ff\"},\n{\"i\":null,\"r\":1e999,\"x\":\"ü\",\"b\":\"\"}]\n"
+    );
+    assert_eq!(sql("SELECT 1 AS a WHERE 0; SELECT 2 AS b", &["--json"]), "[]\n[{\"b\":2}]\n");
+    assert_eq!(sql("SELECT i, x FROM t", &["--mode", "column", "--headers"]), "i   x\n--  ----\n-1  a,\"b\n    ü\n");
+    assert_eq!(
+        sql("SELECT i, x FROM t", &["--mode", "table"]),
+        "+----+------+\n| i  | x    |\n+----+------+\n| -1 | a,\"b |\n|    | ü    |\n+----+------+\n"
+    );
+    assert_eq!(sql("SELECT i, x FROM t", &["--mode", "line"]), "    i = -1\n    x = a,\"b\n\n    i = \n    x = ü\n");
+    assert_eq!(sql("SELECT 9223372036854775807, typeof(1.0), 1.0", &[]), "9223372036854775807|real|1.0\n");
+    // A text that is not UTF-8 is a text all the same.
+    assert_eq!(sql("SELECT CAST(x'61ff62' AS TEXT)", &[]), "a\u{fffd}b\n");
+}
+
+#[test]
+fn a_script_runs_up_to_its_first_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let done = script(
+        &data,
+        "CREATE TABLE t(x);\n-- a comment; with a semicolon\nINSERT INTO t\n VALUES (1), (2);\n.headers on\nSELECT x FROM t;\n.tables\n\
+         CREATE TRIGGER g AFTER INSERT ON t BEGIN UPDATE t SET x = x; END; SELECT count(*) AS n FROM t",
+    );
+    assert_eq!((done.status.code(), out(&done).as_str()), (Some(0), "x\n1\n2\nt\nn\n2\n"), "{}", reason(&done));
+    let broken = script(&data, "INSERT INTO t VALUES (3);\nSELECT * FROM nowhere;\nINSERT INTO t VALUES (4);\n");
+    assert_eq!((broken.status.code(), out(&broken).as_str()), (Some(1), ""));
+    assert_eq!(reason(&broken), "shoal: stdin:2: no such table: nowhere\n");
+    assert_eq!(works(&["sql", "app", "SELECT max(x) FROM t", "--data", &data]), "3\n");
+    // A transaction that is open when the script ends is rolled back.
+    assert_eq!(script(&data, "BEGIN; INSERT INTO t VALUES (5);").status.code(), Some(0));
+    assert_eq!(works(&["sql", "app", "SELECT max(x) FROM t", "--data", &data]), "3\n");
+    assert!(reason(&script(&data, ".nothing")).contains("stdin:1: .nothing: no such command"));
+    assert_eq!(out(&script(&data, "SELECT 1;\n.quit\nSELECT 2;\n")), "1\n");
+    // Larger than what a node takes at once.
+    let large = script(&data, &format!("SELECT length('{}');", "x".repeat(17 << 20)));
+    assert_eq!(large.status.code(), Some(1));
+    assert!(reason(&large).contains("limit 16777216; nothing was done"), "{}", reason(&large));
+}
+
+#[test]
+fn files_are_read_and_imported_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let file = |name: &str, content: &str| {
+        std::fs::write(dir.path().join(name), content).unwrap();
+        text(&dir.path().join(name))
+    };
+    let good = file("good.csv", "id,name\n1,\"a, \"\"b\"\"\"\n2,\n");
+    let done = script(&data, &format!(".import {good} people\nSELECT id, name, typeof(name) FROM people;"));
+    assert_eq!(out(&done), "1|a, \"b\"|text\n2||text\n", "{}", reason(&done));
+    // The table is there now, and its first line is one of names.
+    assert_eq!(script(&data, &format!(".import --skip 1 '{good}' people")).status.code(), Some(0));
+    let bad = file("bad.csv", "3,x\n4\n");
+    let refused = script(&data, &format!(".import {bad} people"));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(reason(&refused).contains("line 2: 1 values for 2 columns; nothing was imported"), "{}", reason(&refused));
+    let inner = file("inner.sql", "SELECT count(*) FROM people;\n.quit\n");
+    let outer = file("outer.sql", &format!(".read {inner}\nSELECT 'not reached';\n"));
+    assert_eq!(out(&script(&data, &format!(".read {outer}\n"))), "4\n");
+    let broken = file("broken.sql", "SELECT 1;\nSELECT x;\n");
+    assert!(reason(&script(&data, &format!(".read {broken}"))).contains("broken.sql:2: no such column: x"));
+    assert!(reason(&script(&data, ".read /does/not/exist")).contains("/does/not/exist"));
+    let itself = dir.path().join("loop.sql");
+    file("loop.sql", &format!(".read {}\n", text(&itself)));
+    assert!(reason(&script(&data, &format!(".read {}", text(&itself)))).contains("sixteen deep"));
+    // More than one piece.
+    let lines: String = (0..100_000).map(|n| format!("{n},a name of some length\n")).collect();
+    let large = file("large.csv", &lines);
+    let sum = "SELECT count(*), sum(CAST(id AS INTEGER)) FROM big;";
+    let done = script(&data, &format!("CREATE TABLE big(id, name);\n.import {large} big\n{sum}"));
+    assert_eq!(out(&done), "100000|4999950000\n", "{}", reason(&done));
+}
+
+/// A query without end that has printed its first row.
+struct Endless {
+    process: std::process::Child,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Endless {
+    fn begin(data: &str, before: &str) -> Endless {
+        let sql = format!(
+            "{before}; SELECT 'begun' UNION ALL SELECT max(x) FROM (WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) \
+             SELECT x FROM c)"
+        );
+        let mut process =
+            shoal(&["sql", "app", &sql, "--data", data]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "begun\n");
+        Endless { process, stdout }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "");
+        let mut reason = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut reason).unwrap();
+        (self.process.wait().unwrap().code(), reason)
+    }
+}
+
+#[test]
+fn ctrl_c_interrupts_what_runs_and_the_node_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, data) = one_node(dir.path(), &[]);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let endless = Endless::begin(&data, "BEGIN; INSERT INTO t VALUES (1)");
+    endless.signal(Signal::INT);
+    assert_eq!(endless.end(), (Some(1), "shoal: interrupted\n".to_string()));
+    assert_eq!(works(&["sql", "app", "SELECT count(*) FROM t", "--data", &data]), "0\n");
+    assert_eq!(node.terminate(), 0);
+}
+
+#[test]
+fn a_session_whose_caller_is_gone_ends_and_is_rolled_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, data) = one_node(dir.path(), &[]);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let endless = Endless::begin(&data, "BEGIN IMMEDIATE; INSERT INTO t VALUES (1)");
+    endless.signal(Signal::KILL);
+    endless.end();
+    // The write lock is free, although that query has no end, and its row is gone.
+    works(&["sql", "app", "INSERT INTO t VALUES (2)", "--data", &data]);
+    assert_eq!(works(&["sql", "app", "SELECT x FROM t", "--data", &data]), "2\n");
+    // A reader that wants no more ends it as well, and that is no failure.
+    let mut head = shoal(&[
+        "sql",
+        "app",
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c",
+        "--data",
+        &data,
+    ])
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
+    let mut line = String::new();
+    BufReader::new(head.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!((line.as_str(), head.wait().unwrap().code()), ("1\n", Some(0)));
+    // A node that ends does not wait for the sessions that it has.
+    let endless = Endless::begin(&data, "SELECT 1 WHERE 0");
+    assert_eq!(node.terminate(), 0);
+    let (code, reason) = endless.end();
+    assert_eq!(code, Some(3), "{reason}");
+    assert!(reason.contains("the node went away"), "{reason}");
+}
+
+/// A session from a script whose end is not there yet.
+struct Waiting {
+    process: std::process::Child,
+    stdin: std::process::ChildStdin,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Waiting {
+    fn begin(data: &str, sql: &str) -> Waiting {
+        let mut process = shoal(&["sql", "app", "--data", data])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        writeln!(stdin, "{sql}; SELECT 'begun';").unwrap();
+        let mut waiting = Waiting { process, stdin, stdout: BufReader::new(stdout) };
+        let mut line = String::new();
+        waiting.stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "begun\n");
+        waiting
+    }
+
+    fn end(self) -> (Option<i32>, String) {
+        drop(self.stdin);
+        let done = self.process.wait_with_output().unwrap();
+        (done.status.code(), reason(&done))
+    }
+}
+
+#[test]
+fn sessions_are_limited_and_one_more_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let mut sessions: Vec<Waiting> = (0..16).map(|_| Waiting::begin(&data, "SELECT 1 WHERE 0")).collect();
+    let reason = fails(&["sql", "app", "SELECT 1", "--data", &data], 1);
+    assert!(reason.contains("16 sessions already"), "{reason}");
+    // Questions are not sessions.
+    works(&["health", "--data", &data]);
+    assert_eq!(sessions.pop().unwrap().end().0, Some(0));
+    let deadline = Instant::now() + LONG;
+    while run(&["sql", "app", "SELECT 1", "--data", &data]).status.code() != Some(0) {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn an_idle_transaction_is_ended_before_an_idle_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &["--session-idle", "2s"]);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let mut forgotten = Waiting::begin(&data, "BEGIN IMMEDIATE; INSERT INTO t VALUES (1)");
+    // Waits until the write lock is free: until that session was ended.
+    works(&["sql", "app", "INSERT INTO t VALUES (2)", "--data", &data]);
+    writeln!(forgotten.stdin, "COMMIT;").unwrap();
+    let (code, reason) = forgotten.end();
+    assert_eq!(code, Some(1), "{reason}");
+    assert!(reason.contains("nothing was asked of it for 200ms; its transaction is rolled back"), "{reason}");
+    assert_eq!(works(&["sql", "app", "SELECT x FROM t", "--data", &data]), "2\n");
+}
+
+#[test]
+fn a_row_that_is_too_large_is_refused_and_the_session_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let reason = fails(&["sql", "app", "SELECT 1, zeroblob(40000000)", "--data", &data], 1);
+    assert!(reason.contains("limit 33554432: select parts of it"), "{reason}");
+    let reason = fails(&["sql", "app", "SELECT zeroblob(16000000), zeroblob(16000000)", "--data", &data], 1);
+    assert!(reason.contains("limit 33554432"), "{reason}");
+    assert_eq!(works(&["sql", "app", "SELECT length(zeroblob(40000000))", "--data", &data]), "40000000\n");
+    assert_eq!(works(&["sql", "app", "SELECT zeroblob(8000000)", "--data", &data]).len(), 16_000_004);
+}
+
+#[test]
+fn a_follower_reads_and_says_who_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let address: Vec<String> = free_ports(3).iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let bootstrap = format!("1={},2={},3={}", address[0], address[1], address[2]);
+    let data = |id: usize| text(&dir.path().join(id.to_string()));
+    let start = |id: usize| {
+        let (data, number) = (data(id), id.to_string());
+        let args = ["start", "--id", &number, "--data", &data, "--listen", &address[id - 1], "--bootstrap", &bootstrap];
+        let node = Started::new(&mut shoal(&args));
+        node.wait_line("ready");
+        node
+    };
+    let mut nodes: Vec<Option<Started>> = (1..=3).map(|id| Some(start(id))).collect();
+    works_in_time(&["health", "--endpoints", &address.join(",")]);
+    works_in_time(&["transfer", "2", "--endpoints", &address.join(",")]);
+    works_in_time(&["sql", "app", "CREATE TABLE IF NOT EXISTS t(x); INSERT INTO t VALUES (1)", "--data", &data(2)]);
+    let read = works(&["sql", "app", "SELECT x FROM t", "--read", "linearizable", "--data", &data(1)]);
+    assert_eq!(read, "1\n");
+    let refused = fails(&["sql", "app", "INSERT INTO t VALUES (2)", "--data", &data(1)], 1);
+    assert!(refused.contains("node 2 is; nothing was written. Node 2"), "{refused}");
+    assert!(refused.contains(&address[1]) && refused.contains("shoal sql app --data"), "{refused}");
+    let reason = fails(&["sql", "app", "SELECT 1", "--endpoints", &address[0]], 2);
+    assert!(reason.contains("use --data DIR"), "{reason}");
+    // Without a majority there is no leader, and nothing is written.
+    nodes[1].take();
+    nodes[2].take();
+    let deadline = Instant::now() + LONG;
+    while run(&["health", "--data", &data(1)]).status.code() != Some(4) {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let reason = fails(&["sql", "app", "INSERT INTO t VALUES (3)", "--data", &data(1)], 4);
+    assert!(reason.contains("no leader at the moment; nothing was written"), "{reason}");
+    assert_eq!(works(&["sql", "app", "SELECT x FROM t", "--data", &data(1)]), "1\n");
+}
+
+#[test]
+fn a_statement_for_a_node_that_was_killed_is_not_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, data) = one_node(dir.path(), &[]);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let mut waiting = Waiting::begin(&data, "BEGIN; INSERT INTO t VALUES (1)");
+    drop(node);
+    writeln!(waiting.stdin, "COMMIT;").unwrap();
+    let (code, reason) = waiting.end();
+    assert_eq!(code, Some(1), "{reason}");
+    assert!(reason.contains("the statement was not done"), "{reason}");
+}
+
+#[test]
+fn a_directory_without_a_node_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(
+        fails(&["sql", "app", "SELECT 1", "--data", &text(dir.path())], 4).contains("no node runs in this directory")
+    );
+    assert!(fails(&["sql", "../app", "SELECT 1", "--data", &text(dir.path())], 4).contains("no node"));
+    let (_node, data) = one_node(dir.path(), &[]);
+    assert!(fails(&["sql", "../app", "SELECT 1", "--data", &data], 1).contains("../app"));
+}

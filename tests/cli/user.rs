@@ -1,0 +1,120 @@
+//! The program in the hands of a user: run it, look at what it prints, wait for what it says.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+pub(crate) fn shoal(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
+    for variable in ["SHOAL_DATA", "SHOAL_ENDPOINTS", "SHOAL_LISTEN", "SHOAL_ID", "SHOAL_BOOTSTRAP", "SHOAL_LOG"] {
+        command.env_remove(variable);
+    }
+    command.args(args);
+    command
+}
+
+pub(crate) fn run(args: &[&str]) -> Output {
+    shoal(args).output().unwrap()
+}
+
+pub(crate) fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// The reason, which is one line that begins with the program's name.
+pub(crate) fn fails(args: &[&str], code: i32) -> String {
+    let output = run(args);
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {text}{}", out(&output));
+    assert_eq!(out(&output), "", "{args:?}");
+    let reasons: Vec<&str> = text.lines().filter(|line| line.starts_with("shoal: ")).collect();
+    assert_eq!(reasons.len(), 1, "{args:?}: {text}");
+    reasons[0].to_string()
+}
+
+pub(crate) fn works(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    out(&output)
+}
+
+/// Until it works; for what needs a leader that is not elected yet.
+pub(crate) fn works_in_time(args: &[&str]) -> String {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let output = run(args);
+        if output.status.success() {
+            return out(&output);
+        }
+        assert_eq!(output.status.code(), Some(4), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(Instant::now() < deadline, "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A running `shoal start`; killed when dropped.
+pub(crate) struct Started {
+    process: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Started {
+    pub(crate) fn new(command: &mut Command) -> Started {
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let (to, lines) = mpsc::channel();
+        let stderr = BufReader::new(process.stderr.take().unwrap());
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| to.send(line)));
+        Started { process, lines }
+    }
+
+    pub(crate) fn wait_line(&self, with: &str) -> String {
+        let deadline = Instant::now() + LONG;
+        let mut seen = String::new();
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(with) => return line,
+                Ok(line) => seen = format!("{seen}{line}\n"),
+                Err(_) => panic!("no line with {with:?} in:\n{seen}"),
+            }
+        }
+    }
+
+    pub(crate) fn terminate(mut self) -> i32 {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
+        self.process.wait().unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub(crate) fn free_ports(n: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+pub(crate) fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_string()
+}
+
+/// A cluster of one that is ready to write, and where it is.
+pub(crate) fn one_node(dir: &Path, more: &[&str]) -> (Started, String) {
+    let data = text(&dir.join("data"));
+    let mut args = vec!["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"];
+    args.extend(more);
+    let node = Started::new(&mut shoal(&args));
+    node.wait_line("ready");
+    works_in_time(&["health", "--data", &data]);
+    (node, data)
+}
