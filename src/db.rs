@@ -14,6 +14,7 @@ use shoaldb_vfs::env::{DirLock, Env};
 use shoaldb_vfs::page::PageSize;
 
 use crate::admin::{self, Request};
+use crate::backup::{self, Progress};
 use crate::boot::Directory;
 pub use crate::catalogue::AutoVacuum;
 use crate::catalogue::Catalogue;
@@ -271,6 +272,7 @@ impl Builder {
             }
         };
         let vfs_name = registrations.first().map_or(DEFAULT_VFS, Registration::name).to_string();
+        hub.set_vfs_name(&vfs_name);
         let socket = match self.env {
             None => AdminSocket::open(&hub, &vfs_name, &self.dir)
                 .inspect_err(|error| tracing::warn!(node = hub.id.0, %error, "no admin socket"))
@@ -577,6 +579,47 @@ impl Node {
     /// Makes node `to` the leader. Refused if it is no voter or does not answer.
     pub fn transfer_leadership(&self, to: u64) -> Result<()> {
         self.administer(&Request::Transfer { to: node_id(to)? })
+    }
+
+    /// Writes the database, as this node shows it, to a plain SQLite file at `path`, which must not exist. The file is one
+    /// state: writes go on meanwhile and are not in it. When this returns, the file is whole and on disk; there is none if
+    /// it fails. Needs little memory, but holds back the database's WAL for as long as it takes.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let node = shoaldb::Node::open(dir.path().join("data"))?;
+    /// # let copy = dir.path().join("copy.db");
+    /// node.connect("app")?.execute_batch("CREATE TABLE t(v)")?;
+    /// node.backup("app", &copy)?;
+    /// node.restore("again", &copy)?;
+    /// # Ok(()) }
+    /// ```
+    pub fn backup(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
+        self.backup_with(name, path, |_| {})
+    }
+
+    /// As [`Node::backup`]; `told` hears how far it is.
+    pub fn backup_with(&self, name: &str, path: impl AsRef<Path>, mut told: impl FnMut(Progress)) -> Result<()> {
+        self.check_running()?;
+        backup::backup(&self.inner.hub, name, path.as_ref(), &mut told)
+    }
+
+    /// Makes the content of a SQLite file the content of the database, in one transaction, on the leader. Another node gives
+    /// an error that names it ([`Error::leader`]).
+    ///
+    /// The file may have any page size, encoding and `auto_vacuum`, and a `-wal` beside it; it is not changed. It is checked
+    /// first, and one that is damaged is refused before anything happens. A database that does not exist is created; one
+    /// that exists must have the same page size and encoding of texts, and shows its old content until the new one is
+    /// committed. Needs little memory.
+    pub fn restore(&self, name: &str, path: impl AsRef<Path>) -> Result<()> {
+        self.restore_with(name, path, |_| {})
+    }
+
+    /// As [`Node::restore`]; `told` hears how far it is.
+    pub fn restore_with(&self, name: &str, path: impl AsRef<Path>, mut told: impl FnMut(Progress)) -> Result<()> {
+        self.check_running()?;
+        backup::restore(&self.inner.hub, name, path.as_ref(), &mut told)
     }
 
     fn administer(&self, request: &Request) -> Result<()> {

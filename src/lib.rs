@@ -12,6 +12,7 @@ compile_error!("a program with planted mistakes is for the simulation only: it n
 
 mod admin;
 mod apply;
+mod backup;
 mod boot;
 pub mod catalogue;
 #[doc(hidden)]
@@ -58,6 +59,7 @@ pub mod design {
 
 pub use rusqlite;
 
+pub use crate::backup::{Phase, Progress};
 pub use crate::connection::{ConnectOptions, Connection, ReadLevel, WriteTx};
 pub use crate::db::{AutoVacuum, Builder, CreateOptions, Member, Node};
 pub use crate::error::{Error, ErrorKind, Outcome, Result, leader_hint, outcome, outcome_of_code};

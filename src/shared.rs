@@ -124,6 +124,7 @@ pub(crate) struct Shared {
     pub(crate) catalogue: Mutex<Option<Catalogue>>,
     pub(crate) events: Events,
     transport: OnceLock<Weak<dyn Transport>>,
+    vfs_name: OnceLock<String>,
     log: OnceLock<Arc<Log>>,
     pub(crate) core_status: Mutex<Option<CoreStatus>>,
     /// Leadership, progress, trouble or the end: anything that more than one kind of caller waits for.
@@ -169,6 +170,7 @@ impl Shared {
             catalogue: Mutex::new(None),
             events: Events::default(),
             transport: OnceLock::new(),
+            vfs_name: OnceLock::new(),
             log: OnceLock::new(),
             core_status: Mutex::new(None),
             changed: Signal::default(),
@@ -194,6 +196,16 @@ impl Shared {
     pub(crate) fn set_transport(&self, transport: &Arc<dyn Transport>) {
         // Set once, by whoever started the node.
         let _ = self.transport.set(Arc::downgrade(transport));
+    }
+
+    /// Under which name SQLite knows this node.
+    pub(crate) fn vfs_name(&self) -> &str {
+        // Set before anybody has the node.
+        self.vfs_name.get().map_or("", String::as_str)
+    }
+
+    pub(crate) fn set_vfs_name(&self, name: &str) {
+        let _ = self.vfs_name.set(name.to_string());
     }
 
     /// First entry of the log, and its bytes on disk.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod api;
+mod backup;
 mod cluster;
 mod large;
 mod life;

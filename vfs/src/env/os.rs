@@ -14,7 +14,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
 
 use super::{Clock, DirLock, Env, File, Fs, Label, Open, Rng, Scratch};
 use crate::map::MappedScratch;
@@ -95,6 +96,19 @@ impl Fs for OsFs {
 
     fn scratch(&self, dir: &Path, piece: usize, _label: Label) -> io::Result<Arc<dyn Scratch>> {
         Ok(Arc::new(OsScratch(MappedScratch::new(nameless(dir)?, piece)?)))
+    }
+}
+
+/// Renames a file within one directory, if nothing has the new name: `AlreadyExists` if something has. For files outside of
+/// a data directory, where others come and go.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // This file system knows no such rename. A link has the same effect, where there are links.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        result => Ok(result?),
     }
 }
 
