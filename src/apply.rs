@@ -72,6 +72,26 @@ impl Applier {
         self.queue.extend(entries);
     }
 
+    /// Whether there is nothing to apply.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether the next step costs nothing worth mentioning: an entry without content, or a transaction that a connection
+    /// of this process waits for and publishes itself.
+    pub(crate) fn next_is_cheap(&self) -> bool {
+        if self.accepted.is_some() {
+            return true;
+        }
+        let Some(next) = self.queue.front() else { return false };
+        if next.class != EntryClass::Normal || next.data.is_empty() {
+            return true;
+        }
+        let Ok((Kind::Transaction, origin)) = entry::peek(&next.data) else { return false };
+        let own = origin.node == self.hub.id && origin.session == self.hub.session;
+        own && self.hub.pending.writing(origin.number).is_some()
+    }
+
     /// Does the next thing that can be done without waiting.
     pub(crate) fn step(&mut self) -> Step {
         if let Some((db, position)) = &self.accepted {

@@ -82,7 +82,7 @@ impl Inbound for NodeInbound {
     }
 
     fn on_message(&self, _: NodeId, message: Message) {
-        self.hub.post(Input::Message(Box::new(message)));
+        self.hub.deliver(Input::Message(Box::new(message)));
     }
 
     fn on_found(&self, from: NodeId, message: FoundMessage) {

@@ -11,6 +11,7 @@
 compile_error!("a program with planted mistakes is for the simulation only: it needs the feature `sim`");
 
 mod admin;
+mod appender;
 mod apply;
 mod backup;
 mod boot;
@@ -21,6 +22,7 @@ mod config;
 mod connection;
 mod databases;
 mod db;
+mod driver;
 mod engine;
 pub mod entry;
 pub mod error;

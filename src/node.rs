@@ -25,23 +25,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::apply::{Applier, Step};
 use crate::boot::{self, Directory, Opened};
-use crate::engine::{Engine, Outlet};
+use crate::driver::{Driver, Work};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::found::format::FoundMessage;
 use crate::found::{self, Founding};
-use crate::log::{Batch, Log};
+use crate::log::Log;
 use crate::net::Transport;
-use crate::raft::{Core, CoreConfig, EntryReader, PersistBatch, Role};
-use crate::shared::{Hub, Input, Leadership};
-use crate::types::{HardState, LogEntry, LogIndex, Message, NodeId, Term};
+use crate::raft::{Core, CoreConfig, EntryReader, Role};
+use crate::shared::{Hub, Input, Leadership, Turn};
+use crate::types::{LogEntry, LogIndex, Term};
 use crate::upkeep::{STEP, Upkeep};
 
-/// Messages taken from the mailbox in one turn: enough to share a sync, few enough to answer soon.
-const INPUTS_PER_TURN: usize = 512;
 /// Time between two ticks of the founding.
 const FOUND_TICK: Duration = Duration::from_millis(100);
 /// How often the applier looks whether the node ends while it waits for SQLite to show a transaction.
@@ -135,31 +132,30 @@ impl RaftThread {
     fn lead_and_follow(self, opened: Opened, directory: &Directory) -> Result<()> {
         let RaftThread { hub, mailbox, transport } = self;
         let anchored = opened.applied().index;
-        let (mut engine, log) = begin(&hub, opened, directory)?;
-        let (to_log, batches) = crossbeam_channel::unbounded();
-        let (to_apply, entries) = crossbeam_channel::unbounded();
-        let (hint, hints) = crossbeam_channel::bounded(1);
+        let (engine, log) = begin(&hub, opened, directory)?;
+        let driver = Arc::new(Driver::new(&hub, mailbox, engine, log.clone(), transport));
+        let turn: Arc<dyn Turn> = driver.clone();
+        hub.set_driver(&turn);
         let threads = vec![
             thread("log", &hub, {
-                let (hub, log) = (hub.clone(), log.clone());
-                move || run_log(&hub, &log, &batches, &hint)
+                let driver = driver.clone();
+                move || run_log(&driver)
             })?,
             thread("upkeep", &hub, {
                 let (hub, log) = (hub.clone(), log.clone());
                 move || run_upkeep(&hub, log, anchored)
             })?,
             thread("spare", &hub, {
-                let (hub, log) = (hub.clone(), log.clone());
-                move || run_spare(&hub, &log, &hints)
+                let (hub, driver) = (hub.clone(), driver.clone());
+                move || run_spare(&hub, &log, &driver)
             })?,
             thread("apply", &hub, {
-                let hub = hub.clone();
-                move || run_apply(&hub, &entries)
+                let (hub, driver) = (hub.clone(), driver.clone());
+                move || run_apply(&hub, &driver)
             })?,
         ];
-        let mut out = Wires { to_log, to_apply, transport };
-        turn_until_stopped(&mut engine, &hub, &mailbox, &mut out);
-        drop(out);
+        driver.tick_until_stopped();
+        driver.end();
         for thread in threads {
             // A panic in one of them has been printed; there is nothing left to save.
             let _ = thread.join();
@@ -236,126 +232,8 @@ fn thread(name: &'static str, hub: &Hub, body: impl FnOnce() + Send + 'static) -
     })
 }
 
-/// Where the engine's effects go.
-struct Wires {
-    to_log: Sender<PersistBatch>,
-    to_apply: Sender<Vec<LogEntry>>,
-    transport: Option<Arc<dyn Transport>>,
-}
-
-impl Outlet for Wires {
-    fn persist(&mut self, batch: PersistBatch) {
-        let _ = self.to_log.send(batch);
-    }
-
-    fn send(&mut self, message: Message) {
-        if let Some(transport) = &self.transport {
-            transport.send(message);
-        }
-    }
-
-    fn send_found(&mut self, to: NodeId, message: FoundMessage) {
-        if let Some(transport) = &self.transport {
-            transport.send_found(to, message);
-        }
-    }
-
-    fn apply(&mut self, entries: Vec<LogEntry>) {
-        let _ = self.to_apply.send(entries);
-    }
-}
-
-fn turn_until_stopped(engine: &mut Engine, hub: &Hub, mailbox: &Receiver<Input>, out: &mut Wires) {
-    let tick = hub.config.tick();
-    let mut next_tick = Instant::now() + tick;
-    if !engine.turn(out) {
-        return;
-    }
-    loop {
-        let first = match mailbox.recv_deadline(next_tick) {
-            Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Ok(input) => Some(input),
-            Err(RecvTimeoutError::Timeout) => None,
-        };
-        if let Some(first) = first {
-            engine.on_input(first);
-            for input in mailbox.try_iter().take(INPUTS_PER_TURN) {
-                if matches!(input, Input::Stop) {
-                    return;
-                }
-                engine.on_input(input);
-            }
-        }
-        let now = Instant::now();
-        if now >= next_tick {
-            engine.on_tick();
-            // Ticks that were missed (a stopped process, a debugger) are not caught up with: time was not ours.
-            next_tick = (next_tick + tick).max(now);
-        }
-        if !engine.turn(out) {
-            return;
-        }
-    }
-}
-
-fn run_log(hub: &Hub, log: &Log, batches: &Receiver<PersistBatch>, hint: &Sender<()>) {
-    let mut appender = Appender::default();
-    while let Ok(first) = batches.recv() {
-        if !appender.append(hub, log, first, batches.try_iter()) {
-            return;
-        }
-        let _ = hint.try_send(());
-    }
-}
-
-/// Appends batches in order, everything that waits in one go. A batch that only moves the commit index costs no write:
-/// it goes along with the next one.
-#[derive(Default)]
-pub(crate) struct Appender {
-    unwritten: Option<HardState>,
-}
-
-impl Appender {
-    /// Writes `first` and what `more` has at once, and posts what became of it. `false` when the log has failed.
-    pub(crate) fn append(
-        &mut self,
-        hub: &Hub,
-        log: &Log,
-        first: PersistBatch,
-        more: impl Iterator<Item = PersistBatch>,
-    ) -> bool {
-        let mut number = first.number;
-        let mut must_sync = first.must_sync;
-        let hard_state = first.hard_state.or(self.unwritten.take());
-        let mut batch = Batch { entries: first.entries, hard_state, anchor: None };
-        let mut separate = None;
-        for next in more {
-            let follows = match (batch.entries.last(), next.entries.first()) {
-                (Some(last), Some(first)) => first.id.index == last.id.index.next(),
-                _ => true,
-            };
-            if !follows {
-                separate = Some(next);
-                break;
-            }
-            number = next.number;
-            must_sync |= next.must_sync;
-            batch.entries.extend(next.entries);
-            batch.hard_state = next.hard_state.or(batch.hard_state);
-        }
-        for (number, must_sync, batch) in std::iter::once((number, must_sync, batch)).chain(separate.map(|next| {
-            (next.number, next.must_sync, Batch { entries: next.entries, hard_state: next.hard_state, anchor: None })
-        })) {
-            if !must_sync && batch.entries.is_empty() {
-                self.unwritten = batch.hard_state.or(self.unwritten);
-            } else if let Err(error) = log.append(&batch) {
-                hub.post(Input::Failed { what: error.in_words() });
-                return false;
-            }
-            hub.post(Input::Persisted { batch: number });
-        }
-        true
-    }
+fn run_log(driver: &Driver) {
+    while driver.write_all() {}
 }
 
 fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex) {
@@ -367,40 +245,30 @@ fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex) {
     }
 }
 
-fn run_spare(hub: &Hub, log: &Log, hints: &Receiver<()>) {
+fn run_spare(hub: &Hub, log: &Log, driver: &Driver) {
     loop {
         if let Err(error) = log.prepare_spare() {
             // No promise depends on a spare; an append that needs room will say so itself.
             tracing::warn!(node = hub.id.0, %error, "no spare log segment");
         }
-        if hints.recv().is_err() {
+        if !driver.wait_for_spare_wanted() {
             return;
         }
     }
 }
 
-fn run_apply(hub: &Hub, entries: &Receiver<Vec<LogEntry>>) {
-    let mut applier = Applier::new(hub.clone());
-    while let Ok(first) = entries.recv() {
-        applier.push(first);
-        loop {
-            match applier.step() {
-                Step::Done => {}
-                Step::Idle => break,
-                Step::Waiting(db, position) => {
-                    if hub.is_stopped() {
-                        return;
-                    }
-                    // Whatever it says, the next step looks again.
-                    let _ = db.wait_position(position, SHOW_POLL);
-                }
-                Step::Stopped(reason) => {
-                    let what = format!("node {} cannot apply {reason}; nothing later is applied", hub.id);
-                    hub.post(Input::Failed { what });
+fn run_apply(hub: &Hub, driver: &Driver) {
+    loop {
+        match driver.apply_all() {
+            Work::Rest => driver.wait_for_entries(Duration::MAX),
+            Work::Await(db, position) => {
+                if hub.is_stopped() {
                     return;
                 }
+                // Whatever it says, the next step looks again.
+                let _ = db.wait_position(position, SHOW_POLL);
             }
+            Work::End => return,
         }
-        hub.post(Input::Applied { index: hub.applied().index });
     }
 }

@@ -142,7 +142,7 @@ impl Replicator for NodeReplicator {
                 return Err(Refusal::TooLarge);
             };
             drop(transaction);
-            self.hub.post(Input::Propose { number, data: data.into() });
+            self.hub.deliver_and_write(Input::Propose { number, data: data.into() });
             (number, signal)
         } else {
             let transaction = Arc::new(transaction);
@@ -173,6 +173,10 @@ impl Replicator for NodeReplicator {
         }
     }
 
+    fn on_write_released(&self) {
+        self.hub.on_published();
+    }
+
     fn read_barrier(&self, _: &Arc<Database>, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
         if planted::is(Bug::ReadWithoutMajority) && self.hub.is_ready_leader() {
             return Ok(());
@@ -190,7 +194,7 @@ impl crate::shared::Shared {
             self.pending.abandon_unproposed(number);
             return Decision::Refused("the entry is too large".to_string());
         };
-        self.post(Input::Propose { number, data: data.into() });
+        self.deliver_and_write(Input::Propose { number, data: data.into() });
         let deadline = self.deadline(self.config.commit_timeout);
         let decision = signal.wait(&self.waiting, deadline, POLL, || {
             let given_up = interrupted.is_some_and(|interrupted| interrupted());

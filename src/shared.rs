@@ -79,6 +79,17 @@ pub(crate) struct Findings {
     pub(crate) compactions: u64,
 }
 
+/// Turns the engine; `driver.rs` does.
+pub(crate) trait Turn: Send + Sync {
+    /// Something is in the mailbox: turn the engine here and now, if nobody else does. With `may_write` also write the log
+    /// here, which blocks for a sync.
+    fn turn(&self, may_write: bool);
+    /// Something is in the mailbox: some thread shall turn the engine soon.
+    fn wake(&self);
+    /// SQLite has shown a transaction of this node.
+    fn on_published(&self);
+}
+
 /// Who leads, as this node sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Leadership {
@@ -113,7 +124,9 @@ pub(crate) struct Shared {
     pub(crate) session: u64,
     pub(crate) config: Config,
     pub(crate) waiting: Waiting,
-    pub(crate) mailbox: Sender<Input>,
+    mailbox: Sender<Input>,
+    /// None before this node belongs to a cluster, and in a simulation.
+    driver: OnceLock<Weak<dyn Turn>>,
     pub(crate) pending: Pending,
     pub(crate) databases: Databases,
     /// Parts of large transactions that had no effect, because their split was over.
@@ -163,6 +176,7 @@ impl Shared {
             config,
             waiting,
             mailbox,
+            driver: OnceLock::new(),
             pending: Pending::default(),
             databases,
             parts_refused: AtomicU64::new(0),
@@ -240,10 +254,51 @@ impl Shared {
         }
     }
 
+    /// Who turns the engine, from now on.
+    pub(crate) fn set_driver(&self, driver: &Arc<dyn Turn>) {
+        let _ = self.driver.set(Arc::downgrade(driver));
+    }
+
+    fn driver(&self) -> Option<Arc<dyn Turn>> {
+        self.driver.get()?.upgrade()
+    }
+
+    /// Puts something into the engine's mailbox, for whoever turns it next.
+    pub(crate) fn send(&self, input: Input) {
+        let _ = self.mailbox.send(input);
+    }
+
+    /// Puts something into the engine's mailbox and turns the engine here, if nobody else does. The caller holds no lock,
+    /// of the node or of the VFS.
+    pub(crate) fn deliver(&self, input: Input) {
+        self.send(input);
+        if let Some(driver) = self.driver() {
+            driver.turn(false);
+        }
+    }
+
+    /// Like [`Shared::deliver`], for a caller who waits for what becomes of it: it may write the log here, too.
+    pub(crate) fn deliver_and_write(&self, input: Input) {
+        self.send(input);
+        if let Some(driver) = self.driver() {
+            driver.turn(true);
+        }
+    }
+
+    /// SQLite has given WRITE back. The caller holds no lock.
+    pub(crate) fn on_published(&self) {
+        if let Some(driver) = self.driver() {
+            driver.on_published();
+        }
+    }
+
     /// Puts something into the engine's mailbox. After the end nobody listens, which is fine: whoever waits is told by
     /// `pending` or `stopped`.
     pub(crate) fn post(&self, input: Input) {
-        let _ = self.mailbox.send(input);
+        self.send(input);
+        if let Some(driver) = self.driver() {
+            driver.wake();
+        }
     }
 
     pub(crate) fn leadership(&self) -> Leadership {
@@ -331,7 +386,7 @@ impl Shared {
     pub(crate) fn begin_read(&self) -> u64 {
         let request = self.next_read.fetch_add(1, Ordering::Relaxed);
         self.reads.lock().insert(request, None);
-        self.post(Input::Read { request });
+        self.deliver(Input::Read { request });
         request
     }
 

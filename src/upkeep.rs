@@ -52,7 +52,7 @@ const ANCHOR_ENTRIES: u64 = 256;
 const RESTART_FACTOR: u64 = 4;
 /// How long writers are held off, and how long they are left alone afterwards.
 const RESTART_PATIENCE: Duration = Duration::from_millis(50);
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
+const RESTART_PAUSE: Duration = Duration::from_millis(250);
 /// Time until a checkpoint that failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// Time between two questions to the leader.

@@ -11,6 +11,8 @@
 //!
 //! Deliberately absent: the page's number and hash, which `entry.rs` writes beside it.
 
+use std::cell::Cell;
+
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use shoaldb_vfs::page::PageSize;
 use shoaldb_vfs::transaction::PageImage;
@@ -20,10 +22,27 @@ pub(crate) const RAW: u8 = 0;
 /// Operation byte of an lz4 block.
 pub(crate) const LZ4: u8 = 1;
 
-/// Encodes the pages of one transaction, with one lz4 table for all of them.
-#[derive(Default)]
+thread_local! {
+    /// Making a table costs as much as packing a page with it.
+    static TABLE: Cell<Option<CompressTable>> = const { Cell::new(None) };
+}
+
+/// Encodes the pages of one transaction, with one lz4 table for all of them, which the thread's next encoder takes over.
 pub(crate) struct PageEncoder {
-    table: CompressTable,
+    /// Made when it is first needed.
+    table: Option<CompressTable>,
+}
+
+impl Default for PageEncoder {
+    fn default() -> PageEncoder {
+        PageEncoder { table: TABLE.take() }
+    }
+}
+
+impl Drop for PageEncoder {
+    fn drop(&mut self) {
+        TABLE.set(self.table.take());
+    }
 }
 
 impl PageEncoder {
@@ -36,7 +55,7 @@ impl PageEncoder {
     pub(crate) fn put(&mut self, out: &mut Vec<u8>, image: &[u8]) -> u8 {
         let start = out.len();
         out.resize(start + get_maximum_output_size(image.len()), 0);
-        let packed = compress_into_with_table(image, &mut out[start..], &mut self.table);
+        let packed = compress_into_with_table(image, &mut out[start..], self.table.get_or_insert_default());
         match packed {
             Ok(len) if len <= image.len() - image.len() / 10 => {
                 out.truncate(start + len);

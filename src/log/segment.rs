@@ -33,6 +33,8 @@ pub(super) struct Segment {
     pub(super) applied: LogIndex,
     /// Where its batches end.
     pub(super) end: AtomicU64,
+    /// Its file was written to its end beforehand: a sync of a batch then has no length and no blocks to record.
+    pub(super) filled: bool,
 }
 
 /// A file of a segment's size that is nobody's.

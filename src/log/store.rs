@@ -113,7 +113,8 @@ impl Log {
             hard_state,
             anchor: anchor.clone(),
         };
-        let (active, end, chain) = open_segment(&directory, directory.create_spare()?, &head, options.segment_bytes)?;
+        let (active, end, chain) =
+            open_segment(&directory, directory.create_spare()?, &head, options.segment_bytes, false)?;
         let segments = VecDeque::from([active]);
         let contents = Contents::new(start, hard_state, anchor);
         Ok(Log::assemble(directory, options, cluster, Index { contents, segments }, (end, chain), Vec::new()))
@@ -150,6 +151,7 @@ impl Log {
                 capacity: options.segment_bytes.max(bytes.len() as u64),
                 applied: named.head.anchor.applied,
                 end: AtomicU64::new(end.offset),
+                filled: bytes.len() as u64 >= options.segment_bytes,
             }));
             last_end = end.offset;
             cut = end.cut;
@@ -248,7 +250,9 @@ impl Log {
 
     fn write(&self, writer: &mut Writer, records: &[Record<'_>], body: usize) -> Result<Written, LogError> {
         let size = sector_up((BATCH_HEADER + body) as u64);
-        if writer.end + size > writer.active.capacity {
+        // A log begins with a file that grows, since filling one takes time; it leaves it as soon as there is a filled one.
+        let spare_is_better = !writer.active.filled && !self.spares.lock().is_empty();
+        if writer.end + size > writer.active.capacity || spare_is_better {
             self.switch(writer, size)?;
         }
         let Writer { active, end, chain, buffer, .. } = writer;
@@ -339,8 +343,9 @@ impl Log {
         let head_size = sector_up((HEAD_FIXED + Record::Anchor(&head.anchor).payload_len()) as u64);
         let capacity = self.options.segment_bytes.max(head_size + size);
         let spare = if capacity == self.options.segment_bytes { self.spares.lock().pop() } else { None };
+        let filled = spare.is_some();
         let spare = spare.map_or_else(|| self.directory.create_spare(), Ok)?;
-        let (segment, end, chain) = open_segment(&self.directory, spare, head, capacity)?;
+        let (segment, end, chain) = open_segment(&self.directory, spare, head, capacity, filled)?;
         writer.active = segment.clone();
         writer.end = end;
         writer.chain = chain;
@@ -441,6 +446,11 @@ impl Log {
     /// Bytes of all segments that count, without what is pre-written.
     pub fn bytes(&self) -> u64 {
         self.index.read().segments.iter().map(|segment| segment.end.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether [`Log::prepare_spare`] has something to do.
+    pub fn wants_spare(&self) -> bool {
+        self.spares.lock().len() < self.options.spares
     }
 
     /// Pre-writes segments until `LogOptions::spares` are there. For a thread beside the appender: an append that finds
@@ -577,6 +587,7 @@ fn open_segment(
     spare: Spare,
     head: &Head,
     capacity: u64,
+    filled: bool,
 ) -> Result<(Arc<Segment>, u64, u32), LogError> {
     let number = u32::try_from(head.number);
     let number = number.map_err(|_| LogError::Misuse("segment numbers are used up".to_owned()))?;
@@ -587,7 +598,7 @@ fn open_segment(
     let name = directory.promote(&spare, number)?;
     let end = bytes.len() as u64;
     let applied = head.anchor.applied;
-    let segment = Segment { number, name, file: spare.file, capacity, applied, end: AtomicU64::new(end) };
+    let segment = Segment { number, name, file: spare.file, capacity, applied, end: AtomicU64::new(end), filled };
     Ok((Arc::new(segment), end, chain))
 }
 

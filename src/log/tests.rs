@@ -210,9 +210,11 @@ fn what_open_reports_after_a_failed_sync_is_really_on_disk() {
 fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
     let fs = SimFs::new(1);
     let log = create(&fs).unwrap();
-    log.prepare_spare().unwrap();
     // A full segment holds 8192 - 512 (head) - 40 (batch header) - 32 (record header) = 7608 bytes of one entry.
     for (i, len) in [7607, 7608, 7609, 40_000, 10].into_iter().enumerate() {
+        if i == 1 {
+            log.prepare_spare().unwrap();
+        }
         log.append(&Batch { entries: vec![entry(i as u64 + 2, 1, len)], ..Batch::default() }).unwrap();
     }
     let (log, recovered) = open(&fs).unwrap();
@@ -222,12 +224,36 @@ fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
     assert_eq!(sizes, [8192, 8192, 8704, 41_472 - 512, 1024]);
 }
 
+/// A batch in a file that grows costs a second write to the disk, for the file system's own records.
+#[test]
+fn a_log_leaves_a_file_that_grows_as_soon_as_there_is_a_filled_one() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.append(&entries(2, 2, 1, 100)).unwrap();
+    log.prepare_spare().unwrap();
+    assert!(!log.wants_spare());
+    log.append(&entries(3, 3, 1, 100)).unwrap();
+    assert!(log.wants_spare(), "the spare is the active segment now");
+    log.append(&entries(4, 4, 1, 100)).unwrap();
+    let sizes = [1, 2].map(|number| fs.peek(Path::new(&file(number))).unwrap().len());
+    assert_eq!(sizes, [1024, 8192]);
+    assert!(fs.peek(Path::new(&file(3))).is_none(), "a filled segment is filled with batches first");
+    // One that was filled is known as such when it is opened again.
+    let (log, _) = open(&fs).unwrap();
+    log.prepare_spare().unwrap();
+    log.append(&entries(5, 5, 1, 100)).unwrap();
+    assert!(!log.wants_spare());
+    assert_eq!(all(&log).len(), 4);
+}
+
 #[test]
 fn segments_go_only_when_a_later_head_covers_them_and_come_back_with_another_lap() {
     let fs = SimFs::new(1);
     let log = create(&fs).unwrap();
-    log.prepare_spare().unwrap();
     for index in 2..=7 {
+        if index == 4 {
+            log.prepare_spare().unwrap();
+        }
         log.append(&entries(index, index, 1, 3000)).unwrap();
     }
     // Two entries a segment: 2 3 | 4 5 | 6 7. No head says more than the genesis.
@@ -245,9 +271,7 @@ fn segments_go_only_when_a_later_head_covers_them_and_come_back_with_another_lap
     let names = arc(&fs).list(Path::new(DIR), "test").unwrap();
     let spare = names.iter().find(|name| name.starts_with("spare-")).unwrap();
     let old = fs.peek(&Path::new(DIR).join(spare)).unwrap();
-    for index in 9..=10 {
-        log.append(&entries(index, index, 1, 3000)).unwrap();
-    }
+    log.append(&entries(9, 9, 1, 3000)).unwrap();
     let new = fs.peek(Path::new(&file(5))).unwrap();
     assert_eq!(new[3584..], old[3584..]);
     assert_eq!(new[3584..3588], *b"BTCH");

@@ -58,12 +58,12 @@ impl NodeReplicator {
                         return false;
                     }
                 }
-                self.hub.post(Input::Propose { number, data: data.into() });
+                self.hub.deliver(Input::Propose { number, data: data.into() });
                 return true;
             }
             head = PartHead { number: head.number + 1, chain: split::chain_after(&data), ..head };
             from = next;
-            self.hub.post(Input::Propose { number: part, data: data.into() });
+            self.hub.deliver(Input::Propose { number: part, data: data.into() });
             flying.push_back((part, signal));
         }
     }
@@ -83,7 +83,7 @@ impl NodeReplicator {
         let (given_up, _) = self.hub.pending.register(None);
         let body = Body::GivenUp { database, split: number };
         if let Ok(data) = entry::encode(&Payload { origin: self.origin(given_up), body }) {
-            self.hub.post(Input::Propose { number: given_up, data: data.into() });
+            self.hub.deliver(Input::Propose { number: given_up, data: data.into() });
         }
         self.hub.pending.abandon(given_up);
     }

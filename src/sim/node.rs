@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::faults::Mend;
 use super::world::{At, Ev, Pumper, State, World};
+use crate::appender::Appender;
 use crate::apply::{Applier, Step};
 use crate::boot::Directory;
 use crate::config::Config;
@@ -25,7 +26,7 @@ use crate::found::{self, Founding};
 use crate::log::Log;
 use crate::net::handshake::{Hello, Judge, PROTOCOL, Purpose, Standing};
 use crate::net::{RequestError, Transport};
-use crate::node::{self, Appender};
+use crate::node;
 use crate::raft::{PersistBatch, Role};
 use crate::replicate::NodeReplicator;
 use crate::shared::{Hub, Input, Shared};
@@ -478,14 +479,20 @@ impl State {
         }
         let Some(seat) = &mut running.seat else { return };
         seat.disk_busy = false;
-        let Some(first) = seat.batches.pop_front() else { return };
+        let batches = std::mem::take(&mut seat.batches);
+        if batches.is_empty() {
+            return;
+        }
         let truncates =
             |batch: &PersistBatch| batch.entries.first().is_some_and(|e| e.id.index <= seat.log.last().index);
-        let truncations = std::iter::once(&first).chain(&seat.batches).filter(|batch| truncates(batch)).count();
-        let more = std::iter::from_fn(|| seat.batches.pop_front());
-        // What `append` leaves of the rest goes the way it came: it is asked for at most once too often.
-        let fine = seat.appender.append(&running.hub, &seat.log, first, more);
-        if fine {
+        let truncations = batches.iter().filter(|batch| truncates(batch)).count();
+        let hub = running.hub.clone();
+        let mut persisted = |batch| hub.post(Input::Persisted { batch });
+        let appended = seat.appender.append(&seat.log, batches, &mut persisted);
+        if let Err(error) = &appended {
+            running.hub.post(Input::Failed { what: error.in_words() });
+        }
+        if appended.is_ok() {
             // Without a spare the next switch takes longer; nothing else depends on it.
             let _ = seat.log.prepare_spare();
         } else {

@@ -215,6 +215,7 @@ impl Conn {
                 SLEEP_FOR.set(Some(SleepFor::Turn(Arc::downgrade(&self.db), self.id)));
             }
             self.unregister();
+            self.replicator.on_write_released();
         } else {
             self.db.unlock(self.id, range, shared);
         }

@@ -38,6 +38,9 @@ pub trait Replicator: Send + Sync + 'static {
     /// `NotCommitted` needs proof that no node will ever apply it; when in doubt, `Unknown`.
     fn commit(&self, db: &Arc<Database>, session: SessionId, transaction: Transaction) -> Result<Position, Refusal>;
 
+    /// A connection gave WRITE back, and what it committed is shown. Called in that connection's thread.
+    fn on_write_released(&self) {}
+
     /// Waits until this node shows everything that any node had acknowledged when the call began. Never `Busy`: SQLite
     /// would retry for ten seconds and then report a locking protocol error.
     fn read_barrier(&self, db: &Arc<Database>, interrupted: Interrupted<'_>) -> Result<(), Refusal>;

@@ -1,0 +1,57 @@
+//! Batches of the core to the log, everything that waits in one write and one sync.
+//!
+//! A batch that only moves the commit index costs no write: it goes along with the next one. The commit index need not
+//! survive a crash.
+//!
+//! Deliberately absent: who calls this, and what happens when the log has failed.
+
+use crate::log::{Batch, Log, LogError};
+use crate::raft::PersistBatch;
+use crate::types::HardState;
+
+/// See the module's text.
+#[derive(Default)]
+pub(crate) struct Appender {
+    unwritten: Option<HardState>,
+}
+
+impl Appender {
+    /// Whether a batch has something for the disk.
+    pub(crate) fn needs_write(batch: &PersistBatch) -> bool {
+        batch.must_sync || !batch.entries.is_empty()
+    }
+
+    /// Writes the batches in order, and calls `persisted` with the number of each that is on disk, or of the last of several.
+    ///
+    /// After an error nothing may be appended any more: what is on disk is not known.
+    pub(crate) fn append(
+        &mut self,
+        log: &Log,
+        batches: impl IntoIterator<Item = PersistBatch>,
+        persisted: &mut dyn FnMut(u64),
+    ) -> Result<(), LogError> {
+        let mut batches = batches.into_iter().peekable();
+        while let Some(first) = batches.next() {
+            let (mut number, mut must_sync) = (first.number, first.must_sync);
+            let hard_state = first.hard_state.or(self.unwritten.take());
+            let mut batch = Batch { entries: first.entries, hard_state, anchor: None };
+            // One batch of the log has consecutive entries.
+            while let Some(next) = batches.next_if(|next| match (batch.entries.last(), next.entries.first()) {
+                (Some(last), Some(first)) => first.id.index == last.id.index.next(),
+                _ => true,
+            }) {
+                number = next.number;
+                must_sync |= next.must_sync;
+                batch.entries.extend(next.entries);
+                batch.hard_state = next.hard_state.or(batch.hard_state);
+            }
+            if must_sync || !batch.entries.is_empty() {
+                log.append(&batch)?;
+            } else {
+                self.unwritten = batch.hard_state;
+            }
+            persisted(number);
+        }
+        Ok(())
+    }
+}

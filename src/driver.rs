@@ -1,0 +1,452 @@
+//! Whoever brings an event turns the engine.
+//!
+//! Handing an event over to another thread costs tens of microseconds when that thread sleeps, and a commit is a chain of
+//! events. So the engine lies behind a lock, and the thread that puts something into the mailbox turns it, if nobody else
+//! does at that moment: a caller its proposal, a reader of the network a message, the log thread what it has on disk. In
+//! the same way whoever gave the applier something cheap to do does it, and a caller who has to wait for the disk anyway
+//! writes the log itself, if nobody else does: a commit on a node alone changes no thread.
+//!
+//! **Nothing is left lying.** A thread that finds the engine taken goes away; whoever has it must see what that thread
+//! brought. Both sides write first and look afterwards, with a full fence between: the bringer fills the mailbox, then
+//! tries the lock; the holder frees the lock, then looks into the mailbox. One of them sees the other. The same holds for
+//! the applier and its queue.
+//!
+//! **Order.** What a turn wants goes into queues while the engine's lock is held, so batches, messages and entries never
+//! overtake each other.
+//!
+//! **Who is not kept.** No turn waits for a disk or a socket, and the engine's lock is not held while the log is written.
+//! Only a caller who commits may write, one batch, and not while the disk is slow: what its commit waits for beyond
+//! `commit_timeout` is at most one sync that stalls. Readers, ticks and heartbeats never wait for a disk. A caller or a
+//! reader turns the engine a few times at most; if there is more, it wakes the Raft thread. It applies nothing but its own
+//! node's transactions that SQLite publishes, and entries without content; all else is the apply thread's. A caller holds
+//! no lock of the VFS or the node while it is in here.
+//!
+//! A panic in a turn ends the engine, not the thread that happened to turn it: the node stops and says so.
+//!
+//! Deliberately absent: what a turn or a step of the applier means.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+use shoaldb_vfs::Database;
+use shoaldb_vfs::transaction::Position;
+
+use crate::appender::Appender;
+use crate::apply::{Applier, Step};
+use crate::engine::{Engine, Outlet};
+use crate::found::format::FoundMessage;
+use crate::log::Log;
+use crate::net::Transport;
+use crate::raft::PersistBatch;
+use crate::shared::{Hub, Input, Turn};
+use crate::types::{LogEntry, LogIndex, Message, NodeId};
+
+/// Messages taken from the mailbox in one turn: enough to share a sync, few enough to answer soon.
+const INPUTS_PER_TURN: usize = 512;
+/// Turns that a thread makes for others, after its own.
+const TURNS_FOR_OTHERS: usize = 2;
+/// How long a thread that published waits for somebody who is just applying something small.
+const A_MOMENT: Duration = Duration::from_micros(20);
+
+/// A caller does not write more than this for others while its own commit waits.
+const WRITE_BY_CALLER: u64 = 256 << 10;
+/// A sync that took longer than this makes the disk a slow one, for so long.
+const SLOW_SYNC: Duration = Duration::from_millis(20);
+const SLOW_FOR: Duration = Duration::from_secs(1);
+
+/// The engine and where its effects go.
+struct Seat {
+    engine: Engine,
+    out: Wires,
+}
+
+/// Where the engine's effects go.
+struct Wires {
+    batches: Arc<Mutex<VecDeque<PersistBatch>>>,
+    entries: Arc<Mutex<VecDeque<LogEntry>>>,
+    transport: Option<Arc<dyn Transport>>,
+}
+
+impl Outlet for Wires {
+    fn persist(&mut self, batch: PersistBatch) {
+        self.batches.lock().push_back(batch);
+    }
+
+    fn send(&mut self, message: Message) {
+        if let Some(transport) = &self.transport {
+            transport.send(message);
+        }
+    }
+
+    fn send_found(&mut self, to: NodeId, message: FoundMessage) {
+        if let Some(transport) = &self.transport {
+            transport.send_found(to, message);
+        }
+    }
+
+    fn apply(&mut self, entries: Vec<LogEntry>) {
+        self.entries.lock().extend(entries);
+    }
+}
+
+/// A bell that a thread waits for; ringing it twice is ringing it once.
+struct Bell {
+    ring: Sender<()>,
+    heard: Receiver<()>,
+}
+
+impl Bell {
+    fn new() -> Bell {
+        let (ring, heard) = crossbeam_channel::bounded(1);
+        Bell { ring, heard }
+    }
+
+    fn ring(&self) {
+        let _ = self.ring.try_send(());
+    }
+}
+
+/// What the applier's thread should do next.
+pub(crate) enum Work {
+    /// Wait for the bell.
+    Rest,
+    /// Wait until the database shows this position, which SQLite will make it do.
+    Await(Arc<Database>, Position),
+    /// End.
+    End,
+}
+
+/// The log and who writes it.
+struct Disk {
+    log: Arc<Log>,
+    appender: Appender,
+    /// An append failed: nothing is appended any more.
+    failed: bool,
+    slow_until: Option<Instant>,
+}
+
+/// See the module's text.
+pub(crate) struct Driver {
+    hub: Hub,
+    mailbox: Receiver<Input>,
+    seat: Mutex<Option<Seat>>,
+    /// For the Raft thread: there is something in the mailbox.
+    raft: Bell,
+    batches: Arc<Mutex<VecDeque<PersistBatch>>>,
+    disk: Mutex<Disk>,
+    /// For the log thread: there are batches.
+    to_write: Bell,
+    /// For the thread that prepares segments: the log has used one.
+    spare_wanted: Bell,
+    /// The node ends; what is in the queues is still written.
+    over: AtomicBool,
+    entries: Arc<Mutex<VecDeque<LogEntry>>>,
+    applier: Mutex<Applier>,
+    /// For the apply thread: there are entries.
+    apply: Bell,
+    /// The applier met an entry that it must not apply, or the node ends.
+    apply_over: AtomicBool,
+    /// The applier waits for SQLite to show a transaction, and whoever publishes one shall step it.
+    awaits: AtomicBool,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        hub: &Hub,
+        mailbox: Receiver<Input>,
+        engine: Engine,
+        log: Arc<Log>,
+        transport: Option<Arc<dyn Transport>>,
+    ) -> Driver {
+        let entries = Arc::new(Mutex::new(VecDeque::new()));
+        let batches = Arc::new(Mutex::new(VecDeque::new()));
+        let out = Wires { batches: batches.clone(), entries: entries.clone(), transport };
+        Driver {
+            hub: hub.clone(),
+            mailbox,
+            seat: Mutex::new(Some(Seat { engine, out })),
+            raft: Bell::new(),
+            batches,
+            disk: Mutex::new(Disk { log, appender: Appender::default(), failed: false, slow_until: None }),
+            to_write: Bell::new(),
+            spare_wanted: Bell::new(),
+            over: AtomicBool::new(false),
+            entries,
+            applier: Mutex::new(Applier::new(hub.clone())),
+            apply: Bell::new(),
+            apply_over: AtomicBool::new(false),
+            awaits: AtomicBool::new(false),
+        }
+    }
+
+    /// The Raft thread's part: ticks, and whatever others left to it. Returns when the node stops or the engine cannot go
+    /// on.
+    pub(crate) fn tick_until_stopped(&self) {
+        let tick = self.hub.config.tick();
+        let mut next_tick = Instant::now() + tick;
+        loop {
+            let due = Instant::now() >= next_tick;
+            if due {
+                // Ticks that were missed (a stopped process, a debugger) are not caught up with: time was not ours.
+                next_tick = (next_tick + tick).max(Instant::now());
+            }
+            let mut seat = self.seat.lock();
+            if !self.turn_once(&mut seat, due) {
+                *seat = None;
+                return;
+            }
+            drop(seat);
+            self.write_what_is_cheap(false);
+            // At a tick also what somebody who published should have gone on with: a connection may just have ended.
+            let patience = due.then_some(Duration::ZERO);
+            self.apply_what_is_cheap(patience);
+            fence(Ordering::SeqCst);
+            if self.mailbox.is_empty() {
+                let _ = self.raft.heard.recv_deadline(next_tick);
+            }
+        }
+    }
+
+    /// Takes what is in the mailbox and turns once. `false` if the engine is over.
+    fn turn_once(&self, seat: &mut Option<Seat>, tick: bool) -> bool {
+        let Some(Seat { engine, out }) = seat else { return false };
+        let turned = catch_unwind(AssertUnwindSafe(|| {
+            for input in self.mailbox.try_iter().take(INPUTS_PER_TURN) {
+                if matches!(input, Input::Stop) {
+                    return false;
+                }
+                engine.on_input(input);
+            }
+            if tick {
+                engine.on_tick();
+            }
+            engine.turn(out)
+        }));
+        turned.unwrap_or_else(|_| {
+            self.hub.set_trouble(format!("node {} stopped: its raft engine panicked", self.hub.id));
+            false
+        })
+    }
+
+    /// Turns the engine if nobody else does, and does what is cheap of what comes out.
+    fn turn(&self, may_write: bool) {
+        for _ in 0..=TURNS_FOR_OTHERS {
+            fence(Ordering::SeqCst);
+            // Whoever has it looks into the mailbox when he has let go of it.
+            let Some(mut seat) = self.seat.try_lock() else { return };
+            if seat.is_none() {
+                return;
+            }
+            if !self.turn_once(&mut seat, false) {
+                *seat = None;
+                drop(seat);
+                return self.raft.ring();
+            }
+            drop(seat);
+            self.write_what_is_cheap(may_write);
+            self.apply_what_is_cheap(None);
+            fence(Ordering::SeqCst);
+            if self.mailbox.is_empty() {
+                return;
+            }
+        }
+        self.raft.ring();
+    }
+
+    /// Writes what is in the queue, if it needs no write, or if this caller may write; else the log thread does.
+    fn write_what_is_cheap(&self, may_write: bool) {
+        if self.batches.lock().is_empty() {
+            return;
+        }
+        // Whoever writes looks into the queue when it is done.
+        let Some(mut disk) = self.disk.try_lock() else { return };
+        let fast = disk.slow_until.is_none_or(|until| Instant::now() >= until);
+        let taken = {
+            let mut batches = self.batches.lock();
+            let entries = batches.iter().filter(|batch| Appender::needs_write(batch)).flat_map(|batch| &batch.entries);
+            let bytes: u64 = entries.map(|entry| entry.data.len() as u64).sum();
+            let free = !batches.iter().any(Appender::needs_write);
+            if free || (may_write && fast && bytes <= WRITE_BY_CALLER) {
+                std::mem::take(&mut *batches)
+            } else {
+                VecDeque::new()
+            }
+        };
+        if !taken.is_empty() {
+            self.write(&mut disk, taken);
+        }
+        drop(disk);
+        fence(Ordering::SeqCst);
+        if !self.batches.lock().is_empty() {
+            self.to_write.ring();
+        }
+    }
+
+    /// Appends the batches and tells the engine, which somebody has to turn afterwards.
+    fn write(&self, disk: &mut Disk, batches: VecDeque<PersistBatch>) {
+        if disk.failed {
+            return;
+        }
+        let (begun, log) = (Instant::now(), disk.log.clone());
+        let needed = batches.iter().any(Appender::needs_write);
+        let appender = &mut disk.appender;
+        let written = catch_unwind(AssertUnwindSafe(|| {
+            appender.append(&log, batches, &mut |batch| self.hub.send(Input::Persisted { batch }))
+        }));
+        let failure = match written {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.in_words()),
+            Err(_) => Some(format!("node {} stopped: appending to its log panicked", self.hub.id)),
+        };
+        if let Some(what) = failure {
+            disk.failed = true;
+            return self.hub.send(Input::Failed { what });
+        }
+        if needed {
+            let now = Instant::now();
+            if now - begun > SLOW_SYNC {
+                disk.slow_until = Some(now + SLOW_FOR);
+            }
+            if disk.log.wants_spare() {
+                self.spare_wanted.ring();
+            }
+        }
+    }
+
+    /// The log thread's part: waits for batches and writes them. `false` when the node ends and all is written.
+    pub(crate) fn write_all(&self) -> bool {
+        let mut disk = self.disk.lock();
+        let batches = std::mem::take(&mut *self.batches.lock());
+        if !batches.is_empty() {
+            self.write(&mut disk, batches);
+        }
+        drop(disk);
+        self.turn(false);
+        fence(Ordering::SeqCst);
+        if self.batches.lock().is_empty() {
+            if self.over.load(Ordering::SeqCst) {
+                return false;
+            }
+            let _ = self.to_write.heard.recv();
+        }
+        true
+    }
+
+    /// Waits until the log wants a spare segment. `false` when the node ends.
+    pub(crate) fn wait_for_spare_wanted(&self) -> bool {
+        let _ = self.spare_wanted.heard.recv();
+        !self.over.load(Ordering::SeqCst)
+    }
+
+    /// Steps the applier as long as that costs nothing; the apply thread does the rest.
+    fn apply_what_is_cheap(&self, patience: Option<Duration>) {
+        if self.entries.lock().is_empty() && patience.is_none() {
+            return;
+        }
+        let applier = match patience {
+            Some(patience) => self.applier.try_lock_for(patience),
+            None => self.applier.try_lock(),
+        };
+        let Some(mut applier) = applier else { return self.apply.ring() };
+        let before = self.hub.applied().index;
+        self.fill(&mut applier);
+        let mut rest = false;
+        while !self.apply_over.load(Ordering::Acquire) {
+            if !applier.next_is_cheap() {
+                rest = !applier.is_idle();
+                break;
+            }
+            match applier.step() {
+                Step::Done => self.awaits.store(false, Ordering::SeqCst),
+                Step::Idle => break,
+                // SQLite may have shown it before it could know that somebody waits: one more look.
+                Step::Waiting(..) if !self.awaits.swap(true, Ordering::SeqCst) => {}
+                Step::Waiting(..) => break,
+                Step::Stopped(reason) => self.end_applying(&reason),
+            }
+        }
+        drop(applier);
+        fence(Ordering::SeqCst);
+        if rest || !self.entries.lock().is_empty() {
+            self.apply.ring();
+        }
+        self.tell_applied(before);
+    }
+
+    fn fill(&self, applier: &mut Applier) {
+        let entries = std::mem::take(&mut *self.entries.lock());
+        applier.push(entries.into());
+    }
+
+    fn tell_applied(&self, before: LogIndex) {
+        let index = self.hub.applied().index;
+        if index > before {
+            self.hub.send(Input::Applied { index });
+        }
+    }
+
+    fn end_applying(&self, reason: &str) {
+        self.apply_over.store(true, Ordering::Release);
+        let what = format!("node {} cannot apply {reason}; nothing later is applied", self.hub.id);
+        self.hub.post(Input::Failed { what });
+    }
+
+    /// The apply thread's part: everything that waits, however large.
+    pub(crate) fn apply_all(&self) -> Work {
+        let before = self.hub.applied().index;
+        let mut applier = self.applier.lock();
+        let work = loop {
+            if self.apply_over.load(Ordering::Acquire) {
+                break Work::End;
+            }
+            self.fill(&mut applier);
+            match applier.step() {
+                Step::Done => self.awaits.store(false, Ordering::SeqCst),
+                Step::Idle => break Work::Rest,
+                Step::Waiting(db, position) => break Work::Await(db, position),
+                Step::Stopped(reason) => self.end_applying(&reason),
+            }
+        };
+        drop(applier);
+        self.tell_applied(before);
+        self.turn(false);
+        work
+    }
+
+    /// Waits for [`Bell::ring`] of the apply thread, at most `limit`.
+    pub(crate) fn wait_for_entries(&self, limit: Duration) {
+        let _ = self.apply.heard.recv_timeout(limit);
+    }
+
+    /// The node ends: the other threads shall, too.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        self.apply_over.store(true, Ordering::Release);
+        for bell in [&self.apply, &self.to_write, &self.spare_wanted] {
+            bell.ring();
+        }
+    }
+}
+
+impl Turn for Driver {
+    fn turn(&self, may_write: bool) {
+        Driver::turn(self, may_write);
+    }
+
+    fn wake(&self) {
+        self.raft.ring();
+    }
+
+    fn on_published(&self) {
+        if !self.awaits.load(Ordering::SeqCst) {
+            return;
+        }
+        self.apply_what_is_cheap(Some(A_MOMENT));
+        self.turn(false);
+    }
+}
