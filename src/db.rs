@@ -11,7 +11,9 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 use shoaldb_vfs::Registration;
 use shoaldb_vfs::env::{DirLock, Env};
+use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::page::PageSize;
+use shoaldb_vfs::view::{ReadView, ViewError};
 
 use crate::admin::{self, Request};
 use crate::backup::{self, Progress};
@@ -551,6 +553,52 @@ impl Node {
         let db = db.map_err(|_| Error::new(ErrorKind::NotFound, format!("no database named {name}")))?;
         let (position, checksum) = db.checksum();
         Ok((position.0, checksum.0))
+    }
+
+    /// A view of the database as this node shows it now: one state, lent page by page, while writes go on. As long as it is
+    /// open, or one of its pages is lent, the database is not checkpointed on this node, so its WAL grows.
+    ///
+    /// ```
+    /// # fn main() -> shoaldb::Result<()> {
+    /// # let dir = std::env::temp_dir().join(format!("shoaldb-doc-view-{}", std::process::id()));
+    /// # let _ = std::fs::remove_dir_all(&dir);
+    /// use shoaldb::PageNo;
+    ///
+    /// let node = shoaldb::Node::open(&dir)?;
+    /// node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(v); INSERT INTO t VALUES (1)")?))?;
+    ///
+    /// let view = node.read_view("app")?;
+    /// node.write("app", |tx| Ok(tx.execute_batch("INSERT INTO t VALUES (2)")?))?;
+    /// let mut copy = Vec::new();
+    /// for number in (1..=view.at().size.0).filter_map(PageNo::new) {
+    ///     copy.extend_from_slice(&view.page(number).expect("the disk is whole"));
+    /// }
+    /// view.close();
+    ///
+    /// // An ordinary SQLite file, without the second row.
+    /// let file = dir.join("copy.db");
+    /// std::fs::write(&file, copy).expect("there is room");
+    /// let sqlite = shoaldb::rusqlite::Connection::open(&file)?;
+    /// let n: i64 = sqlite.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?;
+    /// assert_eq!(n, 1);
+    /// # drop(sqlite);
+    /// # node.shutdown()?;
+    /// # let _ = std::fs::remove_dir_all(&dir);
+    /// # Ok(()) }
+    /// ```
+    pub fn read_view(&self, name: &str) -> Result<ReadView> {
+        self.check_running()?;
+        let missing = || Error::new(ErrorKind::NotFound, format!("no database named {name}"));
+        let db = self.inner.hub.databases.find(name, false).map_err(|_| missing())?;
+        db.read_view().map_err(|error| {
+            let kind = match &error {
+                ViewError::NotBound | ViewError::Retired(Refusal::Dropped) => return missing(),
+                ViewError::Retired(Refusal::Damaged) | ViewError::Rotten(_) => ErrorKind::Corrupt,
+                ViewError::Retired(_) | ViewError::Closed => ErrorKind::Stopped,
+                ViewError::NoSuchPage(_) | ViewError::Io(_) => ErrorKind::Io,
+            };
+            Error::caused(kind, format!("read view of {name}: {error}"), error)
+        })
     }
 
     /// Creates a database; done by the leader.

@@ -60,6 +60,8 @@ pub mod design {
 }
 
 pub use rusqlite;
+pub use shoaldb_vfs::page::PageNo;
+pub use shoaldb_vfs::view::{LentPage, ReadView, ViewError};
 
 pub use crate::backup::{Phase, Progress};
 pub use crate::connection::{ConnectOptions, Connection, ReadLevel, WriteTx};

@@ -77,6 +77,9 @@ pub struct DatabaseStatus {
     pub position: LogIndex,
     /// Checksum of its content at that position, in hexadecimal.
     pub checksum: String,
+    /// Read views that keep its WAL from being checkpointed.
+    #[serde(default)]
+    pub views: u64,
 }
 
 /// One other member.
@@ -131,6 +134,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
                 checkpointed: LogIndex(status.checkpointed.0),
                 position: LogIndex(status.position.0),
                 checksum: status.checksum.to_string(),
+                views: status.views as u64,
             }
         })
         .collect();

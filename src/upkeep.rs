@@ -173,7 +173,8 @@ impl Upkeep {
                 let position = LogIndex(to.0);
                 self.hub.events.tell(&Event::CheckpointDone { database: db.name().to_string(), position });
             }
-            Ok(Checkpoint::Nothing | Checkpoint::Blocked) => {}
+            // A read view is somebody at work, like a reader: it ends, and then the checkpoint is made.
+            Ok(Checkpoint::Nothing | Checkpoint::Blocked | Checkpoint::Gated) => {}
             Err(error) => {
                 let advice = match &error {
                     CheckpointError::Write(WriteError::Failed(_)) => "check the disk, then start the node again",
@@ -282,6 +283,9 @@ impl Upkeep {
             match pinning {
                 Some((_, db)) if db.retired().is_some() => {
                     format!("database {} is not served on this node and needs it; replace this node", db.name())
+                }
+                Some((_, db)) if db.status().views > 0 => {
+                    format!("database {} is not checkpointed while a read view of it is open; close it", db.name())
                 }
                 Some((_, db)) => {
                     format!("database {} cannot be checkpointed; if a long read transaction is open, end it", db.name())

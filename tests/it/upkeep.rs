@@ -141,3 +141,46 @@ fn a_database_that_is_damaged_is_not_served_and_the_others_are() {
         assert_eq!(std::fs::read(&path).unwrap().len(), 40);
     }
 }
+
+/// A view outlives what comes after it, then it is closed, and the checkpoint that waited is made. What it has lent
+/// outlives the node.
+#[test]
+fn a_read_view_is_counted_and_keeps_checkpoints_away_until_it_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = quick(Node::builder(1, dir.path())).start().unwrap();
+    node.wait_leader(LONG).unwrap();
+    assert_eq!(node.read_view("app").unwrap_err().kind(), shoaldb::ErrorKind::NotFound);
+    for name in ["app", "other"] {
+        node.write(name, |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
+    }
+    fill(&node, 10);
+    let view = node.read_view("app").unwrap();
+    let sum = node.checksum("app").unwrap();
+    assert_eq!((view.at().position.0, view.at().checksum.0), sum);
+    fill(&node, 30);
+    // The upkeep looks at one database after the other: when the second one is done, it has met the gate of the first.
+    node.write("other", |tx| Ok(tx.execute_batch("INSERT INTO b VALUES (1, 1)")?)).unwrap();
+    let status = until(&node, "the other database is checkpointed", |status| {
+        status.databases[1].checkpointed == status.databases[1].position
+    });
+    assert_eq!((status.databases[0].views, status.databases[1].views), (1, 0));
+    assert!(status.databases[0].checkpointed.0 <= sum.0 && view.wal_bytes() > 0);
+    let last = shoaldb::PageNo::new(view.at().size.0).unwrap();
+    let (lent, hash) = (view.page(last).unwrap(), view.hash(last).unwrap());
+    view.close();
+    assert_eq!(node.status().databases[0].views, 1, "a page is lent");
+    drop(view);
+    let other = node.read_view("app").unwrap();
+    drop(lent);
+    other.close();
+    until(&node, "the gate is open", |status| {
+        status.databases[0].checkpointed == status.databases[0].position && status.databases[0].views == 0
+    });
+    let view = node.read_view("app").unwrap();
+    let lent = view.page(last).unwrap();
+    node.shutdown().unwrap();
+    assert!(!view.is_open());
+    assert_eq!(node.read_view("app").unwrap_err().kind(), shoaldb::ErrorKind::Stopped);
+    drop(node);
+    assert_eq!(shoaldb_vfs::page::PageHash::of(last, &lent), hash);
+}

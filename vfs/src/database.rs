@@ -61,6 +61,7 @@ use crate::wal::store::VirtualWal;
 mod apply;
 mod checkpoint;
 mod session;
+mod view;
 
 pub use apply::ApplyError;
 pub use checkpoint::{Checkpoint, CheckpointError};
@@ -227,6 +228,8 @@ struct State {
     /// Whether a log entry created this database; before that it is an empty shape that a first write may create.
     bound: bool,
     retired: Option<Refusal>,
+    /// Read views, which keep checkpoints away.
+    views: view::Views,
 }
 
 /// The end of one transaction in the WAL.
@@ -285,6 +288,8 @@ pub struct DatabaseStatus {
     pub checkpointed: Position,
     /// How long the WAL has had something that the main file has not.
     pub dirty_for: Option<Duration>,
+    /// Read views that keep checkpoints away: open ones, and closed ones of which a page is still lent.
+    pub views: usize,
     /// Pages of the main file that are not what was written.
     pub rotten: Vec<PageNo>,
 }
@@ -383,6 +388,7 @@ impl Database {
                 dirty_since: None,
                 bound: false,
                 retired: None,
+                views: view::Views::default(),
             }),
             publisher: Mutex::new(publisher),
             sessions: AtomicU64::new(1),
@@ -451,6 +457,7 @@ impl Database {
             checksum: state.hashes.checksum(),
             checkpointed: state.checkpointed.map_or(Position(0), |at| at.position),
             dirty_for: state.dirty_since.map(|since| self.clock.now().saturating_sub(since)),
+            views: state.views.count(),
             rotten: self.rotten.lock().iter().copied().collect(),
         }
     }
@@ -473,17 +480,21 @@ impl Database {
     }
 
     /// Nothing may use this database any more, for the given reason: new transactions are refused with it, and waits end.
-    /// The first reason stays.
+    /// The first reason stays. Read views are closed.
     pub fn retire(&self, reason: Refusal) {
         let mut state = self.state.lock();
         state.retired.get_or_insert(reason);
         state.queue.on_free(self.clock.now());
         self.changed.notify_all();
+        drop(state);
+        self.close_views();
     }
 
     /// Gives the files back, so that they can be opened again although connections are still open. Waits for a checkpoint
-    /// that is under way. The database must be retired.
+    /// that is under way. The database must be retired. A page that a read view has lent keeps the file in use, and with it
+    /// its lock, until it is given back.
     pub fn close_files(&self) {
+        self.close_views();
         drop(self.files.lock().take());
         let len = self.main_len();
         *self.main.write() = Main::Closed { len };

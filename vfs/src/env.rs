@@ -83,8 +83,20 @@ pub trait File: Send + Sync + Debug {
     fn lock(&self, _start: u64, _len: u64, _label: Label) -> io::Result<()> {
         Ok(())
     }
+    /// Maps the first `len` bytes; a file may be shorter. The mapping is independent of this handle, but as long as it is
+    /// there a lock that was taken through the handle is held.
+    fn map(&self, _len: u64, label: Label) -> io::Result<Arc<dyn Mapped>> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, format!("{label}: this file cannot be mapped")))
+    }
     /// Length of the file in bytes.
     fn len(&self, label: Label) -> io::Result<u64>;
+}
+
+/// A file that is mapped into memory, for reading.
+pub trait Mapped: Send + Sync + Debug {
+    /// `len` bytes from `offset` on, where they are: nothing is copied. They must lie in what was mapped, and nobody may
+    /// write to them, or cut them off, as long as this reference is there. An error if the file does not have them.
+    fn piece(&self, offset: u64, len: usize, label: Label) -> io::Result<Arc<dyn PageBytes>>;
 }
 
 /// Monotonic time.

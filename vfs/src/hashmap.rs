@@ -55,6 +55,11 @@ impl PageHashes {
         self.recent.len()
     }
 
+    /// The pages that the main file does not have as they are now, with their hashes.
+    pub fn changed(&self) -> HashMap<PageNo, PageHash> {
+        self.recent.iter().map(|(page, (hash, _))| (*page, *hash)).collect()
+    }
+
     /// Hash of a page; `None` beyond the end and for the lock page.
     pub fn get(&self, page: PageNo) -> io::Result<Option<PageHash>> {
         if page == self.page_size.lock_page() || !self.size.contains(page) {

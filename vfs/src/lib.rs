@@ -42,6 +42,7 @@ pub mod replicator;
 pub mod shm;
 pub mod spill;
 pub mod transaction;
+pub mod view;
 pub mod wal;
 
 pub use database::Database;

@@ -1,12 +1,17 @@
 //! Every memory map of a file, and so the only place where bytes of a file are read without a call that can fail.
 //!
 //! ```text
+//! main file      of a database, mapped read-only as a whole for a read view; pieces of it are lent
 //! scratch file   one file without a name, in chunks of 8 MiB; each chunk is mapped, read-only
 //! chunk          so many slots of one piece each; unmapped, and its room on the disk given back, with its last slot
 //! slot           written by one `pwrite` before anybody can read it, then never changed until its last reader is gone
 //! ```
 //!
-//! What makes reading through the map sound: the file has no name, so nobody else writes to it, and nobody cuts it;
+//! What makes reading a main file through the map sound: nobody writes to what a view lends, and nobody cuts it off,
+//! because the view has shut the gate in front of checkpoints (`view.rs`); a map holds the lock of its file, so that no
+//! second opener can. Whether the file has a piece at all is asked of the file, each time.
+//!
+//! What makes reading scratch room through the map sound: the file has no name, so nobody else writes to it, and nobody cuts it;
 //! bytes of a slot that somebody can see are not written to, because a slot is free only when its [`Piece`] was dropped.
 //! A map could still fault, where a `read` would fail, on a page that the file does not have: so a piece is written by a
 //! call, which is where a full disk shows. What is left is a disk that cannot read back what it took; the kernel ends
@@ -170,6 +175,50 @@ impl PageBytes for Piece {
 impl Drop for Piece {
     fn drop(&mut self) {
         self.shared.give_back(self.chunk, self.slot);
+    }
+}
+
+/// A file of a database, mapped for reading.
+#[derive(Debug)]
+pub(crate) struct MappedFile {
+    map: Arc<MmapRaw>,
+    /// Asked for its length.
+    file: File,
+}
+
+/// A piece of a mapped file. The file stays mapped as long as one of these is there.
+pub(crate) struct Lent {
+    map: Arc<MmapRaw>,
+    at: usize,
+    len: usize,
+}
+
+impl MappedFile {
+    /// Maps the first `len` bytes of `file`, which may have fewer.
+    pub(crate) fn new(file: &File, len: u64) -> io::Result<MappedFile> {
+        let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let map = Arc::new(MmapOptions::new().len(len).map_raw_read_only(file)?);
+        Ok(MappedFile { map, file: file.try_clone()? })
+    }
+
+    /// Bytes that are in the map and in the file; nobody may write to them or cut them off.
+    pub(crate) fn piece(&self, offset: u64, len: usize) -> io::Result<Lent> {
+        let end = offset.saturating_add(len as u64);
+        let there = self.file.metadata()?.len().min(self.map.len() as u64);
+        if end > there {
+            let what = format!("bytes {offset} to {end} of a file that has {there}");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+        }
+        Ok(Lent { map: self.map.clone(), at: offset as usize, len })
+    }
+}
+
+impl PageBytes for Lent {
+    #[allow(unsafe_code, reason = "bytes of a map")]
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `at + len` lies within the map (checked by `piece`), which lives as long as `self`. The file had these
+        // bytes then, and by the contract of `piece` nobody changes them or cuts them off before `self` is dropped.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.at), self.len) }
     }
 }
 

@@ -156,6 +156,15 @@ impl MapFile {
         Ok(PageHash(u128::from_le_bytes(entry)))
     }
 
+    /// Hashes of `count` pages from `first` on; `None` for those that the file is too short to have.
+    pub fn hashes(&self, first: PageNo, count: u32) -> io::Result<Vec<Option<PageHash>>> {
+        let mut bytes = vec![0; count as usize * ENTRY_BYTES as usize];
+        let got = self.file.read_at(&mut bytes, entry_offset(first), "map.read")? / ENTRY_BYTES as usize;
+        let (entries, _) = bytes.as_chunks::<{ ENTRY_BYTES as usize }>();
+        let decode = |(at, entry): (usize, &[u8; 16])| (at < got).then(|| PageHash(u128::from_le_bytes(*entry)));
+        Ok(entries.iter().enumerate().map(decode).collect())
+    }
+
     /// Writes the hashes of consecutive pages.
     pub fn write_hashes(&self, first: PageNo, hashes: &[PageHash], label: &'static str) -> io::Result<()> {
         let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0.to_le_bytes()).collect();

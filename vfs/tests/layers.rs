@@ -27,7 +27,8 @@ const LAYERS: &[&[&str]] = &[
     &["hashmap"],
     &["doublewrite"],
     &["files"],
-    &["replicator", "database", "database::session", "database::apply", "database::checkpoint"],
+    &["view"],
+    &["replicator", "database", "database::session", "database::apply", "database::checkpoint", "database::view"],
     // SQLite's side.
     &["conn"],
     &["pragma"],

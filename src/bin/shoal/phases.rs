@@ -28,7 +28,7 @@ use std::time::Duration;
 use rustix::process::{Signal, getpid, kill_process};
 use shoaldb::Error;
 use shoaldb::probe;
-use shoaldb_vfs::env::{DirLock, Env, File, Fs, Label, Open, Scratch};
+use shoaldb_vfs::env::{DirLock, Env, File, Fs, Label, Mapped, Open, Scratch};
 
 /// The phases in the order of their bytes.
 pub(crate) const NAMES: [&str; 5] = ["append", "sync", "apply", "publish", "recovery"];
@@ -198,6 +198,11 @@ impl File for WatchedFile {
         let written = self.0.write_at(buf, offset, label);
         end(APPEND);
         written
+    }
+
+    fn map(&self, len: u64, label: Label) -> io::Result<Arc<dyn Mapped>> {
+        file_call();
+        self.0.map(len, label)
     }
 
     fn sync_data(&self, label: Label) -> io::Result<()> {

@@ -21,6 +21,9 @@
 //! one that the database had at y. If not, memory or our books are wrong; nothing is written and this copy is not served
 //! any more.
 //!
+//! *The gate.* While a read view of the database is there, no checkpoint begins and no new lap: the view reads the main
+//! file without any lock of SQLite's (`view.rs`).
+//!
 //! Deliberately absent: when it is time for a checkpoint, and its thread.
 
 use std::collections::BTreeMap;
@@ -58,6 +61,8 @@ pub enum Checkpoint {
     Nothing,
     /// A reader, a recovery of the wal-index or the end of the database is in the way. Try again later.
     Blocked,
+    /// A read view is open, or has lent a page that was not given back.
+    Gated,
     /// The main file is at another position now.
     Done {
         /// Where it was.
@@ -119,6 +124,7 @@ impl Database {
         let (from, target) = match begun {
             Ok(begun) => begun,
             Err(why) => {
+                // With the gate shut this does nothing, either.
                 if why == Checkpoint::Nothing {
                     self.restart_if_possible(&mut self.state.lock());
                 }
@@ -160,12 +166,14 @@ impl Database {
         let mut last = Ok(Checkpoint::Nothing);
         loop {
             match self.checkpoint() {
-                Ok(Checkpoint::Nothing | Checkpoint::Blocked) if matches!(last, Ok(Checkpoint::Done { .. })) => {}
+                Ok(Checkpoint::Nothing | Checkpoint::Blocked | Checkpoint::Gated)
+                    if matches!(last, Ok(Checkpoint::Done { .. })) => {}
                 other => last = other,
             }
             let mut state = self.state.lock();
             let over = state.live_header().is_none_or(|header| header.max_frame == 0)
                 || state.alive().is_err()
+                || state.views.shut()
                 || self.clock.now() >= deadline
                 || last.is_err();
             if over {
@@ -189,6 +197,9 @@ impl Database {
         let from = state.checkpointed.ok_or(Checkpoint::Nothing)?;
         if state.published.is_empty() {
             return Err(Checkpoint::Nothing);
+        }
+        if state.views.shut() {
+            return Err(Checkpoint::Gated);
         }
         let header = state.live_header().ok_or(Checkpoint::Blocked)?;
         let checkpoint = CHECKPOINT..CHECKPOINT + 1;
@@ -301,6 +312,7 @@ impl Database {
         let needed = header.max_frame == 0 || index::backfill(&state.view) < header.max_frame;
         let marks = READ_0 + 1..READ_0 + READ_MARKS;
         if needed
+            || state.views.shut()
             || state.writer.as_ref().is_some_and(|writer| !writer.is(Owner::Checkpointer))
             || !state.published.is_empty()
             || !state.locks.try_exclusive(CHECKPOINTER, marks.clone())

@@ -15,6 +15,7 @@
 //! an I/O error). So a fenced transaction reads its own snapshot; what it cannot do is write.
 
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use super::apply::header_lost;
 use super::{Database, FileState, Link, Mode, Overlay, State};
 use crate::capture::{self, Capture, CommitFrame};
 use crate::error::Refusal;
-use crate::lock::FileId;
+use crate::lock::{FileId, READ_0};
 use crate::page::{PageCount, PageHash, PageNo};
 use crate::planted::{self, Bug};
 use crate::replicator::Replicator;
@@ -33,7 +34,11 @@ use crate::shm::ShmView;
 use crate::transaction::{ChangedPage, PageImage, Position, Transaction};
 use crate::wal::frame::{FRAME_HEADER_BYTES, FrameNo, frame_bytes};
 use crate::wal::header::WAL_HEADER_BYTES;
+use crate::wal::index::READ_MARKS;
 use crate::wal::store::VirtualWal;
+
+/// The locks under which a new lap of the WAL begins.
+const NEW_LAP: Range<usize> = READ_0 + 1..READ_0 + READ_MARKS;
 
 /// One grant of the write lock; unique within a database's life in this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -149,6 +154,10 @@ impl Database {
     /// Locks other than WRITE, exclusively.
     pub(crate) fn lock_exclusive(&self, file: FileId, range: std::ops::Range<usize>) -> Result<(), Refusal> {
         let mut state = self.state.lock();
+        // SQLite takes all of these at once for one thing only, a new lap of the WAL, and goes on in this one if it cannot.
+        if range == NEW_LAP && state.views.shut() {
+            return Err(Refusal::Busy);
+        }
         if state.locks.try_exclusive(file, range) { Ok(()) } else { Err(Refusal::Busy) }
     }
 

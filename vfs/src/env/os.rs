@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
-use super::{Clock, DirLock, Env, File, Fs, Label, Open, Rng, Scratch};
-use crate::map::MappedScratch;
+use super::{Clock, DirLock, Env, File, Fs, Label, Mapped, Open, Rng, Scratch};
+use crate::map::{MappedFile, MappedScratch};
 use crate::transaction::PageBytes;
 
 /// Name of the file in a directory that carries its lock.
@@ -184,8 +184,21 @@ impl File for OsFile {
         crate::ext::ofd::lock(&self.file, start, len)
     }
 
+    fn map(&self, len: u64, _label: Label) -> io::Result<Arc<dyn Mapped>> {
+        Ok(Arc::new(OsMapped(MappedFile::new(&self.file, len)?)))
+    }
+
     fn len(&self, _label: Label) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+}
+
+#[derive(Debug)]
+struct OsMapped(MappedFile);
+
+impl Mapped for OsMapped {
+    fn piece(&self, offset: u64, len: usize, _label: Label) -> io::Result<Arc<dyn PageBytes>> {
+        Ok(Arc::new(self.0.piece(offset, len)?))
     }
 }
 

@@ -33,7 +33,7 @@ use parking_lot::{Mutex, MutexGuard};
 use self::dice::Xoshiro;
 pub use self::dice::{SimClock, SimRng};
 use self::disk::{Content, Mercy};
-use super::{DirLock, File, Fs, Label, Open, Scratch};
+use super::{DirLock, File, Fs, Label, Mapped, Open, Scratch};
 use crate::transaction::PageBytes;
 
 mod dice;
@@ -643,8 +643,35 @@ impl File for SimFile {
         })
     }
 
+    fn map(&self, len: u64, label: Label) -> io::Result<Arc<dyn Mapped>> {
+        self.fs.simple(Some(self.life), label, |_| Ok(()))?;
+        Ok(Arc::new(SimMapped { fs: self.fs.clone(), file: self.file, life: self.life, len }))
+    }
+
     fn len(&self, label: Label) -> io::Result<u64> {
         self.fs.simple(Some(self.life), label, |world| Ok(world.content(self.file).live.len() as u64))
+    }
+}
+
+/// A piece is a copy of what the file has when it is asked for: the same as a map, since nobody may change it meanwhile.
+#[derive(Debug)]
+struct SimMapped {
+    fs: SimFs,
+    file: u64,
+    life: u64,
+    len: u64,
+}
+
+impl Mapped for SimMapped {
+    fn piece(&self, offset: u64, len: usize, label: Label) -> io::Result<Arc<dyn PageBytes>> {
+        self.fs.simple(Some(self.life), label, |world| {
+            let end = offset.saturating_add(len as u64).min(self.len) as usize;
+            let piece = world.content(self.file).live.get((offset as usize).min(end)..end);
+            match piece.filter(|piece| piece.len() == len) {
+                Some(piece) => Ok(Arc::new(piece.to_vec()) as Arc<dyn PageBytes>),
+                None => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            }
+        })
     }
 }
 

@@ -1,0 +1,158 @@
+//! Opening a read view: one state, found without stopping anybody.
+//!
+//! ```text
+//! under the state lock   position, size, checksum; the last frame of that state; the hashes of all pages that the main
+//!                        file does not have as they are in it; the gate is shut
+//! then                   for each of these pages its newest frame up to the last one; everything else is mapped
+//! ```
+//!
+//! This costs what is in the WAL, and nothing that grows with the database. Frames up to the last one do not change any
+//! more, and cannot go: with the gate shut no new lap of the WAL begins, neither ours nor SQLite's.
+//!
+//! **A checkpoint that is under way** goes on. It moves frames up to some earlier position or this one, and every page
+//! that it writes, or cuts off, changed since the last checkpoint: the view has it from the WAL, or does not have it.
+//! The same holds for a main file that a failed checkpoint left as a mixture.
+//!
+//! **The open write transaction**, if there is one, has its frames behind the last one. A transaction that was accepted is
+//! seen once its position is, not before.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use super::{Database, Main, State};
+use crate::mapfile::Checkpointed;
+use crate::page::PageNo;
+use crate::view::{Content, Gate, ReadView, ViewError, ViewRef};
+use crate::wal::frame::FrameNo;
+use crate::wal::index;
+
+/// Frames that are looked at under one lock of the WAL: writers get in between.
+const FRAMES_PER_LOCK: u32 = 4096;
+
+/// The views of one database.
+#[derive(Default, Debug)]
+pub(super) struct Views {
+    /// How many keep the gate shut.
+    holding: usize,
+    /// Those that may be open.
+    open: Vec<ViewRef>,
+}
+
+impl Views {
+    /// Whether no checkpoint may begin, and no new lap of the WAL.
+    pub(super) fn shut(&self) -> bool {
+        self.holding > 0
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.holding
+    }
+
+    /// The views to be closed, which must happen without any lock of the database.
+    pub(super) fn take(&mut self) -> Vec<ViewRef> {
+        std::mem::take(&mut self.open)
+    }
+}
+
+/// One view's hold on the gate.
+#[derive(Debug)]
+struct Hold(Weak<Database>);
+
+impl Gate for Hold {
+    fn waiting_bytes(&self) -> u64 {
+        let Some(db) = self.0.upgrade() else { return 0 };
+        u64::from(db.status().pending_frames) * u64::from(db.geometry.page_size.bytes())
+    }
+
+    fn on_rotten(&self, page: PageNo) {
+        if let Some(db) = self.0.upgrade() {
+            db.rotten.lock().insert(page);
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let Some(db) = self.0.upgrade() else { return };
+        let mut state = db.state.lock();
+        state.views.holding -= 1;
+        state.views.open.retain(ViewRef::is_held);
+        db.changed.notify_all();
+    }
+}
+
+impl Database {
+    /// A view of what is published now, one consistent state. Checkpoints of this database are gated until the view is
+    /// closed and the last page that it lent is given back; everything else goes on.
+    pub fn read_view(self: &Arc<Database>) -> Result<ReadView, ViewError> {
+        let mut state = self.state.lock();
+        state.alive().map_err(ViewError::Retired)?;
+        if !state.bound {
+            return Err(ViewError::NotBound);
+        }
+        let (file, map, len) = match &*self.main.read() {
+            Main::File(main) => (main.file.clone(), main.map.clone(), main.len),
+            Main::Genesis(_) => return Err(ViewError::NotBound),
+            Main::Closed { .. } => return Err(ViewError::Closed),
+        };
+        let at =
+            Checkpointed { position: state.position, size: state.hashes.size(), checksum: state.hashes.checksum() };
+        let hashes = state.hashes.changed();
+        let frames = frames_of(&state);
+        state.views.holding += 1;
+        drop(state);
+        // From here on it is given back whatever happens.
+        let gate = Box::new(Hold(Arc::downgrade(self)));
+        let main = file.map(len, "view.map").map_err(ViewError::Io)?;
+
+        let mut changed = HashMap::with_capacity(hashes.len());
+        let mut first = *frames.start();
+        while first <= *frames.end() {
+            let end = first.saturating_add(FRAMES_PER_LOCK - 1).min(*frames.end());
+            let wal = self.wal.read();
+            for frame in (first..=end).filter_map(FrameNo::new) {
+                if let Some((header, image)) = wal.frame_header(frame).zip(wal.image(frame))
+                    && let Some(hash) = hashes.get(&header.page)
+                {
+                    changed.insert(header.page, (image, *hash));
+                }
+            }
+            first = end + 1;
+        }
+        if changed.len() != hashes.len() {
+            let what = format!("{} pages changed, the WAL has {} of them", hashes.len(), changed.len());
+            return Err(ViewError::Io(std::io::Error::other(what)));
+        }
+        let geometry = self.geometry;
+        let content = Content { at, geometry, changed, main, map, checked: Default::default(), gate };
+        let (view, reference) = ReadView::new(content);
+        let mut state = self.state.lock();
+        if state.retired.is_some() {
+            // Whoever retired it has closed the views that it knew.
+            drop(state);
+            view.close();
+        } else {
+            state.views.open.push(reference);
+        }
+        Ok(view)
+    }
+
+    /// Closes all views. What they lent stays where it is.
+    pub(super) fn close_views(&self) {
+        let open = self.state.lock().views.take();
+        open.iter().for_each(ViewRef::close);
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.close_views();
+    }
+}
+
+/// The frames that the main file may not have, up to the state that is published.
+fn frames_of(state: &State) -> std::ops::RangeInclusive<u32> {
+    // Not the header's: it is ahead while a transaction is being published.
+    let last = state.published.back().map_or(0, |last| last.last_frame);
+    index::backfill(&state.view).saturating_add(1)..=last
+}
