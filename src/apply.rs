@@ -35,12 +35,13 @@ use crate::catalogue::{DatabaseId, DatabaseInfo};
 use crate::entry::split::{self, Form};
 use crate::entry::{self, Body, Kind, Origin, Payload};
 use crate::events::Event;
+use crate::history::Finding;
 use crate::pending::Decision;
 use crate::planted::{self, Bug};
 use crate::probe::{self, Phase};
 use crate::shared::Hub;
 use crate::splits::{self, Pages, Splits};
-use crate::types::{EntryClass, LogEntry};
+use crate::types::{EntryClass, LogEntry, LogIndex};
 
 /// What one step did.
 pub(crate) enum Step {
@@ -120,6 +121,8 @@ impl Applier {
             if let Some((db, position)) = &self.accepted {
                 return Step::Waiting(db.clone(), *position);
             }
+        } else {
+            self.hub.found(next.id.index, Finding::Nothing);
         }
         self.finish()
     }
@@ -135,10 +138,11 @@ impl Applier {
         let (kind, origin) = entry::peek(&entry.data).map_err(|error| error.to_string())?;
         let own = (origin.node == self.hub.id && origin.session == self.hub.session).then_some(origin.number);
         if matches!(kind, Kind::Transaction | Kind::DropDatabase) {
-            self.splits.end(entry::database_of(&entry.data).map_err(|error| error.to_string())?);
-        }
-        if kind == Kind::Transaction && own.is_some_and(|number| self.accept(number, entry)) {
-            return Ok(());
+            let database = entry::database_of(&entry.data).map_err(|error| error.to_string())?;
+            self.splits.end(database);
+            if kind == Kind::Transaction && own.is_some_and(|number| self.accept(number, database, entry)) {
+                return Ok(());
+            }
         }
         let decision = match kind {
             Kind::Part => self.apply_part(entry, origin, own)?,
@@ -151,7 +155,7 @@ impl Applier {
     }
 
     /// Whether a connection of this process waits for this entry and will publish it.
-    fn accept(&mut self, number: u64, entry: &LogEntry) -> bool {
+    fn accept(&mut self, number: u64, database: DatabaseId, entry: &LogEntry) -> bool {
         let Some(writing) = self.hub.pending.writing(number) else { return false };
         let position = Position(entry.id.index.0);
         // The same check as for everybody else's: a base that has passed is refused on every node.
@@ -159,6 +163,7 @@ impl Applier {
             return false;
         }
         probe::begin(Phase::Publish);
+        self.hub.found(entry.id.index, Finding::Took(database));
         self.hub.pending.decide(number, Decision::Committed(entry.id.index));
         self.accepted = Some((writing.db, position));
         true
@@ -171,27 +176,39 @@ impl Applier {
         let head = match split::peek(&entry.data).map_err(|error| error.to_string())? {
             Form::Part(head) => head,
             Form::GivenUp { database, .. } => {
+                self.hub.found(entry.id.index, Finding::Nothing);
                 self.splits.end(database);
                 return done;
             }
         };
+        self.hub.found(entry.id.index, if head.last { Finding::Refused } else { Finding::Nothing });
         let Some(db) = self.hub.databases.get(head.database) else { return Ok(Some(Decision::NotCommitted)) };
-        if position <= db.position() {
-            // A replay: what became of this split was decided by an entry that the main file had at the start.
-            return done;
-        }
+        // A replay: the main file had all of this split at the start, or it had no effect. Its pages are not needed.
+        let replay = position <= db.position();
         let waiting = || self.hub.pending.writing(own.map(|_| head.split)?)?.parted;
         if !self.splits.join(entry.id, origin, &head, &entry.data, waiting) {
+            if replay {
+                return done;
+            }
             self.hub.parts_refused.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(database = db.name(), split = head.split, part = head.number, "a part without its split");
             return Ok(Some(Decision::NotCommitted));
         }
         let mut end = None;
+        if replay && !head.last {
+            return done;
+        }
         if let Some(pages) = self.splits.wanted(head.database) {
             let Body::Part(part) = entry::decode(&entry.data).map_err(|error| error.to_string())?.body else {
                 return Err("a part that is none".to_string());
             };
             end = part.end;
+            if replay {
+                self.splits.end(head.database);
+                let base = end.map(|end| Finding::Untried(head.database, LogIndex(end.base.0)));
+                base.into_iter().for_each(|finding| self.hub.found(entry.id.index, finding));
+                return done;
+            }
             // What is decoded is in memory for one part only.
             pages.extend(part.pages.into_iter().map(|page| ChangedPage { image: db.keep_page(&page.image), ..page }));
         }
@@ -200,7 +217,9 @@ impl Applier {
         }
         self.hub.splits_whole.fetch_add(1, Ordering::Relaxed);
         let transaction = match (self.splits.take(head.database), end) {
-            (Some(Pages::Own(_)), _) if own.is_some_and(|number| self.accept(number, entry)) => return Ok(None),
+            (Some(Pages::Own(_)), _) if own.is_some_and(|number| self.accept(number, head.database, entry)) => {
+                return Ok(None);
+            }
             (Some(Pages::Own(transaction)), _) => transaction,
             (Some(Pages::Came(pages)), Some(end)) => Arc::new(splits::whole(pages, head.page_size, end)),
             _ => return Err("a last part without an end".to_string()),
@@ -211,6 +230,7 @@ impl Applier {
     fn apply_body(&self, entry: &LogEntry, payload: Payload) -> Result<Decision, String> {
         let index = entry.id.index;
         let Payload { origin, body } = payload;
+        self.hub.found(index, Finding::Nothing);
         match body {
             Body::Transaction { database, transaction } => {
                 self.apply_transaction(database, &transaction, Position(index.0), origin)
@@ -225,6 +245,7 @@ impl Applier {
                         self.hub.databases.bind(id, &info).map_err(|error| {
                             format!("database {} could not be created: {error}", info.name.as_str())
                         })?;
+                        self.hub.found(index, Finding::Created(id));
                         Ok(Decision::Committed(index))
                     }
                     Err(refused) => Ok(Decision::Refused(refused.to_string())),
@@ -234,6 +255,7 @@ impl Applier {
                 let dropped = self.hub.change_catalogue(index, |catalogue| catalogue.apply_drop(database))?;
                 match dropped {
                     Ok(info) => {
+                        self.hub.found(index, Finding::Dropped(database));
                         if let Err(error) = self.hub.databases.drop(database) {
                             // An orphan; it is deleted at the next start.
                             tracing::warn!(%error, database = info.name.as_str(), "a dropped database's file remains");
@@ -267,17 +289,27 @@ impl Applier {
         position: Position,
         origin: Origin,
     ) -> Result<Decision, String> {
-        let Some(db) = self.hub.databases.get(database) else { return Ok(Decision::NotCommitted) };
+        let index = LogIndex(position.0);
+        let Some(db) = self.hub.databases.get(database) else {
+            self.hub.found(index, Finding::Refused);
+            return Ok(Decision::NotCommitted);
+        };
+        // If this copy does not try it, others have all the same.
+        self.hub.found(index, Finding::Untried(database, LogIndex(transaction.base.0)));
         if position <= db.position() {
             // A replay: the main file had it already when this node started.
-            return Ok(Decision::Committed(crate::types::LogIndex(position.0)));
+            return Ok(Decision::Committed(index));
         }
         probe::begin(Phase::Apply);
         let applied = db.apply(transaction, position);
         probe::end(Phase::Apply);
         match applied {
-            Ok(()) => Ok(Decision::Committed(crate::types::LogIndex(position.0))),
+            Ok(()) => {
+                self.hub.found(index, Finding::Took(database));
+                Ok(Decision::Committed(index))
+            }
             Err(ApplyError::WrongBase { base, position }) => {
+                self.hub.found(index, Finding::Refused);
                 tracing::debug!(
                     database = db.name(),
                     proposer = origin.node.0,

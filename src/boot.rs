@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::found::Founding;
 use crate::found::format::{Belongs, Genesis, Identity};
+use crate::history::History;
 use crate::identity::{self, IdentityError};
 use crate::log::{Anchor, Log, LogError, LogOptions, Recovered};
 use crate::raft::Restored;
@@ -42,6 +43,8 @@ pub(crate) struct Opened {
     pub(crate) log: Log,
     pub(crate) restored: Restored,
     pub(crate) catalogue: Catalogue,
+    /// What receipts need; an anchor may be without.
+    pub(crate) history: Option<History>,
     /// Knows the genesis, and tells it to listed nodes that come late; none on a node that joined.
     pub(crate) founding: Option<Founding>,
 }
@@ -190,8 +193,10 @@ pub(crate) fn genesis_of(identity: &Identity) -> Option<&Genesis> {
 
 fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened> {
     let Recovered { hard_state, anchor, start, last, .. } = recovered;
-    let catalogue = Catalogue::decode(&anchor.registry)
-        .map_err(|error| Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}")))?;
+    let damaged =
+        |error: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}"));
+    let (history, catalogue) = History::split(&anchor.registry).map_err(|error| damaged(&error))?;
+    let catalogue = Catalogue::decode(catalogue).map_err(|error| damaged(&error))?;
     let restored = Restored { hard_state, membership: anchor.membership, start, last, applied: anchor.applied };
     let founding = match genesis_of(identity) {
         Some(genesis) => {
@@ -201,7 +206,7 @@ fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened>
         }
         None => None,
     };
-    Ok(Opened { log, restored, catalogue, founding })
+    Ok(Opened { log, restored, catalogue, history, founding })
 }
 
 impl Opened {

@@ -8,6 +8,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{OpenFlags, TransactionBehavior};
 
 use crate::error::{DROPPED, Error, ErrorKind, Result};
+use crate::receipt::Receipt;
 use crate::shared::Hub;
 
 /// What a read of one connection sees.
@@ -98,6 +99,18 @@ impl Connection {
         Ok(())
     }
 
+    /// The receipt of the last transaction of this connection that wished to write to its database; `None` if it did not
+    /// come as far as the log: nothing changed, or the write was refused before. After an `Unknown` it settles what became
+    /// of it: [`crate::Node::outcome_of`].
+    ///
+    /// The same as text, for clients that know nothing of Shoal, is the row of `PRAGMA shoal_last_receipt`; for an attached
+    /// database it is `PRAGMA name.shoal_last_receipt`.
+    pub fn last_receipt(&self) -> Option<Receipt> {
+        let main = Some("main");
+        let text = self.inner.pragma_query_value(main, "shoal_last_receipt", |row| row.get::<_, String>(0));
+        text.ok()?.parse::<Receipt>().ok()
+    }
+
     /// Whether another caller may use this connection as if it were new.
     pub(crate) fn is_as_new(&self) -> bool {
         !self.altered.load(Ordering::Relaxed)
@@ -128,7 +141,8 @@ impl Connection {
                  passed on); nothing of it is committed",
             ));
         }
-        tx.commit()?;
+        let committed = tx.commit();
+        committed.map_err(|error| Error::from(error).with_receipt(self.last_receipt()))?;
         Ok(Some(value))
     }
 }

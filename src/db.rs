@@ -1,5 +1,6 @@
 //! The facade: a node, how it is started, and what it is asked.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::net::Transport;
 use crate::net::tcp::{ListenError, Options, Tcp};
 use crate::node::{self, Start};
 use crate::raft::Role;
+use crate::receipt::{Receipt, ReceiptOutcome};
 use crate::replicate::NodeReplicator;
 use crate::shared::{Hub, Input, Shared};
 use crate::signal::Waiting;
@@ -622,6 +624,24 @@ impl Node {
             names
         });
         Ok(names.unwrap_or_default())
+    }
+
+    /// What became of the transaction that `receipt` names: see [`Connection::last_receipt`] and [`Error::receipt`]. Any
+    /// node of the cluster can be asked, at any time later; it answers at once, from what it has applied, and never says
+    /// more than it can prove.
+    pub fn outcome_of(&self, receipt: impl Borrow<Receipt>) -> Result<ReceiptOutcome> {
+        self.check_running()?;
+        let receipt = receipt.borrow();
+        let cluster = self.inner.hub.with_catalogue(|catalogue| catalogue.cluster());
+        match cluster {
+            Ok(cluster) if cluster == receipt.cluster => Ok(self.inner.hub.outcome_of(receipt.entry)),
+            Ok(cluster) => {
+                let what =
+                    format!("receipt {receipt} is of cluster {}, this node belongs to {cluster}", receipt.cluster);
+                Err(Error::new(ErrorKind::BadInput, what))
+            }
+            Err(_) => Err(Error::new(ErrorKind::NotFound, "this node belongs to no cluster yet; ask later")),
+        }
     }
 
     /// Makes node `to` the leader. Refused if it is no voter or does not answer.

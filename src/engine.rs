@@ -98,6 +98,8 @@ impl Engine {
     pub(crate) fn on_input(&mut self, input: Input) {
         let event = match input {
             Input::Message(message) => Event::Message(*message),
+            // Its caller may have given up before it came here.
+            Input::Propose { number, .. } if !self.hub.pending.take_up(number) => return,
             Input::Propose { number, data } => Event::Propose { proposal: number, data },
             Input::Read { request } => Event::ReadIndex { request },
             Input::CancelRead { request } => Event::CancelRead { request },

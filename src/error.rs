@@ -11,6 +11,8 @@ pub use shoaldb_vfs::error::{
 };
 use shoaldb_vfs::error::{leader_of_code, not_leader};
 
+use crate::receipt::{BadReceipt, Receipt};
+
 /// What became of a transaction that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -57,6 +59,7 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    receipt: Option<Receipt>,
 }
 
 /// `Result` with our [`Error`].
@@ -64,7 +67,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), source: None }
+        Error { kind, message: message.into(), source: None, receipt: None }
     }
 
     pub(crate) fn caused(
@@ -72,7 +75,11 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Error {
-        Error { kind, message: message.into(), source: Some(source.into()) }
+        Error { kind, message: message.into(), source: Some(source.into()), receipt: None }
+    }
+
+    pub(crate) fn with_receipt(self, receipt: Option<Receipt>) -> Error {
+        Error { receipt, ..self }
     }
 
     /// What it is about.
@@ -87,6 +94,12 @@ impl Error {
             ErrorKind::Unknown => Some(Outcome::Unknown),
             _ => self.sqlite().and_then(outcome),
         }
+    }
+
+    /// The receipt of the transaction of [`crate::Node::write`] that failed, if it came as far as the log. With it an
+    /// `Unknown` is settled later: [`crate::Node::outcome_of`].
+    pub fn receipt(&self) -> Option<Receipt> {
+        self.receipt
     }
 
     /// Whether the same call on the leader may work; see [`Error::leader`].
@@ -124,6 +137,12 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
+    }
+}
+
+impl From<BadReceipt> for Error {
+    fn from(error: BadReceipt) -> Error {
+        Error::caused(ErrorKind::BadInput, error.to_string(), error)
     }
 }
 

@@ -167,7 +167,8 @@ impl RaftThread {
 /// From what was opened to an engine that can turn; the hub knows its log, its members and its catalogue from here on.
 pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<(Engine, Arc<Log>)> {
     let applied = opened.applied();
-    let Opened { log, mut restored, catalogue, founding } = opened;
+    let Opened { log, mut restored, catalogue, history, founding } = opened;
+    let end = restored.last.index;
     let furthest = LogIndex(hub.databases.restore(&catalogue, applied.index)?.0);
     if furthest > restored.last.index {
         return Err(Error::new(
@@ -192,6 +193,10 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
         .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
     hub.set_log(&log);
     hub.begin(catalogue, applied);
+    // Of a log that lost its end it would know more than this node has.
+    if let Some(history) = history.filter(|history| history.last() <= end) {
+        hub.set_history(history);
+    }
     hub.findings.lock().anchored = applied.index;
     hub.members_changed();
     Ok((Engine::new(core, hub.clone(), replay_to, sole_voter, founding), log))

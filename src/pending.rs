@@ -6,12 +6,13 @@
 //!    |                                             |------another entry committed at its index-> NotCommitted
 //!    |                                             \------entry of a later term committed
 //!    |                                                    at a lower index---------------------> NotCommitted
-//!    \--never entered (not the leader, ...)--------------------------------------------------> NotCommitted
+//!    |--never entered (not the leader, ...)--------------------------------------------------> NotCommitted
+//!    \--given up before the engine took it---------------------------------------------------> NotCommitted
 //! ```
 //!
 //! "Overwritten in my own log" is no decision: a later leader may bring the entry back. A caller that stops waiting
-//! *abandons* its proposal; it stays here until it is decided, since a node that still leads must not grant the write
-//! lock of that database before.
+//! *withdraws* its proposal if the engine has not taken it yet. Otherwise it *abandons* it; it stays here until it is
+//! decided, since a node that still leads must not grant the write lock of that database before.
 //!
 //! Deliberately absent: who proposes and who applies. Pure bookkeeping under one lock.
 
@@ -51,10 +52,25 @@ pub(crate) struct Writing {
 
 struct Slot {
     writing: Option<Writing>,
+    /// The engine took it out of the mailbox: in this same turn it enters the log, or is decided.
+    taken: bool,
     entry: Option<EntryId>,
     decision: Option<Decision>,
     abandoned: bool,
     signal: Arc<Signal>,
+}
+
+/// What a caller that stops waiting leaves behind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum GivenUp {
+    /// It was decided in this moment.
+    Decided(Decision, Option<EntryId>),
+    /// It never came to the log and never will.
+    Withdrawn,
+    /// The engine is about to let it in or to turn it down: ask again.
+    Entering,
+    /// It is in the log as this entry. It stays here until it is decided.
+    Abandoned(EntryId),
 }
 
 #[derive(Default)]
@@ -81,9 +97,15 @@ impl Pending {
         let signal = Arc::new(Signal::default());
         let mut slots = self.slots.lock();
         let decision = slots.stopped.then_some(Decision::Lost);
-        let slot = Slot { writing, entry: None, decision, abandoned: false, signal: signal.clone() };
+        let slot = Slot { writing, taken: false, entry: None, decision, abandoned: false, signal: signal.clone() };
         slots.by_number.insert(number, slot);
         (number, signal)
+    }
+
+    /// The engine takes the proposal; `false` if its caller withdrew it: it must not enter the log.
+    pub(crate) fn take_up(&self, number: u64) -> bool {
+        let mut slots = self.slots.lock();
+        slots.by_number.get_mut(&number).map(|slot| slot.taken = true).is_some()
     }
 
     /// The proposal entered the log.
@@ -134,8 +156,8 @@ impl Pending {
         signals.iter().for_each(|signal| signal.notify());
     }
 
-    /// The decision, if there is one; the caller has its answer and the proposal is forgotten.
-    pub(crate) fn take(&self, number: u64) -> Option<Decision> {
+    /// The decision, if there is one, and the entry; the caller has its answer and the proposal is forgotten.
+    pub(crate) fn take(&self, number: u64) -> Option<(Decision, Option<EntryId>)> {
         self.slots.lock().take(number)
     }
 
@@ -144,11 +166,30 @@ impl Pending {
         self.slots.lock().by_number.remove(&number);
     }
 
-    /// The caller stops waiting. If a decision came in the meantime, here it is.
-    pub(crate) fn abandon(&self, number: u64) -> Option<Decision> {
+    /// The caller stops waiting.
+    pub(crate) fn give_up(&self, number: u64) -> GivenUp {
         // One look under one lock: a decision in between would be kept for nobody, and the write lock closed for ever.
         let mut slots = self.slots.lock();
-        let decided = slots.take(number);
+        if let Some((decision, entry)) = slots.take(number) {
+            return GivenUp::Decided(decision, entry);
+        }
+        match slots.by_number.get_mut(&number) {
+            Some(Slot { entry: Some(entry), abandoned, .. }) => {
+                *abandoned = true;
+                GivenUp::Abandoned(*entry)
+            }
+            Some(Slot { taken: true, .. }) => GivenUp::Entering,
+            _ => {
+                slots.by_number.remove(&number);
+                GivenUp::Withdrawn
+            }
+        }
+    }
+
+    /// The caller does not care any more, and lets the proposal go its way. If a decision came in the meantime, here it is.
+    pub(crate) fn abandon(&self, number: u64) -> Option<Decision> {
+        let mut slots = self.slots.lock();
+        let decided = slots.take(number).map(|(decision, _)| decision);
         if decided.is_none()
             && let Some(slot) = slots.by_number.get_mut(&number)
         {
@@ -187,10 +228,11 @@ impl Slots {
         self.by_number.get(&number)?.entry
     }
 
-    fn take(&mut self, number: u64) -> Option<Decision> {
-        let decision = self.by_number.get(&number)?.decision.clone()?;
+    fn take(&mut self, number: u64) -> Option<(Decision, Option<EntryId>)> {
+        let slot = self.by_number.get(&number)?;
+        let (decision, entry) = (slot.decision.clone()?, slot.entry);
         self.by_number.remove(&number);
-        Some(decision)
+        Some((decision, entry))
     }
 
     fn decide(&mut self, number: u64, decision: Decision) -> Option<Arc<Signal>> {
@@ -215,6 +257,10 @@ mod tests {
         EntryId { index: LogIndex(index), term: Term(term) }
     }
 
+    fn decision(pending: &Pending, number: u64) -> Option<Decision> {
+        pending.take(number).map(|(decision, _)| decision)
+    }
+
     /// Shows INV-11.
     #[test]
     fn another_entry_at_the_index_is_proof_but_only_once_it_is_committed() {
@@ -223,14 +269,14 @@ mod tests {
         let (other, _) = pending.register(None);
         pending.on_entered(mine, entry(5, 2));
         pending.on_entered(other, entry(6, 3));
-        assert_eq!(pending.take(mine), None, "overwritten or not, nothing is decided yet");
+        assert_eq!(decision(&pending, mine), None, "overwritten or not, nothing is decided yet");
         pending.on_applied(entry(5, 3));
-        assert_eq!(pending.take(mine), Some(Decision::NotCommitted));
+        assert_eq!(decision(&pending, mine), Some(Decision::NotCommitted));
         pending.on_applied(entry(6, 3));
-        assert_eq!(pending.take(other), None, "its own entry is decided by whoever applies it");
+        assert_eq!(decision(&pending, other), None, "its own entry is decided by whoever applies it");
         pending.decide(other, Decision::Committed(LogIndex(6)));
         pending.decide(other, Decision::NotCommitted);
-        assert_eq!(pending.take(other), Some(Decision::Committed(LogIndex(6))));
+        assert_eq!(decision(&pending, other), Some(Decision::Committed(LogIndex(6))));
     }
 
     #[test]
@@ -241,8 +287,8 @@ mod tests {
         pending.on_entered(first, entry(5, 2));
         pending.on_entered(second, entry(5, 4));
         pending.on_applied(entry(5, 4));
-        assert_eq!(pending.take(first), Some(Decision::NotCommitted));
-        assert_eq!(pending.take(second), None);
+        assert_eq!(decision(&pending, first), Some(Decision::NotCommitted));
+        assert_eq!(decision(&pending, second), None);
     }
 
     /// Shows INV-11.
@@ -254,12 +300,12 @@ mod tests {
         pending.on_entered(mine, entry(7, 2));
         pending.on_entered(later, entry(8, 3));
         pending.on_applied(entry(5, 2));
-        assert_eq!(pending.take(mine), None);
+        assert_eq!(decision(&pending, mine), None);
         // Whoever leads from now on has entry 6 of term 3, and behind it none of term 2. Nobody else may ever write an
         // entry 7, so it must not be waited for.
         pending.on_applied(entry(6, 3));
-        assert_eq!(pending.take(mine), Some(Decision::NotCommitted));
-        assert_eq!(pending.take(later), None, "of the same term");
+        assert_eq!(decision(&pending, mine), Some(Decision::NotCommitted));
+        assert_eq!(decision(&pending, later), None, "of the same term");
     }
 
     #[test]
@@ -267,14 +313,36 @@ mod tests {
         for round in 0..2000 {
             let pending = Arc::new(Pending::default());
             let (number, _) = pending.register(None);
+            assert!(pending.take_up(number));
+            pending.on_entered(number, entry(5, 2));
             let decider = std::thread::spawn({
                 let pending = pending.clone();
                 move || pending.decide(number, Decision::NotCommitted)
             });
-            pending.abandon(number);
+            pending.give_up(number);
             decider.join().unwrap();
             assert!(pending.slots.lock().by_number.is_empty(), "round {round}");
         }
+    }
+
+    #[test]
+    fn what_the_engine_has_not_taken_is_withdrawn_and_never_enters_the_log() {
+        let pending = Pending::default();
+        let (withdrawn, _) = pending.register(None);
+        assert_eq!(pending.give_up(withdrawn), GivenUp::Withdrawn);
+        assert!(!pending.take_up(withdrawn), "the engine lets it into the log all the same");
+
+        let (refused, _) = pending.register(None);
+        assert!(pending.take_up(refused));
+        assert_eq!(pending.give_up(refused), GivenUp::Entering, "whether it enters is not known yet");
+        pending.decide(refused, Decision::NotCommitted);
+        assert_eq!(pending.give_up(refused), GivenUp::Decided(Decision::NotCommitted, None));
+
+        let (entered, _) = pending.register(None);
+        assert!(pending.take_up(entered));
+        pending.on_entered(entered, entry(5, 2));
+        assert_eq!(pending.give_up(entered), GivenUp::Abandoned(entry(5, 2)));
+        assert!(pending.is_idle());
     }
 
     #[test]
@@ -283,7 +351,7 @@ mod tests {
         let (before, _) = pending.register(None);
         pending.stop();
         let (after, _) = pending.register(None);
-        assert_eq!(pending.take(before), Some(Decision::Lost));
-        assert_eq!(pending.take(after), Some(Decision::Lost));
+        assert_eq!(decision(&pending, before), Some(Decision::Lost));
+        assert_eq!(decision(&pending, after), Some(Decision::Lost));
     }
 }

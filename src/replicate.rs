@@ -3,7 +3,8 @@
 //! A commit waits for its decision up to `commit_timeout`. When time is up it *gives up* under the database's lock: if
 //! the applier had accepted it a moment before, it is committed after all; else it can only be applied by the applier
 //! from now on, the caller hears Unknown, and the database's write lock stays closed on this node until the entry is
-//! decided.
+//! decided. A proposal that still lay in the mailbox is taken back: it is NotCommitted. One that entered the log has a
+//! receipt, whatever the answer.
 
 mod large;
 
@@ -14,15 +15,17 @@ use shoaldb_vfs::Database;
 use shoaldb_vfs::database::SessionId;
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::genesis::AutoVacuum as InPage;
-use shoaldb_vfs::replicator::{Interrupted, Replicator};
+use shoaldb_vfs::replicator::{Interrupted, Receipt, Replicator};
 use shoaldb_vfs::transaction::{Position, Transaction};
 
 use crate::catalogue::{AutoVacuum, DatabaseName};
 use crate::entry::{self, Body, Origin, Payload};
-use crate::pending::{Decision, Writing};
+use crate::pending::{Decision, GivenUp, Writing};
 use crate::planted::{self, Bug};
 use crate::raft::Role;
 use crate::shared::{Hub, Input};
+use crate::signal::Signal;
+use crate::types::EntryId;
 
 /// How often waits look whether SQLite's connection was interrupted.
 const POLL: Duration = Duration::from_millis(20);
@@ -127,13 +130,20 @@ impl Replicator for NodeReplicator {
         });
     }
 
-    fn commit(&self, db: &Arc<Database>, session: SessionId, transaction: Transaction) -> Result<Position, Refusal> {
+    fn commit(
+        &self,
+        db: &Arc<Database>,
+        session: SessionId,
+        transaction: Transaction,
+        receipt: &mut Option<Receipt>,
+    ) -> Result<Position, Refusal> {
         let Some(id) = self.hub.databases.id_of(db) else { return Err(Refusal::NotCommitted) };
         let base = transaction.base;
         let content = transaction.pages.len() as u64 * transaction.page_size.len() as u64;
         if content > self.hub.config.transaction_limit {
             return Err(Refusal::TooLarge);
         }
+        let mut parted = false;
         let mut writing = Writing { db: db.clone(), session, base, parted: None };
         let (number, signal) = if entry::longest(&transaction) <= self.hub.config.part_bytes as u64 {
             let (number, signal) = self.hub.pending.register(Some(writing));
@@ -152,18 +162,26 @@ impl Replicator for NodeReplicator {
                 self.hub.pending.abandon_unproposed(number);
                 return Err(Refusal::NotCommitted);
             }
+            parted = true;
             (number, signal)
         };
 
         let deadline = self.hub.deadline(self.hub.config.commit_timeout);
-        let mut decision = signal.wait(&self.hub.waiting, deadline, POLL, || self.hub.pending.take(number));
-        if decision.is_none() {
-            decision = match db.give_up(session) {
-                true => self.hub.pending.abandon(number),
-                // The applier accepted it in this moment: the decision is on its way.
-                false => signal.wait(&self.hub.waiting, Duration::MAX, POLL, || self.hub.pending.take(number)),
-            };
+        let decided = signal.wait(&self.hub.waiting, deadline, POLL, || self.hub.pending.take(number));
+        let (decision, entry) = match decided {
+            Some((decision, entry)) => (Some(decision), entry),
+            None if db.give_up(session) => self.hub.give_up(number, &signal),
+            // The applier accepted it in this moment: the decision is on its way.
+            None => signal
+                .wait(&self.hub.waiting, Duration::MAX, POLL, || self.hub.pending.take(number))
+                .map_or((None, None), |(decision, entry)| (Some(decision), entry)),
+        };
+        if parted && entry.is_none() {
+            // Its parts are in the log, and the last one never came there.
+            self.tell_given_up(number, id);
         }
+        let named = entry.and_then(|entry| self.hub.receipt(id, entry));
+        *receipt = named.map(|named| Arc::new(named) as Receipt);
         match decision {
             Some(Decision::Committed(index)) => Ok(Position(index.0)),
             Some(Decision::NotCommitted) => Err(Refusal::NotCommitted),
@@ -200,7 +218,24 @@ impl crate::shared::Shared {
             let given_up = interrupted.is_some_and(|interrupted| interrupted());
             self.pending.take(number).map(Some).or(given_up.then_some(None))
         });
-        decision.flatten().or_else(|| self.pending.abandon(number)).unwrap_or(Decision::Lost)
+        let decision = decision.flatten().map(|(decision, _)| decision);
+        decision.or_else(|| self.give_up(number, &signal).0).unwrap_or(Decision::Lost)
+    }
+
+    /// Stops waiting for a proposal: its decision, if there is one, and its entry, if it has entered the log.
+    fn give_up(&self, number: u64, signal: &Signal) -> (Option<Decision>, Option<EntryId>) {
+        // Between the mailbox and the log a proposal is for the rest of one turn of the engine, which waits for nothing.
+        let given_up = signal.wait(&self.waiting, Duration::MAX, POLL, || match self.pending.give_up(number) {
+            GivenUp::Entering if self.trouble().is_none() => None,
+            given_up => Some(given_up),
+        });
+        match given_up {
+            Some(GivenUp::Decided(decision, entry)) => (Some(decision), entry),
+            Some(GivenUp::Withdrawn) => (Some(Decision::NotCommitted), None),
+            Some(GivenUp::Abandoned(entry)) => (None, Some(entry)),
+            // The engine failed in that turn.
+            Some(GivenUp::Entering) | None => (None, None),
+        }
     }
 }
 

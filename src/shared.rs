@@ -6,6 +6,7 @@
 //! progress     applier               barriers, write lock, boot
 //! pending      all                   see pending.rs
 //! reads        engine, callers       read barriers
+//! history      applier               receipts
 //! catalogue    applier               names, status, handshakes
 //! core status  engine                status
 //! trouble      whoever meets it      everybody: the node stops acknowledging
@@ -22,15 +23,17 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, DatabaseId};
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::events::{Event, Events};
 use crate::found::format::FoundMessage;
+use crate::history::{Finding, History};
 use crate::log::Log;
 use crate::net::Transport;
 use crate::pending::Pending;
 use crate::raft::{CoreStatus, Role};
+use crate::receipt::{Receipt, ReceiptOutcome, Unsettled};
 use crate::signal::{Signal, Waiting};
 use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, Message, NodeId, Term};
 
@@ -144,6 +147,7 @@ pub(crate) struct Shared {
     pub(crate) changed: Signal,
     leadership: Mutex<Leadership>,
     progress: Mutex<Progress>,
+    history: Mutex<History>,
     reads: Mutex<HashMap<u64, Option<LogIndex>>>,
     next_read: AtomicU64,
     closing: AtomicBool,
@@ -190,6 +194,7 @@ impl Shared {
             changed: Signal::default(),
             leadership: Mutex::new(Leadership { role: Role::Follower, term: Term(0), leader: None }),
             progress: Mutex::default(),
+            history: Mutex::new(History::new(EntryId::default())),
             reads: Mutex::default(),
             next_read: AtomicU64::new(1),
             closing: AtomicBool::new(false),
@@ -328,7 +333,39 @@ impl Shared {
         self.changed_at.store(applied.index.0, Ordering::Release);
         *self.catalogue.lock() = Some(catalogue);
         *self.progress.lock() = Progress { applied, split_floor: None };
+        *self.history.lock() = History::new(applied);
         self.changed.notify();
+    }
+
+    /// What the last process on this directory knew of the entries before.
+    pub(crate) fn set_history(&self, history: History) {
+        *self.history.lock() = history;
+    }
+
+    /// What the applier found at `index`, before it reports the entry as applied.
+    pub(crate) fn found(&self, index: LogIndex, finding: Finding) {
+        self.history.lock().note(index, finding);
+    }
+
+    /// What an anchor carries besides members.
+    pub(crate) fn registry(&self, catalogue: &[u8]) -> Bytes {
+        self.history.lock().encode(catalogue).into()
+    }
+
+    /// What this node can prove of the transaction that was proposed as `entry`.
+    pub(crate) fn outcome_of(&self, entry: EntryId) -> ReceiptOutcome {
+        let applied = self.applied().index;
+        match self.history.lock().outcome(entry) {
+            // Known from before the start, but not shown again yet.
+            ReceiptOutcome::Committed(index) if index > applied.0 => ReceiptOutcome::Unknown(Unsettled::Undecided),
+            outcome => outcome,
+        }
+    }
+
+    /// The receipt of a transaction of `database` that this node proposed as `entry`.
+    pub(crate) fn receipt(&self, database: DatabaseId, entry: EntryId) -> Option<Receipt> {
+        let cluster = self.with_catalogue(|catalogue| catalogue.cluster()).ok()?;
+        Some(Receipt { cluster, node: self.id, database: database.0, entry })
     }
 
     /// Changes the catalogue; only the applier does, and there is one once it runs.
@@ -370,6 +407,8 @@ impl Shared {
 
     /// An entry was applied; `split_floor` is the first part of any transaction of which more parts may come.
     pub(crate) fn set_applied(&self, applied: EntryId, split_floor: Option<LogIndex>) {
+        // Who is told of a decision may ask for its proof at once.
+        self.history.lock().on_applied(applied);
         *self.progress.lock() = Progress { applied, split_floor };
         self.pending.on_applied(applied);
         self.changed.notify();

@@ -6,7 +6,7 @@
 //! floor        the last entry such that everything up to it is in the main files: min over the databases that have
 //!              something in the WAL of their checkpointed position; the applied entry if none has, or the one before
 //!              the first part of a transaction of which more may come
-//! anchor       members and catalogue as of the floor, written to the log: a start begins behind it
+//! anchor       members and catalogue as of the floor, and what receipts need, written to the log: a start begins behind it
 //! compaction   when the log has more than `log_limit`: up to the anchor, and not beyond what every member has
 //! scrub        pages of main files against their hashes, `scrub_bytes` a second
 //! ```
@@ -26,7 +26,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use shoaldb_vfs::Database;
 use shoaldb_vfs::database::{Checkpoint, CheckpointError};
 use shoaldb_vfs::files::WriteError;
@@ -219,17 +218,17 @@ impl Upkeep {
             return;
         }
         let Some(core) = self.hub.core_status.lock().clone() else { return };
-        let registry = {
+        let catalogue = {
             let catalogue = self.hub.catalogue.lock();
             // Under the lock: the applier changes both under it.
             if self.hub.changed_at() > floor {
                 return;
             }
             let Some(catalogue) = catalogue.as_ref() else { return };
-            Bytes::from(catalogue.encode())
+            catalogue.encode()
         };
         self.next_anchor = now + ANCHOR_EVERY;
-        let anchor = Anchor { applied: floor, membership: core.membership, registry };
+        let anchor = Anchor { applied: floor, membership: core.membership, registry: self.hub.registry(&catalogue) };
         match self.log.append(&Batch { anchor: Some(anchor), ..Batch::default() }) {
             Ok(()) => {
                 self.anchored = floor;

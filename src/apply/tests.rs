@@ -17,28 +17,36 @@ use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, NodeId, Term};
 const ELSEWHERE: Origin = Origin { node: NodeId(2), session: 9, number: 1 };
 
 struct Bench {
+    fs: SimFs,
     hub: Hub,
     applier: Applier,
     next: u64,
+    log: Vec<LogEntry>,
 }
 
 impl Bench {
     fn new() -> Bench {
+        Bench::on(SimFs::new(1))
+    }
+
+    fn on(fs: SimFs) -> Bench {
         let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
-        let env = Env { fs: Arc::new(SimFs::new(1)), clock: clock.clone(), rng: Arc::new(SimRng::new(1)) };
+        let env = Env { fs: Arc::new(fs.clone()), clock: clock.clone(), rng: Arc::new(SimRng::new(1)) };
         let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
         let (mailbox, _) = crossbeam_channel::unbounded();
         let waiting = Waiting { clock, pump: None };
         let hub: Hub =
             Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, Config::default(), waiting, mailbox, databases));
         hub.begin(Catalogue::new(ClusterId(1)), crate::types::GENESIS);
-        Bench { applier: Applier::new(hub.clone()), hub, next: 2 }
+        Bench { fs, applier: Applier::new(hub.clone()), hub, next: 2, log: Vec::new() }
     }
 
     fn apply_bytes(&mut self, data: Vec<u8>) -> Step {
         let id = EntryId { index: LogIndex(self.next), term: Term(1) };
         self.next += 1;
-        self.applier.push(vec![LogEntry { id, class: EntryClass::Normal, data: data.into() }]);
+        let entry = LogEntry { id, class: EntryClass::Normal, data: data.into() };
+        self.log.push(entry.clone());
+        self.applier.push(vec![entry]);
         self.applier.step()
     }
 
@@ -241,4 +249,61 @@ fn what_ends_a_split_frees_what_came_and_its_last_part_has_no_effect() {
         assert!(matches!(bench.apply_bytes(last.clone()), Step::Done), "{what}");
         assert_eq!(db.1.position(), position, "{what}");
     }
+}
+
+/// Shows INV-29.
+#[test]
+fn what_became_of_every_entry_is_remembered_and_found_again_by_a_replay_over_newer_main_files() {
+    let mut bench = Bench::new();
+    let (db, gone) = (bench.create("app"), bench.create("gone"));
+    let mut what = Vec::new();
+    let mut change = |bench: &mut Bench, db: &(DatabaseId, Arc<Database>), base: Position, takes: bool| {
+        let index = bench.next;
+        assert!(matches!(bench.change(db, base, 0), Step::Done));
+        what.push((index, takes));
+    };
+    let created = db.1.position();
+    change(&mut bench, &db, created, true);
+    change(&mut bench, &db, created, false);
+    change(&mut bench, &gone, gone.1.position(), true);
+    for lost in [false, true] {
+        for (number, part) in parts(&db).into_iter().enumerate() {
+            if !(lost && number == 0) {
+                assert!(matches!(bench.apply_bytes(part), Step::Done));
+            }
+        }
+        what.push((bench.next - 1, !lost));
+    }
+    assert!(matches!(bench.apply(Body::DropDatabase { database: gone.0 }), Step::Done));
+    let late = bench.next;
+    assert!(matches!(bench.change(&gone, gone.1.position(), 0), Step::Done));
+    what.push((late, false));
+    let outcome = |takes: bool, index: u64| match takes {
+        true => crate::receipt::ReceiptOutcome::Committed(index),
+        false => crate::receipt::ReceiptOutcome::NotCommitted,
+    };
+    let at = |index: u64| EntryId { index: LogIndex(index), term: Term(1) };
+    for (index, takes) in &what {
+        assert_eq!(bench.hub.outcome_of(at(*index)), outcome(*takes, *index), "entry {index}");
+    }
+
+    // The main file has all of it when the node starts again and applies from the beginning.
+    assert!(matches!(
+        db.1.checkpoint_and_restart(std::time::Duration::ZERO),
+        Ok(shoaldb_vfs::database::Checkpoint::Done { .. })
+    ));
+    let Bench { fs, hub, log, .. } = bench;
+    hub.databases.stop();
+    drop(hub);
+    let mut bench = Bench::on(fs);
+    bench.hub.databases.restore(&Catalogue::new(ClusterId(1)), crate::types::GENESIS.index).unwrap();
+    bench.applier.push(log);
+    for _ in 2..=late {
+        assert!(matches!(bench.applier.step(), Step::Done));
+    }
+    assert_eq!(bench.hub.databases.get(db.0).unwrap().position(), db.1.position());
+    for (index, takes) in what {
+        assert_eq!(bench.hub.outcome_of(at(index)), outcome(takes, index), "entry {index}, applied again");
+    }
+    assert_eq!(bench.hub.progress().settled(), bench.hub.applied().index);
 }

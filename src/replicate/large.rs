@@ -73,13 +73,13 @@ impl NodeReplicator {
         let Some((part, signal)) = flying.pop_front() else { return true };
         let deadline = self.hub.deadline(self.hub.config.commit_timeout);
         let decision = signal.wait(&self.hub.waiting, deadline, POLL, || self.hub.pending.take(part));
-        let decision = decision.or_else(|| self.hub.pending.abandon(part));
+        let decision = decision.map(|(decision, _)| decision).or_else(|| self.hub.pending.abandon(part));
         matches!(decision, Some(Decision::Committed(_)))
     }
 
     /// So that nobody keeps the parts that came. If this is lost, the next entry of the database or the next term does
     /// the same.
-    fn tell_given_up(&self, number: u64, database: DatabaseId) {
+    pub(super) fn tell_given_up(&self, number: u64, database: DatabaseId) {
         let (given_up, _) = self.hub.pending.register(None);
         let body = Body::GivenUp { database, split: number };
         if let Ok(data) = entry::encode(&Payload { origin: self.origin(given_up), body }) {

@@ -9,6 +9,7 @@ mod life;
 mod load;
 mod one_node;
 mod outcomes;
+mod receipts;
 mod three_nodes;
 mod trouble;
 mod upkeep;

@@ -100,6 +100,11 @@ impl Conn {
         self.linearizable.load(Ordering::Relaxed)
     }
 
+    /// Receipt of the last transaction that wished to write, as text.
+    pub(crate) fn last_receipt(&self) -> String {
+        self.link.receipt.text()
+    }
+
     pub(crate) fn set_powersafe_overwrite(&self, on: bool) {
         self.powersafe_overwrite.store(on, Ordering::Relaxed);
     }
@@ -179,6 +184,8 @@ impl Conn {
         if !self.db.is_reader(self.id) {
             return self.db.lock_write(self.id);
         }
+        // A new transaction: nobody must take the receipt of the one before for its own.
+        self.link.receipt.set(None);
         // SQLite's busy handler never looks, and would come back until its time is up.
         if interrupted() {
             return Err(Refusal::Interrupted);

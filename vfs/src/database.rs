@@ -51,6 +51,7 @@ use crate::hashmap::PageHashes;
 use crate::lock::{FileId, LockTable, WriteQueue};
 use crate::mapfile::{Checkpointed, MapFile};
 use crate::page::{PageCount, PageHash, PageNo};
+use crate::replicator::Receipt;
 use crate::shm::{ShmFile, ShmView};
 use crate::spill::{Spill, SpillTo};
 use crate::transaction::{PageImage, Position};
@@ -162,17 +163,40 @@ pub(crate) enum Mode {
     Detached = 2,
 }
 
+/// The receipt of a connection's last transaction.
+#[derive(Default)]
+pub(crate) struct Receipts(Mutex<Option<Receipt>>);
+
+impl Receipts {
+    pub(crate) fn set(&self, receipt: Option<Receipt>) {
+        *self.0.lock() = receipt;
+    }
+
+    /// As text; empty if there is none.
+    pub(crate) fn text(&self) -> String {
+        self.0.lock().as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Receipts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text())
+    }
+}
+
 /// The part of a connection that the applier must reach: read on every page read, hence atomic.
 #[derive(Debug)]
 pub(crate) struct Link {
     mode: AtomicU8,
     /// Own frames of a fenced or detached connection, from its session's first frame on.
     pub(crate) overlay: Mutex<Option<Overlay>>,
+    /// Of the last transaction that wished to write; `None` if it was not proposed.
+    pub(crate) receipt: Receipts,
 }
 
 impl Link {
     pub(crate) fn new() -> Link {
-        Link { mode: AtomicU8::new(Mode::Normal as u8), overlay: Mutex::new(None) }
+        Link { mode: AtomicU8::new(Mode::Normal as u8), overlay: Mutex::new(None), receipt: Receipts::default() }
     }
 
     /// Must be read while the WAL's lock is held: whoever overwrites a session's frames set the mode before that.

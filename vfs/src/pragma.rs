@@ -4,6 +4,8 @@
 //! PRAGMA shoal_read_level             local | linearizable: what reads of this connection see
 //! PRAGMA shoal_read_level = X         sets it
 //! PRAGMA shoal_position               index of the last log entry that this connection's node shows
+//! PRAGMA shoal_last_receipt           receipt of this connection's last transaction that wished to write; empty if it
+//!                                     was not proposed
 //! ```
 //!
 //! A refused pragma would fail anyway (locks from RESERVED on are always busy); here it gets a text that says why.
@@ -45,6 +47,7 @@ pub(crate) fn on_pragma(name: &str, value: Option<&str>, conn: &Conn) -> Answer 
             Answer::Row(if conn.is_linearizable() { "linearizable" } else { "local" }.to_string())
         }
         ("shoal_position", None) => Answer::Row(conn.db().position().to_string()),
+        ("shoal_last_receipt", None) => Answer::Row(conn.last_receipt()),
         ("journal_mode", Some(mode)) if !mode.eq_ignore_ascii_case("wal") => {
             Answer::Refused(format!("journal_mode = {mode}: a replicated database is always in WAL mode"))
         }

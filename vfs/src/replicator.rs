@@ -15,6 +15,10 @@ use crate::database::{Database, SessionId};
 use crate::error::Refusal;
 use crate::transaction::{Position, Transaction};
 
+/// What the replicator calls a transaction that it proposed, for the application to ask about later. The VFS keeps it for
+/// the connection and hands it out as text (`PRAGMA shoal_last_receipt`).
+pub type Receipt = Arc<dyn std::fmt::Display + Send + Sync>;
+
 /// Asked by long waits whether the connection was interrupted (`sqlite3_interrupt`).
 pub type Interrupted<'a> = &'a dyn Fn() -> bool;
 
@@ -35,8 +39,15 @@ pub trait Replicator: Send + Sync + 'static {
     fn wait_writable(&self, db: &Arc<Database>, limit: Duration);
 
     /// Makes `transaction` of write session `session` durable on a majority and waits until it is decided.
-    /// `NotCommitted` needs proof that no node will ever apply it; when in doubt, `Unknown`.
-    fn commit(&self, db: &Arc<Database>, session: SessionId, transaction: Transaction) -> Result<Position, Refusal>;
+    /// `NotCommitted` needs proof that no node will ever apply it; when in doubt, `Unknown`. `receipt` is set if the
+    /// transaction came so far that it has a name, whatever the answer.
+    fn commit(
+        &self,
+        db: &Arc<Database>,
+        session: SessionId,
+        transaction: Transaction,
+        receipt: &mut Option<Receipt>,
+    ) -> Result<Position, Refusal>;
 
     /// A connection gave WRITE back, and what it committed is shown. Called in that connection's thread.
     fn on_write_released(&self) {}

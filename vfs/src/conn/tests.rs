@@ -3,6 +3,7 @@ use crate::database::SessionId;
 use crate::env::sim::{SimClock, SimRng};
 use crate::genesis::Geometry;
 use crate::page::{PageCount, PageHash, PageNo};
+use crate::replicator::Receipt;
 use crate::spill::SpillTo;
 use crate::transaction::{ChangedPage, Position, Transaction};
 
@@ -22,7 +23,13 @@ impl Replicator for Moving {
 
     fn wait_writable(&self, _: &Arc<Database>, _: Duration) {}
 
-    fn commit(&self, _: &Arc<Database>, _: SessionId, _: Transaction) -> Result<Position, Refusal> {
+    fn commit(
+        &self,
+        _: &Arc<Database>,
+        _: SessionId,
+        _: Transaction,
+        _: &mut Option<Receipt>,
+    ) -> Result<Position, Refusal> {
         Err(Refusal::NotCommitted)
     }
 

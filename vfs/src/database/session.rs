@@ -409,7 +409,7 @@ impl Database {
                 let session = writer.session;
                 let start = writer.start_frame;
                 drop(state);
-                self.commit(session, start, commit, replicator)
+                self.commit(session, start, commit, link, replicator)
             }
         }
     }
@@ -419,6 +419,7 @@ impl Database {
         session: SessionId,
         start: u32,
         commit: CommitFrame,
+        link: &Link,
         replicator: &dyn Replicator,
     ) -> Result<(), Refusal> {
         // Hashing happens without the state lock: a large transaction must not stop readers from getting their locks.
@@ -449,7 +450,9 @@ impl Database {
             let page_size = self.geometry.page_size;
             Transaction { base, page_size, size_after: commit.size, checksum_after, pages }
         };
-        let answer = replicator.commit(self, session, transaction);
+        let mut receipt = None;
+        let answer = replicator.commit(self, session, transaction, &mut receipt);
+        link.receipt.set(receipt);
 
         let mut state = self.state.lock();
         let Some(writer) = state.writer.as_mut().filter(|writer| writer.session == session) else {

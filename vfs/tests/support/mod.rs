@@ -18,7 +18,7 @@ use shoaldb_vfs::files::DatabaseFiles;
 use shoaldb_vfs::genesis::{AutoVacuum, Geometry};
 use shoaldb_vfs::mapfile::Owner;
 use shoaldb_vfs::page::{PageHash, PageNo, PageSize};
-use shoaldb_vfs::replicator::{Interrupted, Replicator};
+use shoaldb_vfs::replicator::{Interrupted, Receipt, Replicator};
 use shoaldb_vfs::spill::SpillTo;
 use shoaldb_vfs::transaction::{Position, Transaction};
 
@@ -141,7 +141,13 @@ impl Replicator for TestReplicator {
         std::thread::sleep(limit);
     }
 
-    fn commit(&self, db: &Arc<Database>, session: SessionId, transaction: Transaction) -> Result<Position, Refusal> {
+    fn commit(
+        &self,
+        db: &Arc<Database>,
+        session: SessionId,
+        transaction: Transaction,
+        _: &mut Option<Receipt>,
+    ) -> Result<Position, Refusal> {
         transaction.check().unwrap();
         let verdict = self.verdicts.lock().pop_front();
         let handler = self.handler.lock().clone();
