@@ -46,6 +46,7 @@ use bytes::Bytes;
 use crate::types::{ClusterId, EntryId, HardState, LogEntry, LogIndex, Membership};
 
 mod contents;
+pub mod inspect;
 mod record;
 mod recover;
 mod segment;

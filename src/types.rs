@@ -19,10 +19,25 @@ impl std::fmt::Display for NodeId {
     }
 }
 
-/// Random name of one data directory. A wiped disk gets another one, so that it cannot vote as its former self.
+/// Random name of one data directory. A wiped disk gets another one, so that it cannot vote as its former self. In JSON it is
+/// a string of hexadecimal digits: readers of JSON round numbers of 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(into = "String", try_from = "String")]
 pub struct Incarnation(pub u64);
+
+impl From<Incarnation> for String {
+    fn from(id: Incarnation) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for Incarnation {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Incarnation, Self::Error> {
+        u64::from_str_radix(&text, 16).map(Incarnation)
+    }
+}
 
 impl std::fmt::Display for Incarnation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -30,10 +45,24 @@ impl std::fmt::Display for Incarnation {
     }
 }
 
-/// Random name of a cluster, fixed when it is founded.
+/// Random name of a cluster, fixed when it is founded. In JSON a string, as [`Incarnation`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(into = "String", try_from = "String")]
 pub struct ClusterId(pub u64);
+
+impl From<ClusterId> for String {
+    fn from(id: ClusterId) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for ClusterId {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<ClusterId, Self::Error> {
+        u64::from_str_radix(&text, 16).map(ClusterId)
+    }
+}
 
 impl std::fmt::Display for ClusterId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

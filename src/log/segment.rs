@@ -104,8 +104,8 @@ impl Directory {
         Ok(listing)
     }
 
-    pub(super) fn open(&self, name: &str) -> Result<Arc<dyn File>, LogError> {
-        self.fs.open(&self.path.join(name), Open::Write, "log.open").map_err(|e| LogError::io("log.open", name, e))
+    pub(super) fn open(&self, name: &str, how: Open) -> Result<Arc<dyn File>, LogError> {
+        self.fs.open(&self.path.join(name), how, "log.open").map_err(|e| LogError::io("log.open", name, e))
     }
 
     /// A new, empty file with the name of a spare.

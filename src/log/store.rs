@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use shoaldb_vfs::env::{File, Fs};
+use shoaldb_vfs::env::{File, Fs, Open};
 
 use super::contents::{Contents, Slot, check_anchor_size, check_hard_state};
 use super::record::{BATCH_HEADER, BatchHeader, HEAD_PREFIX, Head, Meaning, RawRecord, Record, SECTOR};
@@ -125,7 +125,7 @@ impl Log {
         check_options(options)?;
         let directory = Directory::new(fs, dir);
         let listing = directory.list()?;
-        let (segments, obsolete) = find_segments(&directory, &listing)?;
+        let (segments, obsolete) = find_segments(&directory, &listing, Open::Write)?;
         let Some((_, _, first)) = segments.first() else {
             return Err(LogError::Missing { dir: directory.display() });
         };
@@ -605,7 +605,11 @@ fn open_segment(
 type Found = (u32, Arc<dyn File>, NamedHead);
 
 /// The segments that count, ascending, and the names of those that a fresh head made obsolete.
-fn find_segments(directory: &Directory, listing: &Listing) -> Result<(Vec<Found>, Vec<String>), LogError> {
+pub(super) fn find_segments(
+    directory: &Directory,
+    listing: &Listing,
+    how: Open,
+) -> Result<(Vec<Found>, Vec<String>), LogError> {
     let mut segments: Vec<Found> = Vec::new();
     let mut obsolete = Vec::new();
     for (number, name) in listing.segments.iter().rev() {
@@ -614,7 +618,7 @@ fn find_segments(directory: &Directory, listing: &Listing) -> Result<(Vec<Found>
             obsolete.push(name.clone());
             continue;
         }
-        let file = directory.open(name)?;
+        let file = directory.open(name, how)?;
         let named = NamedHead::read(name, *number, &read_head(&*file, name)?, newer)?;
         segments.push((*number, file, named));
     }
@@ -647,7 +651,7 @@ fn settle(file: &dyn File, name: &str, bytes: &[u8], end: &End) -> Result<(), Lo
 fn adopt_spares(directory: &Directory, listing: &Listing, options: LogOptions) -> Result<Vec<Spare>, LogError> {
     let mut spares = Vec::new();
     for name in &listing.spares {
-        let file = directory.open(name)?;
+        let file = directory.open(name, Open::Write)?;
         let whole = segment::len(&*file, name)? == options.segment_bytes;
         if whole && spares.len() < options.spares {
             spares.push(Spare { name: name.clone(), file });
@@ -656,6 +660,28 @@ fn adopt_spares(directory: &Directory, listing: &Listing, options: LogOptions) -
         }
     }
     Ok(spares)
+}
+
+/// The entry of a slot, from bytes that begin at offset `from` of its segment.
+pub(super) fn read_entry(
+    bytes: &Bytes,
+    from: u32,
+    index: LogIndex,
+    slot: Slot,
+    file: &str,
+) -> Result<LogEntry, LogError> {
+    let id = EntryId { index, term: slot.term };
+    let at = (slot.offset - from) as usize;
+    let record = bytes.get(at..).and_then(|rest| RawRecord::decode(rest, slot.chain));
+    let Some(Meaning::Entry(_, class)) = record
+        .and_then(|record| record.meaning())
+        .filter(|meaning| matches!(meaning, Meaning::Entry(found, _) if *found == id))
+    else {
+        let what = format!("entry {index} of term {} does not read back", slot.term);
+        return Err(LogError::damage(file, u64::from(slot.offset), Case::ReadBack, what));
+    };
+    let data = bytes.slice(at + RECORD_HEADER..at + RECORD_HEADER + slot.len as usize);
+    Ok(LogEntry { id, class, data })
 }
 
 /// Entries that follow each other, and lie close to each other in one segment.
@@ -683,18 +709,7 @@ impl Run {
         let bytes = Bytes::from(segment::read(&*self.segment.file, name, from, (record_end(*last) - from) as usize)?);
         for (i, slot) in self.slots.iter().enumerate() {
             let index = LogIndex(self.first.0 + i as u64);
-            let id = EntryId { index, term: slot.term };
-            let at = (slot.offset - first.offset) as usize;
-            let record = bytes.get(at..).and_then(|rest| RawRecord::decode(rest, slot.chain));
-            let Some(Meaning::Entry(_, class)) = record
-                .and_then(|record| record.meaning())
-                .filter(|meaning| matches!(meaning, Meaning::Entry(found, _) if *found == id))
-            else {
-                let what = format!("entry {index} of term {} does not read back", slot.term);
-                return Err(LogError::damage(name, u64::from(slot.offset), Case::ReadBack, what));
-            };
-            let data = bytes.slice(at + RECORD_HEADER..at + RECORD_HEADER + slot.len as usize);
-            entries.push(LogEntry { id, class, data });
+            entries.push(read_entry(&bytes, first.offset, index, *slot, name)?);
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The program as a user meets it at a shell: output, one-line errors, exit codes.
 
+mod log;
 mod nodes;
+mod settings;
 mod sql;
 mod user;

@@ -1,7 +1,6 @@
 //! Starting nodes, and asking them.
 
 use std::net::TcpListener;
-use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use crate::user::{LONG, Started, fails, free_ports, out, run, shoal, text, works, works_in_time};
@@ -9,16 +8,11 @@ use crate::user::{LONG, Started, fails, free_ports, out, run, shoal, text, works
 #[test]
 fn one_node_from_start_to_end() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, socket) = (text(&dir.path().join("data")), dir.path().join("notify"));
-    let manager = UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(LONG)).unwrap();
+    let data = text(&dir.path().join("data"));
     let start = ["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0", "--log-format", "json"];
-    let node = Started::new(shoal(&start).env("NOTIFY_SOCKET", &socket));
+    let node = Started::new(&mut shoal(&start));
     let ready: serde_json::Value = serde_json::from_str(&node.wait_line("ready")).unwrap();
     assert_eq!(ready["fields"]["message"], "ready");
-    let mut told = [0; 64];
-    let length = manager.recv(&mut told).unwrap();
-    assert_eq!(&told[..length], b"READY=1");
 
     assert_eq!(works_in_time(&["health", "--data", &data]), format!("{data}: healthy\n"));
     assert_eq!(works(&["db", "create", "app", "--page-size", "1024", "--data", &data]), "created app\n");
@@ -41,6 +35,13 @@ fn one_node_from_start_to_end() {
     assert!(fails(&["start", "--id", "2", "--data", &data, "--listen", "127.0.0.1:0"], 2).contains("node 1"));
 }
 
+/// Whoever leads, as the first node that answers and knows says.
+fn leader_of(endpoints: &str) -> u64 {
+    let status = run(&["status", "--json", "--endpoints", endpoints]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    status.as_array().unwrap().iter().find_map(|node| node["status"]["leader"].as_u64()).unwrap()
+}
+
 #[test]
 fn three_nodes_a_transfer_and_a_clean_handover() {
     let dir = tempfile::tempdir().unwrap();
@@ -56,19 +57,18 @@ fn three_nodes_a_transfer_and_a_clean_handover() {
     };
     let mut nodes: Vec<Option<Started>> = (1..=3).map(|id| Some(start(id))).collect();
     works_in_time(&["health", "--endpoints", &endpoints]);
-    let leader = || -> u64 {
-        let status: serde_json::Value =
-            serde_json::from_str(&works(&["status", "--json", "--endpoints", &endpoints])).unwrap();
-        status.as_array().unwrap().iter().find_map(|node| node["status"]["leader"].as_u64()).unwrap()
-    };
-    let next = (1..=3).find(|id| *id != leader()).unwrap();
+    let next = (1..=3).find(|id| *id != leader_of(&endpoints)).unwrap();
     assert_eq!(works(&["transfer", &next.to_string(), "--endpoints", &endpoints]), format!("node {next} leads\n"));
-    assert_eq!(leader(), next);
+    assert_eq!(leader_of(&endpoints), next);
     assert_eq!(nodes[next as usize - 1].take().unwrap().terminate(), 0);
     // One is gone: each command still works through the others, and says what it did not reach.
     works_in_time(&["db", "create", "app", "--endpoints", &endpoints]);
+    // The others know who leads: that one is not well, and no more.
     let health = run(&["health", "--endpoints", &endpoints]);
-    assert_eq!(health.status.code(), Some(4));
+    assert_eq!((health.status.code(), out(&health).lines().count()), (Some(1), 2));
+    let dead_first = format!("{},{endpoints}", address[next as usize - 1]);
+    works(&["db", "list", "--endpoints", &dead_first]);
+    works(&["transfer", &leader_of(&endpoints).to_string(), "--endpoints", &dead_first]);
     let status = run(&["status", "--endpoints", &endpoints]);
     assert_eq!(status.status.code(), Some(1), "{}", out(&status));
     assert!(
@@ -84,6 +84,10 @@ fn three_nodes_a_transfer_and_a_clean_handover() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(fails(&["db", "create", "b", "--endpoints", &lonely], 4).contains("no leader"));
+    let nobody = run(&["health", "--endpoints", &endpoints]);
+    assert_eq!(nobody.status.code(), Some(4), "{}", String::from_utf8_lossy(&nobody.stderr));
+    let some_answer = run(&["status", "--endpoints", &endpoints]);
+    assert_eq!(some_answer.status.code(), Some(4), "{}", String::from_utf8_lossy(&some_answer.stderr));
 }
 
 #[test]
@@ -141,15 +145,17 @@ fn what_stands_in_the_way_is_named() {
 
 #[test]
 fn every_help_has_an_example() {
-    let commands: [&[&str]; 10] = [
+    let commands: [&[&str]; 12] = [
         &[],
         &["demo"],
         &["start"],
         &["sql"],
+        &["log"],
         &["status"],
         &["health"],
         &["transfer"],
         &["db"],
+        &["db", "list"],
         &["db", "create"],
         &["db", "drop"],
     ];
@@ -174,7 +180,13 @@ fn a_short_demo_loses_nothing() {
     for nodes in ["1", "3"] {
         let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
         args.extend(["--nodes", nodes]);
-        let table = works(&args);
-        assert!(table.ends_with("\nlost: 0\n"), "{table}");
+        if nodes == "1" {
+            args.push("--json");
+            let report: serde_json::Value = serde_json::from_str(&works(&args)).unwrap();
+            assert_eq!((&report["lost"], &report["nodes_equal"]), (&0.into(), &1.into()), "{report}");
+        } else {
+            let table = works(&args);
+            assert!(table.ends_with("\nlost: 0\n"), "{table}");
+        }
     }
 }

@@ -205,11 +205,14 @@ impl Waiting {
             .spawn()
             .unwrap();
         let (mut stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-        writeln!(stdin, "{sql}; SELECT 'begun';").unwrap();
+        // The shell's own words come when the node is done with what stands before them.
+        writeln!(stdin, "{sql};\n.help").unwrap();
         let mut waiting = Waiting { process, stdin, stdout: BufReader::new(stdout) };
         let mut line = String::new();
-        waiting.stdout.read_line(&mut line).unwrap();
-        assert_eq!(line, "begun\n");
+        while !line.starts_with("Statements end with a semicolon.") {
+            line.clear();
+            assert!(waiting.stdout.read_line(&mut line).unwrap() > 0, "it ended");
+        }
         waiting
     }
 

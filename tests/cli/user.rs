@@ -13,7 +13,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 pub(crate) fn shoal(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
-    for variable in ["SHOAL_DATA", "SHOAL_ENDPOINTS", "SHOAL_LISTEN", "SHOAL_ID", "SHOAL_BOOTSTRAP", "SHOAL_LOG"] {
+    let ours = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("SHOAL_");
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| ours(name)) {
         command.env_remove(variable);
     }
     command.args(args);
@@ -75,13 +76,20 @@ impl Started {
     }
 
     pub(crate) fn wait_line(&self, with: &str) -> String {
+        self.lines_until(with).pop().unwrap()
+    }
+
+    /// What it says up to the first line with these words.
+    pub(crate) fn lines_until(&self, with: &str) -> Vec<String> {
         let deadline = Instant::now() + LONG;
-        let mut seen = String::new();
+        let mut seen = Vec::new();
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains(with) => return line,
-                Ok(line) => seen = format!("{seen}{line}\n"),
-                Err(_) => panic!("no line with {with:?} in:\n{seen}"),
+                Ok(line) => seen.push(line),
+                Err(_) => panic!("no line with {with:?} in {seen:#?}"),
+            }
+            if seen.last().is_some_and(|line| line.contains(with)) {
+                return seen;
             }
         }
     }

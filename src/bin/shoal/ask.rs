@@ -8,10 +8,11 @@ use serde_json::json;
 use shoaldb::client::{Client, Doors};
 use shoaldb::{AutoVacuum, CreateOptions, Error, ErrorKind, Status};
 
-use crate::Failed;
 use crate::table::{plain, print};
+use crate::{Failed, config};
 
-/// Where the nodes are. The variables are read by hand: a flag must win over the other one's variable.
+/// Where the nodes are. Variables and the file of settings are looked at by hand: a flag must win over the other one's
+/// variable, and a variable over what the file says of the other one.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Where {
     /// Addresses of nodes on this machine; the first one that can is used, `status` and `health` ask each
@@ -23,39 +24,43 @@ pub(crate) struct Where {
     data: Option<PathBuf>,
 }
 
+/// What one place says of where the nodes are: a directory, and addresses.
+type Said = (Option<PathBuf>, Vec<String>);
+
 impl Where {
     /// The directory of a node, for what its admin socket alone can do.
     pub(crate) fn directory(self) -> Result<PathBuf, Failed> {
-        match self.doors()? {
-            Doors::Directory(dir) => Ok(dir),
-            Doors::Endpoints(_) => {
-                let text = "this needs the node's admin socket: use --data DIR, on the node's machine; a port is open to anybody \
-                            there";
-                Err(Failed { code: Failed::USAGE, text: text.to_string() })
-            }
-        }
+        let (dir, addresses) = self.said()?;
+        dir.ok_or_else(|| {
+            let text = format!(
+                "this needs the node's admin socket: use --data DIR, on the node's machine; a port such as {} is open to anybody there",
+                addresses.join(",")
+            );
+            Failed { code: Failed::USAGE, text }
+        })
     }
 
     fn client(self) -> Result<Client, Failed> {
-        Ok(Client::new(self.doors()?))
+        Ok(Client::new(match self.said()? {
+            (Some(dir), addresses) if addresses.is_empty() => Doors::Directory(dir),
+            (_, addresses) => Doors::Endpoints(addresses),
+        }))
     }
 
-    fn doors(self) -> Result<Doors, Failed> {
+    /// What the first place says that says anything.
+    fn said(self) -> Result<Said, Failed> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let split = |list: String| list.split(',').map(str::to_string).collect();
-        let doors = match (self.data, self.endpoints) {
-            (Some(dir), _) => Doors::Directory(dir),
-            (None, endpoints) if !endpoints.is_empty() => Doors::Endpoints(endpoints),
-            _ => match (variable("SHOAL_ENDPOINTS"), variable("SHOAL_DATA")) {
-                (Some(list), _) => Doors::Endpoints(split(list)),
-                (None, Some(dir)) => Doors::Directory(dir.into()),
-                (None, None) => {
-                    let text = "which node? use --data DIR or --endpoints ADDR,ADDR".to_string();
-                    return Err(Failed { code: Failed::USAGE, text });
-                }
-            },
-        };
-        Ok(doors)
+        let flags = || (self.data, self.endpoints);
+        let variables =
+            || (variable("SHOAL_DATA").map(PathBuf::from), variable("SHOAL_ENDPOINTS").map_or_else(Vec::new, split));
+        let file = || (config::defaults().data.clone(), config::defaults().endpoints.clone().unwrap_or_default());
+        let any = |(dir, addresses): &Said| dir.is_some() || !addresses.is_empty();
+        let said = [flags(), variables(), file()].into_iter().find(any);
+        said.ok_or_else(|| {
+            let text = "which node? use --data DIR or --endpoints ADDR,ADDR".to_string();
+            Failed { code: Failed::USAGE, text }
+        })
     }
 }
 
@@ -76,7 +81,7 @@ pub(crate) struct Question {
   shoal status --endpoints 127.0.0.1:4001,127.0.0.1:4002,127.0.0.1:4003
   shoal status --data data-1 --json | jq .[0].status.leader
 
-Exit code: 0 if every node answered, 1 if some did not, 4 if none did.")]
+Exit code: 0 if every node answered, 1 if some did not, 4 if none of those that did knows a leader.")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     question: Question,
@@ -88,7 +93,7 @@ pub(crate) struct StatusArgs {
   shoal health --data data-1
   shoal health --endpoints 127.0.0.1:4001,127.0.0.1:4002 || alert
 
-Exit code: 0 if all are well, 1 if one is not, 4 if one knows of no leader or was not reached.")]
+Exit code: 0 if all are well, 1 if one is not or was not reached, 4 if nobody knows of a leader.")]
 pub(crate) struct HealthArgs {
     #[command(flatten)]
     question: Question,
@@ -189,7 +194,9 @@ pub(crate) fn status(args: StatusArgs) -> Result<(), Failed> {
     }
     let failed: Vec<(&str, &Error)> =
         answers.iter().filter_map(|(door, answer)| Some((door.as_str(), answer.as_ref().err()?))).collect();
-    judge(&failed, answers.len())
+    let knows =
+        |(_, answer): &(String, Result<Status, Error>)| answer.as_ref().is_ok_and(|status| status.leader.is_some());
+    judge(&failed, answers.iter().any(knows))
 }
 
 fn print_status(known: &[&Status]) {
@@ -246,13 +253,13 @@ fn print_status(known: &[&Status]) {
     }
 }
 
-/// The exit code of several answers: the worst is told last.
-fn judge(failed: &[(&str, &Error)], asked: usize) -> Result<(), Failed> {
+/// The exit code of several answers, of which some are no good; the last reason is told last.
+fn judge(failed: &[(&str, &Error)], somebody_knows_a_leader: bool) -> Result<(), Failed> {
     let Some((door, error)) = failed.last() else { return Ok(()) };
     for (door, error) in &failed[..failed.len() - 1] {
         eprintln!("shoal: {}", named(door, error));
     }
-    let code = if failed.len() == asked && error.kind() == ErrorKind::NotLeader { Failed::NO_LEADER } else { 1 };
+    let code = if somebody_knows_a_leader { 1 } else { Failed::NO_LEADER };
     Err(Failed { code, text: named(door, error) })
 }
 
@@ -273,11 +280,12 @@ pub(crate) fn health(args: HealthArgs) -> Result<(), Failed> {
     }
     let mut failed: Vec<(&str, &Error)> =
         answers.iter().filter_map(|(door, answer)| Some((door.as_str(), answer.as_ref().err()?))).collect();
-    // The one that decides the code comes last.
+    // A node in trouble is the gravest, and told last.
     failed.sort_by_key(|(_, error)| error.kind() != ErrorKind::NotLeader);
-    failed.reverse();
-    let all = failed.len();
-    judge(&failed, all)
+    let knows = |(_, answer): &(String, Result<(), Error>)| {
+        answer.as_ref().err().is_none_or(|error| error.kind() != ErrorKind::NotLeader)
+    };
+    judge(&failed, answers.iter().any(knows))
 }
 
 /// `shoal transfer`.

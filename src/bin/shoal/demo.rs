@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Failed;
 use crate::harness::cluster::{Cluster, Plan};
@@ -55,6 +55,9 @@ pub(crate) struct DemoArgs {
     /// Three nodes, or one that is killed in a loop.
     #[arg(long, default_value_t = 3, value_parser = one_or_three)]
     nodes: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 fn one_or_three(text: &str) -> Result<u64, String> {
@@ -156,7 +159,7 @@ fn run_in(args: &DemoArgs, source: &data::Source, dir: &Path) -> Result<(), Fail
     show.say("writers and readers have stopped; every node's table is compared with what they were told");
     let verdicts = judge(&cluster, &ledger)?;
     show.end();
-    report(&ledger, &counters, &outages, seconds, &verdicts)
+    report(&ledger, &counters, &outages, seconds, &verdicts, args.json)
 }
 
 fn nodes(n: u64) -> String {
@@ -332,6 +335,7 @@ fn report(
     outages: &[Duration],
     seconds: f64,
     verdicts: &[(u64, Verdict)],
+    json: bool,
 ) -> Result<(), Failed> {
     let most = |of: fn(&Verdict) -> usize| verdicts.iter().map(|(_, verdict)| of(verdict)).max().unwrap_or(0);
     let least = |of: fn(&Verdict) -> usize| verdicts.iter().map(|(_, verdict)| of(verdict)).min().unwrap_or(0);
@@ -339,20 +343,35 @@ fn report(
     let mut millis: Vec<u128> = outages.iter().map(Duration::as_millis).collect();
     millis.sort_unstable();
     let middle = millis.get(millis.len() / 2).copied().unwrap_or(0);
-    let row = |name: &str, value: String| print(&format!("{name:<42}{value}"));
-    row("kills of the leader (SIGKILL)", outages.len().to_string());
-    row("until writes went on, median / longest", format!("{middle} / {} ms", millis.last().copied().unwrap_or(0)));
-    row("acknowledged", format!("{} ({:.0} per second)", ledger.count(), ledger.count() as f64 / seconds));
-    row("found on every node", least(|verdict| verdict.found).to_string());
-    row("told not committed", most(|verdict| verdict.not_committed).to_string());
-    row("  of these found", most(|verdict| verdict.risen.len()).to_string());
-    row("told nothing (unknown)", most(|verdict| verdict.unknown).to_string());
-    row("  of these found", most(|verdict| verdict.unknown_found).to_string());
-    row("found twice, or never written", most(|v| v.doubled.len() + v.strange.len()).to_string());
-    row("reads, local and linearizable", reads.to_string());
-    row("  of these too old", stale.to_string());
-    row("nodes with equal content", format!("{0} of {0}, integrity_check ok", verdicts.len()));
-    print(&format!("\nlost: {}", most(|verdict| verdict.lost.len())));
+    let (found, lost) = (least(|verdict| verdict.found), most(|verdict| verdict.lost.len()));
+    let (refused, risen) = (most(|verdict| verdict.not_committed), most(|verdict| verdict.risen.len()));
+    let (unknown, unknown_found) = (most(|verdict| verdict.unknown), most(|verdict| verdict.unknown_found));
+    let wrong = most(|v| v.doubled.len() + v.strange.len());
+    let (kills, longest) = (outages.len(), millis.last().copied().unwrap_or(0));
+    if json {
+        let report = json!({
+            "kills": kills, "outage_ms": { "median": middle as u64, "longest": longest as u64 },
+            "acknowledged": ledger.count(), "seconds": seconds, "found": found, "lost": lost,
+            "not_committed": refused, "not_committed_found": risen, "unknown": unknown, "unknown_found": unknown_found,
+            "found_twice_or_never_written": wrong, "reads": reads, "reads_too_old": stale, "nodes_equal": verdicts.len(),
+        });
+        print(&format!("{report:#}"));
+    } else {
+        let row = |name: &str, value: String| print(&format!("{name:<42}{value}"));
+        row("kills of the leader (SIGKILL)", kills.to_string());
+        row("until writes went on, median / longest", format!("{middle} / {longest} ms"));
+        row("acknowledged", format!("{} ({:.0} per second)", ledger.count(), ledger.count() as f64 / seconds));
+        row("found on every node", found.to_string());
+        row("told not committed", refused.to_string());
+        row("  of these found", risen.to_string());
+        row("told nothing (unknown)", unknown.to_string());
+        row("  of these found", unknown_found.to_string());
+        row("found twice, or never written", wrong.to_string());
+        row("reads, local and linearizable", reads.to_string());
+        row("  of these too old", stale.to_string());
+        row("nodes with equal content", format!("{0} of {0}, integrity_check ok", verdicts.len()));
+        print(&format!("\nlost: {lost}"));
+    }
     if verdicts.iter().all(|(_, verdict)| verdict.is_good()) && stale == 0 {
         return Ok(());
     }

@@ -5,10 +5,12 @@
 #![deny(unsafe_code)]
 
 mod ask;
+mod config;
 mod demo;
 #[allow(dead_code, reason = "the crash tests use the rest")]
 mod harness;
 mod load;
+mod log;
 mod phases;
 mod sql;
 mod start;
@@ -19,7 +21,7 @@ mod worker;
 use std::io;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use shoaldb::{Error, ErrorKind};
 
 /// SQLite in your process, replicated: a transaction counts once a majority has it on disk.
@@ -35,9 +37,13 @@ use shoaldb::{Error, ErrorKind};
   shoal sql app --data data
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 outcome unknown, 4 no leader.
-Options that name a variable in their help, such as SHOAL_DATA, may be set by it; the flag wins."
+Options that name a variable in their help, such as SHOAL_DATA, may be set by it, or in the file that --config names. The flag
+wins over the variable, and the variable over the file."
 )]
 struct Cli {
+    /// A file of settings, such as contrib/shoal.toml. Flags win over variables, variables over the file.
+    #[arg(long, global = true, value_name = "FILE", env = "SHOAL_CONFIG")]
+    config: Option<std::path::PathBuf>,
     /// How messages on standard error look.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SHOAL_LOG_FORMAT")]
     log_format: LogFormat,
@@ -48,10 +54,20 @@ struct Cli {
     command: Command,
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug)]
+#[derive(ValueEnum, serde::Deserialize, Clone, Copy, Debug)]
+#[serde(rename_all = "lowercase")]
 enum LogFormat {
     Text,
     Json,
+}
+
+impl LogFormat {
+    fn word(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -63,6 +79,7 @@ enum Command {
     Health(ask::HealthArgs),
     Transfer(ask::TransferArgs),
     Db(ask::DbArgs),
+    Log(log::LogArgs),
     #[command(hide = true)]
     Worker(worker::WorkerArgs),
 }
@@ -103,8 +120,7 @@ impl From<Error> for Failed {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = set_up_log(&cli).and_then(|()| match cli.command {
+    let result = command_line().and_then(|cli| set_up_log(&cli).map(|()| cli)).and_then(|cli| match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Start(args) => start::run(args).map_err(Failed::from),
         Command::Sql(args) => sql::run(args),
@@ -112,6 +128,7 @@ fn main() -> ExitCode {
         Command::Health(args) => ask::health(args),
         Command::Transfer(args) => ask::transfer(args),
         Command::Db(args) => ask::db(args),
+        Command::Log(args) => log::run(&args),
         Command::Worker(args) => worker::run(&args).map_err(Failed::from),
     });
     match result {
@@ -121,6 +138,13 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// Flags, variables and the file of settings, in this order.
+fn command_line() -> Result<Cli, Failed> {
+    // Wrong usage, and `--help`, end the program here.
+    let matches = config::apply(Cli::command())?.get_matches();
+    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
 }
 
 fn set_up_log(cli: &Cli) -> Result<(), Failed> {

@@ -48,8 +48,11 @@ impl FromStr for MemberArg {
     shoal start --id 1 --data data-1 --listen 127.0.0.1:4001 \\
       --bootstrap 1=127.0.0.1:4001,2=127.0.0.1:4002,3=127.0.0.1:4003
 
+  With its settings in a file:
+    shoal start --config contrib/shoal.toml
+
 The node runs until SIGTERM or ctrl-c; then it hands leadership over and ends with 0.
-Under systemd use Type=notify.")]
+Under systemd use Type=notify: contrib/shoal.service.")]
 pub(crate) struct StartArgs {
     /// Id of this node, 1 to 65535. It belongs to the directory for good.
     #[arg(long, env = "SHOAL_ID", value_parser = clap::value_parser!(u16).range(1..))]
@@ -95,20 +98,32 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
     }
     let node = builder.start()?;
     let events = node.events();
+    // What was decided before anybody listened is no event any more.
+    let leader = node.leader();
+    let status = match &leader {
+        Some(leader) => format!("node {} leads", leader.id),
+        None => "no leader at the moment".to_string(),
+    };
     tracing::info!(node = args.id, listen = args.listen, data = %args.data.display(), "ready");
-    notify("READY=1");
+    notify(&format!("READY=1\nSTATUS={status}"));
+    if let Some(leader) = leader {
+        tracing::info!(node = args.id, leader = leader.id, "{status}");
+    }
     loop {
         crossbeam_channel::select! {
             recv(signals) -> _ => break,
             recv(events) -> event => match event {
                 Ok(Event::LeaderChanged { term, leader: Some(leader) }) => {
+                    notify(&format!("STATUS=node {leader} leads in term {term}"));
                     tracing::info!(node = args.id, leader = leader.0, term = term.0, "node {leader} leads");
                 }
                 Ok(Event::LeaderChanged { term, leader: None }) => {
+                    notify("STATUS=no leader at the moment");
                     tracing::info!(node = args.id, term = term.0, "no leader at the moment");
                 }
                 Ok(Event::DiskTrouble { what }) => {
                     // It serves reads, but cannot be relied on: whoever supervises it should know.
+                    notify(&format!("STATUS={}", what.replace('\n', " ")));
                     tracing::error!(node = args.id, "{what}");
                 }
                 Ok(event) => tracing::warn!(node = args.id, ?event, "event"),
@@ -116,7 +131,7 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
             },
         }
     }
-    notify("STOPPING=1");
+    notify("STOPPING=1\nSTATUS=handing over");
     tracing::info!(node = args.id, "handing over");
     node.shutdown()?;
     tracing::info!(node = args.id, "stopped");

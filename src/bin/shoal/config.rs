@@ -1,0 +1,243 @@
+//! The file of settings, `--config shoal.toml`.
+//!
+//! A setting is looked for in the flags, then in the `SHOAL_*` variables, then here. The keys are the names of the flags, with
+//! underscores; `contrib/shoal.toml` has all of them. A key that is not known is an error, since it is a setting that its
+//! author believes in; so is a value that the flag would not take. Errors name file, line and key.
+//!
+//! What the file says becomes the *default* of the flag of that name, which is what clap looks at last. Where a node is
+//! (`data`, `endpoints`) is asked for by hand, see [`defaults`].
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+use crate::start::MemberArg;
+use crate::{Failed, LogFormat, units};
+
+/// What a file may say. Times, sizes and members are checked here and kept as they are written.
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    id: Option<std::num::NonZeroU16>,
+    pub(crate) data: Option<PathBuf>,
+    listen: Option<String>,
+    advertise: Option<String>,
+    #[serde(deserialize_with = "members")]
+    bootstrap: Option<Vec<String>>,
+    allow_plaintext_remote: Option<bool>,
+    pub(crate) endpoints: Option<Vec<String>>,
+    log: Option<String>,
+    log_format: Option<LogFormat>,
+    #[serde(deserialize_with = "time")]
+    heartbeat: Option<String>,
+    #[serde(deserialize_with = "time")]
+    election_timeout: Option<String>,
+    #[serde(deserialize_with = "time")]
+    commit_timeout: Option<String>,
+    #[serde(deserialize_with = "time")]
+    busy_timeout: Option<String>,
+    #[serde(deserialize_with = "time")]
+    session_idle: Option<String>,
+    #[serde(deserialize_with = "size")]
+    wal_limit: Option<String>,
+    #[serde(deserialize_with = "size")]
+    log_limit: Option<String>,
+    #[serde(deserialize_with = "size")]
+    segment_bytes: Option<String>,
+    #[serde(deserialize_with = "size")]
+    checkpoint_bytes: Option<String>,
+    #[serde(deserialize_with = "time")]
+    checkpoint_age: Option<String>,
+    #[serde(deserialize_with = "size")]
+    scrub_bytes: Option<String>,
+    #[serde(deserialize_with = "size")]
+    transaction_limit: Option<String>,
+}
+
+fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(from)?;
+    units::time(&text).map_err(D::Error::custom)?;
+    Ok(Some(text))
+}
+
+/// A number, or a text with a unit.
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a size: a number of bytes, or a text such as \"64KiB\", \"16MiB\" or \"4GiB\"")]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    let text = match Size::deserialize(from)? {
+        Size::Bytes(bytes) => bytes.to_string(),
+        Size::Text(text) => text,
+    };
+    units::size(&text).map_err(D::Error::custom)?;
+    Ok(Some(text))
+}
+
+fn members<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    let list = Vec::<String>::deserialize(from)?;
+    for member in &list {
+        MemberArg::from_str(member).map_err(D::Error::custom)?;
+    }
+    Ok(Some(list))
+}
+
+static DEFAULTS: OnceLock<Settings> = OnceLock::new();
+
+/// The settings of the file, once it was read; those of none before.
+pub(crate) fn defaults() -> &'static Settings {
+    DEFAULTS.get_or_init(Settings::default)
+}
+
+/// Which file the command line, or else the variable, names. The line is looked at by hand: what the file says must be
+/// known before it is taken apart.
+fn named(mut args: impl Iterator<Item = std::ffi::OsString>) -> Option<PathBuf> {
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            break;
+        }
+        if arg == "--config" {
+            return args.next().map(PathBuf::from);
+        }
+        if let Some(file) = arg.to_str().and_then(|arg| arg.strip_prefix("--config=")) {
+            return Some(PathBuf::from(file));
+        }
+    }
+    std::env::var_os("SHOAL_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from)
+}
+
+/// Reads the file that is named, if one is, and gives the command line its defaults.
+pub(crate) fn apply(command: clap::Command) -> Result<clap::Command, Failed> {
+    let Some(path) = named(std::env::args_os().skip(1)) else { return Ok(command) };
+    let usage = |text: String| Failed { code: Failed::USAGE, text };
+    let text = std::fs::read_to_string(&path).map_err(|error| usage(format!("{}: {error}", path.display())))?;
+    let settings = parse(&path, &text).map_err(usage)?;
+    let settings = DEFAULTS.get_or_init(|| settings);
+    Ok(settings.apply(command))
+}
+
+/// What a file says, or why not: `shoal.toml:3: listn: unknown field ...`.
+fn parse(path: &Path, text: &str) -> Result<Settings, String> {
+    toml::from_str(text).map_err(|error| {
+        let message = error.message().trim().replace('\n', ", ");
+        let Some(span) = error.span() else { return format!("{}: {message}", path.display()) };
+        let before = &text[..span.start.min(text.len())];
+        let number = before.matches('\n').count() + 1;
+        // The key of a value on lines of its own stands further up.
+        let key = text.lines().take(number).filter_map(|line| line.split_once('=')).last();
+        let key = key.map_or_else(String::new, |(key, _)| format!(" {}:", key.trim()));
+        format!("{}:{number}:{key} {message}", path.display())
+    })
+}
+
+impl Settings {
+    /// Values by the names of the arguments that they are for: of the whole program, and of `start`.
+    fn arguments(&self) -> [Vec<(&'static str, Vec<String>)>; 2] {
+        let one = |name, value: Option<String>| value.map(|value| (name, vec![value]));
+        let own = |text: &Option<String>| text.clone();
+        let program =
+            [one("log", own(&self.log)), one("log_format", self.log_format.map(|format| format.word().to_string()))];
+        let start = [
+            one("id", self.id.map(|id| id.to_string())),
+            one("data", self.data.as_ref().map(|dir| dir.display().to_string())),
+            one("listen", own(&self.listen)),
+            one("advertise", own(&self.advertise)),
+            self.bootstrap.clone().map(|list| ("bootstrap", list)),
+            one("allow_plaintext_remote", self.allow_plaintext_remote.map(|allow| allow.to_string())),
+            one("heartbeat", own(&self.heartbeat)),
+            one("election_timeout", own(&self.election_timeout)),
+            one("commit_timeout", own(&self.commit_timeout)),
+            one("busy_timeout", own(&self.busy_timeout)),
+            one("session_idle", own(&self.session_idle)),
+            one("wal_limit", own(&self.wal_limit)),
+            one("log_limit", own(&self.log_limit)),
+            one("segment_bytes", own(&self.segment_bytes)),
+            one("checkpoint_bytes", own(&self.checkpoint_bytes)),
+            one("checkpoint_age", own(&self.checkpoint_age)),
+            one("scrub_bytes", own(&self.scrub_bytes)),
+            one("transaction_limit", own(&self.transaction_limit)),
+        ];
+        [program.into_iter().flatten().collect(), start.into_iter().flatten().collect()]
+    }
+
+    fn apply(&self, command: clap::Command) -> clap::Command {
+        let [program, start] = self.arguments();
+        let set = |command: clap::Command, values: Vec<(&'static str, Vec<String>)>| {
+            values.into_iter().fold(command, |command, (name, values)| {
+                command.mut_arg(name, |arg| arg.required(false).default_values(values))
+            })
+        };
+        set(command, program).mut_subcommand("start", |command| set(command, start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::Cli;
+
+    fn parsed(text: &str) -> Result<Settings, String> {
+        parse(Path::new("shoal.toml"), text)
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        for (text, begins, contains) in [
+            ("id = 1\n\nlistn = \"x\"\n", "shoal.toml:3: listn: ", "unknown field `listn`"),
+            ("id = 0\n", "shoal.toml:1: id: ", "nonzero"),
+            ("id = 65536\n", "shoal.toml:1: id: ", "65536"),
+            ("heartbeat = 5\n", "shoal.toml:1: heartbeat: ", "expected a string"),
+            ("id = 1\nheartbeat = \"5\"\n", "shoal.toml:2: heartbeat: ", "'5': write a time"),
+            ("wal_limit = \"5 MB\"\n", "shoal.toml:1: wal_limit: ", "'5 MB': write a size"),
+            ("wal_limit = -1\n", "shoal.toml:1: wal_limit: ", "a size"),
+            ("bootstrap = [\n  \"127.0.0.1:4001\",\n]\n", "shoal.toml:1: bootstrap: ", "write ID=ADDRESS"),
+            ("log_format = \"xml\"\n", "shoal.toml:1: log_format: ", "xml"),
+            ("id = 1\nid = 2\n", "shoal.toml:2: id: ", "duplicate key"),
+            ("id = \n", "shoal.toml:1: id: ", ""),
+            ("[node]\nid = 1\n", "shoal.toml:1:", "unknown field `node`"),
+        ] {
+            let error = parsed(text).unwrap_err();
+            assert!(error.starts_with(begins) && error.contains(contains), "{text:?}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    /// The sample has every key, each with a value that is taken.
+    #[test]
+    fn the_sample_is_good_and_has_every_setting() {
+        let sample = include_str!("../../../contrib/shoal.toml");
+        parsed(sample).unwrap();
+        let all: String = sample.lines().map(|line| format!("{}\n", line.strip_prefix('#').unwrap_or(line))).collect();
+        // Prose is behind "# ", settings that are not in force behind "#".
+        let all: String = all.lines().filter(|line| !line.starts_with(' ')).map(|line| format!("{line}\n")).collect();
+        let settings = parsed(&all).unwrap();
+        assert!(settings.data.is_some() && settings.endpoints.is_some());
+        let [program, start] = settings.arguments();
+        let is_given = |names: &[(&str, Vec<String>)], id: &str| names.iter().any(|(name, _)| *name == id);
+        let command = Cli::command();
+        for arg in command.get_arguments().filter(|arg| !["help", "version", "config"].contains(&arg.get_id().as_str()))
+        {
+            assert!(is_given(&program, arg.get_id().as_str()), "{arg:?}");
+        }
+        let start_command = command.find_subcommand("start").unwrap();
+        for arg in start_command.get_arguments().filter(|arg| arg.get_id() != "help") {
+            assert!(is_given(&start, arg.get_id().as_str()), "{arg:?}");
+        }
+        settings.apply(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn the_file_is_found_wherever_it_is_named() {
+        let named = |line: &str| super::named(line.split(' ').map(Into::into));
+        assert_eq!(named("start --config a.toml"), Some("a.toml".into()));
+        assert_eq!(named("--config=b.toml status"), Some("b.toml".into()));
+        assert_eq!(named("sql db -- --config"), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! Flags over variables over the file of settings; what the program writes where; what a service manager is told.
+
+use std::os::unix::net::UnixDatagram;
+
+use crate::user::{LONG, Started, free_ports, one_node, out, run, shoal, text, works, works_in_time};
+
+#[test]
+fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&dir.path().join(name));
+    let port = free_ports(1)[0];
+    let file = path("shoal.toml");
+    let settings = format!(
+        "id = 3\ndata = \"{}\"\nlisten = \"127.0.0.1:{port}\"\nbootstrap = [\n  \"3=127.0.0.1:{port}\",\n]\nlog = \"info\"\n\
+         log_format = \"json\"\nelection_timeout = \"500ms\"\nwal_limit = \"8MiB\"\nlog_limit = 134217728\n",
+        path("from-file")
+    );
+    std::fs::write(&file, settings).unwrap();
+    // All from the file, but for one from a variable.
+    let node = Started::new(shoal(&["start", "--config", &file]).env("SHOAL_LOG_LIMIT", "100MiB"));
+    let ready: serde_json::Value = serde_json::from_str(&node.wait_line("ready")).unwrap();
+    assert_eq!(ready["fields"]["node"], 3, "{ready}");
+    works_in_time(&["health", "--config", &file]);
+    let status: serde_json::Value = serde_json::from_str(&works(&["status", "--json", "--config", &file])).unwrap();
+    let status = &status[0]["status"];
+    assert_eq!(
+        (&status["node"], &status["wal_limit"], &status["log_limit"]),
+        (&3.into(), &(8 << 20).into(), &(100 << 20).into())
+    );
+    // Names of 64 bits survive readers that round.
+    for name in ["incarnation", "cluster"] {
+        assert_eq!(status[name].as_str().unwrap().len(), 16, "{status}");
+    }
+    // Where to ask: the flag, then the variable, then the file.
+    let (_other, other) = one_node(&dir.path().join("other"), &[]);
+    let asked = |args: &[&str], variable: Option<(&str, &str)>| {
+        let mut command = shoal(&[&["status", "--json", "--config", &file], args].concat());
+        let status = command.envs(variable).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        status[0]["status"]["node"].as_u64().unwrap()
+    };
+    let address = format!("127.0.0.1:{port}");
+    assert_eq!(asked(&[], None), 3);
+    assert_eq!(asked(&[], Some(("SHOAL_DATA", &other))), 1);
+    assert_eq!(asked(&["--endpoints", &address], Some(("SHOAL_DATA", &other))), 3);
+    assert_eq!(asked(&["--data", &other], Some(("SHOAL_ENDPOINTS", &address))), 1);
+    // The file itself may be named by a variable, and a flag wins over what it says.
+    let busy = shoal(&["start", "--data", &other]).env("SHOAL_CONFIG", &file).output().unwrap();
+    let reason = String::from_utf8(busy.stderr).unwrap();
+    assert!(reason.contains(&other) && reason.contains("uses this directory"), "{reason}");
+    assert_eq!(busy.status.code(), Some(1));
+    let mut sql = shoal(&["sql", "app", "SELECT 1"]);
+    assert_eq!(out(&sql.env("SHOAL_CONFIG", &file).output().unwrap()), "1\n");
+    assert_eq!(node.terminate(), 0);
+}
+
+#[test]
+fn a_file_that_is_wrong_is_wrong_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = text(&dir.path().join("shoal.toml"));
+    let refused = |settings: &str| {
+        std::fs::write(&file, settings).unwrap();
+        let output = run(&["start", "--config", &file]);
+        assert_eq!(output.status.code(), Some(2), "{settings}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(
+        refused("id = 1\nlisten = \"127.0.0.1:0\"\nheartbeat = \"5\"\n"),
+        format!("shoal: {file}:3: heartbeat: '5': write a time such as 250ms, 10s, 5m or 2h\n")
+    );
+    assert!(refused("idd = 1\n").starts_with(&format!("shoal: {file}:1: idd: unknown field `idd`")));
+    // What the file does not say is asked for as ever.
+    assert!(refused("id = 1\n").contains("--data <DIR>"));
+    let missing = run(&["status", "--config", "/does/not/exist"]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(String::from_utf8(missing.stderr).unwrap().contains("/does/not/exist"));
+}
+
+#[test]
+fn a_service_manager_is_told_of_start_leader_and_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, socket) = (text(&dir.path().join("data")), dir.path().join("notify"));
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(LONG)).unwrap();
+    let told = || {
+        let mut told = [0; 512];
+        let length = manager.recv(&mut told).unwrap();
+        String::from_utf8(told[..length].to_vec()).unwrap()
+    };
+    let start = ["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"];
+    let node = Started::new(shoal(&start).env("NOTIFY_SOCKET", &socket));
+    let ready = told();
+    assert!(ready.starts_with("READY=1\nSTATUS="), "{ready}");
+    let mut status = ready;
+    while !status.contains("STATUS=node 1 leads") {
+        status = told();
+    }
+    assert_eq!(node.terminate(), 0);
+    let mut last = told();
+    while !last.starts_with("STOPPING=1") {
+        assert!(last.starts_with("STATUS="), "{last}");
+        last = told();
+    }
+    assert_eq!(last, "STOPPING=1\nSTATUS=handing over");
+}
+
+/// Results on standard output, everything else on standard error, as text or as lines of JSON.
+#[test]
+fn messages_and_results_do_not_mix() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    for format in ["text", "json"] {
+        let output = run(&["health", "--json", "--data", &data, "--log", "trace", "--log-format", format]);
+        let health: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(health[0]["healthy"], true);
+    }
+    let quiet = text(&dir.path().join("quiet"));
+    let mut command = shoal(&["start", "--id", "1", "--data", &quiet, "--listen", "127.0.0.1:0", "--log", "debug"]);
+    let node = Started::new(command.args(["--log-format", "json"]));
+    // Whatever comes before it is JSON as well.
+    let lines = node.lines_until("leads");
+    assert!(lines.iter().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{lines:#?}");
+}
