@@ -22,12 +22,13 @@
 //!
 //! Deliberately absent: threads, and the founding itself (`found.rs`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use shoaldb_vfs::env::Env;
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, DatabaseId};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::found::Founding;
@@ -36,6 +37,7 @@ use crate::history::History;
 use crate::identity::{self, IdentityError};
 use crate::log::{Anchor, Log, LogError, LogOptions, Recovered};
 use crate::raft::Restored;
+use crate::registry::{self, Registry};
 use crate::types::{EntryId, GENESIS, HardState, Incarnation, Membership, NodeId, Term};
 
 /// A log and what it begins with.
@@ -45,6 +47,8 @@ pub(crate) struct Opened {
     pub(crate) catalogue: Catalogue,
     /// What receipts need; an anchor may be without.
     pub(crate) history: Option<History>,
+    /// Which generation of its files a database has, where it is not the first.
+    pub(crate) generations: BTreeMap<DatabaseId, u64>,
     /// Knows the genesis, and tells it to listed nodes that come late; none on a node that joined.
     pub(crate) founding: Option<Founding>,
 }
@@ -134,7 +138,11 @@ impl Directory {
         let catalogue = genesis.catalogue();
         let voters = genesis.members.iter().map(|member| member.node).collect();
         let membership = Membership { voters, ..Membership::default() };
-        let anchor = Anchor { applied: GENESIS.index, membership, registry: Bytes::from(catalogue.encode()) };
+        let anchor = Anchor {
+            applied: GENESIS.index,
+            membership,
+            registry: Bytes::from(registry::encode(&catalogue, &BTreeMap::new())),
+        };
         let hard_state = HardState { term: GENESIS.term, vote: None, commit: GENESIS.index };
         let log = Log::create(
             self.env.fs.clone(),
@@ -195,8 +203,8 @@ fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened>
     let Recovered { hard_state, anchor, start, last, .. } = recovered;
     let damaged =
         |error: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}"));
-    let (history, catalogue) = History::split(&anchor.registry).map_err(|error| damaged(&error))?;
-    let catalogue = Catalogue::decode(catalogue).map_err(|error| damaged(&error))?;
+    let (history, registry) = History::split(&anchor.registry).map_err(|error| damaged(&error))?;
+    let Registry { catalogue, generations } = registry::decode(registry).map_err(|error| damaged(&error))?;
     let restored = Restored { hard_state, membership: anchor.membership, start, last, applied: anchor.applied };
     let founding = match genesis_of(identity) {
         Some(genesis) => {
@@ -206,7 +214,7 @@ fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened>
         }
         None => None,
     };
-    Ok(Opened { log, restored, catalogue, history, founding })
+    Ok(Opened { log, restored, catalogue, generations, history, founding })
 }
 
 impl Opened {

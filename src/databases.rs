@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/db/<id>-<generation>.{db,map,dw}   the files of the database that the entry at index <id> created
+//! DIR/db/<id>-<generation>.part          a generation that is being built
 //! ```
 //!
 //! A name that no entry has created may be opened: it leads to an empty *shape* that reads as an empty database and that
@@ -18,6 +19,9 @@
 //! no, id <= anchor   any            it was dropped: they are deleted
 //! no, id >  anchor   any            they wait for the entry that creates the database, which takes them if they are whole
 //! ```
+//!
+//! Which generation counts is told by the anchor, with the catalogue. Files of an earlier one are deleted. Those of a later
+//! one did not get to count: a main file is a part again, to go on with, and the rest is deleted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -36,6 +40,7 @@ use shoaldb_vfs::spill::{SpillTo, WalMemory};
 use shoaldb_vfs::transaction::Position;
 
 use crate::catalogue::{AutoVacuum, Catalogue, DatabaseId, DatabaseInfo, DatabaseName};
+use crate::registry::FIRST_GENERATION;
 use crate::types::LogIndex;
 
 /// The geometry that a catalogue entry describes.
@@ -49,13 +54,11 @@ fn geometry_of(info: &DatabaseInfo) -> Geometry {
     Geometry { page_size: info.page_size, auto_vacuum }
 }
 
-/// The files of a database that has seen no snapshot.
-const FIRST_GENERATION: u64 = 1;
 /// Databases are opened by so many threads: enough to keep a disk busy, and each open is short.
 const OPENERS: usize = 4;
 
-fn owner(id: DatabaseId, info: &DatabaseInfo) -> Owner {
-    Owner { database: id.0, generation: FIRST_GENERATION, page_size: info.page_size }
+fn owner(id: DatabaseId, info: &DatabaseInfo, generation: u64) -> Owner {
+    Owner { database: id.0, generation, page_size: info.page_size }
 }
 
 #[derive(Default)]
@@ -64,6 +67,8 @@ struct Maps {
     by_id: HashMap<DatabaseId, Arc<Database>>,
     /// Databases that could not be opened, and why.
     damaged: BTreeMap<DatabaseId, String>,
+    /// Which generation of its files a database has, where it is not the first.
+    generations: BTreeMap<DatabaseId, u64>,
     stopped: bool,
 }
 
@@ -127,16 +132,16 @@ impl Databases {
         all
     }
 
-    /// Opens the databases of `catalogue`, which is what there was when the entry at `anchor` was applied. Returns the
-    /// furthest position that one of them shows: everything up to there was committed.
-    pub(crate) fn restore(&self, catalogue: &Catalogue, anchor: LogIndex) -> io::Result<Position> {
-        for name in self.env.fs.list(&self.dir, "db.list")? {
-            let known = |id: u64| catalogue.databases().any(|(known, _)| known.0 == id);
-            match files::owner_of_name(&name) {
-                Some((id, generation)) if id > anchor.0 || known(id) && generation == FIRST_GENERATION => {}
-                _ => self.env.fs.remove(&self.dir.join(&name), "db.orphan")?,
-            }
-        }
+    /// Opens the databases of `catalogue`, which is what there was when the entry at `anchor` was applied, each with the
+    /// files of its generation. Returns the furthest position that one of them shows: everything up to there was committed.
+    pub(crate) fn restore(
+        &self,
+        catalogue: &Catalogue,
+        generations: BTreeMap<DatabaseId, u64>,
+        anchor: LogIndex,
+    ) -> io::Result<Position> {
+        self.maps.lock().generations = generations;
+        self.tidy(catalogue, anchor)?;
         let all: Vec<_> = catalogue.databases().map(|(id, info)| (id, info.clone())).collect();
         let opened = self.open_all(&all);
         let mut furthest = Position(0);
@@ -157,10 +162,38 @@ impl Databases {
         Ok(furthest)
     }
 
+    /// Deletes the files that are nobody's any more; see the table in the module's text.
+    fn tidy(&self, catalogue: &Catalogue, anchor: LogIndex) -> io::Result<()> {
+        let there = self.env.fs.list(&self.dir, "db.list")?;
+        let fs = &*self.env.fs;
+        for name in &there {
+            let path = self.dir.join(name);
+            let known = |id: u64| catalogue.databases().any(|(known, _)| known.0 == id);
+            let Some((id, generation)) = files::owner_of_name(name).filter(|(id, _)| *id > anchor.0 || known(*id))
+            else {
+                fs.remove(&path, "db.orphan")?;
+                continue;
+            };
+            let counts = self.generation(DatabaseId(id));
+            let part = files::part_name(id, generation);
+            let is_part = *name == part;
+            let [main, ..] = files::names(id, generation);
+            if !known(id) || generation == counts && !is_part || generation > counts && is_part {
+                continue;
+            }
+            if generation > counts && *name == main && !there.contains(&part) {
+                fs.rename(&path, &self.dir.join(&part), "db.orphan")?;
+            } else {
+                fs.remove(&path, "db.orphan")?;
+            }
+        }
+        Ok(())
+    }
+
     /// The files of each, in the same order.
     fn open_all(&self, all: &[(DatabaseId, DatabaseInfo)]) -> Vec<io::Result<DatabaseFiles>> {
         let open = |(id, info): &(DatabaseId, DatabaseInfo)| {
-            DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner(*id, info))
+            DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner(*id, info, self.generation(*id)))
         };
         if all.len() < 2 * OPENERS {
             return all.iter().map(open).collect();
@@ -181,7 +214,7 @@ impl Databases {
     }
 
     fn enter_damaged(&self, id: DatabaseId, info: &DatabaseInfo, error: &io::Error) -> io::Result<()> {
-        let [main, ..] = files::names(id.0, FIRST_GENERATION);
+        let [main, ..] = files::names(id.0, self.generation(id));
         let what = format!(
             "database {} ({}) cannot be opened and is not served on this node: {error}; remove this node from the cluster and \
              let a new one take its place",
@@ -198,6 +231,15 @@ impl Databases {
         Ok(())
     }
 
+    /// The generations that are not the first, for the next anchor.
+    pub(crate) fn generations(&self) -> BTreeMap<DatabaseId, u64> {
+        self.maps.lock().generations.clone()
+    }
+
+    fn generation(&self, id: DatabaseId) -> u64 {
+        self.maps.lock().generations.get(&id).copied().unwrap_or(FIRST_GENERATION)
+    }
+
     /// How many checkpoints were ended that a crash had interrupted.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn redone(&self) -> u64 {
@@ -211,7 +253,7 @@ impl Databases {
 
     /// The entry at index `id` created a database. Its files may be there: this node applied the entry in an earlier life.
     pub(crate) fn bind(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<()> {
-        let owner = owner(id, info);
+        let owner = owner(id, info, self.generation(id));
         let files = match DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner) {
             Ok(files) => files,
             // What is not whole was never anything: a crash came before the entry was applied, and it is again.
@@ -249,8 +291,11 @@ impl Databases {
             db.retire(Refusal::Dropped);
         }
         maps.damaged.remove(&id);
+        maps.generations.remove(&id);
         drop(maps);
-        for name in files::names(id.0, FIRST_GENERATION) {
+        // A generation that is being built goes, too, whichever it is.
+        let there = self.env.fs.list(&self.dir, "db.drop")?;
+        for name in there.iter().filter(|name| files::owner_of_name(name).is_some_and(|(owner, _)| owner == id.0)) {
             match self.env.fs.remove(&self.dir.join(name), "db.drop") {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -280,5 +325,93 @@ impl Databases {
     /// What the WALs of all databases have in memory.
     pub(crate) fn memory(&self) -> &WalMemory {
         &self.memory
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
+    use shoaldb_vfs::env::{Fs, Open};
+    use shoaldb_vfs::mapfile::Checkpointed;
+    use shoaldb_vfs::page::{PageCount, PageHash, PageNo};
+    use shoaldb_vfs::staging::Staging;
+
+    use super::*;
+    use crate::types::ClusterId;
+
+    const DIR: &str = "/db";
+
+    fn disk() -> (SimFs, Env) {
+        let fs = SimFs::new(1);
+        let env = Env { fs: Arc::new(fs.clone()), clock: Arc::new(SimClock::default()), rng: Arc::new(SimRng::new(1)) };
+        (fs, env)
+    }
+
+    fn names(fs: &SimFs) -> Vec<String> {
+        fs.list(Path::new(DIR), "test").unwrap()
+    }
+
+    fn info() -> DatabaseInfo {
+        let geometry = Geometry::default();
+        let name = DatabaseName::new("app").unwrap();
+        DatabaseInfo { name, page_size: geometry.page_size, auto_vacuum: AutoVacuum::None }
+    }
+
+    fn catalogue() -> Catalogue {
+        let mut catalogue = Catalogue::new(ClusterId(1));
+        catalogue.apply_create(LogIndex(3), info().name, info().page_size, info().auto_vacuum).unwrap();
+        catalogue
+    }
+
+    /// Database 3 with the files of generation 1, and of generation 2 at position 9.
+    fn two_generations(env: &Env) {
+        let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
+        databases.bind(DatabaseId(3), &info()).unwrap();
+        databases.stop();
+        let page = Geometry::default().first_page();
+        let hash = PageHash::of(PageNo::FIRST, &page);
+        let at = Checkpointed { position: Position(9), size: PageCount(1), checksum: hash };
+        let owner = owner(DatabaseId(3), &info(), 2);
+        let mut staging = Staging::begin(env.fs.clone(), Path::new(DIR), owner, at).unwrap();
+        staging.write(PageNo::FIRST, &page).unwrap();
+        staging.finish(&mut |_, _| Ok(vec![hash])).unwrap();
+    }
+
+    /// The generation that counts is opened, whichever it is; files of a later one are a part again, of an earlier one gone.
+    #[test]
+    fn the_generation_that_counts_is_opened_and_the_others_are_parts_or_gone() {
+        for (counts, position, kept) in
+            [(1, 3, ["3-1.db", "3-1.map", "3-2.part"].as_slice()), (2, 9, ["3-2.db", "3-2.map"].as_slice())]
+        {
+            let (fs, env) = disk();
+            two_generations(&env);
+            assert_eq!(names(&fs), ["3-1.db", "3-1.map", "3-2.db", "3-2.map"]);
+            let generations: BTreeMap<_, _> = [(DatabaseId(3), counts)].into_iter().collect();
+            let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
+            let furthest = databases.restore(&catalogue(), generations.clone(), LogIndex(5)).unwrap();
+            assert_eq!((furthest, databases.damaged()), (Position(position), vec![]));
+            assert_eq!(databases.generations(), generations);
+            assert_eq!(names(&fs), kept);
+            databases.drop(DatabaseId(3)).unwrap();
+            assert!(names(&fs).is_empty() && databases.generations().is_empty());
+        }
+    }
+
+    #[test]
+    fn parts_of_a_later_generation_stay_and_what_is_nobodys_goes() {
+        let (fs, env) = disk();
+        two_generations(&env);
+        for name in
+            ["3-3.part", "3-3.db", "3-3.dw", "3-1.part", "4-2.part", "4-1.db", "7-2.part", "7-1.db", "3-1.db-wal"]
+        {
+            fs.open(&Path::new(DIR).join(name), Open::CreateNew, "test").unwrap();
+        }
+        let generations: BTreeMap<_, _> = [(DatabaseId(3), 2)].into_iter().collect();
+        let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+        databases.restore(&catalogue(), generations, LogIndex(5)).unwrap();
+        // Database 4 was dropped before the anchor; of database 7 the catalogue cannot know yet.
+        assert_eq!(names(&fs), ["3-2.db", "3-2.map", "3-3.part", "7-1.db", "7-2.part"]);
     }
 }

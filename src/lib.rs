@@ -42,6 +42,7 @@ pub mod planted;
 pub mod probe;
 pub mod raft;
 mod receipt;
+pub mod registry;
 mod replicate;
 mod session;
 mod shared;

@@ -167,9 +167,9 @@ impl RaftThread {
 /// From what was opened to an engine that can turn; the hub knows its log, its members and its catalogue from here on.
 pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<(Engine, Arc<Log>)> {
     let applied = opened.applied();
-    let Opened { log, mut restored, catalogue, history, founding } = opened;
+    let Opened { log, mut restored, catalogue, generations, history, founding } = opened;
     let end = restored.last.index;
-    let furthest = LogIndex(hub.databases.restore(&catalogue, applied.index)?.0);
+    let furthest = LogIndex(hub.databases.restore(&catalogue, generations, applied.index)?.0);
     if furthest > restored.last.index {
         return Err(Error::new(
             ErrorKind::Corrupt,

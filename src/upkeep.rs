@@ -37,6 +37,7 @@ use crate::events::Event;
 use crate::log::{Anchor, Batch, Log};
 use crate::planted::{self, Bug};
 use crate::raft::Role;
+use crate::registry;
 use crate::shared::{Hub, Input};
 use crate::status;
 use crate::types::LogIndex;
@@ -225,7 +226,7 @@ impl Upkeep {
                 return;
             }
             let Some(catalogue) = catalogue.as_ref() else { return };
-            catalogue.encode()
+            registry::encode(catalogue, &self.hub.databases.generations())
         };
         self.next_anchor = now + ANCHOR_EVERY;
         let anchor = Anchor { applied: floor, membership: core.membership, registry: self.hub.registry(&catalogue) };

@@ -202,6 +202,7 @@ pub fn files(data: &[u8]) {
             assert_eq!(Identity::decode(&identity.encode()), Ok(identity));
         }
         1 => {
+            let _ = shoaldb::registry::decode(body);
             let Ok(catalogue) = Catalogue::decode(body) else { return };
             assert_eq!(Catalogue::decode(&catalogue.encode()).as_ref().ok(), Some(&catalogue));
         }

@@ -296,7 +296,11 @@ fn what_became_of_every_entry_is_remembered_and_found_again_by_a_replay_over_new
     hub.databases.stop();
     drop(hub);
     let mut bench = Bench::on(fs);
-    bench.hub.databases.restore(&Catalogue::new(ClusterId(1)), crate::types::GENESIS.index).unwrap();
+    bench
+        .hub
+        .databases
+        .restore(&Catalogue::new(ClusterId(1)), Default::default(), crate::types::GENESIS.index)
+        .unwrap();
     bench.applier.push(log);
     for _ in 2..=late {
         assert!(matches!(bench.applier.step(), Step::Done));

@@ -33,6 +33,8 @@
 //! 3 for lack of room the same checkpoint is tried again, and no other, since the main file may be a mixture that only this
 //! double-write mends. After any other failure in 3 to 6 nothing is written here until the files are opened again.
 //!
+//! Beside these there may be `<id>-<generation>.part`: a generation that is being built (`staging.rs`).
+//!
 //! Deliberately absent: what is in a checkpoint (`database/checkpoint.rs`), and when there is one.
 
 use std::io;
@@ -105,12 +107,18 @@ pub fn names(database: u64, generation: u64) -> [String; 3] {
     ["db", "map", "dw"].map(|end| format!("{database}-{generation}.{end}"))
 }
 
+/// Name of the file in which a generation is built (`staging.rs`).
+pub fn part_name(database: u64, generation: u64) -> String {
+    format!("{database}-{generation}.part")
+}
+
 /// Which database and generation a file name belongs to; `None` for a name that is none of ours.
 pub fn owner_of_name(name: &str) -> Option<(u64, u64)> {
     let (stem, _) = name.split_once('.')?;
     let (database, generation) = stem.split_once('-')?;
     let found = (database.parse().ok()?, generation.parse().ok()?);
-    names(found.0, found.1).iter().any(|ours| ours == name).then_some(found)
+    let ours = names(found.0, found.1).iter().any(|ours| ours == name) || name == part_name(found.0, found.1);
+    ours.then_some(found)
 }
 
 impl DatabaseFiles {
@@ -141,7 +149,19 @@ impl DatabaseFiles {
         if !planted::is(Bug::SkipFilesDirSync) {
             fs.sync_dir(dir, "db.create")?;
         }
-        Ok(DatabaseFiles {
+        Ok(DatabaseFiles::assemble(fs, dir, owner, main, map, at))
+    }
+
+    /// Files that were just written as they should be, durable, with the first position record. The main file is locked.
+    pub(crate) fn assemble(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        owner: Owner,
+        main: Arc<dyn File>,
+        map: MapFile,
+        at: Checkpointed,
+    ) -> DatabaseFiles {
+        DatabaseFiles {
             fs,
             dir: dir.to_path_buf(),
             owner,
@@ -153,7 +173,7 @@ impl DatabaseFiles {
             unfinished: None,
             failed: None,
             redone: false,
-        })
+        }
     }
 
     /// Opens the files, ends a checkpoint that was interrupted, and says where the database is ([`DatabaseFiles::at`]).
@@ -404,7 +424,7 @@ fn page_size_of(map: &MapFile) -> PageSize {
 }
 
 /// There is no `-wal` beside it, so a stock SQLite would open this file, and write to it.
-fn lock(main: &dyn File) -> io::Result<()> {
+pub(crate) fn lock(main: &dyn File) -> io::Result<()> {
     const LABEL: Label = "db.lock";
     main.lock(LOCK_BYTE, LOCK_BYTES, LABEL)
 }

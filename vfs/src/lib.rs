@@ -41,6 +41,7 @@ mod pragma;
 pub mod replicator;
 pub mod shm;
 pub mod spill;
+pub mod staging;
 pub mod transaction;
 pub mod view;
 pub mod wal;

@@ -27,6 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["hashmap"],
     &["doublewrite"],
     &["files"],
+    &["staging"],
     &["view"],
     &["replicator", "database", "database::session", "database::apply", "database::checkpoint", "database::view"],
     // SQLite's side.

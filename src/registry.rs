@@ -1,0 +1,159 @@
+//! What an anchor of the log carries besides the members: the catalogue, and which generation of its files each database
+//! has on this node.
+//!
+//! ```text
+//! offset size  field (little-endian)
+//!      0    4  magic "SHrg"
+//!      4    2  format version, 1
+//!      6    2  0
+//!      8    4  length of the catalogue, then the catalogue (catalogue.rs)
+//!          4  number of generations; then for each, ids ascending: 8 id of the database, 8 generation
+//!          4  CRC32C of everything before
+//! ```
+//!
+//! Only generations behind the first are listed. A node begins with the first and gets further ones by installing
+//! snapshots, so the catalogue is the same on all nodes and the generations are each node's own. An anchor that is a catalogue
+//! and nothing else is one of a node that knew no generations: all are the first.
+//!
+//! Deliberately absent: positions, which are in the databases' files.
+
+use std::collections::BTreeMap;
+
+use crate::catalogue::{Catalogue, CatalogueError, DatabaseId};
+use crate::fields::{Damaged, Reader, put_count};
+
+const MAGIC: [u8; 4] = *b"SHrg";
+const VERSION: u16 = 1;
+const GENERATION_BYTES: usize = 16;
+
+/// The generation of a database's files that has seen no snapshot.
+pub const FIRST_GENERATION: u64 = 1;
+
+/// See the module's text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registry {
+    /// Databases and members.
+    pub catalogue: Catalogue,
+    /// Generations that are not the first.
+    pub generations: BTreeMap<DatabaseId, u64>,
+}
+
+/// Why bytes are no registry.
+#[derive(PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A later version wrote them.
+    #[error("registry of version {0}; this program reads version {VERSION}")]
+    UnknownVersion(u16),
+    /// They are not what was written.
+    #[error("registry: {0}")]
+    Damaged(#[from] Damaged),
+    /// The catalogue in them is not.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+}
+
+/// The bytes of a registry.
+pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>) -> Vec<u8> {
+    let catalogue = catalogue.encode();
+    let listed: Vec<_> = generations.iter().filter(|(_, generation)| **generation != FIRST_GENERATION).collect();
+    let mut out = Vec::with_capacity(24 + catalogue.len() + listed.len() * GENERATION_BYTES);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&[0; 2]);
+    put_count(&mut out, catalogue.len());
+    out.extend_from_slice(&catalogue);
+    put_count(&mut out, listed.len());
+    for (id, generation) in listed {
+        out.extend_from_slice(&id.0.to_le_bytes());
+        out.extend_from_slice(&generation.to_le_bytes());
+    }
+    let crc = crc32c::crc32c(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Reads what [`encode`] wrote, or a catalogue alone.
+pub fn decode(bytes: &[u8]) -> Result<Registry, RegistryError> {
+    let mut fields = Reader::new(bytes);
+    if fields.bytes(4, "magic")? != MAGIC {
+        return Ok(Registry { catalogue: Catalogue::decode(bytes)?, generations: BTreeMap::new() });
+    }
+    let version = fields.u16("version")?;
+    if version != VERSION {
+        return Err(RegistryError::UnknownVersion(version));
+    }
+    let Some((body, stored)) = bytes.split_last_chunk::<4>() else { return Err(fields.damaged("no checksum").into()) };
+    let (stored, computed) = (u32::from_le_bytes(*stored), crc32c::crc32c(body));
+    if stored != computed {
+        let what = format!("checksum is {stored:08x}, the bytes have {computed:08x}");
+        return Err(Damaged { at: body.len(), what }.into());
+    }
+    let mut fields = Reader::new(body);
+    fields.bytes(8, "head")?;
+    let len = fields.count(1, "length of the catalogue")?;
+    let catalogue = Catalogue::decode(fields.bytes(len, "catalogue")?)?;
+    let mut generations = BTreeMap::new();
+    for _ in 0..fields.count(GENERATION_BYTES, "number of generations")? {
+        let (id, generation) = (DatabaseId(fields.u64("id")?), fields.u64("generation")?);
+        if generations.last_key_value().is_some_and(|(last, _)| *last >= id) {
+            return Err(fields.damaged(format!("generation of {id}: ids must ascend")).into());
+        }
+        generations.insert(id, generation);
+    }
+    fields.end()?;
+    Ok(Registry { catalogue, generations })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::ClusterId;
+
+    fn registry() -> Registry {
+        let generations = [(DatabaseId(3), 2), (DatabaseId(9), 7)].into_iter().collect();
+        Registry { catalogue: Catalogue::new(ClusterId(0x0102_0304)), generations }
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded_and_the_first_generation_goes_without_saying() {
+        let wanted = registry();
+        let mut generations = wanted.generations.clone();
+        generations.insert(DatabaseId(5), FIRST_GENERATION);
+        assert_eq!(decode(&encode(&wanted.catalogue, &generations)), Ok(wanted));
+    }
+
+    #[test]
+    fn version_1_looks_like_this() {
+        let wanted = registry();
+        let bytes = encode(&wanted.catalogue, &wanted.generations);
+        let catalogue = wanted.catalogue.encode();
+        assert_eq!(bytes[..8], *b"SHrg\x01\0\0\0");
+        assert_eq!(bytes[8..12], (catalogue.len() as u32).to_le_bytes());
+        assert_eq!(bytes[12..12 + catalogue.len()], catalogue);
+        let mut rest = vec![2, 0, 0, 0];
+        for number in [3u64, 2, 9, 7] {
+            rest.extend_from_slice(&number.to_le_bytes());
+        }
+        assert_eq!(bytes[12 + catalogue.len()..bytes.len() - 4], rest);
+        // What was there before it: a catalogue alone.
+        let alone = decode(&catalogue).unwrap();
+        assert_eq!((alone.catalogue, alone.generations.len()), (wanted.catalogue, 0));
+    }
+
+    #[test]
+    fn a_flipped_bit_or_a_missing_byte_is_an_error_and_never_a_panic() {
+        let wanted = registry();
+        let bytes = encode(&wanted.catalogue, &wanted.generations);
+        for at in 0..bytes.len() {
+            assert!(decode(&bytes[..at]).is_err(), "{at} bytes");
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                assert!(decode(&flipped).is_err(), "byte {at}, bit {bit}");
+            }
+        }
+        let mut later = bytes;
+        later[4] = 2;
+        assert_eq!(decode(&later), Err(RegistryError::UnknownVersion(2)));
+    }
+}

@@ -1,0 +1,227 @@
+//! A new generation of a database's files, built beside the one in use.
+//!
+//! ```text
+//! DIR/<id>-<generation>.part   pages that came so far, each at its place; what was not written yet reads as zeros
+//! ```
+//!
+//! There is no list of what has come: a page is there if the bytes at its place have the hash that it should have
+//! ([`Staging::has`]). So an interrupted attempt goes on where it was, whatever state of the database it was for, and a
+//! crash needs no care before the end.
+//!
+//! [`Staging::finish`] makes the files of it, and a crash or failure after each step:
+//!
+//! | step | crash after it | failure in it |
+//! |---|---|---|
+//! | 1 length set, all pages compared with their hashes, all hashes with the checksum | as before | the part stays |
+//! | 2 map with the hashes and the position written | a map without a main file: removed at the next attempt | the map is removed, the part stays |
+//! | 3 part synced | the same | nothing is known of what is on disk: part and map are removed |
+//! | 4 map synced | the same | the same |
+//! | 5 part renamed to the main file | the name is the old one or the new one: a main file becomes a part again | the map is removed, the part stays |
+//! | 6 directory synced | the files are whole | main file and map are removed |
+//!
+//! That the files are there does not make them count: which generation counts is told by whoever opens them.
+//!
+//! Deliberately absent: where pages come from, and in which order.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::env::{File, Fs, Label, Open};
+use crate::files::{self, DatabaseFiles};
+use crate::mapfile::{Checkpointed, MapFile, Owner};
+use crate::page::{PageHash, PageNo};
+
+/// Bytes that are read at once while pages are compared.
+const RUN_BYTES: usize = 1 << 20;
+
+/// A page of a staging is not what its hash says. Inside an [`io::Error`] of kind `InvalidData`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WrongPage(pub PageNo);
+
+impl std::fmt::Display for WrongPage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "page {} is not what its hash says; write it again", self.0.get())
+    }
+}
+
+impl std::error::Error for WrongPage {}
+
+/// The page that made [`Staging::finish`] fail, if it was one.
+pub fn wrong_page(error: &io::Error) -> Option<PageNo> {
+    error.get_ref()?.downcast_ref::<WrongPage>().map(|wrong| wrong.0)
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
+}
+
+/// A generation under construction; see the module's text.
+#[derive(Debug)]
+pub struct Staging {
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    owner: Owner,
+    at: Checkpointed,
+    part: Arc<dyn File>,
+}
+
+impl Staging {
+    /// Begins a generation of `owner` that is to be the database as it is `at` some position, or goes on with what an
+    /// earlier attempt left. `WouldBlock` while another attempt, or another user of its files, is there.
+    pub fn begin(fs: Arc<dyn Fs>, dir: &Path, owner: Owner, at: Checkpointed) -> io::Result<Staging> {
+        const LABEL: Label = "stage.begin";
+        let there = fs.list(dir, LABEL)?;
+        let [main, map, doublewrite] = files::names(owner.database, owner.generation);
+        let part = files::part_name(owner.database, owner.generation);
+        let open = |name: &str, how| {
+            let file = fs.open(&dir.join(name), how, LABEL)?;
+            files::lock(&*file)?;
+            io::Result::Ok(file)
+        };
+        // Whole, as far as anybody knows, but it did not get to count. Its lock says that nobody uses it.
+        let finished = if there.contains(&main) { Some(open(&main, Open::Write)?) } else { None };
+        let file = match finished {
+            _ if there.contains(&part) => open(&part, Open::Write)?,
+            Some(file) => {
+                fs.rename(&dir.join(&main), &dir.join(&part), LABEL)?;
+                file
+            }
+            None => open(&part, Open::CreateNew)?,
+        };
+        for name in [&main, &map, &doublewrite].into_iter().filter(|name| there.contains(name)) {
+            match fs.remove(&dir.join(name), LABEL) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(Staging { fs, dir: dir.to_path_buf(), owner, at, part: file })
+    }
+
+    /// What this is to become.
+    pub fn at(&self) -> Checkpointed {
+        self.at
+    }
+
+    /// Whether the bytes at the place of a page have this hash. The lock page is always there: it has no content.
+    pub fn has(&self, page: PageNo, hash: PageHash) -> io::Result<bool> {
+        if page == self.owner.page_size.lock_page() {
+            return Ok(true);
+        }
+        let mut content = vec![0; self.owner.page_size.len()];
+        let got = self.part.read_at(&mut content, page.offset(self.owner.page_size), "stage.read")?;
+        content[got..].fill(0);
+        Ok(PageHash::of(page, &content) == hash)
+    }
+
+    /// Writes whole consecutive pages, with one call. Nothing of it is durable before the end.
+    pub fn write(&mut self, first: PageNo, pages: &[u8]) -> io::Result<()> {
+        let len = self.owner.page_size.len();
+        let count = pages.len() / len;
+        let last = u64::from(first.get()) + count as u64 - u64::from(count > 0);
+        if !pages.len().is_multiple_of(len) || last > u64::from(self.at.size.0) {
+            return Err(invalid(format!(
+                "{} bytes from page {} on are no pages of {len} bytes of a database of {} pages",
+                pages.len(),
+                first.get(),
+                self.at.size.0
+            )));
+        }
+        self.part.write_at(pages, first.offset(self.owner.page_size), "stage.write")
+    }
+
+    /// Makes the files, durable when this returns. `hashes` gives the hashes of so many pages from one on. If a page is not
+    /// what its hash says, the error is of kind `InvalidData` and [`wrong_page`] names it; what is there stays, as after a
+    /// lack of room, and [`Staging::begin`] goes on with it.
+    pub fn finish(self, hashes: &mut dyn FnMut(PageNo, u32) -> io::Result<Vec<PageHash>>) -> io::Result<DatabaseFiles> {
+        let [main, map_name, _] = files::names(self.owner.database, self.owner.generation);
+        let path = |name: &String| self.dir.join(name);
+        let part = files::part_name(self.owner.database, self.owner.generation);
+        let mut written = self.write_map(&map_name, hashes);
+        let mut doubtful = vec![&map_name];
+        if let Ok(map) = &written {
+            // A sync that failed is never tried again, on no file that it was about.
+            let synced = self.part.sync_data("stage.sync").and_then(|()| map.sync("stage.map_sync"));
+            if let Err(error) = synced {
+                doubtful.push(&part);
+                written = Err(error);
+            } else if let Err(error) = self.fs.rename(&path(&part), &path(&main), "stage.rename") {
+                written = Err(error);
+            } else if let Err(error) = self.fs.sync_dir(&self.dir, "stage.sync_dir") {
+                doubtful.push(&main);
+                written = Err(error);
+            }
+        }
+        match written {
+            Ok(map) => Ok(DatabaseFiles::assemble(self.fs, &self.dir, self.owner, self.part, map, self.at)),
+            Err(error) => {
+                for name in doubtful {
+                    if let Err(also) = self.remove(name) {
+                        let what = format!("{error}; and {name} must be removed, which failed: {also}");
+                        return Err(io::Error::new(error.kind(), what));
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Steps 1 and 2.
+    fn write_map(
+        &self,
+        name: &str,
+        hashes: &mut dyn FnMut(PageNo, u32) -> io::Result<Vec<PageHash>>,
+    ) -> io::Result<MapFile> {
+        let page_size = self.owner.page_size;
+        self.part.set_len(u64::from(self.at.size.0) * u64::from(page_size.bytes()), "stage.len")?;
+        let file = self.fs.open(&self.dir.join(name), Open::CreateNew, "stage.map")?;
+        let map = MapFile::create(file, self.owner, self.at, &[])?;
+        let mut checksum = PageHash::default();
+        let per_run = (RUN_BYTES / page_size.len()) as u32;
+        let mut bytes = Vec::new();
+        let mut next = 1;
+        while let Some(first) = PageNo::new(next).filter(|first| self.at.size.contains(*first)) {
+            let count = per_run.min(self.at.size.0 - next + 1);
+            bytes.resize(count as usize * page_size.len(), 0);
+            let got = self.part.read_at(&mut bytes, first.offset(page_size), "stage.verify")?;
+            bytes[got..].fill(0);
+            let mut wanted = hashes(first, count)?;
+            if wanted.len() != count as usize {
+                return Err(invalid(format!("{} hashes for {count} pages", wanted.len())));
+            }
+            for ((page, hash), content) in
+                (next..).filter_map(PageNo::new).zip(&mut wanted).zip(bytes.chunks(page_size.len()))
+            {
+                let right = if page == page_size.lock_page() {
+                    *hash = PageHash::default();
+                    content.iter().all(|byte| *byte == 0)
+                } else {
+                    PageHash::of(page, content) == *hash
+                };
+                if !right {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, WrongPage(page)));
+                }
+                checksum = checksum.toggle(*hash);
+            }
+            map.write_hashes(first, &wanted, "stage.map")?;
+            next += count;
+        }
+        if checksum != self.at.checksum {
+            let what = format!("the pages have checksum {checksum}, the database has {}", self.at.checksum);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(map)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match self.fs.remove(&self.dir.join(name), "stage.remove") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what there is.
+    pub fn discard(self) -> io::Result<()> {
+        self.remove(&files::part_name(self.owner.database, self.owner.generation))
+    }
+}
