@@ -35,8 +35,8 @@ shoaldb_vfs::planted_bugs! {
     LostWakeUp,
     /// after a start entries are handed to the applier twice
     ApplyTwice,
-    /// parts of a large transaction are joined across a change of leaders
-    SplitAcrossTerms,
+    /// a start may begin behind the first part of a transaction whose other parts come later
+    SettledIsApplied,
     /// a data directory that was wiped is let in under its old id
     WipedVoter,
     /// votes of a listed node count before it is bound to a directory

@@ -9,7 +9,11 @@
 //! file        what is in it
 //! world.rs    the queue of events, the network, the trace
 //! node.rs     one node: from directory to engine; its disk, its applier; crashes
-//! load.rs     clients: transactions, reads, long readers, idle writers
+//! shape.rs    what the seed decides for the whole run: page size, time-outs, kind of adversary
+//! load.rs     clients: transactions and reads
+//! patient.rs  clients that keep transactions open
+//! inside.rs   what happens in the middle of a call of the VFS
+//! last.rs     the end of a run
 //! faults.rs   what goes wrong, and when
 //! check.rs    what must hold; knows nothing of the code under test but SQL results, positions and checksums
 //! ```
@@ -32,8 +36,12 @@ use std::time::Duration;
 
 mod check;
 mod faults;
+mod inside;
+mod last;
 mod load;
 mod node;
+mod patient;
+mod shape;
 mod world;
 
 pub use world::run;

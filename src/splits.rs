@@ -26,7 +26,6 @@ use shoaldb_vfs::transaction::{ChangedPage, Transaction};
 use crate::catalogue::DatabaseId;
 use crate::entry::Origin;
 use crate::entry::split::{End, PartHead, chain_after};
-use crate::planted::{self, Bug};
 use crate::types::{EntryId, LogIndex, NodeId};
 
 /// The pages that came, or all pages of a transaction of this process.
@@ -57,7 +56,7 @@ pub(crate) struct Splits {
 impl Splits {
     /// Before every entry: a split of an older term is over.
     pub(crate) fn on_entry(&mut self, entry: EntryId) {
-        self.open.retain(|_, open| open.first.term == entry.term || planted::is(Bug::SplitAcrossTerms));
+        self.open.retain(|_, open| open.first.term == entry.term);
     }
 
     /// An entry of this database that is no part: its split is over.
@@ -92,7 +91,7 @@ impl Splits {
         let goes_on = open.filter(|open| {
             (open.proposer, open.split, open.page_size) == (proposer, head.split, head.page_size)
                 && (open.next, open.chain) == (head.number, head.chain)
-                && (open.first.term == entry.term || planted::is(Bug::SplitAcrossTerms))
+                && open.first.term == entry.term
         });
         let Some(mut open) = goes_on else { return false };
         open.next = open.next.saturating_add(1);

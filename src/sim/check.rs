@@ -6,15 +6,16 @@
 //! an acknowledged transaction is there, where it said        at each acknowledgement, at the end
 //! NotCommitted is never there; Unknown is there or not       at the end
 //! a transaction begins with all that was acknowledged        at each acknowledgement
-//! a linearizable read sees all that was acknowledged         at each such read
+//! a linearizable read sees all that was acknowledged or read at each such read
 //! a read sees whole transactions (bank, counts, register)    at each read on every node
+//! after equally many transactions there is the same content  at each read of all pages
 //! a local read never goes back in one process                at each read
 //! equal checksums at equal positions of one database         after each event, over the whole run
 //! positions never go back in one process                     after each event
 //! one leader per term                                        after each event
 //! content equal to plain SQLite fed with the transactions    at the end, on every node
 //! integrity_check                                            at the end, on every node
-//! a cluster without faults is well again                     at the end (world.rs)
+//! a cluster without faults is well again, its reads succeed  at the end (world.rs, last.rs)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,8 @@ pub(super) struct Seen {
     /// The unique number of the last transaction, as the register has it.
     pub(super) last: i64,
     pub(super) last_item: i64,
+    /// How many notes there are, and a sum over them, if they were read.
+    pub(super) notes: Option<(i64, i64)>,
 }
 
 #[derive(Default)]
@@ -48,6 +51,10 @@ pub(super) struct Checks {
     pub(super) scripts: BTreeMap<u64, Vec<String>>,
     /// The furthest place that was acknowledged.
     pub(super) acknowledged_to: u64,
+    /// The furthest place that any read showed.
+    shown_to: u64,
+    /// What the notes were after so many transactions.
+    notes: BTreeMap<u64, (i64, i64)>,
     shown: BTreeMap<At, u64>,
     checksums: BTreeMap<(u64, u64), (At, u128)>,
     positions: BTreeMap<(At, u64), u64>,
@@ -60,6 +67,11 @@ impl Checks {
     pub(super) fn unique(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    /// The furthest place that is committed, as far as clients know: acknowledged, or shown by a read on any node.
+    pub(super) fn known_to(&self) -> u64 {
+        self.acknowledged_to.max(self.shown_to)
     }
 
     pub(super) fn on_crash(&mut self, at: At) {
@@ -87,7 +99,7 @@ impl State {
 
     /// A whole read on one node.
     pub(super) fn saw(&mut self, at: At, life: u64, seen: Seen, how: &str) {
-        let Seen { ord, count, sum, last, last_item } = seen;
+        let Seen { ord, count, sum, last, last_item, notes } = seen;
         let whole = ACCOUNTS as i64 * BALANCE;
         if count != ord {
             self.fail(format!("{how} read on n{}: {count} transactions, the last has place {ord}", at + 1));
@@ -98,6 +110,16 @@ impl State {
         if last != last_item {
             self.fail(format!("{how} read on n{}: the register has u{last}, the last item is u{last_item}", at + 1));
         }
+        if let Some(notes) = notes {
+            let first = *self.checks.notes.entry(ord).or_insert(notes);
+            if first != notes {
+                self.fail(format!(
+                    "{how} read on n{}: after {ord} transactions the notes are {notes:?}, elsewhere {first:?}",
+                    at + 1
+                ));
+            }
+        }
+        self.checks.shown_to = self.checks.shown_to.max(ord);
         if self.slots[at].life != life {
             return;
         }
@@ -147,6 +169,7 @@ impl State {
         for (at, term) in leads {
             self.note(format_args!("n{} leads term {term}", at + 1));
             self.count("leaderships");
+            self.hunt(at);
         }
         for what in wrong {
             self.fail(what);

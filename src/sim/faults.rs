@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use shoaldb_vfs::env::sim::{Aim, Failure, Lasts};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 
 use super::world::{At, Ev, State};
-use crate::shared::Input;
+use crate::shared::{Hub, Input};
 
 /// The end of a fault.
 pub(super) enum Mend {
     Links,
     Weather,
     Sync(At, u64),
+    /// A node's stalled disk loses power.
+    Cut(At),
     /// Somebody restarts a node whose disk failed.
     Crippled(At, u64),
 }
@@ -38,7 +40,7 @@ impl State {
         self.after_millis(wait, Ev::Fault);
         let n = self.slots.len();
         let at = self.dice.below(n as u64) as usize;
-        match self.dice.below(19) {
+        match self.dice.below(27) {
             0..=2 => self.crash(at, true),
             3 | 4 => self.crash(at, false),
             5 => {
@@ -52,7 +54,7 @@ impl State {
             9 => {
                 self.net.loss = self.dice.below(300);
                 self.net.twice = self.dice.below(200);
-                self.net.delay = 1000 + self.dice.below(60_000);
+                self.net.delay = 1000 + self.dice.below(if self.dice.below(3) == 0 { 300_000 } else { 60_000 });
                 let (loss, delay) = (self.net.loss, self.net.delay);
                 self.note(format_args!("bad weather: {loss} of 1000 lost, up to {delay} us"));
                 self.count("bad weather");
@@ -73,22 +75,15 @@ impl State {
                 self.note(format_args!("n{}: the next {label} fails, {failure:?} {lasts:?}", at + 1));
             }
             12 => {
-                let life = self.slots[at].life;
-                self.slots[at].sync_micros = 1000 * (100 + self.dice.below(3000));
-                let micros = self.slots[at].sync_micros;
-                self.note(format_args!("n{}: syncs take up to {} us", at + 1, 2 * micros));
-                self.count("stalled syncs");
-                let millis = 500 + self.dice.below(5000);
-                self.after_millis(millis, Ev::Mend(Mend::Sync(at, life)));
+                self.stall_syncs(at);
+                // What waits for its sync is lost then, and what went out already is not.
+                if self.dice.below(2) == 0 {
+                    let millis = 50 + self.dice.below(1500);
+                    self.after_millis(millis, Ev::Mend(Mend::Cut(at)));
+                }
             }
             13 | 14 => {
-                let leader = self.slots.iter().find_map(|slot| slot.hub().filter(|hub| hub.is_ready_leader()).cloned());
-                if let Some(hub) = leader {
-                    let to = self.slots[at].id;
-                    self.note(format_args!("n{} is asked to hand over to n{to}", hub.id));
-                    self.count("transfers asked for");
-                    hub.post(Input::Transfer { to });
-                }
+                self.transfer(at);
             }
             15..=17 => {
                 let step = self.dice.below(CHECKPOINT_STEPS.len() as u64) as usize;
@@ -104,8 +99,106 @@ impl State {
                     self.note(format_args!("n{} shall lose power in a {label}", at + 1));
                 }
             }
+            18 => (0..n).for_each(|at| self.stall_syncs(at)),
+            19 | 20 => self.stall_applier(at),
+            21..=23 => self.swap_leaders(at),
+            24 | 25 => self.wipe(at),
             _ => {}
         }
+    }
+
+    fn stall_syncs(&mut self, at: At) {
+        let life = self.slots[at].life;
+        self.slots[at].sync_micros = 1000 * (100 + self.dice.below(3000));
+        let micros = self.slots[at].sync_micros;
+        self.note(format_args!("n{}: syncs take up to {} us", at + 1, 2 * micros));
+        self.count("stalled syncs");
+        let millis = 500 + self.dice.below(5000);
+        self.after_millis(millis, Ev::Mend(Mend::Sync(at, life)));
+    }
+
+    fn stall_applier(&mut self, at: At) {
+        let millis = 200 + self.dice.below(2500);
+        self.slots[at].apply_stalled_until = self.now + Duration::from_millis(millis);
+        self.note(format_args!("n{}: the applier stalls for {millis} ms", at + 1));
+        self.count("stalled appliers");
+    }
+
+    pub(super) fn transfer(&mut self, at: At) {
+        let leader = self.slots.iter().find_map(|slot| slot.hub().filter(|hub| hub.is_ready_leader()).cloned());
+        if let Some(hub) = leader {
+            let to = self.slots[at].id;
+            self.note(format_args!("n{} is asked to hand over to n{to}", hub.id));
+            self.count("transfers asked for");
+            hub.post(Input::Transfer { to });
+        }
+    }
+
+    /// The leader stops applying, hands over, and soon leads again: with writers of its first term, and entries of another.
+    fn swap_leaders(&mut self, at: At) {
+        let Some(leader) = self.slots.iter().position(|slot| slot.hub().is_some_and(|hub| hub.is_ready_leader()))
+        else {
+            return;
+        };
+        self.stall_applier(leader);
+        self.transfer(at);
+        let millis = 100 + self.dice.below(600);
+        self.after_millis(millis, Ev::Transfer(leader));
+    }
+
+    /// The directory of a node is gone, and somebody starts it as if that were nothing: once in a run, when everybody
+    /// belongs to the cluster. The leader is cut off at the same time, which makes the wiped node's vote decisive.
+    fn wipe(&mut self, at: At) {
+        let leader = self.slots.iter().position(|slot| slot.hub().is_some_and(|hub| hub.is_ready_leader()));
+        let all_seated = self.slots.iter().all(|slot| slot.running.as_ref().is_some_and(|r| r.seat.is_some()));
+        // Who is not bound yet may even come back.
+        let unbound = leader.and_then(|leader| {
+            let hub = self.slots[leader].hub()?;
+            let ids = hub.with_catalogue(|catalogue| {
+                catalogue.members().find(|(_, member)| member.incarnation.is_none()).map(|(id, _)| id)
+            });
+            ids.ok().flatten().map(|id| usize::from(id.0) - 1)
+        });
+        let at = unbound.unwrap_or(at);
+        let Some(leader) = leader.filter(|leader| *leader != at && all_seated) else { return };
+        if self.slots.iter().enumerate().any(|(other, slot)| slot.wiped && other != at) {
+            return;
+        }
+        if unbound.is_some() {
+            self.count("unbound directories wiped");
+        }
+        self.crash(at, true);
+        let seed = self.dice.below(u64::MAX);
+        self.slots[at].fs = SimFs::new(seed);
+        self.slots[at].wiped = true;
+        self.note(format_args!("n{}: its directory is wiped", at + 1));
+        self.count("directories wiped");
+        self.isolate(leader, None, false, 4000);
+    }
+
+    /// Whether this node's directory was wiped after it had been bound: it is refused for ever.
+    pub(super) fn is_out(&self, at: At) -> bool {
+        let slot = &self.slots[at];
+        let id = slot.id;
+        let bound = |hub: &Hub| {
+            hub.with_catalogue(|catalogue| catalogue.member(id).and_then(|member| member.incarnation)).ok().flatten()
+        };
+        let others = self.slots.iter().filter(|other| other.id != id);
+        let bound = others.filter_map(|other| bound(other.hub()?)).next_back();
+        let own = slot.running.as_ref().map(|running| running.hub.incarnation);
+        slot.wiped && bound.is_some() && bound != own
+    }
+
+    /// A new leader is cut off as soon as it leads, together with somebody who may have entries that it does not have.
+    pub(super) fn hunt(&mut self, leader: At) {
+        let n = self.slots.len();
+        if !self.stormy || !self.shape.hunts_leaders || self.dice.below(3) > 0 {
+            return;
+        }
+        let with = (leader + 1 + self.dice.below(n as u64 - 1) as usize) % n;
+        self.count("new leaders cut off");
+        self.net.cut.iter_mut().flatten().for_each(|cut| *cut = false);
+        self.isolate(leader, Some(with).filter(|_| n > 3), false, 2500);
     }
 
     fn part(&mut self, at: At) {
@@ -114,6 +207,11 @@ impl State {
         let leader = self.slots.iter().position(|slot| slot.hub().is_some_and(|hub| hub.is_ready_leader()));
         let at = if self.dice.below(2) == 0 { leader.unwrap_or(at) } else { at };
         let with = if n > 3 && self.dice.below(2) == 0 { Some((at + 1) % n) } else { None };
+        self.isolate(at, with, one_way, 6000);
+    }
+
+    fn isolate(&mut self, at: At, with: Option<At>, one_way: bool, longest: u64) {
+        let n = self.slots.len();
         for other in (0..n).filter(|other| *other != at && Some(*other) != with) {
             for inside in [Some(at), with].into_iter().flatten() {
                 self.net.cut[inside][other] = true;
@@ -122,7 +220,7 @@ impl State {
         }
         self.note(format_args!("n{} is cut off, with {with:?}, one way: {one_way}", at + 1));
         self.count(if one_way { "one-way partitions" } else { "partitions" });
-        let millis = 300 + self.dice.below(6000);
+        let millis = 300 + self.dice.below(longest);
         self.after_millis(millis, Ev::Mend(Mend::Links));
     }
 
@@ -147,9 +245,14 @@ impl State {
                     self.crash(at, false);
                 }
             }
+            Mend::Cut(at) => {
+                if self.stormy {
+                    self.crash(at, true);
+                }
+            }
             Mend::Sync(at, life) => {
                 if self.slots[at].life == life {
-                    self.slots[at].sync_micros = 500;
+                    self.slots[at].sync_micros = self.shape.sync_micros;
                 }
             }
         }
@@ -164,8 +267,10 @@ impl State {
         for at in 0..self.slots.len() {
             let slot = &mut self.slots[at];
             slot.paused_until = self.now;
+            slot.apply_stalled_until = self.now;
             slot.sync_micros = 500;
             slot.fs.clear_faults();
+            slot.fs.forget_crash();
             if slot.running.as_ref().is_some_and(|running| running.crippled) {
                 self.crash(at, false);
             } else if slot.running.is_none() {

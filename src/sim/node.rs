@@ -14,6 +14,8 @@ use shoaldb_vfs::env::{Env, Fs};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::faults::Mend;
+use super::inside::Inside;
+use super::shape::Shape;
 use super::world::{At, Ev, Pumper, State, World};
 use crate::appender::Appender;
 use crate::apply::{Applier, Step};
@@ -32,7 +34,7 @@ use crate::replicate::NodeReplicator;
 use crate::shared::{Hub, Input, Shared};
 use crate::signal::Waiting;
 use crate::status;
-use crate::types::{ClusterId, Incarnation, LogEntry, LogIndex, Message, NodeId};
+use crate::types::{ClusterId, Incarnation, LogEntry, LogIndex, Message, MessageKind, NodeId};
 use crate::upkeep::Upkeep;
 
 static NEXT_VFS: AtomicU64 = AtomicU64::new(1);
@@ -45,6 +47,12 @@ pub(super) enum Packet {
     Found(FoundMessage),
     /// A connection was opened; sent now and then, as if connections came and went.
     Greeting,
+}
+
+impl Packet {
+    pub(super) fn asks_for_a_vote(&self) -> bool {
+        matches!(self, Packet::Raft(message) if message.kind == MessageKind::Vote)
+    }
 }
 
 /// The sending half of the network, as the code under test sees it.
@@ -88,8 +96,9 @@ pub(super) struct Running {
     incarnation: Incarnation,
     pub(super) idle: Vec<(ConnKey, crate::connection::Connection)>,
     /// Open transactions of patient clients.
-    pub(super) readers: Vec<super::load::OpenReader>,
-    pub(super) writers: Vec<super::load::OpenWriter>,
+    pub(super) readers: Vec<super::patient::OpenReader>,
+    /// What calls inside the VFS meet, and the open transactions of patient writers.
+    pub(super) inside: Arc<Inside>,
     /// The log or the core has failed: the process stays, and acknowledges nothing.
     pub(super) crippled: bool,
 }
@@ -121,6 +130,10 @@ pub(super) struct Slot {
     garbage: Vec<Box<Running>>,
     /// Until then nothing of this node moves.
     pub(super) paused_until: Duration,
+    /// Its directory was lost.
+    pub(super) wiped: bool,
+    /// Until then the applier takes no step.
+    pub(super) apply_stalled_until: Duration,
     /// Microseconds that a sync takes.
     pub(super) sync_micros: u64,
 }
@@ -136,6 +149,8 @@ impl Slot {
             running: None,
             garbage: Vec::new(),
             paused_until: Duration::ZERO,
+            wiped: false,
+            apply_stalled_until: Duration::ZERO,
             sync_micros: 500,
         }
     }
@@ -159,10 +174,15 @@ impl Slot {
         hash
     }
 
-    fn boot(&mut self, world: &Arc<World>, list: &[(NodeId, String)]) -> crate::error::Result<Box<Running>> {
+    fn boot(
+        &mut self,
+        world: &Arc<World>,
+        list: &[(NodeId, String)],
+        shape: &Shape,
+    ) -> crate::error::Result<Box<Running>> {
         let env = Env { fs: Arc::new(self.fs.clone()), clock: world.clock.clone(), rng: self.rng.clone() };
         let config = Config {
-            commit_timeout: Duration::from_secs(4),
+            commit_timeout: shape.commit_timeout,
             busy_timeout: Duration::ZERO,
             segment_bytes: 64 << 10,
             // One page, on some nodes: what changes more pages goes in parts.
@@ -212,7 +232,7 @@ impl Slot {
             incarnation,
             idle: Vec::new(),
             readers: Vec::new(),
-            writers: Vec::new(),
+            inside: Arc::default(),
             crippled: false,
         }))
     }
@@ -285,9 +305,9 @@ impl State {
         let slot = &mut self.slots[at];
         slot.life += 1;
         let life = slot.life;
-        slot.sync_micros = 500;
+        slot.sync_micros = self.shape.sync_micros;
         let first = life == 1;
-        match slot.boot(world, &list) {
+        match slot.boot(world, &list, &self.shape) {
             Ok(running) => {
                 let founded = running.seat.is_some();
                 slot.running = Some(running);
@@ -430,16 +450,26 @@ impl State {
         let Some(running) = self.slots[at].running.as_deref_mut() else { return };
         let packets = std::mem::take(&mut *running.wire.out.lock());
         let recheck = running.wire.recheck.swap(false, Ordering::Relaxed);
-        let (mut disk, mut apply) = (false, false);
+        let (mut disk, mut apply, mut votes) = (false, false, false);
         if let Some(seat) = &mut running.seat {
             disk = !seat.disk_busy && !seat.batches.is_empty();
             seat.disk_busy |= disk;
+            let is_vote = |batch: &PersistBatch| {
+                batch.entries.is_empty()
+                    && batch.must_sync
+                    && batch.hard_state.is_some_and(|state| state.vote.is_some())
+            };
+            votes = disk && seat.batches.iter().any(is_vote);
             apply = !seat.apply_due && !seat.entries.is_empty();
             seat.apply_due |= apply;
         }
         if disk {
             let micros = 20 + self.dice.below(sync * 2);
             self.after_micros(micros, Ev::Disk(at, life));
+            if votes && self.stormy && self.chance(self.shape.cut_votes) {
+                self.count("power cut before a vote was on disk");
+                self.after_micros(micros / 2, Ev::Mend(Mend::Cut(at)));
+            }
         }
         if apply {
             let micros = self.dice.below(300);
@@ -465,7 +495,9 @@ impl State {
             let node = usize::from(id.0) - 1;
             let there = self.slots[node].running.as_ref().is_some_and(|running| running.seat.is_some());
             if there && !self.net.cut[leader][node] && !self.net.cut[node][leader] {
-                self.after_micros(500, Ev::Bind { leader, node });
+                // Its connection may take a while, and it is a listed node without a directory until then.
+                let micros = if self.stormy && self.dice.below(2) == 0 { self.dice.below(3_000_000) } else { 500 };
+                self.after_micros(micros, Ev::Bind { leader, node });
             }
         }
     }
@@ -525,7 +557,9 @@ impl State {
     }
 
     pub(super) fn on_apply(&mut self, at: At, life: u64) {
-        let pause = self.pause_left(at);
+        let stalled = self.slots[at].apply_stalled_until.checked_sub(self.now).filter(|left| *left > Duration::ZERO);
+        let pause = self.pause_left(at).or(stalled);
+        let disturb = self.chance(100);
         let Some(running) = self.alive(at, life) else { return };
         if let Some(left) = pause {
             self.at(left, Ev::Apply(at, life));
@@ -536,7 +570,10 @@ impl State {
         while let Some(entries) = seat.entries.pop_front() {
             seat.applier.push(entries);
         }
-        match seat.applier.step() {
+        running.inside.disturb_apply.store(disturb, Ordering::Relaxed);
+        let step = seat.applier.step();
+        let rolled_back = std::mem::take(&mut *running.inside.rolled_back.lock());
+        match step {
             Step::Done => {
                 let micros = 10 + self.dice.below(200);
                 self.after_micros(micros, Ev::Apply(at, life));
@@ -556,6 +593,10 @@ impl State {
                     self.fail(format!("n{}: the applier stopped: {reason}", at + 1));
                 }
             }
+        }
+        for unique in rolled_back {
+            self.count("rolled back in the middle of an apply");
+            self.never_asked(at, unique, "by choice, in the middle of an apply");
         }
         self.flush(at);
     }
@@ -653,7 +694,8 @@ impl State {
             self.slots[at].garbage.push(running);
         }
         if self.stormy {
-            let millis = 100 + self.dice.below(4000);
+            // A supervisor, or a human.
+            let millis = if self.dice.below(4) == 0 { 1 + self.dice.below(30) } else { 100 + self.dice.below(4000) };
             self.after_millis(millis, Ev::Restart(at));
         } else {
             self.after_millis(10, Ev::Restart(at));
@@ -732,7 +774,7 @@ impl State {
             let applied = hub.applied().index;
             (status.last == applied && status.committed == applied).then_some(applied)
         };
-        let mut ends = self.slots.iter().map(last);
+        let mut ends = (0..self.slots.len()).filter(|at| !self.is_out(*at)).map(|at| last(&self.slots[at]));
         let first = ends.next().flatten();
         first.is_some() && ends.all(|other| other == first)
     }

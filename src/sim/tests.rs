@@ -62,6 +62,16 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "writes to another database",
         "transactions in parts",
         "parts refused",
+        "idle writers",
+        "calls interrupted by others",
+        "rolled back in the middle of an apply",
+        "wal-indexes made anew",
+        "vacuums",
+        "stalled syncs",
+        "stalled appliers",
+        "new leaders cut off",
+        "power cut before a vote was on disk",
+        "directories wiped",
     ] {
         assert!(reached.get(wanted).is_some_and(|count| *count > 0), "no seed reached: {wanted}");
     }

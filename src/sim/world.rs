@@ -12,13 +12,16 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::check::Checks;
 use super::node::{Packet, Slot};
-use super::{Options, Report, load};
+use super::shape::Shape;
+use super::{Options, Report, last, load, patient};
 use crate::signal::Pump;
 
 /// Events that a report shows.
 const SHOWN: usize = 60;
 /// Time in which a cluster without faults must be well again.
 const HEAL: Duration = Duration::from_secs(60);
+/// Time in which clients go on after that.
+const CALM: Duration = Duration::from_millis(150);
 
 /// Index of a node in [`State::slots`].
 pub(super) type At = usize;
@@ -48,6 +51,8 @@ pub(super) enum Ev {
     Restart(At),
     /// A partition, a loss or a stall ends.
     Mend(super::faults::Mend),
+    /// A leader is asked to hand over to this node, if it is not the leader itself.
+    Transfer(At),
     /// A leader binds a late node's directory.
     Bind {
         leader: At,
@@ -74,6 +79,7 @@ pub(super) struct Trace {
 
 pub(super) struct State {
     pub(super) options: Options,
+    pub(super) shape: Shape,
     pub(super) dice: SimRng,
     pub(super) now: Duration,
     queue: BTreeMap<(Duration, u64), Ev>,
@@ -88,6 +94,10 @@ pub(super) struct State {
     pub(super) rush: u64,
     /// Faults and load go on.
     pub(super) stormy: bool,
+    /// Load goes on without faults.
+    pub(super) calm: bool,
+    /// A client writes then: others wait.
+    pub(super) writes_calmly: bool,
     /// Nodes of the clients' calls on the stack.
     pub(super) calls: Vec<At>,
     pub(super) failure: Option<String>,
@@ -126,6 +136,7 @@ pub fn run(options: &Options) -> Report {
             net: Net { cut: vec![vec![false; n]; n], loss: 0, twice: 0, delay: 1 + dice.below(3000) },
             storm: 300 + dice.below(4000),
             rush: 3 + dice.below(40),
+            shape: Shape::draw(&dice),
             options: options.clone(),
             dice,
             now: Duration::ZERO,
@@ -135,6 +146,8 @@ pub fn run(options: &Options) -> Report {
             coverage: BTreeMap::new(),
             checks: Checks::default(),
             stormy: true,
+            calm: false,
+            writes_calmly: false,
             calls: Vec::new(),
             failure: None,
         }),
@@ -163,16 +176,22 @@ impl World {
             self.step();
         }
         self.state.lock().calm_down();
-        load::end_open_transactions(self);
+        patient::end_open_transactions(self);
         let deadline = self.clock.now() + HEAL;
-        let mut probed = false;
+        let (mut probed, mut calm_until) = (false, None);
         while !self.failed() {
             self.step();
             if !probed && self.state.lock().has_ready_leader() {
-                probed = load::probe(self);
+                probed = last::probe(self);
             }
             if probed && self.state.lock().all_even() {
-                break;
+                if calm_until.is_some_and(|until| self.clock.now() >= until) {
+                    break;
+                }
+                if calm_until.is_none() {
+                    calm_until = Some(self.clock.now() + CALM);
+                    last::begin_calm_load(self);
+                }
             }
             if self.clock.now() >= deadline {
                 let mut state = self.state.lock();
@@ -181,7 +200,7 @@ impl World {
             }
         }
         if !self.failed() {
-            load::final_checks(self);
+            last::final_checks(self);
         }
     }
 
@@ -307,7 +326,10 @@ impl State {
         }
         let copies = if self.chance(self.net.twice) { 2 } else { 1 };
         for _ in 0..copies {
-            let micros = 50 + self.dice.below(self.net.delay);
+            let mut micros = 50 + self.dice.below(self.net.delay);
+            if packet.asks_for_a_vote() && self.stormy && self.chance(self.shape.late_votes) {
+                micros += self.dice.below(1_500_000);
+            }
             self.after_micros(micros, Ev::Deliver { from, from_life, to, packet: packet.clone() });
         }
     }
@@ -323,6 +345,7 @@ impl State {
             Ev::Fault => self.on_fault(),
             Ev::Restart(at) => self.on_restart(at, world),
             Ev::Mend(mend) => self.on_mend(mend),
+            Ev::Transfer(to) => self.transfer(to),
             Ev::Client | Ev::Bind { .. } => {}
         }
     }

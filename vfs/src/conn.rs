@@ -218,6 +218,9 @@ impl Conn {
 
     pub(crate) fn unlock(&self, range: Range<usize>, shared: bool) {
         if range == (WRITE..WRITE + 1) {
+            if self.db.believes_write(self.id) {
+                self.db.faulty("write.unlock");
+            }
             if self.db.unlock_write(self.id) {
                 SLEEP_FOR.set(Some(SleepFor::Turn(Arc::downgrade(&self.db), self.id)));
             }

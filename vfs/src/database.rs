@@ -553,7 +553,8 @@ impl Database {
 
     /// Makes labelled calls inside the VFS fail, for tests of what happens then: the hook is asked for each of
     /// `"wal.sync"` and `"wal.write"`, and `true` makes the call return `SQLITE_IOERR`; and for `"apply.publish"`, when the
-    /// entries of an apply are in the index and its header is not: `true` makes the apply fail. `None` removes it.
+    /// entries of an apply are in the index and its header is not: `true` makes the apply fail. It also hears of
+    /// `"write.unlock"`, before a writer gives WRITE back, which cannot fail. `None` removes it.
     #[doc(hidden)]
     pub fn set_fault(&self, hook: Option<FaultHook>) {
         *self.fault.write() = hook;
@@ -572,7 +573,9 @@ impl Database {
     }
 
     pub(crate) fn faulty(&self, label: Label) -> bool {
-        self.fault.read().as_ref().is_some_and(|hook| hook(label))
+        // The hook may come back here, or replace itself.
+        let hook = self.fault.read().clone();
+        hook.is_some_and(|hook| hook(label))
     }
 
     /// Reads the main file; returns how many bytes there were. The rest of `buf` is zeroed.

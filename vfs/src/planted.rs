@@ -58,8 +58,6 @@ planted_bugs! {
     SkipHeal,
     /// of a transaction that spilled, the first frame does not get into the entry
     LoseSpilledFrame,
-    /// pages that a database has grown over are not in the entry
-    LeaveHoles,
     /// a checkpoint moves frames that a reader must not see yet
     CheckpointBeyondReader,
     /// the main file is overwritten before the double-write is on disk
@@ -68,6 +66,6 @@ planted_bugs! {
     SkipMainFileSync,
     /// the names of a new database's files are not made durable
     SkipFilesDirSync,
-    /// the WAL's header and the wal-index do not have the same salts after a WAL restart
+    /// after a WAL restart the applier's frames do not have the salts of the WAL's header
     WrongSalt,
 }

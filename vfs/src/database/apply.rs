@@ -117,7 +117,9 @@ impl Database {
         let mut header = index::read_header(view).ok_or_else(header_lost)?;
         if header.max_frame == 0 {
             // Frame 1 of a WAL continues the checksum of its header; a writer that failed may have left another one.
-            let wal_header = WalHeader::new(self.geometry.page_size, 0, header.salts);
+            let [first, second] = header.salts;
+            let salts = if planted::is(Bug::WrongSalt) { [first, !second] } else { header.salts };
+            let wal_header = WalHeader::new(self.geometry.page_size, 0, salts);
             self.wal.write().set_header(wal_header.encode());
             header.frame_checksum = wal_header.checksum();
         }

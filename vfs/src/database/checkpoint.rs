@@ -327,7 +327,7 @@ impl Database {
             max_frame: 0,
             frame_checksum: wal_header.checksum(),
             order: wal_header.order,
-            salts: if planted::is(Bug::WrongSalt) { header.salts } else { salts },
+            salts,
             ..header
         };
         index::restart(&*publisher, &restarted);

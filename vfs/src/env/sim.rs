@@ -212,6 +212,11 @@ impl SimFs {
         self.world.lock().faults.clear();
     }
 
+    /// Forgets a crash that was planned and did not come.
+    pub fn forget_crash(&self) {
+        self.world.lock().crash = None;
+    }
+
     /// Runs `hook` at the start of every call with this label, without any lock held: it may block, to hold the call.
     pub fn on_call(&self, label: Label, hook: impl Fn() + Send + Sync + 'static) {
         self.world.lock().hooks.insert(label, Arc::new(hook));

@@ -1,0 +1,144 @@
+//! The end of a run: one more transaction, some load without faults, and everything that must hold then.
+
+use std::sync::Arc;
+
+use rusqlite::Connection as Plain;
+
+use super::check::{ACCOUNTS, BALANCE};
+use super::load::{SCHEMA, text, write};
+use super::world::{Ev, State, World};
+
+/// One more transaction, on the leader; whether it was acknowledged.
+pub(super) fn probe(world: &Arc<World>) -> bool {
+    let leader = {
+        let state = world.state.lock();
+        state.slots.iter().position(|slot| slot.hub().is_some_and(|hub| hub.is_ready_leader()))
+    };
+    let Some(at) = leader else { return false };
+    let before = world.state.lock().checks.acknowledged.len();
+    write(world, at, 99);
+    let state = world.state.lock();
+    state.checks.acknowledged.len() > before
+}
+
+/// Clients go on while nothing goes wrong: then every linearizable read must succeed.
+pub(super) fn begin_calm_load(world: &Arc<World>) {
+    let mut state = world.state.lock();
+    state.calm = true;
+    for _ in 0..20 {
+        let micros = state.dice.below(100_000);
+        state.after_micros(micros, Ev::Client);
+    }
+}
+
+/// Everything that must hold when nothing moves any more.
+pub(super) fn final_checks(world: &Arc<World>) {
+    let n = world.state.lock().slots.len();
+    let mut first: Option<Vec<String>> = None;
+    for at in 0..n {
+        if world.state.lock().is_out(at) {
+            continue;
+        }
+        let Some(session) = world.connect(at, ("app", false)) else {
+            return world.state.lock().fail(format!("n{} does not open the database at the end", at + 1));
+        };
+        let dumped = dump(&session.connection);
+        let order = dumped.and_then(|rows| order(&session.connection).map(|order| (rows, order)));
+        world.put_back(session);
+        let (rows, order) = match order {
+            Ok(found) => found,
+            Err(error) => return world.state.lock().fail(format!("n{}: last read: {}", at + 1, text(&error))),
+        };
+        if let Some(first) = &first {
+            if *first != rows {
+                return world.state.lock().fail(format!(
+                    "n{} and the first node differ: {}",
+                    at + 1,
+                    difference(first, &rows)
+                ));
+            }
+            continue;
+        }
+        world.state.lock().compare(&order, &rows);
+        first = Some(rows);
+    }
+}
+
+fn difference(a: &[String], b: &[String]) -> String {
+    let at = a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(a.len().min(b.len()));
+    format!("{} and {} rows, row {at}: {:.80?} and {:.80?}", a.len(), b.len(), a.get(at), b.get(at))
+}
+
+fn order(connection: &Plain) -> Result<Vec<(u64, u64)>, rusqlite::Error> {
+    let mut statement = connection.prepare("SELECT ord, u FROM items ORDER BY ord")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))?;
+    rows.collect()
+}
+
+fn dump(connection: &Plain) -> Result<Vec<String>, rusqlite::Error> {
+    let mut rows = Vec::new();
+    for sql in [
+        "SELECT 'integrity ' || integrity_check FROM pragma_integrity_check",
+        "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name",
+        "SELECT ord || ' ' || u || ' ' || body FROM items ORDER BY ord",
+        "SELECT id || ' ' || balance FROM accounts ORDER BY id",
+        "SELECT k || ' ' || v FROM register",
+        "SELECT id || ' ' || body FROM notes ORDER BY id",
+    ] {
+        let mut statement = connection.prepare(sql)?;
+        let found = statement.query_map([], |row| row.get::<_, String>(0))?;
+        rows.extend(found.collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(rows)
+}
+
+impl State {
+    fn compare(&mut self, order: &[(u64, u64)], rows: &[String]) {
+        let there: std::collections::BTreeMap<u64, u64> = order.iter().map(|(ord, u)| (*u, *ord)).collect();
+        let mut wrong = Vec::new();
+        for (unique, ord) in &self.checks.acknowledged {
+            match there.get(unique) {
+                None => wrong.push(format!("u{unique} was acknowledged at place {ord} and is not there")),
+                Some(place) if place != ord => {
+                    wrong.push(format!("u{unique} was acknowledged at place {ord} and is at {place}"));
+                }
+                Some(_) => {}
+            }
+        }
+        for unique in &self.checks.refused {
+            if let Some(ord) = there.get(unique) {
+                wrong.push(format!("u{unique} was not committed, they said; it is at place {ord}"));
+            }
+        }
+        let found = self.checks.unknown.iter().filter(|unique| there.contains_key(unique)).count();
+        if found > 0 {
+            *self.coverage.entry("unknown, and there").or_insert(0) += found as u64;
+        }
+        *self.coverage.entry("transactions").or_insert(0) += order.len() as u64;
+        match self.twin(order) {
+            Ok(twin) if twin != rows => {
+                wrong.push(format!("plain SQLite and the nodes differ: {}", difference(&twin, rows)))
+            }
+            Ok(_) => {}
+            Err(error) => wrong.push(format!("plain SQLite could not repeat the transactions: {error}")),
+        }
+        for what in wrong {
+            self.fail(what);
+        }
+    }
+
+    /// Plain SQLite in memory, fed with the transactions that are there.
+    fn twin(&self, order: &[(u64, u64)]) -> Result<Vec<String>, rusqlite::Error> {
+        let twin = Plain::open_in_memory()?;
+        twin.execute_batch(SCHEMA)?;
+        debug_assert_eq!((ACCOUNTS, BALANCE), (8, 100), "as in the schema");
+        twin.execute_batch("BEGIN")?;
+        for (_, unique) in order {
+            for statement in self.checks.scripts.get(unique).into_iter().flatten() {
+                twin.execute_batch(statement)?;
+            }
+        }
+        twin.execute_batch("COMMIT")?;
+        dump(&twin)
+    }
+}

@@ -1,0 +1,162 @@
+//! Clients that keep their transactions open: readers whose view must not move, and writers that others pass by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::check::Seen;
+use super::load::{begin, see, text};
+use super::world::{At, World};
+use crate::connection::Connection;
+
+/// A reader that keeps its transaction open.
+pub(super) struct OpenReader {
+    connection: Connection,
+    seen: Seen,
+}
+
+/// A writer that keeps its transaction open.
+pub(super) struct OpenWriter {
+    connection: Connection,
+    unique: u64,
+    ord: u64,
+    before: u64,
+    /// What it still does before its commit.
+    rest: Vec<String>,
+    /// Until then it does nothing.
+    until: Duration,
+}
+
+impl OpenWriter {
+    /// Gives up, in the middle of whatever others do; says who it was.
+    pub(super) fn roll_back(self) -> u64 {
+        let _ = self.connection.execute_batch("ROLLBACK");
+        self.unique
+    }
+}
+
+/// A reader opens a transaction, reads the same again later, and ends it.
+pub(super) fn patient_read(world: &Arc<World>, at: At) {
+    let open = {
+        let mut state = world.state.lock();
+        let go_on = state.dice.below(3) == 0;
+        state.slots[at].running.as_deref_mut().filter(|_| go_on).and_then(|running| running.readers.pop())
+    };
+    let Some(reader) = open else {
+        let Some(session) = world.connect(at, ("app", false)) else { return };
+        let result = session.connection.execute_batch("BEGIN").and_then(|()| see(&session.connection, true));
+        let mut state = world.state.lock();
+        let many = state.slots[at].running.as_ref().is_none_or(|running| running.readers.len() >= 3);
+        match result {
+            Ok(seen) => {
+                state.saw(at, session.life, seen, "patient");
+                if !many && state.slots[at].life == session.life {
+                    let reader = OpenReader { connection: session.connection, seen };
+                    if let Some(running) = state.slots[at].running.as_deref_mut() {
+                        running.readers.push(reader);
+                    }
+                    return;
+                }
+            }
+            Err(error) => state.note(format_args!("n{}: patient read failed, {}", at + 1, text(&error))),
+        }
+        drop(state);
+        return world.put_back(session);
+    };
+    let again = see(&reader.connection, true);
+    let _ = reader.connection.execute_batch("ROLLBACK");
+    let mut state = world.state.lock();
+    match again {
+        Ok(seen) if seen != reader.seen => {
+            let first = reader.seen;
+            state.fail(format!("one read transaction on n{} saw {first:?}, then {seen:?}", at + 1));
+        }
+        Ok(_) => state.count("patient reads"),
+        Err(error) => {
+            state.note(format_args!("n{}: patient read failed, {}", at + 1, text(&error)));
+        }
+    }
+}
+
+/// A writer leaves its transaction open; later it goes on, and is committed or rolled back.
+pub(super) fn patient_write(world: &Arc<World>, at: At, begins: bool) {
+    let (open, busy) = {
+        let state = world.state.lock();
+        let now = state.now;
+        let inside = |at: &At| state.slots[*at].running.as_ref().map(|running| running.inside.clone());
+        let with = (0..state.slots.len()).find(|at| inside(at).is_some_and(|inside| !inside.writers.lock().is_empty()));
+        let due = |at: At| {
+            let inside = inside(&at)?;
+            let writer = inside.writers.lock().pop_if(|writer| now >= writer.until)?;
+            Some((at, writer))
+        };
+        (with.and_then(due), with.is_some())
+    };
+    if let Some((at, writer)) = open {
+        return end_writer(world, at, writer);
+    }
+    // One at a time: others wait for it.
+    if !begins || busy {
+        return;
+    }
+    let Some(session) = world.connect(at, ("app", false)) else { return };
+    let (unique, first, rest, before) = {
+        let mut state = world.state.lock();
+        let (begins, goes_on) = (state.dice.below(16), state.dice.below(16));
+        let (unique, first, rest) = state.script_in_two(begins, goes_on);
+        (unique, first, rest, state.checks.acknowledged_to)
+    };
+    match begin(&session.connection, &first) {
+        Ok(ord) => {
+            let mut state = world.state.lock();
+            let patience = state.dice.below(state.shape.patience + 1);
+            let until = state.now + Duration::from_millis(patience);
+            if state.slots[at].life == session.life
+                && let Some(running) = state.slots[at].running.as_deref_mut()
+            {
+                let connection = session.connection;
+                running.inside.writers.lock().push(OpenWriter { connection, unique, ord, before, rest, until });
+                state.count("idle writers");
+                state.note(format_args!("n{}: u{unique} stays open at place {ord}", at + 1));
+                return;
+            }
+            state.never_asked(at, unique, "the node is gone");
+            drop(state);
+        }
+        Err(error) => world.state.lock().never_asked(at, unique, &text(&error)),
+    }
+    world.put_back(session);
+}
+
+fn end_writer(world: &Arc<World>, at: At, writer: OpenWriter) {
+    let OpenWriter { connection, unique, ord, before, rest, .. } = writer;
+    let commit = world.state.lock().dice.below(4) > 0;
+    let went_on = rest.iter().try_for_each(|statement| connection.execute_batch(statement));
+    if let Err(error) = went_on {
+        world.state.lock().never_asked(at, unique, &text(&error));
+    } else if commit {
+        let result = connection.execute_batch("COMMIT");
+        world.state.lock().settle(at, unique, ord, before, result);
+    } else {
+        world.state.lock().never_asked(at, unique, "by choice, late");
+    }
+    if !connection.is_autocommit() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+}
+
+/// Patient clients give up.
+pub(super) fn end_open_transactions(world: &Arc<World>) {
+    let n = world.state.lock().slots.len();
+    for at in 0..n {
+        let (readers, writers) = {
+            let mut state = world.state.lock();
+            let Some(running) = state.slots[at].running.as_deref_mut() else { continue };
+            let writers = std::mem::take(&mut *running.inside.writers.lock());
+            (std::mem::take(&mut running.readers), writers)
+        };
+        drop(readers);
+        for writer in writers {
+            end_writer(world, at, writer);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What one seed decides for a whole run, before anything happens.
+
+use std::time::Duration;
+
+use shoaldb_vfs::env::sim::SimRng;
+use shoaldb_vfs::page::PageSize;
+
+use crate::catalogue::AutoVacuum;
+
+/// The kind of cluster, load and adversary that a run has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// How the database is created, by a proposal; `None`: by its first write.
+    pub(super) geometry: Option<(PageSize, AutoVacuum)>,
+    pub(super) commit_timeout: Duration,
+    /// Pages that a connection keeps: beyond them transactions spill.
+    pub(super) cache_pages: u64,
+    /// Microseconds that a sync takes when nothing is wrong.
+    pub(super) sync_micros: u64,
+    /// The longest time for which a writer leaves its transaction open, in milliseconds.
+    pub(super) patience: u64,
+    /// Out of 1000 calls inside the VFS so many are interrupted by what others do.
+    pub(super) interruptions: u64,
+    /// Out of 1000 votes so many are followed by a power cut before they are on disk.
+    pub(super) cut_votes: u64,
+    /// Out of 1000 requests for a vote so many take their time: several candidates of one term, and votes that come late.
+    pub(super) late_votes: u64,
+    /// Whether a new leader may be cut off, with one other node, as soon as it leads.
+    pub(super) hunts_leaders: bool,
+}
+
+impl Shape {
+    pub(super) fn draw(dice: &SimRng) -> Shape {
+        let pick = |of: &[u64]| of[dice.below(of.len() as u64) as usize];
+        let auto_vacuum = match dice.below(3) {
+            0 => AutoVacuum::None,
+            1 => AutoVacuum::Full,
+            _ => AutoVacuum::Incremental,
+        };
+        let page_size = PageSize::new(pick(&[512, 512, 1024, 4096, 4096, 65536]) as u32);
+        Shape {
+            geometry: page_size.filter(|_| dice.below(2) == 0).map(|page_size| (page_size, auto_vacuum)),
+            commit_timeout: Duration::from_millis(pick(&[20, 60, 300, 1000, 4000, 4000])),
+            cache_pages: pick(&[2, 8, 8]),
+            sync_micros: pick(&[500, 500, 500, 5_000, 30_000]),
+            patience: pick(&[0, 100, 500, 3000]),
+            interruptions: pick(&[0, 10, 50]),
+            cut_votes: pick(&[0, 30, 300]),
+            late_votes: pick(&[0, 0, 400]),
+            hunts_leaders: dice.below(2) == 0,
+        }
+    }
+}
