@@ -15,6 +15,7 @@
 //! inside.rs   what happens in the middle of a call of the VFS
 //! last.rs     the end of a run
 //! faults.rs   what goes wrong, and when
+//! turns.rs    every fault in turn, instead of those that the seed chooses
 //! check.rs    what must hold; knows nothing of the code under test but SQL results, positions and checksums
 //! ```
 //!
@@ -42,8 +43,10 @@ mod load;
 mod node;
 mod patient;
 mod shape;
+mod turns;
 mod world;
 
+pub use turns::{How, Turn, every_fault};
 pub use world::run;
 
 #[cfg(test)]
@@ -58,6 +61,10 @@ pub struct Options {
     pub nodes: u16,
     /// Simulated time with load and faults. The time for healing and the last checks comes on top.
     pub load_for: Duration,
+    /// Whether faults come as the seed says.
+    pub storm: bool,
+    /// The one fault of a run without such faults.
+    pub turn: Option<Turn>,
     /// Whether each event is printed as it happens.
     pub verbose: bool,
 }
@@ -66,7 +73,7 @@ impl Options {
     /// The default scenario.
     pub fn new(seed: u64) -> Options {
         let nodes = if seed.is_multiple_of(4) { 5 } else { 3 };
-        Options { seed, nodes, load_for: Duration::from_secs(30), verbose: false }
+        Options { seed, nodes, load_for: Duration::from_secs(30), storm: true, turn: None, verbose: false }
     }
 }
 
@@ -83,6 +90,8 @@ pub struct Report {
     pub simulated: Duration,
     /// How often what matters happened.
     pub coverage: BTreeMap<&'static str, u64>,
+    /// Labelled calls of the first node's disk, in its first life and from its second on.
+    pub calls: BTreeMap<(u64, &'static str), u64>,
     /// What did not hold, if anything.
     pub failure: Option<String>,
     /// The last events before that.

@@ -1,5 +1,6 @@
 //! The simulation as a command: `cargo run --release --features sim --example sim -- --seeds 1..300`, or
-//! `-- --seed 17 --verbose` to read what happened.
+//! `-- --seed 17 --verbose` to read what happened. `-- --every-fault 3 --seed 5` gives each of the first three calls of every
+//! label of one node's disk its fault, one in each run.
 //!
 //! A build with `RUSTFLAGS="--cfg shoal_planted"` (and a target directory of its own) also takes `--planted`, which shows
 //! how soon each planted mistake is noticed, and `--bug NAME`, which plants one.
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use shoaldb::sim::{Options, run};
+use shoaldb::sim::{Options, every_fault, run};
 
 mod planted;
 
@@ -18,16 +19,20 @@ struct Command {
     verbose: bool,
     keep_going: bool,
     planted: bool,
+    /// So many calls of each label get their fault in turn.
+    every_fault: Option<u64>,
     bug: Option<String>,
 }
 
 fn main() {
-    let mut command = Command { seeds: 1..101, verbose: false, keep_going: false, planted: false, bug: None };
+    let mut command =
+        Command { seeds: 1..101, verbose: false, keep_going: false, planted: false, every_fault: None, bug: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--verbose" => command.verbose = true,
             "--keep-going" => command.keep_going = true,
+            "--every-fault" => command.every_fault = Some(number(args.next())),
             "--planted" => command.planted = true,
             "--bug" => command.bug = Some(args.next().unwrap_or_else(|| fail("--bug takes the name of a mistake"))),
             "--seed" => {
@@ -40,7 +45,7 @@ fn main() {
                 command.seeds = number(Some(from.to_string()))..number(Some(to.to_string()));
             }
             other => fail(&format!(
-                "what is {other}? Use --seeds A..B, --seed N, --verbose, --keep-going, --planted, --bug NAME"
+                "what is {other}? Use --seeds A..B, --seed N, --verbose, --keep-going, --every-fault N, --planted, --bug NAME"
             )),
         }
     }
@@ -50,7 +55,32 @@ fn main() {
     if let Some(name) = &command.bug {
         planted::plant(name);
     }
+    if let Some(calls) = command.every_fault {
+        return take_turns(&command, calls);
+    }
     simulate(command);
+}
+
+/// Each of the first `calls` calls of every label of one node's disk gets its fault in turn.
+fn take_turns(command: &Command, calls: u64) {
+    let (mut runs, mut failed) = (0_u32, 0);
+    for seed in command.seeds.clone() {
+        let reached = every_fault(seed, calls, |turn, report| {
+            runs += 1;
+            if let Some(what) = report.failure {
+                failed += 1;
+                println!("seed {seed}, {turn:?} FAILED: {what}");
+                if command.verbose {
+                    report.last_events.iter().for_each(|line| println!("{line}"));
+                }
+            }
+        });
+        println!("seed {seed}: {} labels: {reached:?}", reached.len());
+    }
+    println!("{runs} runs, {failed} failed");
+    if failed > 0 {
+        std::process::exit(1);
+    }
 }
 
 fn simulate(command: Command) {

@@ -1,5 +1,6 @@
 //! What goes wrong, and when.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
@@ -12,6 +13,8 @@ pub(super) enum Mend {
     Links,
     Weather,
     Sync(At, u64),
+    /// The first node is restarted, in a run of one fault.
+    Restart,
     /// A node's stalled disk loses power.
     Cut(At),
     /// Somebody restarts a node whose disk failed.
@@ -105,6 +108,38 @@ impl State {
             24 | 25 => self.wipe(at),
             _ => {}
         }
+    }
+
+    /// The one fault of this run is armed when the life begins in which it strikes.
+    pub(super) fn arm(&mut self, at: At) {
+        let slot = &self.slots[at];
+        if let Some(turn) = self.options.turn.filter(|turn| at == 0 && self.stormy && turn.life == slot.life) {
+            turn.arm(&slot.fs);
+        }
+    }
+
+    /// A node stopped, or did not start: a mistake, unless its own fault made it. Then somebody starts it again.
+    pub(super) fn stopped(&mut self, at: At, what: String) {
+        let excused = at == 0 && self.options.turn.is_some_and(|turn| turn.life == self.slots[0].life);
+        if !excused || !self.stormy {
+            return self.fail(what);
+        }
+        self.note(format_args!("{what}"));
+        self.slots[at].fs.clear_faults();
+        if self.slots[at].running.is_some() {
+            self.crash(at, false);
+        } else {
+            self.after_millis(50, Ev::Restart(at));
+        }
+    }
+
+    pub(super) fn calls_of_first_node(&self) -> BTreeMap<(u64, &'static str), u64> {
+        let first = &self.calls_of_first_life;
+        let later = self.slots[0].fs.counts().into_iter().filter_map(|(label, count)| {
+            let more = count - first.get(label).copied().unwrap_or(0);
+            (more > 0).then_some(((2, label), more))
+        });
+        first.iter().map(|(label, count)| ((1, *label), *count)).chain(later).collect()
     }
 
     fn stall_syncs(&mut self, at: At) {
@@ -245,6 +280,10 @@ impl State {
                     self.crash(at, false);
                 }
             }
+            Mend::Restart => {
+                self.calls_of_first_life = self.slots[0].fs.counts();
+                self.crash(0, false);
+            }
             Mend::Cut(at) => {
                 if self.stormy {
                     self.crash(at, true);
@@ -271,7 +310,8 @@ impl State {
             slot.sync_micros = 500;
             slot.fs.clear_faults();
             slot.fs.forget_crash();
-            if slot.running.as_ref().is_some_and(|running| running.crippled) {
+            let failed = at == 0 && self.options.turn.is_some();
+            if slot.running.as_ref().is_some_and(|running| running.crippled || failed) {
                 self.crash(at, false);
             } else if slot.running.is_none() {
                 self.after_millis(10, Ev::Restart(at));

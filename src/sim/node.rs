@@ -297,7 +297,7 @@ impl State {
         let slot = &mut self.slots[at];
         slot.fs.restart();
         slot.fs.clear_faults();
-        if self.stormy && self.dice.below(8) == 0 {
+        if self.stormy && self.options.storm && self.dice.below(8) == 0 {
             let nth = 1 + self.dice.below(30);
             let seed = self.dice.below(u64::MAX);
             self.slots[at].fs.crash_at(Aim::Any, nth, seed);
@@ -306,6 +306,8 @@ impl State {
         slot.life += 1;
         let life = slot.life;
         slot.sync_micros = self.shape.sync_micros;
+        self.arm(at);
+        let slot = &mut self.slots[at];
         let first = life == 1;
         match slot.boot(world, &list, &self.shape) {
             Ok(running) => {
@@ -328,7 +330,7 @@ impl State {
                 self.count("crashes while starting");
                 self.after_millis(200, Ev::Restart(at));
             }
-            Err(error) => self.fail(format!("n{} does not start after a crash: {error}", at + 1)),
+            Err(error) => self.stopped(at, format!("n{} does not start after a crash: {error}", at + 1)),
         }
     }
 
@@ -389,13 +391,13 @@ impl State {
                 Err(error) if self.slots[at].fs.is_down() => {
                     self.note(format_args!("n{} crashed at its first start in a cluster: {error}", at + 1));
                 }
-                Err(error) => self.fail(format!("n{}: no core after the founding: {error}", at + 1)),
+                Err(error) => self.stopped(at, format!("n{}: no core after the founding: {error}", at + 1)),
             },
             Err(error) if self.slots[at].fs.is_down() => {
                 self.note(format_args!("n{} crashed while it was founded: {error}", at + 1));
                 self.count("crashes during founding");
             }
-            Err(error) => self.fail(format!("n{}: founding: {error}", at + 1)),
+            Err(error) => self.stopped(at, format!("n{}: founding: {error}", at + 1)),
         }
         if !self.slots[at].fs.is_down() {
             self.flush(at);
@@ -438,7 +440,7 @@ impl State {
         if let Some(why) = stopped
             && !self.slots[at].fs.is_down()
         {
-            self.fail(format!("n{}: the engine stopped: {why}", at + 1));
+            self.stopped(at, format!("n{}: the engine stopped: {why}", at + 1));
         }
         self.flush(at);
     }
@@ -590,7 +592,7 @@ impl State {
             Step::Stopped(reason) => {
                 seat.apply_over = true;
                 if !self.slots[at].fs.is_down() {
-                    self.fail(format!("n{}: the applier stopped: {reason}", at + 1));
+                    self.stopped(at, format!("n{}: the applier stopped: {reason}", at + 1));
                 }
             }
         }

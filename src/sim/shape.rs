@@ -30,6 +30,11 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// Without an adversary.
+    pub(super) fn tame(self) -> Shape {
+        Shape { interruptions: 0, cut_votes: 0, late_votes: 0, hunts_leaders: false, ..self }
+    }
+
     pub(super) fn draw(dice: &SimRng) -> Shape {
         let pick = |of: &[u64]| of[dice.below(of.len() as u64) as usize];
         let auto_vacuum = match dice.below(3) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Options, Report, run};
+use super::{Options, Report, every_fault, run};
 
 /// Calls of clients lie above each other on the stack, each with SQLite below it: more than a test's thread has.
 fn on_a_large_stack<T: Send>(act: impl FnOnce() -> T + Send) -> T {
@@ -75,6 +75,72 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
     ] {
         assert!(reached.get(wanted).is_some_and(|count| *count > 0), "no seed reached: {wanted}");
     }
+}
+
+/// Calls that the turns must reach; a label that is not here is new and belongs here.
+const LABELS: [&str; 49] = [
+    "ckpt.hash",
+    "ckpt.len",
+    "ckpt.map_sync",
+    "ckpt.page",
+    "ckpt.record",
+    "ckpt.record_sync",
+    "ckpt.sync",
+    "db.create",
+    "db.dir",
+    "db.list",
+    "db.open",
+    "db.read",
+    "db.verify",
+    "dir.create",
+    "dw.create",
+    "dw.open",
+    "dw.read",
+    "dw.shrink",
+    "dw.sync",
+    "dw.write",
+    "identity.create",
+    "identity.len",
+    "identity.open",
+    "identity.read",
+    "identity.remove",
+    "identity.rename",
+    "identity.sync",
+    "identity.sync_dir",
+    "identity.write",
+    "log.create",
+    "log.dir",
+    "log.head.sync",
+    "log.head.write",
+    "log.len",
+    "log.list",
+    "log.mkdir",
+    "log.open",
+    "log.open.sync",
+    "log.promote",
+    "log.promote.sync",
+    "log.read",
+    "log.rewrite",
+    "log.spare.sync",
+    "log.spare.write",
+    "log.sync",
+    "log.write",
+    "map.create",
+    "map.open",
+    "map.read",
+];
+
+/// Each of the first calls of every label fails once, fails for good and loses power.
+#[test]
+fn every_fault_in_turn_and_no_label_is_left_out() {
+    let reached = on_a_large_stack(|| {
+        every_fault(5, 1, |turn, report| {
+            if let Some(what) = report.failure {
+                panic!("{turn:?}: {what}\nthe last events:\n{}", report.last_events.join("\n"));
+            }
+        })
+    });
+    assert_eq!(Vec::from_iter(reached), LABELS);
 }
 
 /// Prints what one run of a seed came to, for the test below.

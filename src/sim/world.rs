@@ -11,8 +11,10 @@ use shoaldb_vfs::env::sim::{SimClock, SimRng};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::check::Checks;
+use super::faults::Mend;
 use super::node::{Packet, Slot};
 use super::shape::Shape;
+use super::turns::RESTART_AT;
 use super::{Options, Report, last, load, patient};
 use crate::signal::Pump;
 
@@ -50,7 +52,7 @@ pub(super) enum Ev {
     Fault,
     Restart(At),
     /// A partition, a loss or a stall ends.
-    Mend(super::faults::Mend),
+    Mend(Mend),
     /// A leader is asked to hand over to this node, if it is not the leader itself.
     Transfer(At),
     /// A leader binds a late node's directory.
@@ -98,6 +100,8 @@ pub(super) struct State {
     pub(super) calm: bool,
     /// A client writes then: others wait.
     pub(super) writes_calmly: bool,
+    /// Labelled calls of the first node until it was restarted, in a run of one fault.
+    pub(super) calls_of_first_life: BTreeMap<&'static str, u64>,
     /// Nodes of the clients' calls on the stack.
     pub(super) calls: Vec<At>,
     pub(super) failure: Option<String>,
@@ -136,7 +140,8 @@ pub fn run(options: &Options) -> Report {
             net: Net { cut: vec![vec![false; n]; n], loss: 0, twice: 0, delay: 1 + dice.below(3000) },
             storm: 300 + dice.below(4000),
             rush: 3 + dice.below(40),
-            shape: Shape::draw(&dice),
+            shape: if options.storm { Shape::draw(&dice) } else { Shape::draw(&dice).tame() },
+            calls_of_first_life: BTreeMap::new(),
             options: options.clone(),
             dice,
             now: Duration::ZERO,
@@ -170,7 +175,10 @@ impl World {
                 state.at(wait, Ev::Restart(at));
             }
             state.after_millis(500, Ev::Client);
-            state.after_millis(300, Ev::Fault);
+            match state.options.storm {
+                true => state.after_millis(300, Ev::Fault),
+                false => state.at(RESTART_AT, Ev::Mend(Mend::Restart)),
+            }
         }
         while self.clock.now() < load_for && !self.failed() {
             self.step();
@@ -228,6 +236,7 @@ impl World {
                 events: state.trace.events,
                 simulated: state.now,
                 coverage: state.coverage.clone(),
+                calls: state.calls_of_first_node(),
                 failure: state.failure.clone(),
                 last_events: state.trace.last.iter().cloned().collect(),
             }
