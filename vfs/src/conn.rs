@@ -114,7 +114,7 @@ impl Conn {
     }
 
     pub(crate) fn read_main(&self, buf: &mut [u8], offset: u64) -> Result<usize, Refusal> {
-        self.db.read_main(buf, offset).map_err(|error| {
+        self.db.read_main(Some(&self.link), buf, offset).map_err(|error| {
             if let Some(refusal) = self.db.retired() {
                 return refusal;
             }

@@ -32,7 +32,7 @@
 //! Invariants, checked where they are named:
 //! * INV-V1 only the holder of WRITE changes frames beyond `mxFrame`, and nobody changes frames up to it;
 //! * INV-V2 a session whose commit was not accepted leaves `mxFrame` where it was (`session::give_back`);
-//! * INV-V3 `position` grows with every published transaction and with nothing else.
+//! * INV-V3 `position` grows with every published transaction, and changes with nothing else but other files.
 //!
 //! Deliberately absent: SQLite's C interface (`ffi.rs`), consensus.
 
@@ -61,11 +61,13 @@ use crate::wal::store::VirtualWal;
 
 mod apply;
 mod checkpoint;
+mod replace;
 mod session;
 mod view;
 
 pub use apply::ApplyError;
 pub use checkpoint::{Checkpoint, CheckpointError};
+pub use replace::ReplaceError;
 pub use session::SessionId;
 use session::Writer;
 
@@ -188,7 +190,7 @@ impl std::fmt::Debug for Receipts {
 #[derive(Debug)]
 pub(crate) struct Link {
     mode: AtomicU8,
-    /// Own frames of a fenced or detached connection, from its session's first frame on.
+    /// Only of a fenced or detached connection.
     pub(crate) overlay: Mutex<Option<Overlay>>,
     /// Of the last transaction that wished to write; `None` if it was not proposed.
     pub(crate) receipt: Receipts,
@@ -208,16 +210,28 @@ impl Link {
         }
     }
 
+    /// The main file of a generation that was replaced under this connection's transaction. Must be asked for while the
+    /// lock of the main file is held.
+    fn own_main(&self) -> Option<Arc<Main>> {
+        match self.mode() {
+            Mode::Normal => None,
+            Mode::Fenced | Mode::Detached => self.overlay.lock().as_ref().and_then(|overlay| overlay.main.clone()),
+        }
+    }
+
     fn set_mode(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::Release);
     }
 }
 
-/// The frames that a fenced or detached connection wrote itself; frame 1 of `frames` is frame `first` of its WAL.
+/// What a fenced or detached connection has for itself; frame 1 of `frames` is frame `first` of its WAL. At first these are
+/// the frames that it wrote. If the files were replaced under it, they are the whole WAL of its generation, with the header.
 #[derive(Debug)]
 pub(crate) struct Overlay {
     pub(crate) first: u32,
     pub(crate) frames: VirtualWal,
+    /// The main file of its generation, if that is not the database's any more.
+    main: Option<Arc<Main>>,
 }
 
 /// What the database keeps for each connection.
@@ -291,6 +305,8 @@ pub struct Counters {
     pub checkpoints: AtomicU64,
     /// Times that the WAL began anew, by us or by SQLite.
     pub restarts: AtomicU64,
+    /// Times that the files were replaced.
+    pub replaced: AtomicU64,
 }
 
 /// A snapshot of what a database is.
@@ -329,7 +345,7 @@ pub struct Database {
     shm: Arc<ShmFile>,
     /// Locked by whoever writes the files: a checkpoint. `None` until a log entry has created the database.
     files: Mutex<Option<DatabaseFiles>>,
-    main: RwLock<Main>,
+    main: RwLock<Arc<Main>>,
     writing: Mutex<Writing>,
     /// Pages of the main file that were found to be something else than what was written.
     rotten: Mutex<BTreeSet<PageNo>>,
@@ -394,7 +410,7 @@ impl Database {
             clock,
             shm,
             files: Mutex::new(None),
-            main: RwLock::new(Main::Genesis(page)),
+            main: RwLock::new(Arc::new(Main::Genesis(page))),
             writing: Mutex::default(),
             rotten: Mutex::default(),
             wal: RwLock::new(wal),
@@ -427,7 +443,7 @@ impl Database {
         let at = files.at();
         let mut slot = self.files.lock();
         let mut state = self.state.lock();
-        *self.main.write() = Main::File(MainFile::new(&files));
+        *self.main.write() = Arc::new(Main::File(MainFile::new(&files)));
         let publisher = self.publisher.lock();
         let mut header = state.live_header().ok_or_else(apply::header_lost)?;
         header.page_count = at.size;
@@ -521,7 +537,7 @@ impl Database {
         self.close_views();
         drop(self.files.lock().take());
         let len = self.main_len();
-        *self.main.write() = Main::Closed { len };
+        *self.main.write() = Arc::new(Main::Closed { len });
     }
 
     /// Why nothing may use this database any more, if so.
@@ -547,7 +563,7 @@ impl Database {
             return Ok(Some(image));
         }
         let mut content = vec![0; self.geometry.page_size.len()];
-        self.read_main(&mut content, page.offset(self.geometry.page_size))?;
+        self.read_main(None, &mut content, page.offset(self.geometry.page_size))?;
         Ok(Some(content.into()))
     }
 
@@ -578,9 +594,12 @@ impl Database {
         hook.is_some_and(|hook| hook(label))
     }
 
-    /// Reads the main file; returns how many bytes there were. The rest of `buf` is zeroed.
-    pub(crate) fn read_main(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        let got = match &*self.main.read() {
+    /// Reads the main file as a connection sees it; returns how many bytes there were. The rest of `buf` is zeroed.
+    pub(crate) fn read_main(&self, link: Option<&Link>, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        // Held while it is read: whoever replaces the files gives the old one to those who need it under this lock.
+        let current = self.main.read();
+        let own = link.and_then(Link::own_main);
+        let got = match &**own.as_ref().unwrap_or(&current) {
             Main::Genesis(page) => {
                 let start = (offset as usize).min(page.len());
                 let got = buf.len().min(page.len() - start);
@@ -589,7 +608,9 @@ impl Database {
             }
             Main::File(main) => {
                 if let Some(page) = main.first_rotten(offset, buf.len(), &self.writing)? {
-                    self.rotten.lock().insert(page);
+                    if own.is_none() {
+                        self.rotten.lock().insert(page);
+                    }
                     return Err(std::io::Error::new(
                         std::io::ErrorKind::InvalidData,
                         format!("page {} of database {} is not what was written", page.get(), self.name),
@@ -605,7 +626,7 @@ impl Database {
 
     /// Length of the main file in bytes.
     pub(crate) fn main_len(&self) -> u64 {
-        match &*self.main.read() {
+        match &**self.main.read() {
             Main::Genesis(page) => page.len() as u64,
             Main::File(main) => main.len,
             Main::Closed { len } => *len,

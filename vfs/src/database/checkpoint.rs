@@ -280,10 +280,11 @@ impl Database {
         {
             let mut main = self.main.write();
             let mut new = MainFile::new(files);
-            if let Main::File(old) = &mut *main {
+            if let Main::File(old) = &**main {
                 // What was looked at and not written stays looked at.
-                let (kept, words) = (new.checked.len().min(old.checked.len()), std::mem::take(&mut old.checked));
-                new.checked.splice(..kept, words.into_iter().take(kept));
+                for (new, old) in new.checked.iter_mut().zip(&old.checked) {
+                    *new.get_mut() = old.load(Ordering::Relaxed);
+                }
             }
             let mut rotten = self.rotten.lock();
             for (page, _) in pages {
@@ -293,7 +294,7 @@ impl Database {
                 rotten.remove(page);
             }
             rotten.retain(|page| target.at.size.contains(*page));
-            *main = Main::File(new);
+            *main = Arc::new(Main::File(new));
         }
         index::set_backfill(&state.view, target.last_frame);
         while state.published.front().is_some_and(|first| first.at.position <= target.at.position) {
@@ -410,7 +411,7 @@ fn lost_frame(frame: FrameNo) -> CheckpointError {
 
 /// Salts of the next lap. They must differ from those of this lap, so that none of its frames is taken for a new one; nobody
 /// has to be unable to guess them.
-fn next_salts([first, second]: [u32; 2]) -> [u32; 2] {
+pub(super) fn next_salts([first, second]: [u32; 2]) -> [u32; 2] {
     let mixed = xxhash_rust::xxh3::xxh3_64_with_seed(&second.to_le_bytes(), first.into());
     [first.wrapping_add(1), mixed as u32]
 }

@@ -581,7 +581,7 @@ impl Database {
         let start = writer.start_frame;
         if let Some(entry) = state.files.get_mut(&file) {
             let frames = self.frames_behind(start);
-            *entry.link.overlay.lock() = Some(Overlay { first: start + 1, frames });
+            *entry.link.overlay.lock() = Some(Overlay { first: start + 1, frames, main: None });
             // Before anything shared changes, and before WRITE passes on: SQLite in the connection's thread may touch
             // its mapping at any moment without asking.
             if !planted::is(Bug::SkipDetach) {
@@ -623,6 +623,9 @@ impl Database {
 
     /// Where a byte of the WAL is in an overlay; `None` before its first frame.
     pub(crate) fn overlay_offset(&self, overlay: &Overlay, offset: u64) -> Option<u64> {
+        if overlay.main.is_some() {
+            return Some(offset);
+        }
         let skipped = u64::from(overlay.first - 1) * frame_bytes(self.geometry.page_size);
         offset.checked_sub(skipped).filter(|offset| *offset >= WAL_HEADER_BYTES as u64)
     }

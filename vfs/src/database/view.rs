@@ -32,8 +32,12 @@ const FRAMES_PER_LOCK: u32 = 4096;
 /// The views of one database.
 #[derive(Default, Debug)]
 pub(super) struct Views {
+    /// Which generation of the files the gate is in front of.
+    generation: u64,
     /// How many keep the gate shut.
     holding: usize,
+    /// How many views of earlier generations are there, whose files nobody writes to.
+    earlier: usize,
     /// Those that may be open.
     open: Vec<ViewRef>,
 }
@@ -45,7 +49,13 @@ impl Views {
     }
 
     pub(super) fn count(&self) -> usize {
-        self.holding
+        self.holding + self.earlier
+    }
+
+    /// The files were replaced: the gate is open.
+    pub(super) fn begin_generation(&mut self) {
+        self.generation += 1;
+        self.earlier += std::mem::take(&mut self.holding);
     }
 
     /// The views to be closed, which must happen without any lock of the database.
@@ -56,26 +66,39 @@ impl Views {
 
 /// One view's hold on the gate.
 #[derive(Debug)]
-struct Hold(Weak<Database>);
+struct Hold {
+    db: Weak<Database>,
+    generation: u64,
+}
 
 impl Gate for Hold {
     fn waiting_bytes(&self) -> u64 {
-        let Some(db) = self.0.upgrade() else { return 0 };
+        let Some(db) = self.db.upgrade() else { return 0 };
+        if db.state.lock().views.generation != self.generation {
+            return 0;
+        }
         u64::from(db.status().pending_frames) * u64::from(db.geometry.page_size.bytes())
     }
 
     fn on_rotten(&self, page: PageNo) {
-        if let Some(db) = self.0.upgrade() {
-            db.rotten.lock().insert(page);
+        if let Some(db) = self.db.upgrade() {
+            let state = db.state.lock();
+            if state.views.generation == self.generation {
+                db.rotten.lock().insert(page);
+            }
         }
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let Some(db) = self.0.upgrade() else { return };
+        let Some(db) = self.db.upgrade() else { return };
         let mut state = db.state.lock();
-        state.views.holding -= 1;
+        if state.views.generation == self.generation {
+            state.views.holding -= 1;
+        } else {
+            state.views.earlier -= 1;
+        }
         state.views.open.retain(ViewRef::is_held);
         db.changed.notify_all();
     }
@@ -90,7 +113,7 @@ impl Database {
         if !state.bound {
             return Err(ViewError::NotBound);
         }
-        let (file, map, len) = match &*self.main.read() {
+        let (file, map, len) = match &**self.main.read() {
             Main::File(main) => (main.file.clone(), main.map.clone(), main.len),
             Main::Genesis(_) => return Err(ViewError::NotBound),
             Main::Closed { .. } => return Err(ViewError::Closed),
@@ -100,9 +123,10 @@ impl Database {
         let hashes = state.hashes.changed();
         let frames = frames_of(&state);
         state.views.holding += 1;
+        let generation = state.views.generation;
         drop(state);
         // From here on it is given back whatever happens.
-        let gate = Box::new(Hold(Arc::downgrade(self)));
+        let gate = Box::new(Hold { db: Arc::downgrade(self), generation });
         let main = file.map(len, "view.map").map_err(ViewError::Io)?;
 
         let mut changed = HashMap::with_capacity(hashes.len());
