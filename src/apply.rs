@@ -73,6 +73,12 @@ impl Applier {
         self.queue.extend(entries);
     }
 
+    /// Whether a connection has to show a transaction before this one can go on.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn awaits(&self) -> bool {
+        self.accepted.is_some()
+    }
+
     /// Whether there is nothing to apply.
     pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty()

@@ -44,6 +44,10 @@ pub(crate) struct Config {
     /// A SQL session over the admin socket of which nothing is asked for this long ends; inside of a transaction after a
     /// tenth of it. 10 min, and so one minute: a person who thinks may hold up others for that long and no longer.
     pub(crate) session_idle: Duration,
+    /// Age at which a view that is lent to another node is closed, used or not. 24 h: far beyond any transfer that moves.
+    pub(crate) snapshot_read_view_close_timeout: Duration,
+    /// Bytes of WAL that lent views may keep from being checkpointed before they are closed. 1 GiB.
+    pub(crate) snapshot_wal_pin_max: u64,
     /// Whether peers may be reached over addresses that are not loopback, unencrypted.
     pub(crate) allow_plaintext_remote: bool,
 }
@@ -64,6 +68,8 @@ impl Default for Config {
             scrub_bytes: 1 << 20,
             segment_bytes: 16 << 20,
             session_idle: Duration::from_secs(600),
+            snapshot_read_view_close_timeout: Duration::from_secs(86_400),
+            snapshot_wal_pin_max: 1 << 30,
             allow_plaintext_remote: false,
         }
     }

@@ -35,8 +35,10 @@ use shoaldb_vfs::env::Env;
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::genesis::Geometry;
-use shoaldb_vfs::mapfile::Owner;
+use shoaldb_vfs::mapfile::{Checkpointed, Owner};
+use shoaldb_vfs::page::PageSize;
 use shoaldb_vfs::spill::{SpillTo, WalMemory};
+use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::transaction::Position;
 
 use crate::catalogue::{AutoVacuum, Catalogue, DatabaseId, DatabaseInfo, DatabaseName};
@@ -280,6 +282,46 @@ impl Databases {
         shape.bind(files)?;
         maps.by_name.insert(name.to_string(), shape.clone());
         maps.by_id.insert(id, shape);
+        Ok(())
+    }
+
+    /// Begins, or goes on with, the next generation of a database's files.
+    pub(crate) fn stage(&self, id: DatabaseId, page_size: PageSize, at: Checkpointed) -> io::Result<Staging> {
+        let generation = self.generation(id) + 1;
+        let owner = Owner { database: id.0, generation, page_size };
+        Staging::begin(self.env.fs.clone(), &self.dir, owner, at)
+    }
+
+    /// A snapshot counts: the databases are those of its catalogue, and those that are named have these files now.
+    pub(crate) fn install(&self, catalogue: &Catalogue, files: Vec<(DatabaseId, DatabaseFiles)>) -> io::Result<()> {
+        for (id, _) in self.all() {
+            if !catalogue.databases().any(|(known, _)| known == id) {
+                self.drop(id)?;
+            }
+        }
+        for (id, files) in files {
+            let Some(info) = catalogue.database(id) else { continue };
+            let (old, new) = (self.generation(id), files.owner().generation);
+            match self.get(id) {
+                Some(db) => db.replace(files).map_err(io::Error::other)?,
+                None => self.enter(id, info, files)?,
+            }
+            let mut maps = self.maps.lock();
+            maps.generations.insert(id, new);
+            maps.damaged.remove(&id);
+            drop(maps);
+            self.remove_files(id, old)?;
+        }
+        Ok(())
+    }
+
+    fn remove_files(&self, id: DatabaseId, generation: u64) -> io::Result<()> {
+        for name in files::names(id.0, generation) {
+            match self.env.fs.remove(&self.dir.join(name), "db.drop") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
         Ok(())
     }
 

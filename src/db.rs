@@ -187,6 +187,19 @@ impl Builder {
         self
     }
 
+    /// Age at which a view that this node lends to another one is closed, used or not; default 24 h.
+    pub fn snapshot_read_view_close_timeout(mut self, age: Duration) -> Builder {
+        self.config.snapshot_read_view_close_timeout = age;
+        self
+    }
+
+    /// Bytes of WAL that views lent to other nodes may keep from being checkpointed before they are closed; default 1 GiB.
+    /// Who fetched from one goes on with another.
+    pub fn snapshot_wal_pin_max(mut self, bytes: u64) -> Builder {
+        self.config.snapshot_wal_pin_max = bytes;
+        self
+    }
+
     /// Size of one file of the log in bytes; default 16 MiB. Each is written in advance.
     pub fn segment_bytes(mut self, bytes: u64) -> Builder {
         self.config.segment_bytes = bytes;

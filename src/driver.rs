@@ -23,6 +23,9 @@
 //!
 //! A panic in a turn ends the engine, not the thread that happened to turn it: the node stops and says so.
 //!
+//! Two things want all of it to stand still, and take the locks in this order: `applier`, `seat`, `disk`. A read view is cut
+//! between two entries, and a snapshot takes the place of the log.
+//!
 //! Deliberately absent: what a turn or a step of the applier means.
 
 use std::collections::VecDeque;
@@ -42,7 +45,7 @@ use crate::engine::{Engine, Outlet};
 use crate::found::format::FoundMessage;
 use crate::log::Log;
 use crate::net::Transport;
-use crate::raft::PersistBatch;
+use crate::raft::{Core, CoreStatus, PersistBatch};
 use crate::shared::{Hub, Input, Turn};
 use crate::types::{LogEntry, LogIndex, Message, NodeId};
 
@@ -120,6 +123,9 @@ pub(crate) enum Work {
     /// End.
     End,
 }
+
+/// Makes a snapshot count: the core to go on with, and the entry that it begins behind; none if the log has got so far.
+type Install<'a> = &'a mut dyn FnMut(&CoreStatus) -> Result<Option<(Core, LogIndex)>, String>;
 
 /// The log and who writes it.
 struct Disk {
@@ -423,6 +429,43 @@ impl Driver {
         let _ = self.apply.heard.recv_timeout(limit);
     }
 
+    /// Takes another core, behind a snapshot that `install` makes count. Nobody turns, writes or applies meanwhile, and what
+    /// was on its way to log and applier is forgotten.
+    pub(crate) fn exchange(&self, install: Install<'_>) {
+        let mut applier = self.applier.lock();
+        let mut seat = self.seat.lock();
+        // What has come in is for the old core, and what it wants of the log is in the queue afterwards.
+        while !self.mailbox.is_empty() {
+            if !self.turn_once(&mut seat, false) {
+                *seat = None;
+                return self.raft.ring();
+            }
+        }
+        let mut disk = self.disk.lock();
+        let Some(there) = seat.as_mut() else { return };
+        match install(&there.engine.core_status()) {
+            Ok(None) => {}
+            Ok(Some((core, applied))) => {
+                self.batches.lock().clear();
+                self.entries.lock().clear();
+                // Of what came since then, reports are about things that are forgotten.
+                for input in self.mailbox.try_iter().collect::<Vec<_>>() {
+                    if !matches!(input, Input::Persisted { .. } | Input::Applied { .. } | Input::Compact { .. }) {
+                        self.hub.send(input);
+                    }
+                }
+                there.engine.exchange_core(core, applied);
+                disk.appender = Appender::default();
+                *applier = Applier::new(self.hub.clone());
+                self.awaits.store(false, Ordering::SeqCst);
+            }
+            Err(what) => self.hub.send(Input::Failed { what }),
+        }
+        drop((disk, seat, applier));
+        self.hub.post(Input::Announce);
+        self.apply.ring();
+    }
+
     /// The node ends: the other threads shall, too.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
@@ -440,6 +483,24 @@ impl Turn for Driver {
 
     fn wake(&self) {
         self.raft.ring();
+    }
+
+    fn between_entries(&self, act: &mut dyn FnMut()) {
+        let applier = self.applier.lock();
+        let index = self.hub.applied().index;
+        self.hub.send(Input::Applied { index });
+        let mut seat = self.seat.lock();
+        let goes_on = self.turn_once(&mut seat, false);
+        if !goes_on {
+            *seat = None;
+        }
+        drop(seat);
+        act();
+        drop(applier);
+        // Others may have left to this thread what it must leave to them.
+        self.raft.ring();
+        self.apply.ring();
+        self.to_write.ring();
     }
 
     fn on_published(&self) {

@@ -20,7 +20,7 @@ use crate::found::format::FoundMessage;
 use crate::found::{self, Founding};
 use crate::pending::Decision;
 use crate::planted::{self, Bug};
-use crate::raft::{Core, Effects, Event, NotProposed, PersistBatch, Role};
+use crate::raft::{Core, CoreStatus, Effects, Event, NotProposed, PersistBatch, Role};
 use crate::shared::{Hub, Input, Leadership};
 use crate::types::{LogEntry, LogIndex, Message, NodeId};
 
@@ -80,6 +80,19 @@ impl Engine {
         }
     }
 
+    /// Goes on with another core: a snapshot took the place of the log. Nothing of the old one is on its way any more.
+    pub(crate) fn exchange_core(&mut self, core: Core, applied: LogIndex) {
+        self.core = core;
+        (self.replay_to, self.replayed) = (applied, false);
+        self.in_flight.clear();
+        self.handed_over_at = None;
+    }
+
+    /// The core as it is.
+    pub(crate) fn core_status(&self) -> CoreStatus {
+        self.core.status()
+    }
+
     /// A tick of the clock.
     pub(crate) fn on_tick(&mut self) {
         if self.replayed {
@@ -118,6 +131,7 @@ impl Engine {
                 return;
             }
             Input::Applied { index } => Event::Applied { index },
+            Input::Announce => Event::Announce,
             Input::Compact { start } => {
                 self.core.on_event(Event::Compacted { start });
                 self.hub.set_compacted(start.index);
@@ -263,7 +277,7 @@ impl Engine {
             }
         }
         for peer in snapshot_wanted {
-            tracing::warn!(node = self.hub.id.0, peer = peer.0, "a peer needs entries that the log no longer has");
+            self.hub.snapshots.want(peer);
         }
         if let Some(role) = role {
             let leader = if self.silenced && role.leader == Some(self.hub.id) { None } else { role.leader };

@@ -33,6 +33,31 @@ pub enum Event {
         /// The position.
         position: LogIndex,
     },
+    /// A snapshot is on its way: from this node (it lends a view of its databases) or to it.
+    SnapshotStarted {
+        /// The other node.
+        peer: NodeId,
+        /// The entry that it is of.
+        index: LogIndex,
+        /// Whether this node is the one that receives.
+        receiving: bool,
+    },
+    /// The databases of this node are what they were at this entry on another node, durably.
+    SnapshotInstalled {
+        /// The entry.
+        index: LogIndex,
+        /// Bytes that the other node sent for it, in this attempt: what was here already did not travel.
+        bytes: u64,
+    },
+    /// The transfer of a snapshot came to its good end.
+    SnapshotFinished {
+        /// The other node.
+        peer: NodeId,
+        /// The entry that it was of.
+        index: LogIndex,
+        /// Whether this node is the one that received.
+        receiving: bool,
+    },
     /// The log of this node dropped its oldest entries.
     LogCompacted {
         /// The last one of them.

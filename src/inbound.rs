@@ -10,6 +10,7 @@ use crate::net::handshake::{Hello, Judge, Reject, Standing, Welcome};
 use crate::net::{Inbound, Introduction};
 use crate::raft::Role;
 use crate::shared::{Hub, Input};
+use crate::snapshot;
 use crate::types::{ClusterId, Incarnation, Message, NodeId};
 
 /// The node behind its door.
@@ -90,6 +91,9 @@ impl Inbound for NodeInbound {
     }
 
     fn on_request(&self, from: Option<NodeId>, body: Vec<u8>) -> Vec<u8> {
+        if body.first() == Some(&snapshot::object::MAGIC) {
+            return snapshot::source::serve(&self.hub, from, &body);
+        }
         admin::serve(&self.hub, from, &body)
     }
 

@@ -50,6 +50,7 @@ mod signal;
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub mod sim;
+mod snapshot;
 mod socket;
 mod splits;
 mod status;
@@ -72,4 +73,4 @@ pub use crate::db::{AutoVacuum, Builder, CreateOptions, Member, Node};
 pub use crate::error::{Error, ErrorKind, Outcome, Result, leader_hint, outcome, outcome_of_code};
 pub use crate::events::Event;
 pub use crate::receipt::{BadReceipt, Receipt, ReceiptOutcome, Unsettled};
-pub use crate::status::{DatabaseStatus, PeerStatus, Status};
+pub use crate::status::{DatabaseStatus, PeerStatus, SnapshotStatus, Status};

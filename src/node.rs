@@ -31,14 +31,22 @@ use crate::boot::{self, Directory, Opened};
 use crate::driver::{Driver, Work};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::Event;
 use crate::found::{self, Founding};
 use crate::log::Log;
 use crate::net::Transport;
-use crate::raft::{Core, CoreConfig, EntryReader, Role};
+use crate::raft::{Core, CoreConfig, CoreStatus, EntryReader, Role};
 use crate::shared::{Hub, Input, Leadership, Turn};
+use crate::snapshot;
+use crate::snapshot::Staged;
+use crate::snapshot::install::{self, Installed};
+use crate::snapshot::object::Answer;
+use crate::snapshot::rounds::Rounds;
 use crate::types::{LogEntry, LogIndex, Term};
 use crate::upkeep::{STEP, Upkeep};
 
+/// How often the snapshot thread looks whether the node ends.
+const SNAPSHOT_POLL: Duration = Duration::from_millis(200);
 /// Time between two ticks of the founding.
 const FOUND_TICK: Duration = Duration::from_millis(100);
 /// How often the applier looks whether the node ends while it waits for SQLite to show a transaction.
@@ -142,8 +150,12 @@ impl RaftThread {
                 move || run_log(&driver)
             })?,
             thread("upkeep", &hub, {
-                let (hub, log) = (hub.clone(), log.clone());
-                move || run_upkeep(&hub, log, anchored)
+                let (hub, log, driver) = (hub.clone(), log.clone(), driver.clone());
+                move || run_upkeep(&hub, log, anchored, &driver)
+            })?,
+            thread("snapshot", &hub, {
+                let hub = hub.clone();
+                move || run_snapshots(&hub)
             })?,
             thread("spare", &hub, {
                 let (hub, driver) = (hub.clone(), driver.clone());
@@ -185,11 +197,7 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
     let replay_to = restored.hard_state.commit.max(restored.applied);
     let sole_voter = restored.membership.voters == [hub.id];
     let log = Arc::new(log);
-    let mut config = CoreConfig::new(hub.id, directory.env.rng.next_u64());
-    config.election_ticks = hub.config.election_ticks();
-    config.heartbeat_ticks = crate::config::Config::TICKS_PER_HEARTBEAT;
-    config.max_entry_bytes = config.max_entry_bytes.max(2 * hub.config.part_bytes as u64);
-    let core = Core::open(config, restored, log.clone())
+    let core = Core::open(core_config(hub, directory.env.rng.next_u64()), restored, log.clone())
         .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
     hub.set_log(&log);
     hub.begin(catalogue, applied);
@@ -241,13 +249,66 @@ fn run_log(driver: &Driver) {
     while driver.write_all() {}
 }
 
-fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex) {
-    let mut upkeep = Upkeep::new(hub.clone(), log, anchored);
+fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex, driver: &Driver) {
+    let mut upkeep = Upkeep::new(hub.clone(), log.clone(), anchored);
     while !hub.is_stopped() {
         upkeep.step();
+        // Here, since nothing else of the upkeep may be under way meanwhile.
+        if let Some(staged) = hub.snapshots.take_staged() {
+            let mut staged = Some(*staged);
+            driver.exchange(&mut |core| match staged.take() {
+                Some(staged) => go_on_behind(hub, &log, core, staged),
+                None => Ok(None),
+            });
+            upkeep.begin_anew();
+        }
         let stopped = || hub.is_stopped().then_some(());
         let _ = hub.upkeep.wait(&hub.waiting, hub.deadline(STEP), STEP, stopped);
     }
+}
+
+fn run_snapshots(hub: &Hub) {
+    let mut rounds = Rounds::default();
+    while !hub.is_stopped() {
+        let due = || (hub.is_stopped() || hub.snapshots.is_due()).then_some(());
+        let _ = hub.snapshots.signal.wait(&hub.waiting, hub.deadline(SNAPSHOT_POLL), SNAPSHOT_POLL, due);
+        rounds.step(hub, &mut |node, ask| {
+            let transport = hub.transport().ok_or("this node is shutting down")?;
+            let answer =
+                transport.request(node, ask.encode(), snapshot::ASK_LIMIT).map_err(|error| error.to_string())?;
+            Answer::decode(&answer).map_err(|damaged| format!("an answer that makes no sense: {damaged}"))
+        });
+    }
+}
+
+/// Installs a snapshot and opens a core behind it; `None` if the log has got so far by itself.
+pub(crate) fn go_on_behind(
+    hub: &Hub,
+    log: &Arc<Log>,
+    core: &CoreStatus,
+    staged: Staged,
+) -> std::result::Result<Option<(Core, LogIndex)>, String> {
+    let (done, received) = (staged.done(), staged.received);
+    let installed = install::install(hub, log, core, staged)?;
+    hub.snapshots.set_done(done);
+    let Installed::Yes(restored) = installed else { return Ok(None) };
+    let config = core_config(hub, hub.session ^ done.index.0);
+    let core = Core::open(config, *restored, log.clone())
+        .map_err(|error| format!("log and hard state behind a snapshot: {error}"))?;
+    hub.findings.lock().anchored = done.index;
+    hub.members_changed();
+    tracing::info!(node = hub.id.0, source = done.source.0, received, "installed a snapshot of entry {}", done.index);
+    hub.events.tell(&Event::SnapshotInstalled { index: done.index, bytes: received });
+    hub.events.tell(&Event::SnapshotFinished { peer: done.source, index: done.index, receiving: true });
+    Ok(Some((core, done.index)))
+}
+
+fn core_config(hub: &Hub, seed: u64) -> CoreConfig {
+    let mut config = CoreConfig::new(hub.id, seed);
+    config.election_ticks = hub.config.election_ticks();
+    config.heartbeat_ticks = crate::config::Config::TICKS_PER_HEARTBEAT;
+    config.max_entry_bytes = config.max_entry_bytes.max(2 * hub.config.part_bytes as u64);
+    config
 }
 
 fn run_spare(hub: &Hub, log: &Log, driver: &Driver) {

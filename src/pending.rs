@@ -36,7 +36,7 @@ pub(crate) enum Decision {
     Refused(String),
     /// No node will ever apply it.
     NotCommitted,
-    /// The node stopped before it was decided.
+    /// The node stopped, or a snapshot took the place of its entries, before it was decided.
     Lost,
 }
 
@@ -154,6 +154,17 @@ impl Pending {
             lost.into_iter().filter_map(|number| slots.decide(number, Decision::NotCommitted)).collect();
         drop(slots);
         signals.iter().for_each(|signal| signal.notify());
+    }
+
+    /// A snapshot took the place of the entries up to `at`: which of them were whose is not known here any more.
+    pub(crate) fn on_skipped(&self, at: EntryId) {
+        let mut slots = self.slots.lock();
+        let later = slots.by_index.split_off(&at.index.next());
+        let skipped: Vec<u64> = std::mem::replace(&mut slots.by_index, later).into_values().flatten().collect();
+        let signals: Vec<_> = skipped.into_iter().filter_map(|number| slots.decide(number, Decision::Lost)).collect();
+        drop(slots);
+        signals.iter().for_each(|signal| signal.notify());
+        self.on_applied(at);
     }
 
     /// The decision, if there is one, and the entry; the caller has its answer and the proposal is forgotten.

@@ -160,6 +160,9 @@ pub enum Event {
         /// At most the last one of [`Effects::apply`].
         index: LogIndex,
     },
+    /// Tell the leader, if this node follows one, up to where its log agrees with this one: up to what is committed here. A
+    /// leader whose log begins behind what it knows of this one cannot find out by itself.
+    Announce,
     /// The log dropped its entries up to this one, which was applied.
     Compacted {
         /// The new entry before the first one.

@@ -36,6 +36,7 @@ use crate::planted::{self, Bug};
 use crate::raft::{CoreStatus, Role};
 use crate::receipt::{Receipt, ReceiptOutcome, Unsettled};
 use crate::signal::{Signal, Waiting};
+use crate::snapshot::Snapshots;
 use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, Message, NodeId, Term};
 
 /// What comes to the engine's mailbox.
@@ -54,6 +55,8 @@ pub(crate) enum Input {
     Failed { what: String },
     /// The applier has come this far.
     Applied { index: LogIndex },
+    /// Tell the leader how far this log agrees with its own.
+    Announce,
     /// The log is going to drop its entries up to this one.
     Compact { start: EntryId },
     /// Hand leadership to this node.
@@ -79,6 +82,8 @@ pub(crate) struct Findings {
     pub(crate) anchored: LogIndex,
     /// Anchors written by this process.
     pub(crate) anchors: u64,
+    /// Every member that is not away has the log up to here, as far as this leader knows.
+    pub(crate) members_floor: Option<LogIndex>,
     /// Times that this process dropped segments of the log.
     pub(crate) compactions: u64,
 }
@@ -92,6 +97,8 @@ pub(crate) trait Turn: Send + Sync {
     fn wake(&self);
     /// SQLite has shown a transaction of this node.
     fn on_published(&self);
+    /// Does this between two entries of the applier, when the core has heard of the first.
+    fn between_entries(&self, act: &mut dyn FnMut());
 }
 
 /// Who leads, as this node sees it.
@@ -160,6 +167,7 @@ pub(crate) struct Shared {
     /// The core does not need the entries up to here any more; their files may go.
     compacted: Mutex<Option<LogIndex>>,
     pub(crate) findings: Mutex<Findings>,
+    pub(crate) snapshots: Snapshots,
     /// The end, for the upkeep.
     pub(crate) upkeep: Signal,
 }
@@ -205,6 +213,7 @@ impl Shared {
             changed_at: AtomicU64::new(0),
             compacted: Mutex::new(None),
             findings: Mutex::default(),
+            snapshots: Snapshots::default(),
             upkeep: Signal::default(),
         }
     }
@@ -232,6 +241,19 @@ impl Shared {
     /// First entry of the log, and its bytes on disk.
     pub(crate) fn log_extent(&self) -> (LogIndex, u64) {
         self.log.get().map_or((LogIndex(0), 0), |log| (log.start().index.next(), log.bytes()))
+    }
+
+    /// The entry before the first one of the log; 0 before there is a log.
+    pub(crate) fn log_start(&self) -> LogIndex {
+        self.log.get().map_or(LogIndex(0), |log| log.start().index)
+    }
+
+    /// Does something while nothing is applied.
+    pub(crate) fn between_entries(&self, act: &mut dyn FnMut()) {
+        match self.driver() {
+            Some(driver) => driver.between_entries(act),
+            None => act(),
+        }
     }
 
     pub(crate) fn set_log(&self, log: &Arc<Log>) {
@@ -484,6 +506,7 @@ impl Shared {
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         self.pending.stop();
+        self.snapshots.views.close_all();
         self.databases.stop();
         self.events.end();
         self.upkeep.notify();

@@ -49,6 +49,12 @@ pub struct Status {
     pub wal_limit: u64,
     /// Databases, by name.
     pub databases: Vec<DatabaseStatus>,
+    /// Views of its databases that this node lends to others, and to how many of them.
+    #[serde(default)]
+    pub lent: (usize, usize),
+    /// A snapshot that is on its way to this node.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotStatus>,
     /// The other members as the leader knows them.
     pub peers: Vec<PeerStatus>,
     /// What needs a person's attention, in words.
@@ -82,6 +88,22 @@ pub struct DatabaseStatus {
     pub views: u64,
 }
 
+/// A snapshot on its way to a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SnapshotStatus {
+    /// Where it comes from.
+    pub source: NodeId,
+    /// The entry that it is of.
+    pub index: LogIndex,
+    /// `compare`, `fetch`, `verify` or `install`.
+    pub phase: String,
+    /// Bytes of pages that are in place, and how many there are in all.
+    pub done: u64,
+    /// All bytes.
+    pub total: u64,
+}
+
 /// One other member.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -96,13 +118,7 @@ pub struct PeerStatus {
 
 /// What every member of the cluster has, as its leader knows; `None` on others.
 pub(crate) fn floor_of_members(hub: &Hub) -> Option<LogIndex> {
-    let core = hub.core_status.lock().clone()?;
-    if core.role.role != Role::Leader {
-        return None;
-    }
-    let members = core.membership.voters.iter().chain(&core.membership.learners).filter(|id| **id != hub.id);
-    let acknowledged = |id| core.peers.iter().find(|peer| peer.id == id).map_or(LogIndex(0), |peer| peer.acknowledged);
-    Some(members.map(|id| acknowledged(*id)).fold(core.persisted, LogIndex::min))
+    hub.findings.lock().members_floor
 }
 
 pub(crate) fn word_of(role: Role) -> &'static str {
@@ -160,6 +176,14 @@ pub(crate) fn of(hub: &Hub) -> Status {
         wal_memory: hub.databases.memory().used(),
         wal_limit: hub.databases.memory().limit(),
         databases,
+        lent: hub.snapshots.views.counts(),
+        snapshot: hub.snapshots.transfer.lock().map(|transfer| SnapshotStatus {
+            source: transfer.source,
+            index: transfer.index,
+            phase: transfer.phase.word().to_string(),
+            done: transfer.done,
+            total: transfer.total,
+        }),
         peers: core.map_or_else(Vec::new, |core| {
             core.peers
                 .into_iter()

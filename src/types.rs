@@ -157,6 +157,14 @@ pub struct Membership {
     pub auto_leave: bool,
 }
 
+impl Membership {
+    /// Whether a node is in it, in whatever part.
+    pub fn names(&self, node: NodeId) -> bool {
+        let Membership { voters, learners, voters_outgoing, learners_next, .. } = self;
+        [voters, learners, voters_outgoing, learners_next].into_iter().any(|list| list.contains(&node))
+    }
+}
+
 /// Kind of a Raft message. Only what travels between nodes: no local messages, and no forwarded proposals.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MessageKind {

@@ -39,8 +39,8 @@ use crate::planted::{self, Bug};
 use crate::raft::Role;
 use crate::registry;
 use crate::shared::{Hub, Input};
-use crate::status;
-use crate::types::LogIndex;
+use crate::snapshot::views::Limits;
+use crate::types::{LogIndex, NodeId};
 
 /// Time between two steps: short enough that a WAL does not grow far beyond its threshold, long enough to cost nothing.
 pub(crate) const STEP: Duration = Duration::from_millis(200);
@@ -55,6 +55,11 @@ const RESTART_PATIENCE: Duration = Duration::from_millis(50);
 const RESTART_PAUSE: Duration = Duration::from_millis(250);
 /// Time until a checkpoint that failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// A member that was not heard of for so many election timeouts is away.
+const AWAY_AFTER: u32 = 3;
+/// A log with more than this many times `log_limit` is not held back by views that are lent: who fetches one will need
+/// another one, but not the pages that it has.
+const LENT_FACTOR: u64 = 4;
 /// Time between two questions to the leader.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 const ASK_LIMIT: Duration = Duration::from_secs(2);
@@ -69,6 +74,8 @@ pub(crate) struct Upkeep {
     /// What every member has, as far as this node was told.
     cluster_floor: LogIndex,
     next_question: Duration,
+    /// When each member was last heard of, while this node leads.
+    seen: BTreeMap<NodeId, Duration>,
     scrub_at: (DatabaseId, PageNo),
     scrubbed_at: Duration,
     /// Bytes that the scrubber may read now.
@@ -95,14 +102,24 @@ impl Upkeep {
             per_database: BTreeMap::new(),
             cluster_floor: LogIndex(0),
             next_question: now,
+            seen: BTreeMap::new(),
             scrub_at: (DatabaseId(0), PageNo::FIRST),
             scrubbed_at: now,
             scrub_credit: 0,
         }
     }
 
+    /// A snapshot took the place of the log, or did not: what is known of log and databases is found again.
+    pub(crate) fn begin_anew(&mut self) {
+        self.anchored = self.hub.findings.lock().anchored;
+        self.per_database.clear();
+        let _ = self.hub.take_compacted();
+    }
+
     /// Does what is due now. Blocks for as long as the disk takes.
     pub(crate) fn step(&mut self) {
+        self.close_views();
+        self.learn_members();
         if let Some(start) = self.hub.take_compacted() {
             self.drop_segments(start);
         }
@@ -296,6 +313,46 @@ impl Upkeep {
         format!("the log has {bytes} bytes, log_limit is {limit}: {why}")
     }
 
+    /// Closes views that this node lent and nobody needs.
+    fn close_views(&self) {
+        let config = &self.hub.config;
+        let limits = Limits { age: config.snapshot_read_view_close_timeout, pinned_bytes: config.snapshot_wal_pin_max };
+        let core = self.hub.core_status.lock().clone();
+        let is_member = |node| core.as_ref().is_some_and(|core| core.membership.names(node));
+        let closed = self.hub.snapshots.views.sweep(self.now(), limits, is_member);
+        if closed > 0 {
+            tracing::debug!(node = self.hub.id.0, closed, "closed views that were lent");
+        }
+    }
+
+    /// A leader finds out what every member has that is not away. Who is away, or needs a snapshot anyhow, holds back
+    /// nothing but what a snapshot lets it go on from: the log keeps `log_limit` bytes for it, and no more.
+    fn learn_members(&mut self) {
+        let core = self.hub.core_status.lock().clone();
+        let Some(core) = core.filter(|core| core.role.role == Role::Leader) else {
+            self.seen.clear();
+            self.hub.findings.lock().members_floor = None;
+            return;
+        };
+        let (now, start) = (self.now(), self.hub.log_start());
+        let away = AWAY_AFTER * self.hub.config.election_timeout;
+        let mut floor = core.persisted;
+        for peer in core.peers.iter().filter(|peer| core.membership.names(peer.id)) {
+            let seen = self.seen.entry(peer.id).or_insert(now);
+            if peer.active {
+                *seen = now;
+            }
+            if now < *seen + away && peer.acknowledged >= start {
+                floor = floor.min(peer.acknowledged);
+            }
+        }
+        if self.log.bytes() <= LENT_FACTOR * self.hub.config.log_limit {
+            floor = self.hub.snapshots.views.floor().map_or(floor, |lent| floor.min(lent));
+        }
+        self.hub.findings.lock().members_floor = Some(floor);
+        self.learn_floor(floor);
+    }
+
     /// Every member has the log up to here.
     pub(crate) fn learn_floor(&mut self, floor: LogIndex) {
         self.cluster_floor = self.cluster_floor.max(floor);
@@ -305,9 +362,6 @@ impl Upkeep {
     fn ask_floor(&mut self) {
         let leadership = self.hub.leadership();
         if leadership.role == Role::Leader {
-            if let Some(floor) = status::floor_of_members(&self.hub) {
-                self.learn_floor(floor);
-            }
             return;
         }
         let now = self.now();

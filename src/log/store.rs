@@ -448,6 +448,11 @@ impl Log {
         self.index.read().segments.iter().map(|segment| segment.end.load(Ordering::Relaxed)).sum()
     }
 
+    /// Term, vote and commit index as the log has them.
+    pub fn hard_state(&self) -> HardState {
+        self.index.read().contents.hard_state()
+    }
+
     /// Whether [`Log::prepare_spare`] has something to do.
     pub fn wants_spare(&self) -> bool {
         self.spares.lock().len() < self.options.spares

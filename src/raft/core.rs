@@ -244,6 +244,7 @@ impl Core {
             }
             Event::Campaign => {}
             Event::Unreachable { peer } => self.raw.report_unreachable(u64::from(peer.0)),
+            Event::Announce => self.announce()?,
             Event::Silence => self.silence(),
         }
         Ok(false)
@@ -384,6 +385,21 @@ impl Core {
         if self.is_leader() || to == self.config.id {
             self.raw.transfer_leader(u64::from(to.0));
         }
+    }
+
+    /// What is committed is in every leader's log, so this node may say that it has it without being asked.
+    fn announce(&mut self) -> Result<(), String> {
+        let raft = &self.raw.raft;
+        let index = raft.raft_log.committed.min(raft.raft_log.persisted);
+        if self.silenced || raft.leader_id == raft.id || raft.leader_id == raft::INVALID_ID {
+            return Ok(());
+        }
+        let mut reply = raft::eraftpb::Message::default();
+        reply.set_msg_type(MessageType::MsgAppendResponse);
+        (reply.from, reply.to, reply.term) = (raft.id, raft.leader_id, raft.term);
+        (reply.index, reply.commit) = (index, raft.raft_log.committed);
+        self.effects.send.push(message_from_raft(reply)?);
+        Ok(())
     }
 
     fn silence(&mut self) {

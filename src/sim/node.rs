@@ -33,6 +33,9 @@ use crate::raft::{PersistBatch, Role};
 use crate::replicate::NodeReplicator;
 use crate::shared::{Hub, Input, Shared};
 use crate::signal::Waiting;
+use crate::snapshot::object::{Answer, Ask};
+use crate::snapshot::rounds::Rounds;
+use crate::snapshot::source;
 use crate::status;
 use crate::types::{ClusterId, Incarnation, LogEntry, LogIndex, Message, MessageKind, NodeId};
 use crate::upkeep::Upkeep;
@@ -112,6 +115,7 @@ pub(super) struct Seat {
     disk_busy: bool,
     applier: Applier,
     upkeep: Upkeep,
+    rounds: Rounds,
     entries: VecDeque<Vec<LogEntry>>,
     apply_due: bool,
     engine_over: bool,
@@ -247,6 +251,7 @@ impl Seat {
             disk_busy: false,
             applier: Applier::new(hub.clone()),
             upkeep: Upkeep::new(hub.clone(), log.clone(), hub.findings.lock().anchored),
+            rounds: Rounds::default(),
             entries: VecDeque::new(),
             apply_due: false,
             engine_over: false,
@@ -617,11 +622,88 @@ impl State {
                 }
                 seat.upkeep.step();
             }
+            self.snapshots(at, life);
             self.turn_soon(at);
             self.flush(at);
         }
         let millis = 150 + self.dice.below(200);
         self.after_millis(pause.map_or(millis, |left| left.as_millis() as u64 + millis), Ev::Upkeep(at, life));
+    }
+
+    /// What this node does about snapshots: a transfer goes from question to question in one moment, unless one of them, or
+    /// its answer, gets lost.
+    fn snapshots(&mut self, at: At, life: u64) {
+        let Some(running) = self.alive(at, life) else { return };
+        let hub = running.hub.clone();
+        let Some(seat) = running.seat.as_mut().filter(|seat| !seat.engine_over) else { return };
+        let mut rounds = std::mem::take(&mut seat.rounds);
+        rounds.step(&hub, &mut |to, ask| self.ask(at, usize::from(to.0) - 1, ask));
+        let Some(running) = self.alive(at, life) else { return };
+        let Some(seat) = running.seat.as_mut() else { return };
+        seat.rounds = rounds;
+        // Installing waits for a transaction that is to be shown, and here nobody would show it meanwhile.
+        if seat.applier.awaits() {
+            return;
+        }
+        let Some(staged) = hub.snapshots.take_staged() else { return };
+        for input in running.mailbox.try_iter() {
+            seat.engine.on_input(input);
+        }
+        let mut out = Effects { batches: &mut seat.batches, entries: &mut seat.entries, wire: &running.wire };
+        seat.engine_over = !seat.engine.turn(&mut out);
+        let installed = node::go_on_behind(&hub, &seat.log, &seat.engine.core_status(), *staged);
+        let what = match installed {
+            Ok(Some((core, applied))) => {
+                seat.batches.clear();
+                seat.entries.clear();
+                seat.appender = Appender::default();
+                seat.applier = Applier::new(hub.clone());
+                seat.engine.exchange_core(core, applied);
+                "snapshots installed"
+            }
+            Ok(None) => "snapshots that the log had overtaken",
+            Err(what) => {
+                hub.post(Input::Failed { what });
+                running.crippled = true;
+                seat.disk_busy = true;
+                seat.batches.clear();
+                "snapshots that failed"
+            }
+        };
+        seat.upkeep.begin_anew();
+        hub.post(Input::Announce);
+        let crippled = running.crippled;
+        self.note(format_args!("n{}: {what}", at + 1));
+        self.count(what);
+        if crippled && !self.slots[at].fs.is_down() {
+            let millis = 300 + self.dice.below(3000);
+            self.after_millis(millis, Ev::Mend(Mend::Crippled(at, life)));
+        }
+    }
+
+    fn ask(&mut self, from: At, to: At, ask: &Ask) -> Result<Answer, String> {
+        let lost = |what: &str| Err(format!("{what} was lost"));
+        if to >= self.slots.len() || self.net.cut[from][to] || self.net.cut[to][from] || self.chance(40) {
+            return lost("the question");
+        }
+        if self.pause_left(to).is_some() || self.standing(from, to).is_none() {
+            return lost("the connection");
+        }
+        let (sender, Some(hub)) = (self.slots[from].id, self.slots[to].hub().cloned()) else {
+            return lost("the node");
+        };
+        let mut answer = source::serve(&hub, Some(sender), &ask.encode());
+        self.turn_soon(to);
+        if self.slots[to].fs.is_down() || self.chance(40) {
+            return lost("the answer");
+        }
+        if self.chance(50) {
+            let place = self.dice.below(answer.len() as u64) as usize;
+            answer[place] ^= 1 << self.dice.below(8);
+            self.count("answers about snapshots damaged");
+        }
+        self.count("answers about snapshots");
+        Answer::decode(&answer).map_err(|damaged| damaged.to_string())
     }
 
     /// The answer of the leader that this node knows, if they reach each other.

@@ -72,6 +72,8 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "new leaders cut off",
         "power cut before a vote was on disk",
         "directories wiped",
+        "snapshots installed",
+        "answers about snapshots damaged",
     ] {
         assert!(reached.get(wanted).is_some_and(|count| *count > 0), "no seed reached: {wanted}");
     }

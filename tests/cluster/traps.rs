@@ -594,6 +594,53 @@ fn a_peer_behind_the_compacted_log_is_named() {
     assert_eq!(cluster.payloads(2).len(), 6, "the others go on");
 }
 
+/// A leader that has no entries for a peer sends it none until it hears how far the peer's log agrees with its own; the peer
+/// says so once it goes on behind a snapshot, as often as it likes.
+#[test]
+fn a_peer_that_goes_on_behind_a_snapshot_says_so_and_is_sent_entries_again() {
+    let mut cluster = Cluster::with(voters([1, 2, 3]), |config| config.tail_cache_bytes = 0);
+    cluster.campaign(1);
+    cluster.isolate(3);
+    (0..5).for_each(|n| {
+        cluster.propose(1, n.to_string());
+        cluster.run();
+    });
+    let start = cluster.node(1).applied[4].id;
+    cluster.event(1, Event::Compacted { start });
+    let mut disk = cluster.node(1).disk();
+    let dropped = (start.index.0 - disk.start.index.0) as usize;
+    disk.entries.drain(..dropped);
+    disk.start = start;
+    drop(disk);
+
+    // Node 3 has the snapshot of that entry in the place of its log.
+    let term = cluster.node(3).disk().hard_state.term;
+    let hard_state = HardState { term, vote: None, commit: start.index };
+    let checkpoint = (start.index, voters([1, 2, 3]));
+    cluster.crash(3);
+    *cluster.node(3).disk() = Disk { start, hard_state, checkpoint, ..Disk::new(voters([1, 2, 3])) };
+    cluster.restart(3);
+    cluster.cut.clear();
+    for _ in 0..3 {
+        cluster.tick(1, 2);
+        cluster.run();
+    }
+    assert_eq!(cluster.node(3).core.as_ref().unwrap().status().last, start.index, "nobody told the leader");
+    for _ in 0..2 {
+        cluster.event(3, Event::Announce);
+        cluster.run();
+    }
+    assert_eq!(cluster.payloads(3), ["4"], "what is behind the snapshot");
+    cluster.propose(1, "y");
+    cluster.run();
+    assert_eq!(cluster.payloads(3), ["4", "y"]);
+    let peers = cluster.node(1).core.as_ref().unwrap().status().peers;
+    assert!(peers.iter().all(|peer| peer.acknowledged.0 == start.index.0 + 2), "{peers:?}");
+    // A leader has nobody to tell, and a node that follows nobody neither.
+    cluster.event(1, Event::Announce);
+    assert!(cluster.fatal.is_empty(), "{:?}", cluster.fatal);
+}
+
 #[test]
 fn a_node_that_lost_acknowledged_entries_stops() {
     let mut cluster = elected(3);

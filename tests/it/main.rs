@@ -10,6 +10,7 @@ mod load;
 mod one_node;
 mod outcomes;
 mod receipts;
+mod snapshots;
 mod three_nodes;
 mod trouble;
 mod upkeep;

@@ -29,7 +29,15 @@ const LAYERS: &[&[&str]] = &[
     &["files"],
     &["staging"],
     &["view"],
-    &["replicator", "database", "database::session", "database::apply", "database::checkpoint", "database::replace", "database::view"],
+    &[
+        "replicator",
+        "database",
+        "database::session",
+        "database::apply",
+        "database::checkpoint",
+        "database::replace",
+        "database::view",
+    ],
     // SQLite's side.
     &["conn"],
     &["pragma"],

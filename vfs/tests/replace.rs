@@ -150,7 +150,8 @@ fn a_database_may_go_back_and_shrink_and_grow() {
     for page_size in [512, 65536] {
         let stage = Stage::with_geometry(page_size, AutoVacuum::None);
         let db = stage.connect("app");
-        db.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE u(x); CREATE INDEX tv ON t(v)").unwrap();
+        db.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE u(x); CREATE INDEX tv ON t(v)")
+            .unwrap();
         spill(&db, 100);
         let shared = stage.database("app");
         let mut twin = stage.twin("app");
@@ -169,7 +170,8 @@ fn a_database_may_go_back_and_shrink_and_grow() {
         {
             twin.write(&stage, sql);
             let source = twin.stage.database("app");
-            states.push((files_in(elsewhere.path(), owner(10 + n as u64), &source), content(&twin.stage.connect("app"))));
+            states
+                .push((files_in(elsewhere.path(), owner(10 + n as u64), &source), content(&twin.stage.connect("app"))));
         }
         for at in [2, 0, 1].map(|at| at as usize) {
             // Each set of files is used once, so each is taken out as it comes.
@@ -413,7 +415,7 @@ fn eight_connections_see_whole_states_while_files_are_replaced() {
             };
             !readers.iter().zip(&rounds).all(begun)
         };
-        for generation in 100.. {
+        for generation in 100u64.. {
             if generation > 160 && !more() {
                 break;
             }
@@ -422,7 +424,7 @@ fn eight_connections_see_whole_states_while_files_are_replaced() {
                 "BEGIN IMMEDIATE; DELETE FROM t WHERE id = (SELECT max(id) FROM t); UPDATE says SET n = n - 1",
             )
             .unwrap();
-            if generation % 3 == 0 {
+            if generation.is_multiple_of(3) {
                 db.execute_batch("COMMIT").unwrap();
             }
             twin_step(&twin, generation);
@@ -430,11 +432,11 @@ fn eight_connections_see_whole_states_while_files_are_replaced() {
             for name in files::names(owner(generation).database, generation) {
                 let _ = std::fs::remove_file(elsewhere.path().join(name));
             }
-            if generation % 3 != 0 {
+            if !generation.is_multiple_of(3) {
                 db.execute_batch("ROLLBACK").unwrap();
             }
             seen.insert(count(&db));
-            if generation % 7 == 0 {
+            if generation.is_multiple_of(7) {
                 shared.checkpoint().unwrap();
             }
         }
@@ -456,7 +458,7 @@ fn twin_step(twin: &support::Twin, generation: u64) {
         _ => "UPDATE t SET v = randomblob(600) WHERE id % 4 = 0",
     };
     db.execute_batch(&format!("BEGIN; {sql}; UPDATE says SET n = (SELECT count(*) FROM t); COMMIT")).unwrap();
-    if generation % 10 == 0 {
+    if generation.is_multiple_of(10) {
         db.execute_batch("VACUUM").unwrap();
     }
 }

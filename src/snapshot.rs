@@ -1,0 +1,152 @@
+//! How a node that lacks what the logs of the others no longer have gets the databases from one of them.
+//!
+//! ```text
+//! leader                                        follower
+//! a peer needs entries that are gone: offer  ->
+//!                                            <- open: lend me a view beyond what I have
+//! a view between two applied entries         ->
+//!                                            <- fetch: manifest, hashes of ranges, hashes of pages, pages
+//! objects, each a function of view and name  ->    what it has already, here or from an earlier attempt, it does not ask for
+//!                                                  new generations of files, whole and synced
+//!                                                  one record: the log begins behind the view's entry, these generations count
+//!                                            <- done; and Raft's own answer: my log agrees with yours up to there
+//! ```
+//!
+//! **The follower drives.** It chooses what to ask for and asks again for whatever did not come; the other side keeps nothing
+//! per transfer but a lease. Raft's own snapshot message and the state that waits for it are not used: a leader that
+//! cannot send entries goes on with heartbeats, and learns from an ordinary answer to an append that the follower's log
+//! matches. So there is no state to be stuck in, and no report to be lost.
+//!
+//! **What it has already** are the pages of its own copy, read through a view of its own, and of the generation that an
+//! earlier attempt began, whatever view that was of: pages count by their hashes.
+//!
+//! **One record makes it count** (INV-31): the head of a new segment of the log, which says where the log begins now, which
+//! members there are, and which generation of each database's files is the one. Before it nothing has changed; after it a
+//! start finds everything in place. It is written only when the files are complete and synced.
+//!
+//! The files under `snapshot/` have the parts: `object.rs` the bytes, `views.rs` what is lent, `source.rs` the answers,
+//! `fetch.rs` the questions, `install.rs` the change, `rounds.rs` what is done when. Here is what they share.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use shoaldb_vfs::files::DatabaseFiles;
+
+pub(crate) mod fetch;
+pub(crate) mod install;
+pub(crate) mod object;
+pub(crate) mod rounds;
+pub(crate) mod source;
+pub(crate) mod views;
+
+use crate::catalogue::DatabaseId;
+use crate::signal::Signal;
+use crate::types::{LogIndex, NodeId};
+use object::{Manifest, Phase, ViewId};
+use views::Views;
+
+/// Where a transfer is, for `Status`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) source: NodeId,
+    pub(crate) index: LogIndex,
+    pub(crate) phase: Phase,
+    /// Bytes of pages that are in place.
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+}
+
+/// A snapshot that is complete on this node's disk.
+pub(crate) struct Staged {
+    pub(crate) source: NodeId,
+    pub(crate) view: ViewId,
+    pub(crate) manifest: Manifest,
+    /// New generations. Databases that are not among them keep their files.
+    pub(crate) files: Vec<(DatabaseId, DatabaseFiles)>,
+    /// Bytes that came for it.
+    pub(crate) received: u64,
+}
+
+impl Staged {
+    /// What its source is told in the end.
+    pub(crate) fn done(&self) -> Done {
+        Done { source: self.source, view: self.view, index: self.manifest.at.index }
+    }
+}
+
+/// A snapshot that was installed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Done {
+    pub(crate) source: NodeId,
+    pub(crate) view: ViewId,
+    pub(crate) index: LogIndex,
+}
+
+/// What the threads of a node share about snapshots.
+#[derive(Default)]
+pub(crate) struct Snapshots {
+    /// Lent by this node.
+    pub(crate) views: Views,
+    /// Peers that need more than this leader's log has.
+    wanted: Mutex<BTreeSet<NodeId>>,
+    /// Who offered a snapshot to this node.
+    offered: Mutex<Option<NodeId>>,
+    /// What was fetched and waits to be installed.
+    staged: Mutex<Option<Box<Staged>>>,
+    /// Installed, and its source not told yet.
+    done: Mutex<Option<Done>>,
+    pub(crate) transfer: Mutex<Option<Transfer>>,
+    /// Something of the above is there.
+    pub(crate) signal: Signal,
+}
+
+impl Snapshots {
+    pub(crate) fn want(&self, peer: NodeId) {
+        if self.wanted.lock().insert(peer) {
+            self.signal.notify();
+        }
+    }
+
+    pub(crate) fn take_wanted(&self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.wanted.lock())
+    }
+
+    pub(crate) fn offer(&self, from: NodeId) {
+        *self.offered.lock() = Some(from);
+        self.signal.notify();
+    }
+
+    pub(crate) fn take_offer(&self) -> Option<NodeId> {
+        self.offered.lock().take()
+    }
+
+    pub(crate) fn set_done(&self, done: Done) {
+        *self.done.lock() = Some(done);
+        self.signal.notify();
+    }
+
+    pub(crate) fn done(&self) -> Option<Done> {
+        self.done.lock().take()
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        !self.wanted.lock().is_empty() || self.offered.lock().is_some() || self.done.lock().is_some()
+    }
+
+    pub(crate) fn set_staged(&self, staged: Staged) {
+        *self.staged.lock() = Some(Box::new(staged));
+    }
+
+    pub(crate) fn take_staged(&self) -> Option<Box<Staged>> {
+        self.staged.lock().take()
+    }
+
+    /// Fetched, and not installed yet: nothing else is fetched meanwhile.
+    pub(crate) fn has_staged(&self) -> bool {
+        self.staged.lock().is_some()
+    }
+}
+
+/// How long one question may take.
+pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(10);

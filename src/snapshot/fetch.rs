@@ -1,0 +1,381 @@
+//! The questions: from an offer to new generations of files, complete and synced.
+//!
+//! For each database of the manifest:
+//!
+//! ```text
+//! nothing to do    this node's files are at exactly that state, with nothing in the WAL
+//! ranges           their hashes are compared with those of this node's own copy, seen through a view
+//! a range equal    its pages are copied from here
+//! a range differs  the hashes of its pages are asked for; a page that is in an earlier attempt's file stays, one that the own
+//!                  copy has is copied, all others are asked for
+//! finish           every page of the new file is read back and compared, then all of it is synced and named
+//! ```
+//!
+//! **It may end anywhere.** What is in the new file stays there and counts the next time by its hashes, whatever view and
+//! whichever node that is about.
+//!
+//! Memory: the hashes of ranges that differ (1 KiB each: 4 MiB for each GiB of 4-KiB pages, if all of it does), and one object.
+//!
+//! Deliberately absent: threads and retries after a failure (`node.rs`), and making it count (`install.rs`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use shoaldb_vfs::files::DatabaseFiles;
+use shoaldb_vfs::page::{PageHash, PageNo};
+use shoaldb_vfs::staging::Staging;
+use shoaldb_vfs::view::{ReadView, ViewError};
+
+use super::object::{
+    self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, Phase, RANGES_PER_OBJECT, ViewId,
+};
+use super::{Staged, Transfer};
+use crate::shared::Hub;
+use crate::types::{EntryId, LogIndex, NodeId};
+
+/// How often a question is asked before the other node counts as lost.
+const TRIES: usize = 3;
+/// How often a node that is busy is asked again.
+const BUSY_TRIES: usize = 200;
+/// The other node hears of this one at least this often, so that it keeps the view.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a transfer ended before its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// The log will do.
+    NotNeeded,
+    /// The view is closed, or the other node does not answer: begin anew with another view.
+    Lost(String),
+    /// Something that another view will not change by itself.
+    GivenUp(String),
+}
+
+/// How another node is asked: the answer, or why there is none.
+pub(crate) type AskOther<'a> = &'a mut dyn FnMut(&Ask) -> Result<Answer, String>;
+
+struct Fetch<'a> {
+    hub: &'a Hub,
+    source: NodeId,
+    ask: AskOther<'a>,
+    view: ViewId,
+    at: EntryId,
+    reported: Duration,
+    transfer: Transfer,
+    received: u64,
+}
+
+/// Fetches what `source` has beyond the entries that this node has. Blocks for as long as it takes.
+pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: AskOther<'_>) -> Result<Staged, Stop> {
+    let have = hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed);
+    let (view, at) = open(hub, have, ask)?;
+    let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total: 0 };
+    let mut fetch = Fetch { hub, source, ask, view, at, reported: hub.waiting.clock.now(), transfer, received: 0 };
+    let staged = fetch.run(have);
+    *hub.snapshots.transfer.lock() = None;
+    if let Err(stop) = &staged {
+        let outcome = if *stop == Stop::NotNeeded { Outcome::NotNeeded } else { Outcome::GivenUp };
+        // If it does not arrive, the lease ends by itself.
+        let _ = (fetch.ask)(&Ask::Done { view, outcome, index: at.index });
+    }
+    staged
+}
+
+fn open(hub: &Hub, have: LogIndex, ask: AskOther<'_>) -> Result<(ViewId, EntryId), Stop> {
+    for _ in 0..BUSY_TRIES {
+        match ask(&Ask::Open { have }).map_err(Stop::Lost)? {
+            Answer::Opened { view, at } if at.index > have => return Ok((view, at)),
+            Answer::Opened { .. } | Answer::NotNeeded => return Err(Stop::NotNeeded),
+            Answer::Busy { millis } => pause(hub, millis)?,
+            Answer::No(why) => return Err(Stop::GivenUp(why)),
+            other => return Err(Stop::GivenUp(format!("an answer that makes no sense: {other:?}"))),
+        }
+    }
+    Err(Stop::Lost("it is busy all the time".to_string()))
+}
+
+/// Waits as the other node wishes, unless this one ends.
+fn pause(hub: &Hub, millis: u32) -> Result<(), Stop> {
+    if hub.waiting.pump.is_some() {
+        // A simulated world does not move on while somebody waits in here.
+        return Err(Stop::Lost("it is busy".to_string()));
+    }
+    let limit = Duration::from_millis(u64::from(millis));
+    let stopped = hub.upkeep.wait(&hub.waiting, hub.deadline(limit), limit, || hub.is_stopped().then_some(()));
+    if stopped.is_some() { Err(Stop::GivenUp("this node is shutting down".to_string())) } else { Ok(()) }
+}
+
+impl Fetch<'_> {
+    fn run(&mut self, have: LogIndex) -> Result<Staged, Stop> {
+        let bytes = self.object(Object::Manifest)?;
+        let manifest = Manifest::decode(&bytes).map_err(|damaged| Stop::GivenUp(format!("manifest: {damaged}")))?;
+        if manifest.at != self.at || manifest.at.index <= have {
+            return Err(Stop::GivenUp(format!("a manifest of {:?} in a view of {:?}", manifest.at, self.at)));
+        }
+        let size = |listed: &Listed| u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
+        self.transfer.total = manifest.databases.iter().map(size).sum();
+        let mut files = Vec::new();
+        for listed in &manifest.databases {
+            if let Some(staged) = self.database(listed)? {
+                files.push((listed.id, staged));
+            }
+        }
+        Ok(Staged { source: self.source, view: self.view, manifest, files, received: self.received })
+    }
+
+    /// One object, asked for until it comes whole.
+    fn object(&mut self, object: Object) -> Result<Vec<u8>, Stop> {
+        let ask = Ask::Fetch { view: self.view, object };
+        let (mut busy, mut failures) = (0, Vec::new());
+        while failures.len() < TRIES && busy < BUSY_TRIES {
+            match (self.ask)(&ask) {
+                Ok(Answer::Object { bytes }) => {
+                    self.reported = self.hub.waiting.clock.now();
+                    self.received += bytes.len() as u64;
+                    return Ok(bytes);
+                }
+                Ok(Answer::Busy { millis }) => {
+                    busy += 1;
+                    pause(self.hub, millis)?;
+                }
+                Ok(Answer::Gone) => return Err(Stop::Lost("the view is closed".to_string())),
+                Ok(Answer::No(why)) => return Err(Stop::GivenUp(why)),
+                Ok(other) => failures.push(format!("{other:?}")),
+                Err(why) => failures.push(why),
+            }
+            if self.hub.is_stopped() {
+                return Err(Stop::GivenUp("this node is shutting down".to_string()));
+            }
+        }
+        Err(Stop::Lost(failures.pop().unwrap_or_else(|| "it is busy all the time".to_string())))
+    }
+
+    /// So many bytes are in place. The other node hears of it now and then.
+    fn report(&mut self, phase: Phase, done: u64) -> Result<(), Stop> {
+        self.transfer.phase = phase;
+        self.transfer.done += done;
+        *self.hub.snapshots.transfer.lock() = Some(self.transfer);
+        let now = self.hub.waiting.clock.now();
+        if now < self.reported + REPORT_EVERY {
+            return Ok(());
+        }
+        self.reported = now;
+        let Transfer { done, total, .. } = self.transfer;
+        match (self.ask)(&Ask::Progress { view: self.view, phase, done, total }) {
+            Ok(Answer::Gone) => Err(Stop::Lost("the view is closed".to_string())),
+            // One report that gets lost does no harm.
+            _ => Ok(()),
+        }
+    }
+
+    /// The new files of a database; `None` if the ones that are there will do.
+    fn database(&mut self, listed: &Listed) -> Result<Option<DatabaseFiles>, Stop> {
+        let here = self.hub.databases.get(listed.id).filter(|db| db.retired().is_none());
+        let bytes = u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
+        if let Some(db) = &here {
+            let status = db.status();
+            // The main file alone counts: what is in the WAL would come again from a log that will be gone.
+            if status.dirty_for.is_none()
+                && status.checkpointed == listed.at.position
+                && db.checksum().1 == listed.at.checksum
+            {
+                self.report(Phase::Compare, bytes)?;
+                return Ok(None);
+            }
+        }
+        let local =
+            here.and_then(|db| db.read_view().ok()).filter(|view| view.geometry().page_size == listed.page_size);
+        let staging = self.hub.databases.stage(listed.id, listed.page_size, listed.at).map_err(disk)?;
+        let mut copy = Copy { listed: listed.clone(), local, staging, known: BTreeMap::new() };
+        let differing = self.compare(&mut copy)?;
+        for ranges in differing.chunks(HASHED_RANGES) {
+            self.differing(&mut copy, ranges)?;
+        }
+        self.finish(copy).map(Some)
+    }
+
+    /// Copies the ranges that are the same here, and returns the others.
+    fn compare(&mut self, copy: &mut Copy) -> Result<Vec<u32>, Stop> {
+        let (size, database) = (copy.listed.at.size, copy.listed.id);
+        let mut differing = Vec::new();
+        let (mut first, all) = (0, object::ranges_of(size));
+        while first < all {
+            let count = RANGES_PER_OBJECT.min(all - first);
+            let bytes = self.object(Object::Ranges { database, first, count })?;
+            let hashes = object::numbers(&bytes).filter(|hashes| hashes.len() == count as usize);
+            let hashes = hashes.ok_or_else(|| Stop::GivenUp(format!("{} bytes for {count} ranges", bytes.len())))?;
+            for (range, hash) in (first..).zip(hashes) {
+                if !self.same_here(copy, range, hash)? {
+                    differing.push(range);
+                }
+            }
+            first += count;
+        }
+        Ok(differing)
+    }
+
+    /// Whether a range is the same here, and now in the new file as well.
+    fn same_here(&mut self, copy: &mut Copy, range: u32, hash: u128) -> Result<bool, Stop> {
+        let Some((first, count)) = object::pages_of(range, copy.listed.at.size) else { return Ok(true) };
+        let Some(local) = &copy.local else { return Ok(false) };
+        let Ok(hashes) = local.hashes(first, count) else { return Ok(false) };
+        if object::range_hash(&hashes) != hash {
+            return Ok(false);
+        }
+        let there = copy.all_there(first, &hashes).map_err(disk)?;
+        if !there {
+            let Some(pages) = copy.pages_here(first, count)? else { return Ok(false) };
+            copy.staging.write(first, &pages).map_err(disk)?;
+        }
+        self.report(Phase::Compare, u64::from(count) * u64::from(copy.listed.page_size.bytes()))?;
+        Ok(true)
+    }
+
+    fn differing(&mut self, copy: &mut Copy, ranges: &[u32]) -> Result<(), Stop> {
+        let (size, database) = (copy.listed.at.size, copy.listed.id);
+        let bytes = self.object(Object::Hashes { database, ranges: ranges.to_vec() })?;
+        let wrong = || Stop::GivenUp(format!("{} bytes for the pages of {} ranges", bytes.len(), ranges.len()));
+        let mut hashes = object::numbers(&bytes).ok_or_else(wrong)?.into_iter().map(PageHash);
+        let mut missing = Vec::new();
+        for range in ranges {
+            let (first, count) = object::pages_of(*range, size).ok_or_else(wrong)?;
+            let of_range: Vec<PageHash> = hashes.by_ref().take(count as usize).collect();
+            if of_range.len() != count as usize {
+                return Err(wrong());
+            }
+            for (number, hash) in (first.get()..).zip(&of_range) {
+                let page = PageNo::new(number).ok_or_else(wrong)?;
+                if !copy.is_there(page, *hash)? {
+                    missing.push(page);
+                }
+            }
+            let here = missing.iter().rev().take_while(|page| **page >= first).count() as u64;
+            self.report(Phase::Fetch, (u64::from(count) - here) * u64::from(copy.listed.page_size.bytes()))?;
+            copy.known.insert(*range, of_range);
+        }
+        let per_object = (OBJECT_BYTES / copy.listed.page_size.len()).max(1);
+        for pages in missing.chunks(per_object) {
+            self.pages(copy, pages)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for pages, ascending, until each is what its hash says.
+    fn pages(&mut self, copy: &mut Copy, pages: &[PageNo]) -> Result<(), Stop> {
+        let (database, len) = (copy.listed.id, copy.listed.page_size.len());
+        let mut runs: Vec<(PageNo, u32)> = Vec::new();
+        for page in pages {
+            match runs.last_mut() {
+                Some((first, count)) if first.get() + *count == page.get() => *count += 1,
+                _ => runs.push((*page, 1)),
+            }
+        }
+        for _ in 0..TRIES {
+            let bytes = self.object(Object::Pages { database, runs: runs.clone() })?;
+            let right = bytes.len() == pages.len() * len
+                && pages.iter().zip(bytes.chunks(len)).all(|(page, content)| {
+                    copy.known_hash(*page).is_some_and(|hash| PageHash::of(*page, content) == hash)
+                });
+            if !right {
+                continue;
+            }
+            let mut rest = &bytes[..];
+            for (first, count) in &runs {
+                let (run, after) = rest.split_at(*count as usize * len);
+                copy.staging.write(*first, run).map_err(disk)?;
+                rest = after;
+            }
+            return self.report(Phase::Fetch, bytes.len() as u64);
+        }
+        Err(Stop::GivenUp(format!("pages of database {database} came wrong {TRIES} times")))
+    }
+
+    fn finish(&mut self, copy: Copy) -> Result<DatabaseFiles, Stop> {
+        let Copy { listed, local, staging, known } = copy;
+        let mut stop = None;
+        let finished = staging.finish(&mut |first, count| {
+            if let Err(why) = self.report(Phase::Verify, 0) {
+                stop = Some(why);
+                return Err(std::io::Error::other("the transfer ended"));
+            }
+            (first.get()..first.get() + count)
+                .map(|number| hash_of(&known, local.as_ref(), number, &listed))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        finished.map_err(|error| stop.unwrap_or_else(|| disk(error)))
+    }
+}
+
+fn hash_of(
+    known: &BTreeMap<u32, Vec<PageHash>>,
+    local: Option<&ReadView>,
+    number: u32,
+    listed: &Listed,
+) -> std::io::Result<PageHash> {
+    let missing = || std::io::Error::other(format!("page {number} of database {} has no hash", listed.id));
+    let (range, at) = ((number - 1) / object::RANGE_PAGES, (number - 1) % object::RANGE_PAGES);
+    if let Some(hashes) = known.get(&range) {
+        return hashes.get(at as usize).copied().ok_or_else(missing);
+    }
+    let page = PageNo::new(number).ok_or_else(missing)?;
+    local.ok_or_else(missing)?.hash(page).map_err(std::io::Error::other)
+}
+
+fn disk(error: impl std::fmt::Display) -> Stop {
+    Stop::GivenUp(format!("the new files of a database: {error}"))
+}
+
+/// One database on its way.
+struct Copy {
+    listed: Listed,
+    /// This node's own copy.
+    local: Option<ReadView>,
+    staging: Staging,
+    /// Hashes of the pages of ranges that differ.
+    known: BTreeMap<u32, Vec<PageHash>>,
+}
+
+impl Copy {
+    fn known_hash(&self, page: PageNo) -> Option<PageHash> {
+        let at = page.get() - 1;
+        self.known.get(&(at / object::RANGE_PAGES))?.get((at % object::RANGE_PAGES) as usize).copied()
+    }
+
+    fn all_there(&self, first: PageNo, hashes: &[PageHash]) -> std::io::Result<bool> {
+        for (number, hash) in (first.get()..).zip(hashes) {
+            match PageNo::new(number) {
+                Some(page) if page == self.listed.page_size.lock_page() || self.staging.has(page, *hash)? => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Pages of the own copy; `None` if one of them cannot be read.
+    fn pages_here(&self, first: PageNo, count: u32) -> Result<Option<Vec<u8>>, Stop> {
+        let Some(local) = &self.local else { return Ok(None) };
+        let mut pages = Vec::with_capacity(count as usize * self.listed.page_size.len());
+        for number in first.get()..first.get() + count {
+            match PageNo::new(number).map(|page| local.page(page)) {
+                Some(Ok(page)) => pages.extend_from_slice(&page),
+                Some(Err(ViewError::Closed)) => return Err(Stop::Lost("the own view is closed".to_string())),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(pages))
+    }
+
+    /// Whether the new file has this page; it is copied from here, if it is here.
+    fn is_there(&mut self, page: PageNo, hash: PageHash) -> Result<bool, Stop> {
+        if page == self.listed.page_size.lock_page() || self.staging.has(page, hash).map_err(disk)? {
+            return Ok(true);
+        }
+        let same = self.local.as_ref().is_some_and(|local| local.hash(page).is_ok_and(|here| here == hash));
+        if !same {
+            return Ok(false);
+        }
+        let Some(content) = self.pages_here(page, 1)? else { return Ok(false) };
+        self.staging.write(page, &content).map_err(disk)?;
+        Ok(true)
+    }
+}

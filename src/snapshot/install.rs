@@ -1,0 +1,67 @@
+//! Making a fetched snapshot count.
+//!
+//! ```text
+//! step                                                     a crash after it
+//! 1 new generations complete, synced, named (fetch.rs)      nothing has changed; what is there is used by the next attempt
+//! 2 the log is reset: it begins behind the snapshot's      a start finds the new generations named in the log's head, and
+//!   entry, in one segment with one synced head              removes the old ones
+//! 3 databases show the new files                            the same
+//! 4 core and applier begin anew behind that entry           the same
+//! 5 the old generations are removed                         the same
+//! ```
+//!
+//! Step 2 is the only one that decides anything. To Raft the node looks as if it had been started again: what it had
+//! acknowledged is in the snapshot or was never committed (a log that has not the snapshot's entry differs from the
+//! committed one before it), and term and vote stay what they were on disk.
+//!
+//! Deliberately absent: who holds up engine, log and applier meanwhile (`driver.rs`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Staged;
+use crate::log::{Anchor, Log};
+use crate::raft::{CoreStatus, Restored, Role};
+use crate::registry;
+use crate::shared::Hub;
+use crate::types::HardState;
+
+/// What became of it.
+pub(crate) enum Installed {
+    /// Core and applier have to begin anew, with this.
+    Yes(Box<Restored>),
+    /// The node has got so far by its log.
+    NotNeeded,
+}
+
+/// Installs a snapshot. Nobody turns the engine, writes the log or applies anything meanwhile, and everything that was
+/// handed to the log and to the applier is forgotten afterwards.
+///
+/// An error means that the node cannot go on; a start will find what there is.
+pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Staged) -> Result<Installed, String> {
+    let at = staged.manifest.at;
+    let has_it = log.term(at.index) == Some(at.term) && at.index <= log.last().index;
+    if has_it || core.committed >= at.index || core.role.role == Role::Leader {
+        return Ok(Installed::NotNeeded);
+    }
+    let durable = log.hard_state();
+    let hard_state = if at.term > durable.term {
+        HardState { term: at.term, vote: None, commit: at.index }
+    } else {
+        HardState { commit: at.index, ..durable }
+    };
+    let mut generations = hub.databases.generations();
+    generations.retain(|id, _| staged.manifest.catalogue.databases().any(|(known, _)| known == *id));
+    generations.extend(staged.files.iter().map(|(id, files)| (*id, files.owner().generation)));
+    let membership = staged.manifest.membership.clone();
+    let registry = Bytes::from(registry::encode(&staged.manifest.catalogue, &generations));
+    log.reset(at, Anchor { applied: at.index, membership: membership.clone(), registry }, hard_state)
+        .map_err(|error| format!("the log could not be begun anew behind a snapshot: {}", error.in_words()))?;
+    hub.databases
+        .install(&staged.manifest.catalogue, staged.files)
+        .map_err(|error| format!("a snapshot is on disk, but not shown: {error}; start the node again"))?;
+    hub.begin(staged.manifest.catalogue, at);
+    hub.pending.on_skipped(at);
+    Ok(Installed::Yes(Box::new(Restored { hard_state, membership, start: at, last: at, applied: at.index })))
+}

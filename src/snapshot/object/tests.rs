@@ -1,0 +1,124 @@
+use super::*;
+use crate::catalogue::{AutoVacuum, DatabaseName};
+use crate::types::{ClusterId, Incarnation};
+
+fn manifest() -> Manifest {
+    let mut catalogue = Catalogue::new(ClusterId(7));
+    catalogue.put_member(NodeId(1), Some(Incarnation(11)), "127.0.0.1:4001").unwrap();
+    let mut databases = Vec::new();
+    for (id, name, page_size) in [(5, "app", 4096), (9, "other", 512)] {
+        let page_size = PageSize::new(page_size).unwrap();
+        catalogue.apply_create(LogIndex(id), DatabaseName::new(name).unwrap(), page_size, AutoVacuum::None).unwrap();
+        let at = Checkpointed { position: Position(id + 1), size: PageCount(130), checksum: PageHash(3 << 90) };
+        databases.push(Listed { id: DatabaseId(id), page_size, at });
+    }
+    let membership = Membership { voters: vec![NodeId(1)], learners: vec![NodeId(4)], ..Membership::default() };
+    let at = EntryId { index: LogIndex(20), term: Term(3) };
+    Manifest { at, membership, catalogue, databases }
+}
+
+fn asks() -> Vec<Ask> {
+    let (view, database) = (ViewId(u64::MAX - 1), DatabaseId(5));
+    let page = |number| PageNo::new(number).unwrap();
+    let objects = [
+        Object::Manifest,
+        Object::Ranges { database, first: 3, count: 4 },
+        Object::Hashes { database, ranges: vec![0, 7, u32::MAX] },
+        Object::Pages { database, runs: vec![(page(1), 64), (page(u32::MAX), 1)] },
+    ];
+    let mut asks = vec![
+        Ask::Offer { term: Term(9), start: LogIndex(70) },
+        Ask::Open { have: LogIndex(3) },
+        Ask::Progress { view, phase: Phase::Verify, done: 5, total: u64::MAX },
+        Ask::Done { view, outcome: Outcome::GivenUp, index: LogIndex(8) },
+    ];
+    asks.extend(objects.map(|object| Ask::Fetch { view, object }));
+    asks
+}
+
+#[test]
+fn what_is_written_is_read_and_nothing_shorter_is() {
+    for ask in asks() {
+        let bytes = ask.encode();
+        assert_eq!(Ask::decode(&bytes).unwrap(), ask);
+        for len in 0..bytes.len() {
+            assert!(Ask::decode(&bytes[..len]).is_err(), "{ask:?} cut to {len}");
+        }
+        assert!(Ask::decode(&[&bytes[..], &[0]].concat()).is_err(), "{ask:?} and one byte more");
+    }
+    let at = EntryId { index: LogIndex(20), term: Term(3) };
+    let answers = [
+        Answer::Yes,
+        Answer::Opened { view: ViewId(1), at },
+        Answer::Object { bytes: vec![1, 2, 3] },
+        Answer::Object { bytes: Vec::new() },
+        Answer::Busy { millis: 20 },
+        Answer::NotNeeded,
+        Answer::Gone,
+        Answer::No("because".to_string()),
+    ];
+    for answer in answers {
+        let bytes = answer.encode();
+        assert_eq!(Answer::decode(&bytes).unwrap(), answer);
+        for len in 0..bytes.len() {
+            assert!(Answer::decode(&bytes[..len]).is_err(), "{answer:?} cut to {len}");
+        }
+    }
+    let manifest = manifest();
+    let bytes = manifest.encode();
+    assert_eq!(Manifest::decode(&bytes).unwrap(), manifest);
+    for len in 0..bytes.len() {
+        assert!(Manifest::decode(&bytes[..len]).is_err(), "cut to {len}");
+    }
+}
+
+/// Shows INV-32.
+#[test]
+fn an_object_with_one_bit_changed_is_no_object() {
+    let bytes = Answer::Object { bytes: b"a page or so".to_vec() }.encode();
+    for at in 1..bytes.len() {
+        for bit in 0..8 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << bit;
+            assert!(Answer::decode(&damaged).is_err(), "byte {at}, bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn a_manifest_whose_databases_are_not_those_of_its_catalogue_is_none() {
+    type Change = fn(&mut Manifest);
+    let changes: [(&str, Change); 5] = [
+        ("one less", |m| m.databases.truncate(1)),
+        ("another id", |m| m.databases[0].id = DatabaseId(6)),
+        ("another page size", |m| m.databases[0].page_size = PageSize::new(8192).unwrap()),
+        ("a position behind the entry", |m| m.databases[1].at.position = Position(21)),
+        ("no pages", |m| m.databases[1].at.size = PageCount(0)),
+    ];
+    for (what, change) in changes {
+        let mut manifest = manifest();
+        change(&mut manifest);
+        assert!(Manifest::decode(&manifest.encode()).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn ranges_cover_every_page_once() {
+    for size in [1, 63, 64, 65, 128, 1000, u32::MAX] {
+        let size = PageCount(size);
+        let ranges = ranges_of(size);
+        for range in (0..ranges.min(20)).chain(ranges.saturating_sub(2)..ranges) {
+            let (first, count) = pages_of(range, size).unwrap();
+            assert_eq!(u64::from(first.get()), u64::from(range) * 64 + 1);
+            let end = u64::from(first.get()) + u64::from(count) - 1;
+            assert_eq!(end, u64::from(size.0).min(u64::from(range) * 64 + 64), "{size:?} {range}");
+        }
+        assert_eq!(pages_of(ranges, size), None);
+    }
+}
+
+#[test]
+fn what_begins_an_ask_begins_no_request_of_administration() {
+    assert!(serde_json::from_slice::<serde_json::Value>(&asks()[0].encode()).is_err());
+    assert_ne!(MAGIC, b'{');
+}

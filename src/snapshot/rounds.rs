@@ -1,0 +1,94 @@
+//! What a node does about snapshots by itself: a leader offers, a node that was offered one fetches, and says when it is done.
+//!
+//! An offer is repeated as long as Raft wants it, so nothing here need be remembered: a transfer that ended badly begins
+//! anew with the next offer, and finds what the one before left.
+//!
+//! Deliberately absent: the thread (`node.rs`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::fetch::{self, Stop};
+use super::object::{Answer, Ask, Outcome};
+use crate::events::Event;
+use crate::raft::Role;
+use crate::shared::Hub;
+use crate::types::NodeId;
+
+/// Time between two offers to one node.
+const OFFER_EVERY: Duration = Duration::from_secs(1);
+/// Time until a transfer begins anew that another view will not mend by itself.
+const AFTER_GIVING_UP: Duration = Duration::from_secs(5);
+
+/// How another node is asked.
+pub(crate) type AskNode<'a> = &'a mut dyn FnMut(NodeId, &Ask) -> Result<Answer, String>;
+
+/// See the module's text.
+#[derive(Default)]
+pub(crate) struct Rounds {
+    offered: BTreeMap<NodeId, Duration>,
+    not_before: Duration,
+}
+
+impl Rounds {
+    /// Does what is due. Blocks for as long as a transfer takes.
+    pub(crate) fn step(&mut self, hub: &Hub, ask: AskNode<'_>) {
+        self.offer(hub, ask);
+        self.report(hub, ask);
+        if let Some(source) = hub.snapshots.take_offer() {
+            self.fetch(hub, source, ask);
+        }
+    }
+
+    fn offer(&mut self, hub: &Hub, ask: AskNode<'_>) {
+        let wanted = hub.snapshots.take_wanted();
+        let leadership = hub.leadership();
+        if leadership.role != Role::Leader {
+            return;
+        }
+        let now = hub.waiting.clock.now();
+        for peer in wanted {
+            if self.offered.get(&peer).is_some_and(|at| now < *at + OFFER_EVERY) {
+                continue;
+            }
+            self.offered.insert(peer, now);
+            let offer = Ask::Offer { term: leadership.term, start: hub.log_start() };
+            if let Err(why) = ask(peer, &offer) {
+                tracing::debug!(node = hub.id.0, peer = peer.0, "a snapshot could not be offered: {why}");
+            }
+        }
+    }
+
+    /// Tells the source of an installed snapshot that it is done with its view.
+    fn report(&mut self, hub: &Hub, ask: AskNode<'_>) {
+        let Some(done) = hub.snapshots.done() else { return };
+        let question = Ask::Done { view: done.view, outcome: Outcome::Installed, index: done.index };
+        // The lease ends by itself, so one attempt is enough; who was not told takes it for a slow one.
+        let _ = ask(done.source, &question);
+    }
+
+    fn fetch(&mut self, hub: &Hub, source: NodeId, ask: AskNode<'_>) {
+        let now = hub.waiting.clock.now();
+        if hub.snapshots.has_staged() || now < self.not_before {
+            return;
+        }
+        let about = "snapshot";
+        match fetch::fetch(hub, source, &mut |question| ask(source, question)) {
+            Ok(staged) => {
+                hub.findings.lock().alarms.remove(about);
+                hub.snapshots.set_staged(staged);
+            }
+            Err(Stop::NotNeeded) => {}
+            Err(Stop::Lost(why)) => {
+                tracing::info!(node = hub.id.0, source = source.0, "a snapshot was interrupted: {why}");
+            }
+            Err(Stop::GivenUp(why)) => {
+                let what = format!("no snapshot from node {source}: {why}; it is tried again");
+                tracing::error!(node = hub.id.0, "{what}");
+                hub.events.tell(&Event::DiskTrouble { what: what.clone() });
+                hub.findings.lock().alarms.insert(about.to_string(), what);
+                self.not_before = now + AFTER_GIVING_UP;
+            }
+        }
+    }
+}

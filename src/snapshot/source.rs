@@ -1,0 +1,215 @@
+//! The answers: opening a view, and making objects out of it.
+//!
+//! A view is cut between two applied entries, when no part of a transaction is among them whose other parts may still come,
+//! and when everything that is committed up to there is shown. Nothing waits for it but the applier, for moments: opening a
+//! view of a database reads nothing of it.
+//!
+//! Any node that is a member answers, whatever it is in Raft: what it has applied is committed.
+//!
+//! Deliberately absent: who asks, and when.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shoaldb_vfs::page::{PageNo, PageSize};
+use shoaldb_vfs::view::{ReadView, ViewError};
+
+use super::object::{
+    self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, RANGES_PER_OBJECT,
+};
+use super::views::Cut;
+use crate::catalogue::DatabaseId;
+use crate::events::Event;
+use crate::shared::{Hub, Input};
+use crate::types::{Membership, NodeId};
+
+/// When one should ask again that came at a bad moment.
+const SOON_MILLIS: u32 = 20;
+/// When one should ask again while others are served.
+const LATER_MILLIS: u32 = 50;
+
+/// Answers an ask that came as bytes from a node.
+pub(crate) fn serve(hub: &Hub, from: Option<NodeId>, body: &[u8]) -> Vec<u8> {
+    let answer = match (from, Ask::decode(body)) {
+        (None, _) => Answer::No("snapshots are for nodes of the cluster".to_string()),
+        (_, Err(damaged)) => Answer::No(format!("not a question about snapshots: {damaged}")),
+        (Some(from), Ok(ask)) => answer(hub, from, ask),
+    };
+    answer.encode()
+}
+
+fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
+    let now = hub.waiting.clock.now();
+    match ask {
+        Ask::Offer { term, start } => {
+            let leadership = hub.leadership();
+            if (leadership.term, leadership.leader) != (term, Some(from)) {
+                return Answer::No(format!("node {from} does not lead in term {}", leadership.term));
+            }
+            let committed = hub.core_status.lock().as_ref().map(|core| core.committed);
+            if committed.is_some_and(|committed| committed >= start) {
+                // It only does not know yet.
+                hub.post(Input::Announce);
+                return Answer::NotNeeded;
+            }
+            hub.snapshots.offer(from);
+            Answer::Yes
+        }
+        Ask::Open { have } => {
+            let log_start = hub.log_start();
+            if have >= log_start && log_start.0 > 0 {
+                return Answer::NotNeeded;
+            }
+            if let Some((view, at)) = hub.snapshots.views.reuse(from, have, log_start, now) {
+                return Answer::Opened { view, at };
+            }
+            match cut(hub, from) {
+                Ok(cut) => {
+                    let at = cut.at;
+                    let view = hub.snapshots.views.lend(hub.session, cut, from, now);
+                    hub.events.tell(&Event::SnapshotStarted { peer: from, index: at.index, receiving: false });
+                    Answer::Opened { view, at }
+                }
+                Err(answer) => answer,
+            }
+        }
+        Ask::Fetch { view, object } => match hub.snapshots.views.renew(view, from, now) {
+            Some(cut) => fetch(hub, &cut, &object),
+            None => Answer::Gone,
+        },
+        Ask::Progress { view, .. } => match hub.snapshots.views.renew(view, from, now) {
+            Some(_) => Answer::Yes,
+            None => Answer::Gone,
+        },
+        Ask::Done { view, outcome, .. } => {
+            // The first time only: the answer may have been lost, and is asked for again.
+            if let Some(at) = hub.snapshots.views.give_back(view, from)
+                && outcome == Outcome::Installed
+            {
+                hub.events.tell(&Event::SnapshotFinished { peer: from, index: at.index, receiving: false });
+            }
+            Answer::Yes
+        }
+    }
+}
+
+/// Everybody who is named.
+fn named(membership: &Membership) -> Vec<NodeId> {
+    let Membership { voters, learners, voters_outgoing, learners_next, .. } = membership;
+    [voters, learners, voters_outgoing, learners_next].into_iter().flatten().copied().collect()
+}
+
+fn cut(hub: &Hub, to: NodeId) -> Result<Cut, Answer> {
+    let mut made = Err(Answer::Busy { millis: SOON_MILLIS });
+    hub.between_entries(&mut || made = cut_here(hub, to));
+    made
+}
+
+/// The caller sees to it that nothing is applied meanwhile.
+fn cut_here(hub: &Hub, to: NodeId) -> Result<Cut, Answer> {
+    let soon = || Answer::Busy { millis: SOON_MILLIS };
+    let at = hub.applied();
+    let Some(core) = hub.core_status.lock().clone() else { return Err(soon()) };
+    // Members as of this entry are known once the core has heard that it is applied.
+    if hub.progress().settled() != at.index || core.applied != at.index {
+        return Err(soon());
+    }
+    let members = named(&core.membership);
+    if !members.contains(&to) {
+        return Err(Answer::No(format!("node {to} is no member as of entry {}", at.index)));
+    }
+    let catalogue = hub.catalogue.lock().clone();
+    let Some(catalogue) = catalogue else { return Err(soon()) };
+    let (mut databases, mut listed) = (BTreeMap::new(), Vec::new());
+    for (id, info) in catalogue.databases() {
+        let view = hub.databases.get(id).ok_or_else(soon)?.read_view().map_err(|error| {
+            Answer::No(format!("database {} cannot be lent: {error}; ask another node", info.name.as_str()))
+        })?;
+        let found = view.at();
+        // A transaction of this node that is accepted shows before the applier has passed it.
+        if found.position.0 > at.index.0 {
+            return Err(soon());
+        }
+        listed.push(Listed { id, page_size: info.page_size, at: found });
+        databases.insert(id, view);
+    }
+    let manifest = Manifest { at, membership: core.membership, catalogue, databases: listed }.encode();
+    Ok(Cut { at, members, manifest, databases })
+}
+
+fn fetch(hub: &Hub, cut: &Arc<Cut>, object: &Object) -> Answer {
+    let Some(_sending) = hub.snapshots.views.begin_sending() else { return Answer::Busy { millis: LATER_MILLIS } };
+    let view = |database: &DatabaseId| cut.databases.get(database);
+    let made = match object {
+        Object::Manifest => Some(Ok(cut.manifest.clone())),
+        Object::Ranges { database, first, count } => view(database).map(|view| ranges(view, *first, *count)),
+        Object::Hashes { database, ranges } => view(database).map(|view| hashes(view, ranges)),
+        Object::Pages { database, runs } => view(database).map(|view| pages(view, runs)),
+    };
+    match made {
+        Some(Ok(bytes)) => Answer::Object { bytes },
+        Some(Err(Unmade::Closed)) => Answer::Gone,
+        Some(Err(Unmade::No(why))) => Answer::No(why),
+        None => Answer::No("no such database in this view".to_string()),
+    }
+}
+
+enum Unmade {
+    Closed,
+    No(String),
+}
+
+impl From<ViewError> for Unmade {
+    fn from(error: ViewError) -> Unmade {
+        match error {
+            ViewError::Closed => Unmade::Closed,
+            other => Unmade::No(other.to_string()),
+        }
+    }
+}
+
+fn outside(what: &str) -> Unmade {
+    Unmade::No(format!("{what} are not in this view, or are too many for one object"))
+}
+
+fn ranges(view: &ReadView, first: u32, count: u32) -> Result<Vec<u8>, Unmade> {
+    let size = view.at().size;
+    if count > RANGES_PER_OBJECT || first.checked_add(count).is_none_or(|end| end > object::ranges_of(size)) {
+        return Err(outside("these ranges"));
+    }
+    let mut bytes = Vec::with_capacity(count as usize * 16);
+    for range in first..first + count {
+        let (first, count) = object::pages_of(range, size).ok_or_else(|| outside("these ranges"))?;
+        bytes.extend_from_slice(&object::range_hash(&view.hashes(first, count)?).to_le_bytes());
+    }
+    Ok(bytes)
+}
+
+fn hashes(view: &ReadView, ranges: &[u32]) -> Result<Vec<u8>, Unmade> {
+    if ranges.len() > HASHED_RANGES {
+        return Err(outside("these ranges"));
+    }
+    let mut bytes = Vec::new();
+    for range in ranges {
+        let (first, count) = object::pages_of(*range, view.at().size).ok_or_else(|| outside("these ranges"))?;
+        bytes.extend_from_slice(&object::hashes_as_bytes(&view.hashes(first, count)?));
+    }
+    Ok(bytes)
+}
+
+fn pages(view: &ReadView, runs: &[(PageNo, u32)]) -> Result<Vec<u8>, Unmade> {
+    let page_size: PageSize = view.geometry().page_size;
+    let count: u64 = runs.iter().map(|(_, count)| u64::from(*count)).sum();
+    let len = count * u64::from(page_size.bytes());
+    if len > OBJECT_BYTES as u64 {
+        return Err(outside("these pages"));
+    }
+    let mut bytes = Vec::with_capacity(len as usize);
+    for (first, count) in runs {
+        for number in u64::from(first.get())..u64::from(first.get()) + u64::from(*count) {
+            let page = u32::try_from(number).ok().and_then(PageNo::new).filter(|page| page.get() <= view.at().size.0);
+            bytes.extend_from_slice(&view.page(page.ok_or_else(|| outside("these pages"))?)?);
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,187 @@
+//! Views that are lent to other nodes: which there are, to whom, and for how long.
+//!
+//! ```text
+//! a lease     one node may fetch from one view; renewed by whatever it asks of it, over LEASE after the last time
+//! reuse       a view is lent to another node as well if that node could go on from it with the log: it is not older than
+//!             where the log begins, goes beyond what the node has, and knows the node as a member
+//! closing     a view without a lease goes when there is a newer one, or after IDLE; any view goes when it is
+//!             `snapshot_read_view_close_timeout` old, or when the WALs that it keeps from being checkpointed have more than
+//!             `snapshot_wal_pin_max` bytes
+//! ```
+//!
+//! Closing costs nothing but time: whoever fetched keeps what it has, and goes on with another view.
+//!
+//! Leases are kept by node, not counted, so that one that is given back twice, or never, counts once.
+//!
+//! Deliberately absent: how a view is opened, and what is sent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use shoaldb_vfs::view::ReadView;
+
+use super::object::ViewId;
+use crate::catalogue::DatabaseId;
+use crate::types::{EntryId, LogIndex, NodeId};
+
+/// How long a node may be silent before its lease ends.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+/// How long a view without a lease stays, for others that may need it.
+const IDLE: Duration = Duration::from_secs(60);
+/// Objects that are made at the same time, for all nodes together.
+const SENDERS: usize = 4;
+
+/// What a view consists of.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    pub(crate) at: EntryId,
+    /// Everybody who is named in its membership.
+    pub(crate) members: Vec<NodeId>,
+    /// Object 0.
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) databases: BTreeMap<DatabaseId, ReadView>,
+}
+
+#[derive(Debug)]
+struct Lent {
+    id: ViewId,
+    cut: Arc<Cut>,
+    leases: BTreeMap<NodeId, Duration>,
+    opened: Duration,
+    used: Duration,
+}
+
+/// When views are closed that somebody uses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) age: Duration,
+    pub(crate) pinned_bytes: u64,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Views {
+    all: Mutex<Vec<Lent>>,
+    sending: AtomicUsize,
+    opened: AtomicU64,
+}
+
+/// The right to make one object.
+pub(crate) struct Sending<'a>(&'a AtomicUsize);
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Views {
+    /// Lends `to` a view that is there already, if one will do.
+    pub(crate) fn reuse(
+        &self,
+        to: NodeId,
+        have: LogIndex,
+        log_start: LogIndex,
+        now: Duration,
+    ) -> Option<(ViewId, EntryId)> {
+        let mut all = self.all.lock();
+        let fits = |lent: &&mut Lent| {
+            let at = lent.cut.at.index;
+            at >= log_start && at > have && lent.cut.members.contains(&to) && lent.is_open()
+        };
+        // The newest: it is the last one that was opened.
+        let lent = all.iter_mut().rev().find(fits)?;
+        lent.leases.insert(to, now + LEASE);
+        lent.used = now;
+        Some((lent.id, lent.cut.at))
+    }
+
+    /// Lends `to` a view that was just opened. Older ones that nobody uses are closed. `session` is random for each start of
+    /// the node.
+    pub(crate) fn lend(&self, session: u64, cut: Cut, to: NodeId, now: Duration) -> ViewId {
+        let id = ViewId(session.wrapping_add(self.opened.fetch_add(1, Ordering::Relaxed)));
+        let mut all = self.all.lock();
+        all.retain(|lent| !lent.leases.is_empty());
+        let leases = BTreeMap::from([(to, now + LEASE)]);
+        all.push(Lent { id, cut: Arc::new(cut), leases, opened: now, used: now });
+        id
+    }
+
+    /// A view that `peer` has a lease of, which is renewed.
+    pub(crate) fn renew(&self, id: ViewId, peer: NodeId, now: Duration) -> Option<Arc<Cut>> {
+        let mut all = self.all.lock();
+        let lent = all.iter_mut().find(|lent| lent.id == id && lent.is_open())?;
+        let lease = lent.leases.get_mut(&peer)?;
+        *lease = now + LEASE;
+        lent.used = now;
+        Some(lent.cut.clone())
+    }
+
+    /// `peer` is done with a view. The entry that it is of, if there was such a lease.
+    pub(crate) fn give_back(&self, id: ViewId, peer: NodeId) -> Option<EntryId> {
+        let mut all = self.all.lock();
+        let newest = all.last().map(|lent| lent.id);
+        let at = all.iter_mut().find(|lent| lent.id == id)?;
+        let there = at.leases.remove(&peer).map(|_| at.cut.at);
+        all.retain(|lent| !lent.leases.is_empty() || Some(lent.id) == newest);
+        there
+    }
+
+    /// Closes what is over; how many.
+    pub(crate) fn sweep(&self, now: Duration, limits: Limits, is_member: impl Fn(NodeId) -> bool) -> usize {
+        let mut all = self.all.lock();
+        let (before, newest) = (all.len(), all.last().map(|lent| lent.id));
+        all.retain_mut(|lent| {
+            lent.leases.retain(|peer, ends| *ends > now && is_member(*peer));
+            let pinned: u64 = lent.cut.databases.values().map(ReadView::wal_bytes).sum();
+            let unused = lent.leases.is_empty() && (Some(lent.id) != newest || now >= lent.used + IDLE);
+            lent.is_open() && !unused && now < lent.opened + limits.age && pinned <= limits.pinned_bytes
+        });
+        before - all.len()
+    }
+
+    /// The first entry of those that lent views are of: whoever fetches one needs the log from there on.
+    pub(crate) fn floor(&self) -> Option<LogIndex> {
+        let all = self.all.lock();
+        all.iter().filter(|lent| !lent.leases.is_empty()).map(|lent| lent.cut.at.index).min()
+    }
+
+    /// How many views are open, and how many leases of them there are.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let all = self.all.lock();
+        (all.len(), all.iter().map(|lent| lent.leases.len()).sum())
+    }
+
+    /// Closes all of them: the node stops.
+    pub(crate) fn close_all(&self) {
+        self.all.lock().clear();
+    }
+
+    /// May an object be made now?
+    pub(crate) fn begin_sending(&self) -> Option<Sending<'_>> {
+        if self.sending.fetch_add(1, Ordering::AcqRel) >= SENDERS {
+            self.sending.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Sending(&self.sending))
+    }
+}
+
+impl Lent {
+    fn is_open(&self) -> bool {
+        self.cut.databases.values().all(ReadView::is_open)
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        // Others may have clones of a view; what this node lent ends here.
+        self.databases.values().for_each(ReadView::close);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! A node that lacks what the logs of the others no longer have gets the databases from one of them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use shoaldb::{Event, Node, Status};
+
+use crate::cluster::{Cluster, LONG, table};
+
+fn until(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+    let started = Instant::now();
+    loop {
+        let status = node.status();
+        if wanted(&status) {
+            return status;
+        }
+        assert!(started.elapsed() < LONG, "{what}: {status:#?}");
+        std::thread::yield_now();
+    }
+}
+
+fn quick(builder: shoaldb::Builder) -> shoaldb::Builder {
+    builder
+        .checkpoint_bytes(64 << 10)
+        .checkpoint_age(Duration::from_millis(100))
+        .segment_bytes(64 << 10)
+        .log_limit(256 << 10)
+}
+
+fn fill(node: &Node, db: &str, rows: usize) {
+    node.write(db, |tx| {
+        for _ in 0..rows {
+            tx.execute("INSERT INTO b(v) VALUES (randomblob(3000))", [])?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+fn with_blobs(node: &Node, db: &str) {
+    node.write(db, |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
+}
+
+/// Writes until the logs of all that run begin behind the entry after `index`: who has no more than that cannot go on by them.
+fn outrun(cluster: &Cluster, db: &str, index: u64) {
+    let started = Instant::now();
+    while cluster.running().any(|node| node.status().first.0 <= index + 1) {
+        assert!(started.elapsed() < LONG, "the logs are not compacted");
+        fill(cluster.leader(), db, 20);
+    }
+}
+
+/// Shows INV-31.
+#[test]
+fn a_node_that_was_away_for_too_long_gets_a_snapshot_and_goes_on() {
+    let mut cluster = Cluster::start_with(3, quick);
+    table(&cluster);
+    with_blobs(cluster.leader(), "app");
+    with_blobs(cluster.leader(), "gone");
+    fill(cluster.leader(), "app", 200);
+    let away = cluster.follower().id();
+    cluster.assert_equal("app");
+    let seen =
+        until(cluster.node(away), "all is applied", |status| status.applied == cluster.leader().status().applied);
+    cluster.nodes[away as usize - 1] = None;
+    // Meanwhile a database goes, and one comes.
+    cluster.leader().drop_database("gone").unwrap();
+    with_blobs(cluster.leader(), "new");
+    fill(cluster.leader(), "new", 10);
+    outrun(&cluster, "app", seen.last.0);
+
+    cluster.start_node(away);
+    let back = cluster.node(away);
+    let events = back.events();
+    until(back, "it has everything", |status| status.applied >= cluster.leader().status().applied);
+    for db in ["app", "new"] {
+        cluster.assert_equal(db);
+    }
+    assert!(back.databases().unwrap().iter().all(|name| name != "gone"));
+    let told: Vec<Event> = events.try_iter().collect();
+    let (mut installed, mut finished) = (0, 0);
+    for event in &told {
+        match event {
+            Event::SnapshotInstalled { bytes, .. } => {
+                installed += 1;
+                assert!(*bytes > 0);
+            }
+            Event::SnapshotFinished { receiving: true, .. } => finished += 1,
+            _ => {}
+        }
+    }
+    assert!(installed == 1 && finished == 1, "{told:?}");
+    // It is a member like any other: the cluster goes on with it alone beside the leader.
+    let other = cluster.running().map(|node| node.id()).find(|id| *id != away && *id != cluster.leader().id()).unwrap();
+    cluster.nodes[other as usize - 1] = None;
+    fill(cluster.leader(), "app", 5);
+    // And what it has survives its own restart.
+    cluster.start_node(other);
+    cluster.nodes[away as usize - 1] = None;
+    cluster.start_node(away);
+    cluster.assert_equal("app");
+}
+
+/// Connections of a node go on while the files under them are exchanged; a reader sees one state to its end.
+#[test]
+fn readers_of_a_node_that_gets_a_snapshot_see_one_state_and_then_the_next() {
+    let mut cluster = Cluster::start_with(3, quick);
+    table(&cluster);
+    with_blobs(cluster.leader(), "app");
+    fill(cluster.leader(), "app", 100);
+    let away = cluster.follower().id();
+    cluster.assert_equal("app");
+    // What it shows by itself, when it comes back alone, is what it has checkpointed.
+    let seen = until(cluster.node(away), "all is checkpointed", |status| {
+        status.databases.iter().all(|db| db.checkpointed == db.position) && status.anchored >= status.applied
+    });
+    let seen = seen.last;
+    cluster.nodes[away as usize - 1] = None;
+    outrun(&cluster, "app", seen.0);
+
+    // It comes back without hearing of the others at first: as if they could not be reached.
+    let others: Vec<u64> = cluster.running().map(|node| node.id()).collect();
+    for other in &others {
+        cluster.nodes[*other as usize - 1] = None;
+    }
+    cluster.start_node(away);
+    let events = cluster.node(away).events();
+    let reader = cluster.node(away).connect("app").unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let sum = || -> (i64, i64) {
+        reader.query_row("SELECT count(*), sum(length(v)) FROM b", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+    };
+    let before = sum();
+    for other in &others {
+        cluster.start_node(*other);
+    }
+    until(cluster.node(away), "it has everything", |status| {
+        status.applied > seen && status.applied >= cluster.leader().status().applied
+    });
+    assert_eq!(sum(), before, "a transaction reads one state");
+    assert!(events.try_iter().any(|event| matches!(event, Event::SnapshotInstalled { .. })));
+    reader.execute_batch("COMMIT").unwrap();
+    assert!(sum().0 > before.0);
+    cluster.assert_equal("app");
+}
+
+/// The leader goes on while it lends pages, and so does its log.
+#[test]
+fn a_snapshot_under_writers_ends_although_the_log_moves_on() {
+    let mut cluster = Cluster::start_with(3, quick);
+    table(&cluster);
+    with_blobs(cluster.leader(), "app");
+    for _ in 0..20 {
+        fill(cluster.leader(), "app", 100);
+    }
+    let away = cluster.follower().id();
+    cluster.assert_equal("app");
+    let seen = cluster.node(away).status().last;
+    cluster.nodes[away as usize - 1] = None;
+    outrun(&cluster, "app", seen.0);
+    let stop = AtomicBool::new(false);
+    let leader = cluster.leader().clone();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut writes = 0;
+            while !stop.load(Ordering::Relaxed) {
+                fill(&leader, "app", 3);
+                writes += 1;
+            }
+            writes
+        });
+        cluster.start_node(away);
+        until(cluster.node(away), "it got behind the beginning of the log", |status| {
+            status.applied > seen && status.applied >= leader.status().first
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert!(writer.join().unwrap() > 0);
+    });
+    // Nobody had the entries between any more: only a snapshot lets its log begin behind them.
+    assert!(cluster.node(away).status().first.0 > seen.0 + 1);
+    cluster.assert_equal("app");
+}
