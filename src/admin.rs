@@ -9,18 +9,26 @@
 //! {"op":"create","name":"app","page_size":4096,...}   -> {"ok":null} | {"err":{"kind":"Exists","text":"..."}}
 //! {"op":"drop","name":"app"}
 //! {"op":"transfer","to":2}
+//! {"op":"verify","name":"app","deep":false}           -> what all nodes have, see admin/verify.rs
+//! {"op":"backup","name":"app","path":"/abs/out.db","job":77}    over the admin socket only: files are their owner's affair
+//! {"op":"restore","name":"app","path":"/abs/in.db","job":77}
+//! {"op":"progress","job":77}                          -> {"ok":{"phase":"copying","done":1024,"total":4096}}, or null
 //! {"op":"session","name":"app","level":"local","create":true}   -> the connection is a SQL session from here on
 //! ```
 //!
 //! Deliberately absent: what is said in a SQL session (`session/words.rs`).
 
 pub(crate) mod frame;
+pub(crate) mod verify;
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use shoaldb_vfs::page::PageSize;
 
+use crate::backup;
 use crate::catalogue::{AutoVacuum, DatabaseName};
 use crate::entry::Body;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,7 +37,7 @@ use crate::pending::Decision;
 use crate::raft::Role;
 use crate::shared::{Hub, Input};
 use crate::status;
-use crate::types::NodeId;
+use crate::types::{LogIndex, NodeId};
 
 /// How long a node waits for the leader's answer to a request that it passed on, beyond the leader's own patience.
 const FORWARD_MARGIN: Duration = Duration::from_secs(2);
@@ -49,6 +57,20 @@ pub(crate) enum Request {
     Floor,
     /// Make this node the leader.
     Transfer { to: NodeId },
+    /// Compare what all nodes have.
+    Verify { name: Option<String>, deep: bool },
+    /// What this node has of a database at an index.
+    Sum { name: String, at: LogIndex },
+    /// Read the main file of this node's copy, from a page on, and compare it with its hashes.
+    Scrub { name: String, from: u32 },
+    /// Write a database to a file; by the user whose node this is.
+    Backup { name: String, path: String, job: u64 },
+    /// Make a file's content a database's; by the user whose node this is.
+    Restore { name: String, path: String, job: u64 },
+    /// How far a backup or a restore is.
+    Progress { job: u64 },
+    /// The data directory of this node.
+    Directory,
     /// Begin a SQL session on this node, over a socket that can carry one.
     Session { name: String, level: String, create: bool },
 }
@@ -61,7 +83,7 @@ pub(crate) enum Reply {
 }
 
 /// Kinds that keep their meaning on the way from one node to another.
-const KINDS: [(ErrorKind, &str); 8] = [
+const KINDS: [(ErrorKind, &str); 9] = [
     (ErrorKind::NotLeader, "not_leader"),
     (ErrorKind::NotCommitted, "not_committed"),
     (ErrorKind::Unknown, "unknown"),
@@ -70,6 +92,7 @@ const KINDS: [(ErrorKind, &str); 8] = [
     (ErrorKind::BadInput, "bad_input"),
     (ErrorKind::Exists, "exists"),
     (ErrorKind::NotFound, "not_found"),
+    (ErrorKind::Corrupt, "corrupt"),
 ];
 
 /// How a kind of error is called outside of this process.
@@ -99,12 +122,50 @@ impl Reply {
     }
 }
 
+impl Request {
+    /// Never passed on.
+    fn is_about_this_node(&self) -> bool {
+        match self {
+            Request::Create { .. } | Request::Drop { .. } | Request::Floor | Request::Transfer { .. } => false,
+            Request::Status
+            | Request::Health
+            | Request::Verify { .. }
+            | Request::Sum { .. }
+            | Request::Scrub { .. }
+            | Request::Backup { .. }
+            | Request::Restore { .. }
+            | Request::Progress { .. }
+            | Request::Directory
+            | Request::Session { .. } => true,
+        }
+    }
+}
+
+/// [`serve`], for a program of the user to whom this node belongs: it may name files.
+pub(crate) fn serve_owner(hub: &Hub, body: &[u8]) -> Vec<u8> {
+    let with_job = |job: u64, act: &dyn Fn(backup::Told<'_>) -> Result<()>| {
+        let result = act(&mut |progress| _ = hub.jobs.lock().insert(job, progress));
+        hub.jobs.lock().remove(&job);
+        encode(&Reply::of(result.map(|()| serde_json::Value::Null)))
+    };
+    match serde_json::from_slice(body) {
+        Ok(Request::Backup { name, path, job }) => {
+            with_job(job, &|told| backup::backup(hub, &name, Path::new(&path), told))
+        }
+        Ok(Request::Restore { name, path, job }) => {
+            with_job(job, &|told| backup::restore(hub, &name, Path::new(&path), told))
+        }
+        _ => serve(hub, None, body),
+    }
+}
+
 /// Answers a request that came in as bytes, from a node (`Some`) or a program.
 pub(crate) fn serve(hub: &Hub, from: Option<NodeId>, body: &[u8]) -> Vec<u8> {
     let result = serde_json::from_slice(body)
         .map_err(|error| Error::new(ErrorKind::BadInput, format!("not a request: {error}")))
         // What another node passed on is not passed on again.
         .and_then(|request: Request| match from {
+            Some(_) if request.is_about_this_node() => here(hub, &request),
             Some(_) => await_readiness(hub).and_then(|()| here(hub, &request)),
             None => anywhere(hub, &request),
         });
@@ -118,7 +179,7 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// Carries out a request on the leader, wherever that is.
 pub(crate) fn anywhere(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
-    if matches!(request, Request::Status | Request::Health | Request::Session { .. }) {
+    if request.is_about_this_node() {
         return here(hub, request);
     }
     let leadership = hub.leadership();
@@ -204,6 +265,15 @@ fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
             None => Err(Error::new(ErrorKind::NotLeader, format!("node {} does not lead", hub.id))),
         },
         Request::Transfer { to } => transfer(hub, *to),
+        Request::Verify { name, deep } => verify::verify(hub, name.as_deref(), *deep),
+        Request::Sum { name, at } => verify::sum(hub, name, *at),
+        Request::Scrub { name, from } => verify::scrub(hub, name, *from),
+        Request::Progress { job } => Ok(json!(hub.jobs.lock().get(job))),
+        Request::Directory => Ok(json!(hub.directory().and_then(Path::to_str))),
+        Request::Backup { .. } | Request::Restore { .. } => Err(Error::new(
+            ErrorKind::BadInput,
+            "files are read and written for a program that comes through the admin socket of this node, in its data directory",
+        )),
         Request::Session { .. } => Err(Error::new(
             ErrorKind::BadInput,
             "a SQL session needs the admin socket of its node, in the node's data directory: anybody on this machine \

@@ -33,7 +33,6 @@ use std::sync::Arc;
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, ffi};
-use serde::{Deserialize, Serialize};
 use shoaldb_vfs::Database;
 use shoaldb_vfs::env::os::{self, OsFs, OsRng};
 use shoaldb_vfs::env::{Fs, Open, Rng};
@@ -42,6 +41,7 @@ use shoaldb_vfs::page::PageSize;
 use crate::catalogue::{AutoVacuum, DatabaseName};
 use crate::entry::Body;
 use crate::error::{Error, ErrorKind, Result, not_leader_code};
+use crate::events::{Phase, Progress};
 use crate::pending::Decision;
 use crate::raft::Role;
 use crate::shared::Hub;
@@ -54,31 +54,6 @@ const STEP_BYTES: u32 = 1 << 20;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Where a header says how the file is to be written and read: 1 is a rollback journal, 2 a WAL.
 const VERSIONS_AT: u64 = 18;
-
-/// What a backup or a restore is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Phase {
-    /// The file is checked before anything is changed.
-    Checking,
-    /// Pages are copied.
-    Copying,
-    /// The copy is made durable: the backup is synced, the restored pages go through the log.
-    Committing,
-}
-
-/// How far a backup or a restore is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Progress {
-    /// What it is doing.
-    pub phase: Phase,
-    /// Bytes that were copied.
-    pub done: u64,
-    /// Bytes in all.
-    pub total: u64,
-}
 
 /// Who is told how far it is.
 pub(crate) type Told<'a> = &'a mut dyn FnMut(Progress);

@@ -7,12 +7,17 @@
 
 pub mod session;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use shoaldb_vfs::env::Rng;
+use shoaldb_vfs::env::os::OsRng;
+
+pub use crate::admin::verify::{NodeVerified, Verified};
 use crate::admin::{self, Reply, Request};
 use crate::db::CreateOptions;
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::Progress;
 use crate::net::{RequestError, tcp};
 use crate::socket;
 use crate::status::Status;
@@ -20,6 +25,11 @@ use crate::types::NodeId;
 
 /// How long a connection may take. Nodes are on this machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a node may work on one answer: whoever asked may end it.
+const LONG_PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Time between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Where nodes are reached.
 #[derive(Clone, Debug)]
@@ -93,21 +103,76 @@ impl Client {
         self.any(&Request::Transfer { to: NodeId(to) })
     }
 
+    /// Compares what all nodes have of a database, or of all. The first door that answers asks the other nodes.
+    pub fn verify(&self, name: Option<&str>, deep: bool) -> Result<Vec<Verified>> {
+        let request = Request::Verify { name: name.map(str::to_string), deep };
+        let value = self.first(|door| door.ask(&request))?;
+        serde_json::from_value(value).map_err(|error| Error::new(ErrorKind::Io, format!("the verdict: {error}")))
+    }
+
+    /// Has a node write a database to a file on its machine. `told` hears how far it is, some times a second.
+    pub fn backup(&self, name: &str, path: &Path, told: impl FnMut(Progress)) -> Result<()> {
+        let (name, path) = (name.to_string(), absolute(path)?);
+        self.job(|job| Request::Backup { name: name.clone(), path: path.clone(), job }, told)
+    }
+
+    /// Has the leader make the content of a file on its machine that of a database.
+    pub fn restore(&self, name: &str, path: &Path, told: impl FnMut(Progress)) -> Result<()> {
+        let (name, path) = (name.to_string(), absolute(path)?);
+        self.job(|job| Request::Restore { name: name.clone(), path: path.clone(), job }, told)
+    }
+
+    fn job(&self, request: impl Fn(u64) -> Request, mut told: impl FnMut(Progress)) -> Result<()> {
+        self.first(|door| {
+            let door = door.of_its_owner()?;
+            let job = OsRng.next_u64();
+            let request = request(job);
+            let (end, ended) = crossbeam_channel::bounded::<()>(0);
+            std::thread::scope(|scope| {
+                let asked = scope.spawn({
+                    let door = &door;
+                    move || {
+                        let _end = end;
+                        door.ask(&request)
+                    }
+                });
+                // Nothing is ever sent: the other end goes away when there is an answer.
+                while ended.recv_timeout(LOOK).is_err_and(|error| error.is_timeout()) {
+                    let progress = door.ask(&Request::Progress { job });
+                    progress.ok().and_then(|value| serde_json::from_value(value).ok()).into_iter().for_each(&mut told);
+                }
+                asked.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "the thread that asked panicked")))
+            })
+        })
+        .map(|_| ())
+    }
+
+    /// The answer of the first door behind which is somebody who can give it.
+    fn first<T>(&self, mut ask: impl FnMut(&Door) -> Result<T>) -> Result<T> {
+        let mut why = None;
+        for door in &self.doors {
+            match ask(door) {
+                Err(error) if error.kind() == ErrorKind::NotLeader => why = Some(error),
+                result => return result,
+            }
+        }
+        Err(why.unwrap_or_else(nobody))
+    }
+
     fn each<T>(&self, request: &Request, parse: impl Fn(serde_json::Value) -> Result<T>) -> Vec<(String, Result<T>)> {
         self.doors.iter().map(|door| (door.name(), door.ask(request).and_then(&parse))).collect()
     }
 
     fn any(&self, request: &Request) -> Result<()> {
-        let mut why = None;
-        for door in &self.doors {
-            match door.ask(request) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::NotLeader => why = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        Err(why.unwrap_or_else(nobody))
+        self.first(|door| door.ask(request)).map(|_| ())
     }
+}
+
+/// A path that means the same to a node, whose working directory is another one.
+fn absolute(path: &Path) -> Result<String> {
+    let absolute = std::path::absolute(path)?;
+    let text = absolute.to_str().map(str::to_string);
+    text.ok_or_else(|| Error::new(ErrorKind::BadInput, format!("{}: a name that is not UTF-8", path.display())))
 }
 
 fn nobody() -> Error {
@@ -122,15 +187,31 @@ impl Door {
         }
     }
 
+    /// The same node through its admin socket, where a program is known to be its owner's.
+    fn of_its_owner(&self) -> Result<Door> {
+        if let Door::Directory(_) = self {
+            return Ok(self.clone());
+        }
+        match self.ask(&Request::Directory)? {
+            serde_json::Value::String(dir) => Ok(Door::Directory(dir.into())),
+            _ => Err(Error::new(ErrorKind::Io, format!("{}: this node has no directory of its own", self.name()))),
+        }
+    }
+
     /// Not reached is `NotLeader`: as far as this door goes, there is nobody who could do it.
     fn ask(&self, request: &Request) -> Result<serde_json::Value> {
         let body = admin::encode(request);
+        let patience = match request {
+            // As long as it takes; if the node ends, so does the connection.
+            Request::Backup { .. } | Request::Restore { .. } | Request::Verify { .. } => LONG_PATIENCE,
+            _ => PATIENCE,
+        };
         let answer = match self {
-            Door::Endpoint(address) => tcp::call(address, &body, PATIENCE, false).map_err(|error| match error {
+            Door::Endpoint(address) => tcp::call(address, &body, patience, false).map_err(|error| match error {
                 RequestError::NotSent(what) => Error::new(ErrorKind::NotLeader, what),
                 RequestError::Lost(what) => self.lost(request, &what),
             })?,
-            Door::Directory(dir) => socket::call(dir, &body, PATIENCE).map_err(|error| match error.kind() {
+            Door::Directory(dir) => socket::call(dir, &body, patience).map_err(|error| match error.kind() {
                 std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
                     Error::new(ErrorKind::NotLeader, format!("{}: no node runs in this directory", dir.display()))
                 }
@@ -148,7 +229,12 @@ impl Door {
 
     fn lost(&self, request: &Request, what: &str) -> Error {
         match request {
-            Request::Status | Request::Health => Error::new(ErrorKind::Io, what),
+            Request::Status
+            | Request::Health
+            | Request::Verify { .. }
+            | Request::Progress { .. }
+            | Request::Directory
+            | Request::Backup { .. } => Error::new(ErrorKind::Io, what),
             _ => Error::new(ErrorKind::Unknown, format!("{what}; it may have been done")),
         }
     }

@@ -17,7 +17,7 @@ use shoaldb_vfs::page::PageSize;
 use shoaldb_vfs::view::{ReadView, ViewError};
 
 use crate::admin::{self, Request};
-use crate::backup::{self, Progress};
+use crate::backup;
 use crate::boot::Directory;
 pub use crate::catalogue::AutoVacuum;
 use crate::catalogue::Catalogue;
@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::connection::{ConnectOptions, Connection, WriteTx};
 use crate::databases::Databases;
 use crate::error::{Error, ErrorKind, Result};
-use crate::events::Event;
+use crate::events::{Event, Progress};
 use crate::found::format::Belongs;
 use crate::found::{self, Founding};
 use crate::inbound::NodeInbound;
@@ -289,7 +289,7 @@ impl Builder {
             }
         };
         let vfs_name = registrations.first().map_or(DEFAULT_VFS, Registration::name).to_string();
-        hub.set_vfs_name(&vfs_name);
+        hub.set_home(&vfs_name, &self.dir);
         let socket = match self.env {
             None => AdminSocket::open(&hub, &vfs_name, &self.dir)
                 .inspect_err(|error| tracing::warn!(node = hub.id.0, %error, "no admin socket"))

@@ -2,6 +2,7 @@
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::types::{LogIndex, NodeId, Term};
 
@@ -70,6 +71,31 @@ pub enum Event {
     },
     /// The listener was too slow and lost this many events.
     Lagged(u64),
+}
+
+/// What a backup or a restore is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// The file is checked before anything is changed.
+    Checking,
+    /// Pages are copied.
+    Copying,
+    /// The copy is made durable: the backup is synced, the restored pages go through the log.
+    Committing,
+}
+
+/// How far a backup or a restore is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Progress {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Bytes that were copied.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
 }
 
 struct Listener {

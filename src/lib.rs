@@ -67,10 +67,9 @@ pub use rusqlite;
 pub use shoaldb_vfs::page::PageNo;
 pub use shoaldb_vfs::view::{LentPage, ReadView, ViewError};
 
-pub use crate::backup::{Phase, Progress};
 pub use crate::connection::{ConnectOptions, Connection, ReadLevel, WriteTx};
 pub use crate::db::{AutoVacuum, Builder, CreateOptions, Member, Node};
 pub use crate::error::{Error, ErrorKind, Outcome, Result, leader_hint, outcome, outcome_of_code};
-pub use crate::events::Event;
+pub use crate::events::{Event, Phase, Progress};
 pub use crate::receipt::{BadReceipt, Receipt, ReceiptOutcome, Unsettled};
 pub use crate::status::{DatabaseStatus, PeerStatus, SnapshotStatus, Status};

@@ -15,6 +15,7 @@
 //! Lock order: none of these locks is held while another one is taken, except that `databases` may take a database's.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use parking_lot::Mutex;
 use crate::catalogue::{Catalogue, DatabaseId};
 use crate::config::Config;
 use crate::databases::Databases;
-use crate::events::{Event, Events};
+use crate::events::{self, Event, Events};
 use crate::found::format::FoundMessage;
 use crate::history::{Finding, History};
 use crate::log::Log;
@@ -149,7 +150,9 @@ pub(crate) struct Shared {
     pub(crate) catalogue: Mutex<Option<Catalogue>>,
     pub(crate) events: Events,
     transport: OnceLock<Weak<dyn Transport>>,
-    vfs_name: OnceLock<String>,
+    home: OnceLock<(String, PathBuf)>,
+    /// How far the backups and restores are that programs asked for, by the number that they gave them.
+    pub(crate) jobs: Mutex<HashMap<u64, events::Progress>>,
     log: OnceLock<Arc<Log>>,
     pub(crate) core_status: Mutex<Option<CoreStatus>>,
     /// Leadership, progress, trouble or the end: anything that more than one kind of caller waits for.
@@ -198,7 +201,8 @@ impl Shared {
             catalogue: Mutex::new(None),
             events: Events::default(),
             transport: OnceLock::new(),
-            vfs_name: OnceLock::new(),
+            home: OnceLock::new(),
+            jobs: Mutex::default(),
             log: OnceLock::new(),
             core_status: Mutex::new(None),
             changed: Signal::default(),
@@ -231,11 +235,17 @@ impl Shared {
     /// Under which name SQLite knows this node.
     pub(crate) fn vfs_name(&self) -> &str {
         // Set before anybody has the node.
-        self.vfs_name.get().map_or("", String::as_str)
+        self.home.get().map_or("", |(name, _)| name)
     }
 
-    pub(crate) fn set_vfs_name(&self, name: &str) {
-        let _ = self.vfs_name.set(name.to_string());
+    /// The data directory.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.home.get().map(|(_, dir)| dir.as_path())
+    }
+
+    pub(crate) fn set_home(&self, vfs_name: &str, dir: &Path) {
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+        let _ = self.home.set((vfs_name.to_string(), dir));
     }
 
     /// First entry of the log, and its bytes on disk.

@@ -161,7 +161,7 @@ fn answer(hub: &Hub, mut stream: UnixStream, vfs: &str, sessions: &Sessions) -> 
         let options = ConnectOptions { read_level: known.unwrap_or_default(), create, ..ConnectOptions::default() };
         return session::serve(hub, vfs, sessions, (&name, &options), Box::new(stream));
     }
-    frame::write(&mut stream, &admin::serve(hub, None, &request))
+    frame::write(&mut stream, &admin::serve_owner(hub, &request))
 }
 
 /// Calls the node that runs in `dir`. `NotFound` and `ConnectionRefused` mean that none does.

@@ -145,7 +145,7 @@ fn what_stands_in_the_way_is_named() {
 
 #[test]
 fn every_help_has_an_example() {
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 15] = [
         &[],
         &["demo"],
         &["start"],
@@ -158,6 +158,9 @@ fn every_help_has_an_example() {
         &["db", "list"],
         &["db", "create"],
         &["db", "drop"],
+        &["backup"],
+        &["restore"],
+        &["verify"],
     ];
     for command in commands {
         let args: Vec<&str> = command.iter().copied().chain(["--help"]).collect();

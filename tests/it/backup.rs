@@ -558,3 +558,22 @@ fn progress_is_told_from_beginning_to_end() {
         "{told:?}"
     );
 }
+
+/// Anybody on the machine can reach a port; files are the affair of the user whose node it is.
+#[test]
+fn files_are_not_named_over_a_port() {
+    let cluster = Cluster::start(1);
+    cluster.leader().write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.db");
+    drop(file(&dir.path().join("in.db"), "", 10));
+    for (op, name) in [("backup", "out.db"), ("restore", "in.db")] {
+        let path = dir.path().join(name);
+        let request = format!(r#"{{"op":"{op}","name":"app","path":"{}","job":1}}"#, path.display());
+        let answer = shoaldb::net::tcp::call(&cluster.list[0].address, request.as_bytes(), LONG, false).unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains("bad_input") && answer.contains("admin socket"), "{answer}");
+    }
+    assert!(!out.exists());
+    assert_eq!(count(&cluster.leader().connect("app").unwrap()), 0);
+}

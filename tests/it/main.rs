@@ -14,3 +14,4 @@ mod snapshots;
 mod three_nodes;
 mod trouble;
 mod upkeep;
+mod verify;

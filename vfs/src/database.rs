@@ -484,6 +484,17 @@ impl Database {
         (state.position, state.hashes.checksum())
     }
 
+    /// Checksum of the content at `position`, as far back as the main file: what a checkpoint has passed is not known any
+    /// more.
+    pub fn checksum_at(&self, position: Position) -> Option<PageHash> {
+        let state = self.state.lock();
+        if state.position == position {
+            return Some(state.hashes.checksum());
+        }
+        let mut past = state.published.iter().map(|published| published.at).chain(state.checkpointed);
+        past.find(|at| at.position == position).map(|at| at.checksum)
+    }
+
     /// Sizes, position and checksum of one state.
     pub fn status(&self) -> DatabaseStatus {
         let state = self.state.lock();

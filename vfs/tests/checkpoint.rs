@@ -81,6 +81,26 @@ fn a_checkpoint_moves_everything_and_the_wal_begins_anew() {
     stage.compare("app");
 }
 
+#[test]
+fn checksums_are_known_back_to_the_checkpoint() {
+    let (stage, db) = stage();
+    let shared = stage.database("app");
+    let mut seen = vec![shared.checksum()];
+    let write = |seen: &mut Vec<_>| {
+        db.execute("INSERT INTO t(v) VALUES (randomblob(500))", []).unwrap();
+        seen.push(shared.checksum());
+    };
+    (0..5).for_each(|_| write(&mut seen));
+    let position = done(&shared);
+    (0..5).for_each(|_| write(&mut seen));
+    for (at, sum) in seen {
+        let expected = (at >= position).then_some(sum);
+        assert_eq!(shared.checksum_at(at), expected, "{at}");
+    }
+    assert_eq!(shared.checksum_at(Position(shared.position().0 + 1)), None);
+    stage.compare("app");
+}
+
 /// Shows INV-27.
 #[test]
 fn a_reader_limits_a_checkpoint_to_what_it_sees() {

@@ -71,7 +71,13 @@ pub(crate) struct Question {
     at: Where,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
+}
+
+impl Question {
+    pub(crate) fn client(self) -> Result<Client, Failed> {
+        self.at.client()
+    }
 }
 
 /// Show what nodes say of themselves and their cluster.

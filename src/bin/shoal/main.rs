@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod ask;
+mod backup;
 mod config;
 mod demo;
 #[allow(dead_code, reason = "the crash tests use the rest")]
@@ -80,6 +81,9 @@ enum Command {
     Transfer(ask::TransferArgs),
     Db(ask::DbArgs),
     Log(log::LogArgs),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
+    Verify(backup::VerifyArgs),
     #[command(hide = true)]
     Worker(worker::WorkerArgs),
 }
@@ -129,6 +133,9 @@ fn main() -> ExitCode {
         Command::Transfer(args) => ask::transfer(args),
         Command::Db(args) => ask::db(args),
         Command::Log(args) => log::run(&args),
+        Command::Backup(args) => backup::backup(args),
+        Command::Restore(args) => backup::restore(args),
+        Command::Verify(args) => backup::verify(args),
         Command::Worker(args) => worker::run(&args).map_err(Failed::from),
     });
     match result {
