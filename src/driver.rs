@@ -367,7 +367,7 @@ impl Driver {
                 rest = !applier.is_idle();
                 break;
             }
-            match applier.step() {
+            match self.step(&mut applier) {
                 Step::Done => self.awaits.store(false, Ordering::SeqCst),
                 Step::Idle => break,
                 // SQLite may have shown it before it could know that somebody waits: one more look.
@@ -382,6 +382,15 @@ impl Driver {
             self.apply.ring();
         }
         self.tell_applied(before);
+    }
+
+    /// A step of the applier. A panic in it ends the applying, not the thread that happened to step it, which may be a caller's;
+    /// and nobody may wait any longer for a decision that this step was to bring.
+    fn step(&self, applier: &mut Applier) -> Step {
+        catch_unwind(AssertUnwindSafe(|| applier.step())).unwrap_or_else(|_| {
+            self.hub.pending.stop();
+            Step::Stopped("an entry: its applier panicked, start it again".to_string())
+        })
     }
 
     fn fill(&self, applier: &mut Applier) {
@@ -411,7 +420,7 @@ impl Driver {
                 break Work::End;
             }
             self.fill(&mut applier);
-            match applier.step() {
+            match self.step(&mut applier) {
                 Step::Done => self.awaits.store(false, Ordering::SeqCst),
                 Step::Idle => break Work::Rest,
                 Step::Waiting(db, position) => break Work::Await(db, position),

@@ -11,7 +11,8 @@
 //!
 //! **Disk trouble.** After a failed write or sync nothing more is acknowledged. A leader tries to hand over for one
 //! election timeout; then, and a follower at once, the core is silenced, which makes it stop leading and never campaign.
-//! A sync that takes longer than two election timeouts makes a leader hand over, too.
+//! A sync that takes longer than two election timeouts makes a leader hand over, too, and stop leading after a third one; it
+//! is no trouble for good, since it may still end well.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,6 +24,9 @@ use crate::planted::{self, Bug};
 use crate::raft::{Core, CoreStatus, Effects, Event, NotProposed, PersistBatch, Role};
 use crate::shared::{Hub, Input, Leadership};
 use crate::types::{LogEntry, LogIndex, Message, NodeId};
+
+/// What the alarm of a disk that does not answer is about.
+const STALLED: &str = "stalled disk";
 
 /// Where a turn's effects go. None of these may block.
 pub(crate) trait Outlet {
@@ -50,6 +54,8 @@ pub(crate) struct Engine {
     silenced: bool,
     /// When a stalled leader last tried to hand over.
     handed_over_at: Option<Duration>,
+    /// The log has not reported a batch for too long, and people were told.
+    stalled: bool,
     sole_voter: bool,
     ticks: u32,
     /// The founding is over for this node, but not for a listed one that came late or missed the genesis.
@@ -74,6 +80,7 @@ impl Engine {
             silence_at: None,
             silenced: false,
             handed_over_at: None,
+            stalled: false,
             sole_voter,
             ticks: 0,
             founding,
@@ -176,27 +183,45 @@ impl Engine {
         }
     }
 
-    /// A sync that takes longer than two election timeouts: whoever can still write should lead.
+    /// A sync that takes longer than two election timeouts: whoever can still write should lead. One timeout later nobody
+    /// has taken over, and this node stops leading all the same: it would take in transactions of which it can tell nobody
+    /// what becomes. When the disk answers, it is a node like any other.
     fn watch_disk(&mut self) {
-        let stalled = self.in_flight.front().is_some_and(|(_, since)| {
-            self.hub.waiting.clock.now().saturating_sub(*since) > 2 * self.hub.config.election_timeout
-        });
-        if !stalled {
+        let (now, patience) = (self.hub.waiting.clock.now(), self.hub.config.election_timeout);
+        let waited = self.in_flight.front().map_or(Duration::ZERO, |(_, since)| now.saturating_sub(*since));
+        if waited <= 2 * patience {
+            if std::mem::take(&mut self.stalled) {
+                self.hub.findings.lock().alarms.remove(STALLED);
+                tracing::info!(node = self.hub.id.0, "the disk answers again");
+            }
             self.handed_over_at = None;
             return;
         }
-        let now = self.hub.waiting.clock.now();
+        if !std::mem::replace(&mut self.stalled, true) {
+            let what = format!(
+                "the disk has not answered a write of the log for two election timeouts, {:?}; this node acknowledges nothing and \
+                 does not lead until it does; if that lasts, check the disk",
+                2 * patience
+            );
+            tracing::error!(node = self.hub.id.0, "{what}");
+            self.hub.findings.lock().alarms.insert(STALLED.to_string(), what.clone());
+            self.hub.events.tell(&crate::events::Event::DiskTrouble { what });
+        }
+        if self.hub.leadership().role != Role::Leader {
+            return;
+        }
+        if waited > 3 * patience {
+            tracing::warn!(node = self.hub.id.0, "nobody has taken over; this node stops leading");
+            self.core.on_event(Event::StepDown);
+            return;
+        }
         // A transfer may fail: its message is lost, the other node is behind. Raft gives up on it after one timeout.
-        let under_way =
-            self.handed_over_at.is_some_and(|at| now.saturating_sub(at) <= self.hub.config.election_timeout);
-        if under_way || self.hub.leadership().role != Role::Leader {
+        let under_way = self.handed_over_at.is_some_and(|at| now.saturating_sub(at) <= patience);
+        if under_way {
             return;
         }
         if let Some(to) = self.hand_over() {
-            tracing::warn!(
-                node = self.hub.id.0,
-                "the disk has not answered for two election timeouts; node {to} shall lead"
-            );
+            tracing::warn!(node = self.hub.id.0, "node {to} shall lead");
             self.handed_over_at = Some(now);
         }
     }

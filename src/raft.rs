@@ -180,6 +180,9 @@ pub enum Event {
         /// The peer.
         peer: NodeId,
     },
+    /// Stop leading, although nobody else was told to lead: this disk does not answer. Whatever else this node may do it
+    /// still may, campaigning included once its log is on disk again.
+    StepDown,
     /// The disk is dead or stalled: stop leading, never campaign again, refuse reads. Lasts until the core is opened
     /// again. What a working disk allows is still done: votes and acknowledgements follow [`Event::Persisted`].
     Silence,

@@ -245,6 +245,7 @@ impl Core {
             Event::Campaign => {}
             Event::Unreachable { peer } => self.raw.report_unreachable(u64::from(peer.0)),
             Event::Announce => self.announce()?,
+            Event::StepDown => self.step_down(),
             Event::Silence => self.silence(),
         }
         Ok(false)
@@ -402,12 +403,16 @@ impl Core {
         Ok(())
     }
 
-    fn silence(&mut self) {
-        self.silenced = true;
+    fn step_down(&mut self) {
         if self.raw.raft.state != StateRole::Follower {
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, raft::INVALID_ID);
         }
+    }
+
+    fn silence(&mut self) {
+        self.silenced = true;
+        self.step_down();
         let refused = self.reads.take_all().into_iter().map(|request| (request, Err(ReadFailed::Silenced)));
         self.effects.reads.extend(refused);
     }

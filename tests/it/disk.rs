@@ -1,0 +1,317 @@
+//! A disk that is full, fails or does not answer: what the node does, what people are told, how it comes back.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use shoaldb::{Builder, Error, ErrorKind, Event, Node, Outcome, Status, outcome, rusqlite};
+use shoaldb_vfs::env::os::{OsClock, OsRng};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+use shoaldb_vfs::env::{Env, Fs};
+
+use crate::cluster::{Cluster, LONG, count};
+
+const PART: usize = 64 << 10;
+/// The node whose disk is the simulated one.
+const SICK: u64 = 1;
+
+fn on(fs: &SimFs, builder: Builder) -> Builder {
+    let fs: Arc<dyn Fs> = Arc::new(fs.clone());
+    builder.env(Env { fs, clock: Arc::new(OsClock), rng: Arc::new(OsRng) })
+}
+
+fn alone(fs: &SimFs, settings: impl FnOnce(Builder) -> Builder) -> Node {
+    let builder = Node::builder(1, Path::new("/node")).segment_bytes(1 << 20).heartbeat(Duration::from_millis(50));
+    let builder = builder.election_timeout(Duration::from_millis(200)).busy_timeout(Duration::from_millis(100));
+    let node = on(fs, settings(builder)).start().unwrap();
+    node.wait_leader(LONG).unwrap();
+    node
+}
+
+/// Three nodes. The first has the simulated disk, and leads.
+fn three(fs: &SimFs) -> Cluster {
+    let mut cluster = Cluster::prepare(3);
+    start_sick(&mut cluster, fs);
+    for id in 2..=3 {
+        cluster.nodes[id - 1] = Some(cluster.builder(id as u64).part_bytes(PART).start().unwrap());
+    }
+    let leader = cluster.leader();
+    leader.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    if leader.id() != SICK {
+        leader.transfer_leadership(SICK).unwrap();
+    }
+    until("the first leads", || cluster.node(SICK).is_leader());
+    insert(cluster.node(SICK), 0).unwrap();
+    cluster
+}
+
+fn start_sick(cluster: &mut Cluster, fs: &SimFs) {
+    let builder = cluster.builder(SICK).part_bytes(PART).segment_bytes(1 << 20).commit_timeout(Duration::from_secs(2));
+    let builder = builder.checkpoint_age(Duration::from_secs(3600));
+    cluster.nodes[SICK as usize - 1] = Some(on(fs, builder).start().unwrap());
+}
+
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + LONG;
+    while !is() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+fn status(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) {
+    until(what, || wanted(&node.status()));
+}
+
+fn has_alarm(status: &Status, word: &str) -> bool {
+    status.alarms.iter().any(|alarm| alarm.contains(word))
+}
+
+fn insert(node: &Node, value: i64) -> Result<(), Error> {
+    node.write("app", |tx| Ok(tx.execute("INSERT INTO t VALUES (?1)", [value]).map(|_| ())?))
+}
+
+/// Until some node takes it.
+fn insert_somewhere(cluster: &Cluster, value: i64) {
+    until("nobody takes it", || cluster.running().any(|node| node.is_leader() && insert(node, value).is_ok()));
+}
+
+/// Whether the value is there; each at most once.
+fn has(node: &Node, value: i64) -> bool {
+    let db = node.connect("app").unwrap();
+    let rows: i64 = db.query_row("SELECT count(*) FROM t WHERE x = ?1", [value], |row| row.get(0)).unwrap();
+    assert!(rows <= 1);
+    rows == 1
+}
+
+/// A door that calls wait at.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn at(fs: &SimFs, label: &'static str) -> Arc<Gate> {
+        let gate = Arc::new(Gate { closed: Mutex::new(true), opened: Condvar::new() });
+        fs.on_call(label, {
+            let gate = gate.clone();
+            move || {
+                let mut closed = gate.closed.lock();
+                gate.opened.wait_while(&mut closed, |closed| *closed);
+            }
+        });
+        gate
+    }
+
+    fn open(&self) {
+        *self.closed.lock() = false;
+        self.opened.notify_all();
+    }
+}
+
+/// Opens it also when the test has failed, so that the node can end.
+struct Opens(Arc<Gate>);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+#[test]
+fn a_leader_whose_log_has_no_room_or_fails_hands_over_and_goes_on_reading() {
+    for (label, failure, advice) in [
+        ("log.write", Failure::ENOSPC, "make room on the disk and start the node again"),
+        ("log.sync", Failure::EIO, "check the disk, then start the node again"),
+    ] {
+        let fs = SimFs::new(3);
+        let mut cluster = three(&fs);
+        let sick = cluster.node(SICK);
+        let events = sick.events();
+        fs.fail_at(Aim::At(label), 1, Lasts::ForGood, failure);
+        let first = insert(sick, 1);
+        until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
+        status(sick, "it knows who", |status| status.leader.is_some_and(|leader| u64::from(leader.0) != SICK));
+        assert!(has_alarm(&sick.status(), advice), "{:?}", sick.status().alarms);
+        assert!(events.try_iter().any(|event| matches!(event, Event::DiskTrouble { .. })));
+        assert!(has(sick, 0), "it goes on reading");
+        let refused = insert(sick, 2).unwrap_err();
+        assert!(refused.is_not_leader() && refused.leader().is_some(), "{refused}");
+        insert_somewhere(&cluster, 3);
+        if let Err(error) = &first {
+            assert_eq!(error.outcome(), Some(Outcome::Unknown), "{label}: {error}");
+        }
+        // There is room again; what became of the failed write is for the next start to find out.
+        fs.clear_faults();
+        cluster.nodes[SICK as usize - 1] = None;
+        start_sick(&mut cluster, &fs);
+        cluster.assert_equal("app");
+        assert!(first.is_err() || has(cluster.node(SICK), 1));
+        assert!(has(cluster.node(SICK), 3) && !has(cluster.node(SICK), 2));
+    }
+}
+
+#[test]
+fn a_follower_without_room_in_the_middle_of_a_large_transaction_keeps_nobody_from_it() {
+    let fs = SimFs::new(4);
+    let mut cluster = three(&fs);
+    cluster.node(SICK).transfer_leadership(2).unwrap();
+    until("the second leads", || cluster.node(2).is_leader());
+    let db = cluster.node(2).connect("app").unwrap();
+    fs.fail_at(Aim::At("log.write"), 4, Lasts::ForGood, Failure::ENOSPC);
+    let large = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 800) \
+                 INSERT INTO t SELECT randomblob(10000) FROM n";
+    cluster.node(2).write("app", |tx| Ok(tx.execute("INSERT INTO t VALUES (1)", []).map(|_| ())?)).unwrap();
+    db.execute(large, []).unwrap();
+    let sick = cluster.node(SICK);
+    status(sick, "it says so", |status| has_alarm(status, "make room on the disk and start the node again"));
+    let rows = count(&sick.connect("app").unwrap());
+    assert!(rows <= 2, "all of it or nothing, and it never had all: {rows}");
+    fs.clear_faults();
+    cluster.nodes[SICK as usize - 1] = None;
+    start_sick(&mut cluster, &fs);
+    cluster.assert_equal("app");
+    assert_eq!(count(&cluster.node(SICK).connect("app").unwrap()), 802);
+    until("no part is left", || !cluster.running().any(Node::has_open_split));
+}
+
+#[test]
+fn a_leader_whose_disk_does_not_answer_hands_over_and_comes_back_by_itself() {
+    let fs = SimFs::new(5);
+    let cluster = three(&fs);
+    let sick = cluster.node(SICK);
+    std::thread::scope(|scope| {
+        let opens = Opens(Gate::at(&fs, "log.sync"));
+        let first = scope.spawn(|| insert(sick, 1));
+        until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
+        status(sick, "it says so", |status| has_alarm(status, "the disk has not answered"));
+        assert!(has(sick, 0), "it goes on reading");
+        insert_somewhere(&cluster, 2);
+        drop(opens);
+        status(sick, "it is well again", |status| status.alarms.is_empty() && status.leader.is_some());
+        let first = first.join().unwrap();
+        cluster.assert_equal("app");
+        match first {
+            Ok(()) => assert!(has(sick, 1)),
+            Err(error) if error.outcome() == Some(Outcome::NotCommitted) => assert!(!has(sick, 1)),
+            Err(error) => assert_eq!(error.outcome(), Some(Outcome::Unknown), "{error}"),
+        }
+    });
+    sick.transfer_leadership(SICK).unwrap();
+    insert_somewhere(&cluster, 3);
+    cluster.assert_equal("app");
+}
+
+/// Nobody can take over: it stops leading all the same, so that nobody's transaction waits for an answer that it cannot give.
+#[test]
+fn a_node_alone_whose_disk_does_not_answer_stops_leading_until_it_does() {
+    let fs = SimFs::new(6);
+    let node = alone(&fs, |builder| builder.commit_timeout(LONG));
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    insert(&node, 0).unwrap();
+    std::thread::scope(|scope| {
+        let opens = Opens(Gate::at(&fs, "log.sync"));
+        let first = scope.spawn(|| insert(&node, 1));
+        until("it does not lead any more", || !node.is_leader());
+        assert!(has_alarm(&node.status(), "the disk has not answered"));
+        assert!(has(&node, 0));
+        let other = node.connect("other").unwrap();
+        let refused = other.execute_batch("CREATE TABLE t(x)").unwrap_err();
+        assert_eq!(outcome(&refused), Some(Outcome::NotCommitted), "at once, and for certain: {refused}");
+        drop(opens);
+        until("it leads again", || node.is_leader());
+        first.join().unwrap().unwrap();
+        status(&node, "no alarm is left", |status| status.alarms.is_empty());
+        other.execute_batch("CREATE TABLE t(x)").unwrap();
+    });
+    assert!(has(&node, 1));
+    insert(&node, 2).unwrap();
+}
+
+#[test]
+fn a_checkpoint_without_room_is_told_and_made_when_there_is_room() {
+    std::thread::scope(|scope| {
+        for label in ["dw.create", "dw.write", "ckpt.page", "ckpt.hash"] {
+            scope.spawn(move || {
+                let fs = SimFs::new(8);
+                let node = alone(&fs, |builder| builder.checkpoint_age(Duration::from_millis(50)));
+                fs.fail_at(Aim::At(label), 1, Lasts::ForGood, Failure::ENOSPC);
+                node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+                insert(&node, 1).unwrap();
+                status(&node, label, |status| has_alarm(status, "make room on the disk; it is tried again by itself"));
+                insert(&node, 2).unwrap();
+                assert!(has(&node, 1) && has(&node, 2), "nobody waits for a checkpoint");
+                fs.clear_faults();
+                status(&node, label, |status| {
+                    let app = &status.databases[0];
+                    status.alarms.is_empty() && app.checkpointed == app.position
+                });
+                assert!(has(&node, 1) && has(&node, 2));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_checkpoint_that_failed_is_told_and_the_database_goes_on() {
+    for label in ["dw.sync", "ckpt.page", "ckpt.sync", "ckpt.record"] {
+        let fs = SimFs::new(9);
+        let quick = |builder: Builder| builder.checkpoint_age(Duration::from_millis(50));
+        let node = alone(&fs, quick);
+        fs.fail_at(Aim::At(label), 1, Lasts::Once, Failure::EIO);
+        node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+        insert(&node, 1).unwrap();
+        status(&node, label, |status| has_alarm(status, "no checkpoint, its WAL and the log grow"));
+        insert(&node, 2).unwrap();
+        assert!(has(&node, 1) && has(&node, 2));
+        drop(node);
+        let node = alone(&fs, quick);
+        assert!(has(&node, 1) && has(&node, 2));
+        status(&node, label, |status| status.alarms.is_empty() && status.databases[0].checkpointed.0 > 0);
+    }
+}
+
+#[test]
+fn a_transaction_that_finds_no_room_to_spill_fails_alone() {
+    for (failure, code) in
+        [(Failure::ENOSPC, rusqlite::ErrorCode::DiskFull), (Failure::EIO, rusqlite::ErrorCode::SystemIoFailure)]
+    {
+        let fs = SimFs::new(10);
+        let node = alone(&fs, |builder| builder.wal_limit(64 << 10));
+        let (app, other) = (node.connect("app").unwrap(), node.connect("other").unwrap());
+        for db in [&app, &other] {
+            db.execute_batch("CREATE TABLE t(x); PRAGMA cache_size = 10").unwrap();
+        }
+        fs.fail_at(Aim::At("wal.spill"), 1, Lasts::Once, failure);
+        let large = "INSERT INTO t SELECT zeroblob(2000) FROM (VALUES(1),(2),(3),(4),(5),(6),(7),(8)) a, \
+                     (VALUES(1),(2),(3),(4),(5),(6),(7),(8)) b";
+        let refused = app.execute(large, []).unwrap_err();
+        assert_eq!(refused.sqlite_error_code(), Some(code), "{refused}");
+        assert_eq!(outcome(&refused), Some(Outcome::NotCommitted));
+        other.execute("INSERT INTO t VALUES (1)", []).unwrap();
+        assert_eq!((count(&app), count(&other)), (0, 1));
+        app.execute(large, []).unwrap();
+        assert_eq!(count(&app), 64);
+        assert!(node.is_leader());
+    }
+}
+
+/// A mistake of ours in the thread that writes the log ends in words, and in nobody's waiting for ever.
+#[test]
+fn a_panic_while_the_log_is_written_stops_the_node_in_words() {
+    let fs = SimFs::new(11);
+    let node = alone(&fs, |builder| builder.commit_timeout(Duration::from_millis(300)));
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    insert(&node, 0).unwrap();
+    let armed = AtomicBool::new(true);
+    fs.on_call("log.write", move || assert!(!armed.swap(false, Ordering::SeqCst), "planted"));
+    let error = insert(&node, 1).unwrap_err();
+    assert_eq!(error.outcome(), Some(Outcome::Unknown), "{error}");
+    let error = insert(&node, 2).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Stopped, "{error}");
+    assert!(has_alarm(&node.status(), "panicked"), "{:?}", node.status().alarms);
+    assert!(has(&node, 0));
+}
