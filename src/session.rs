@@ -139,6 +139,11 @@ impl Stop {
     }
 }
 
+/// Tells a caller that there will be no session.
+pub(crate) fn refuse(line: &mut dyn Line, why: &str) -> io::Result<()> {
+    tell(line, &Tell::Failed(Trouble::new("bad_input", why)))
+}
+
 /// Serves a session until it ends.
 pub(crate) fn serve(
     hub: &Hub,

@@ -158,7 +158,10 @@ fn answer(hub: &Hub, mut stream: UnixStream, vfs: &str, sessions: &Sessions) -> 
     let request = frame::read(&mut stream, MAX_REQUEST)?;
     if let Ok(Request::Session { name, level, create }) = serde_json::from_slice(&request) {
         let known = [ReadLevel::Local, ReadLevel::Linearizable].into_iter().find(|known| known.as_str() == level);
-        let options = ConnectOptions { read_level: known.unwrap_or_default(), create, ..ConnectOptions::default() };
+        let Some(read_level) = known else {
+            return session::refuse(&mut stream, &format!("read level {level}: use local or linearizable"));
+        };
+        let options = ConnectOptions { read_level, create, ..ConnectOptions::default() };
         return session::serve(hub, vfs, sessions, (&name, &options), Box::new(stream));
     }
     frame::write(&mut stream, &admin::serve_owner(hub, &request))
@@ -206,6 +209,109 @@ mod tests {
             let _node = Node::open(&path).unwrap();
             assert!(call(&path, b"{\"op\":\"health\"}", PATIENCE).is_ok(), "{length}");
         }
+    }
+
+    /// What a session's caller says, and what comes back, as JSON.
+    struct Caller(UnixStream);
+
+    impl Caller {
+        fn open(dir: &Path, opening: &str) -> (Caller, String) {
+            let mut caller = Caller(connect(dir).unwrap());
+            caller.say(opening);
+            let answer = caller.hear().unwrap();
+            (caller, answer)
+        }
+
+        fn say(&mut self, json: &str) {
+            frame::write(&mut self.0, json.as_bytes()).unwrap();
+        }
+
+        fn hear(&mut self) -> Option<String> {
+            frame::read(&mut self.0, MAX_ANSWER).ok().map(|json| String::from_utf8(json).unwrap())
+        }
+
+        fn hear_all(&mut self) -> Vec<String> {
+            let mut all = Vec::new();
+            while let Some(json) = self.hear() {
+                let ready = json.starts_with("{\"ready\"");
+                all.push(json);
+                if ready {
+                    break;
+                }
+            }
+            all
+        }
+    }
+
+    const OPENING: &str = r#"{"op":"session","name":"app","level":"local","create":true}"#;
+
+    #[test]
+    fn a_session_says_what_is_written_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let _node = Node::open(dir.path()).unwrap();
+        let (mut caller, opened) = Caller::open(dir.path(), OPENING);
+        assert_eq!(opened, r#"{"opened":{"node":1}}"#);
+        caller.say(r#"{"run":{"number":1,"sql":"CREATE TABLE t(x); SELECT 1 AS a, 'x'","rows":[]}}"#);
+        let done = [
+            r#"{"done":{"changes":0}}"#,
+            r#"{"columns":["a","'x'"]}"#,
+            r#"{"rows":[[1,"x"]]}"#,
+            r#"{"done":{"changes":0}}"#,
+            r#"{"ready":{"number":1,"in_transaction":false}}"#,
+        ];
+        assert_eq!(caller.hear_all(), done);
+        // An interruption that comes late ends nothing that comes later.
+        caller.say(r#"{"interrupt":{"number":1}}"#);
+        caller.say(r#"{"run":{"number":2,"sql":"INSERT INTO t VALUES (?)","rows":[[1],[null],[{"b":"00"}]]}}"#);
+        assert_eq!(
+            caller.hear_all(),
+            [r#"{"done":{"changes":3}}"#, r#"{"ready":{"number":2,"in_transaction":false}}"#]
+        );
+        // One that comes early ends what it names.
+        caller.say(r#"{"interrupt":{"number":3}}"#);
+        caller.say(r#"{"run":{"number":3,"sql":"BEGIN; INSERT INTO t VALUES (2)"}}"#);
+        let ended = caller.hear_all();
+        assert!(ended[0].contains("interrupted") && ended[1].contains(r#""in_transaction":false"#), "{ended:?}");
+        caller.say(r#"{"run":{"number":4,"sql":"SELECT ?1, nix"}}"#);
+        let failed = caller.hear_all();
+        assert!(failed[0].contains(r#""code":1"#) && failed[0].contains(r#""at":11"#), "{failed:?}");
+        caller.say(r#"{"run":{"number":5,"sql":"INSERT INTO t VALUES (?)","rows":[[1,2]]}}"#);
+        assert!(caller.hear_all()[0].contains("2 values for 1 parameters"));
+        let (_, refused) = Caller::open(dir.path(), &OPENING.replace("local", "loca"));
+        assert!(refused.contains("use local or linearizable"), "{refused}");
+    }
+
+    #[test]
+    fn a_caller_who_does_not_keep_to_the_words_is_hung_up_on_and_rolled_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::open(dir.path()).unwrap();
+        node.connect("app").unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+        let begin = r#"{"run":{"number":1,"sql":"BEGIN IMMEDIATE; INSERT INTO t VALUES (1)"}}"#;
+        let endless = r#"{"run":{"number":2,"sql":"WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT max(x) FROM c"}}"#;
+        let wrong: [&[&str]; 4] = [
+            &["nonsense"],
+            &[r#"{"run":{"number":2,"sql":"SELECT 1","more":1}}"#],
+            &[r#"{"run":{"number":2,"sql":"SELECT 1","rows":[[true]]}}"#],
+            // It does not wait for its answer.
+            &[endless, endless, endless],
+        ];
+        for said in wrong {
+            let (mut caller, _) = Caller::open(dir.path(), OPENING);
+            caller.say(begin);
+            caller.hear_all();
+            for json in said {
+                // The node may have hung up at one before.
+                let _ = frame::write(&mut caller.0, json.as_bytes());
+            }
+            while caller.hear().is_some() {}
+            // Waits for the write lock.
+            let db = node.connect("app").unwrap();
+            db.execute("UPDATE t SET x = x", []).unwrap();
+            assert_eq!(db.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap(), 0, "{said:?}");
+        }
+        let (mut caller, _) = Caller::open(dir.path(), OPENING);
+        caller.0.write_all(&u32::MAX.to_le_bytes()).unwrap();
+        assert_eq!(caller.hear(), None);
     }
 
     #[test]

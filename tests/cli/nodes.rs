@@ -143,30 +143,29 @@ fn what_stands_in_the_way_is_named() {
     assert!(reason.contains("uses this directory"), "{reason}");
 }
 
+/// Every command, and every command of a command, as the help above it lists them.
 #[test]
 fn every_help_has_an_example() {
-    let commands: [&[&str]; 15] = [
-        &[],
-        &["demo"],
-        &["start"],
-        &["sql"],
-        &["log"],
-        &["status"],
-        &["health"],
-        &["transfer"],
-        &["db"],
-        &["db", "list"],
-        &["db", "create"],
-        &["db", "drop"],
-        &["backup"],
-        &["restore"],
-        &["verify"],
-    ];
-    for command in commands {
-        let args: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
+    let mut waiting: Vec<Vec<String>> = vec![Vec::new()];
+    let mut seen = 0;
+    while let Some(command) = waiting.pop() {
+        let args: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
         let help = works(&args);
-        assert!(help.contains("Example") && help.contains("shoal "), "{args:?}: {help}");
+        assert!(help.contains("Example") && help.contains("  shoal "), "{args:?}: {help}");
+        seen += 1;
+        let Some((_, list)) = help.split_once("\nCommands:\n") else { continue };
+        for line in list.lines().take_while(|line| !line.is_empty()) {
+            // Descriptions that go on stand further to the right.
+            let name = line
+                .strip_prefix("  ")
+                .filter(|line| !line.starts_with(' '))
+                .map(|line| line.split(' ').next().unwrap());
+            if let Some(name) = name.filter(|name| *name != "help") {
+                waiting.push([&command[..], &[name.to_string()]].concat());
+            }
+        }
     }
+    assert!(seen >= 12, "{seen}");
 }
 
 /// The demo itself, short. With `SHOAL_TESTDATA` it loads the real file from there.

@@ -252,6 +252,56 @@ fn an_idle_transaction_is_ended_before_an_idle_session() {
     assert_eq!(code, Some(1), "{reason}");
     assert!(reason.contains("nothing was asked of it for 200ms; its transaction is rolled back"), "{reason}");
     assert_eq!(works(&["sql", "app", "SELECT x FROM t", "--data", &data]), "2\n");
+    // As many as there may be; there is room for one more when they were ended.
+    let mut idle: Vec<Waiting> = (0..16).map(|_| Waiting::begin(&data, "SELECT 1 WHERE 0")).collect();
+    let deadline = Instant::now() + LONG;
+    while run(&["sql", "app", "SELECT 1", "--data", &data]).status.code() != Some(0) {
+        assert!(Instant::now() < deadline);
+    }
+    let mut first = idle.remove(0);
+    writeln!(first.stdin, "SELECT 1;").unwrap();
+    let (code, reason) = first.end();
+    assert_eq!((code, reason.contains("nothing was asked of it for 2s\n")), (Some(1), true), "{reason}");
+}
+
+/// Bytes of memory that are a process's own.
+fn memory(pid: Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// A result without end that nobody reads: the node stops making it, and keeps little of it.
+#[test]
+fn rows_that_nobody_reads_are_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, data) = one_node(dir.path(), &[]);
+    let before = memory(node.pid());
+    let sql = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x, hex(zeroblob(5000)) FROM c";
+    let mut reader = shoal(&["sql", "app", sql, "--data", &data]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(reader.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    // When it stopped, its processor time stands still.
+    let mut still = 0;
+    let mut used = node.processor_time();
+    let deadline = Instant::now() + LONG;
+    while still < 20 {
+        std::thread::sleep(Duration::from_millis(20));
+        let now = node.processor_time();
+        still = if now <= used + 1 { still + 1 } else { 0 };
+        used = now;
+        assert!(memory(node.pid()) < before + (64 << 20), "memory grows");
+        assert!(Instant::now() < deadline, "it never stops");
+    }
+    // And it goes on when they are read.
+    for number in 2..2000 {
+        line.clear();
+        stdout.read_line(&mut line).unwrap();
+        assert!(line.starts_with(&format!("{number}|")), "{number}");
+    }
+    drop(stdout);
+    assert_eq!(reader.wait().unwrap().code(), Some(0));
 }
 
 #[test]
