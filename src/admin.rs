@@ -14,6 +14,8 @@
 //! {"op":"restore","name":"app","path":"/abs/in.db","job":77}
 //! {"op":"progress","job":77}                          -> {"ok":{"phase":"copying","done":1024,"total":4096}}, or null
 //! {"op":"session","name":"app","level":"local","create":true}   -> the connection is a SQL session from here on
+//! {"op":"add_learner","node":4,"address":"..."}       and promote, remove {node}, replace {old, new}
+//! {"op":"join","node":4,"incarnation":..,"address":"..."} -> {"ok":{"genesis":[..],"members":[[1,"..."],..]}}
 //! ```
 //!
 //! Deliberately absent: what is said in a SQL session (`session/words.rs`).
@@ -32,15 +34,19 @@ use crate::backup;
 use crate::catalogue::{AutoVacuum, DatabaseName};
 use crate::entry::Body;
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::RequestError;
+use crate::found::format::Genesis;
+use crate::members::{self, Operation, Refusal, Situation};
+use crate::net::{RequestError, tcp};
 use crate::pending::Decision;
-use crate::raft::Role;
+use crate::raft::{CoreStatus, Role};
 use crate::shared::{Hub, Input};
 use crate::status;
-use crate::types::{LogIndex, NodeId};
+use crate::types::{Incarnation, LogIndex, NodeId};
 
 /// How long a node waits for the leader's answer to a request that it passed on, beyond the leader's own patience.
 const FORWARD_MARGIN: Duration = Duration::from_secs(2);
+/// How often a waiting request looks again.
+const POLL: Duration = Duration::from_millis(10);
 
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -73,6 +79,16 @@ pub(crate) enum Request {
     Directory,
     /// Begin a SQL session on this node, over a socket that can carry one.
     Session { name: String, level: String, create: bool },
+    /// Bring in a member that listens.
+    AddLearner { node: NodeId, address: String },
+    /// Let a learner vote.
+    Promote { node: NodeId },
+    /// Take a member out.
+    Remove { node: NodeId },
+    /// Let a learner take the place of a voter.
+    Replace { old: NodeId, new: NodeId },
+    /// An empty node asks to be let in; answered with a [`Letter`].
+    Join { node: NodeId, incarnation: Incarnation, address: String },
 }
 
 #[derive(Serialize, Deserialize, Debug)]
@@ -126,7 +142,15 @@ impl Request {
     /// Never passed on.
     fn is_about_this_node(&self) -> bool {
         match self {
-            Request::Create { .. } | Request::Drop { .. } | Request::Floor | Request::Transfer { .. } => false,
+            Request::Create { .. }
+            | Request::Drop { .. }
+            | Request::Floor
+            | Request::Transfer { .. }
+            | Request::AddLearner { .. }
+            | Request::Promote { .. }
+            | Request::Remove { .. }
+            | Request::Replace { .. }
+            | Request::Join { .. } => false,
             Request::Status
             | Request::Health
             | Request::Verify { .. }
@@ -193,6 +217,11 @@ pub(crate) fn anywhere(hub: &Hub, request: &Request) -> Result<serde_json::Value
             format!("node {} knows of no leader at the moment; try again", hub.id),
         ));
     };
+    pass_on(hub, leader, request)
+}
+
+/// Lets another node carry out a request.
+fn pass_on(hub: &Hub, leader: NodeId, request: &Request) -> Result<serde_json::Value> {
     let Some(transport) = hub.transport() else {
         return Err(Error::new(ErrorKind::Stopped, "this node is shut down"));
     };
@@ -279,6 +308,16 @@ fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
             "a SQL session needs the admin socket of its node, in the node's data directory: anybody on this machine \
              can reach a port",
         )),
+        Request::AddLearner { node, address } => {
+            let address = address.clone();
+            change(hub, &Operation::AddLearner { node: *node, address, incarnation: None, rises: false })
+        }
+        Request::Promote { node } => change(hub, &Operation::Promote { node: *node }),
+        Request::Remove { node } if *node == hub.id => hand_over_and_pass_on(hub, request),
+        Request::Remove { node } => change(hub, &Operation::Remove { node: *node }),
+        Request::Replace { old, .. } if *old == hub.id => hand_over_and_pass_on(hub, request),
+        Request::Replace { old, new } => change(hub, &Operation::Replace { old: *old, new: *new }),
+        Request::Join { node, incarnation, address } => join(hub, *node, *incarnation, address),
     }
 }
 
@@ -297,6 +336,125 @@ fn decided(hub: &Hub, body: Body, refused: ErrorKind) -> Result<serde_json::Valu
     }
 }
 
+/// Asks the engine for a change of the members, and waits until it is done and counted by.
+fn change(hub: &Hub, operation: &Operation) -> Result<serde_json::Value> {
+    // Who is heard of, and what is applied, the leader knows anew after a heartbeat or two.
+    let patience = hub.deadline(5 * hub.config.heartbeat);
+    loop {
+        let (number, signal) = hub.pending.register(None);
+        let (reply, refusals) = crossbeam_channel::bounded(1);
+        hub.post(Input::Change { number, operation: operation.clone(), reply });
+        match hub.await_decision(number, &signal, None) {
+            Decision::Committed(index) => return await_change(hub, index),
+            Decision::Refused(why) => {
+                let refusal = refusals.try_recv().ok();
+                let may_pass = refusal.as_ref().is_none_or(Refusal::may_pass);
+                if may_pass && hub.waiting.clock.now() < patience {
+                    let _ = hub.changed.wait(&hub.waiting, hub.deadline(hub.config.heartbeat / 2), POLL, || None::<()>);
+                    continue;
+                }
+                return Err(Error::new(refusal.map_or(ErrorKind::Busy, |refusal| refusal.kind()), why));
+            }
+            Decision::NotCommitted => {
+                return Err(Error::new(ErrorKind::NotCommitted, "leadership changed; it was not done, try again"));
+            }
+            Decision::Lost => {
+                return Err(Error::new(
+                    ErrorKind::Unknown,
+                    "no answer in time; it may have been done, see the members",
+                ));
+            }
+        }
+    }
+}
+
+/// The entry at `index` is committed: done once the core counts by it, and any joint configuration is left.
+fn await_change(hub: &Hub, index: LogIndex) -> Result<serde_json::Value> {
+    let done = hub.changed.wait(&hub.waiting, hub.deadline(hub.config.commit_timeout), POLL, || {
+        let core = hub.core_status.lock();
+        let done = |core: &CoreStatus| core.applied >= index && core.membership.voters_outgoing.is_empty();
+        core.as_ref().is_some_and(done).then_some(())
+    });
+    match done {
+        Some(()) => Ok(serde_json::Value::Null),
+        None => Err(Error::new(
+            ErrorKind::Unknown,
+            "the change has begun and will be ended by itself; a majority of the old members, or of the new ones, does not answer",
+        )),
+    }
+}
+
+/// What takes this leader out is for the next leader to do: the one who has most of the log.
+fn hand_over_and_pass_on(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
+    let next = hub.core_status.lock().as_ref().and_then(|status| {
+        let voters = status.peers.iter().filter(|peer| peer.active && status.membership.voters.contains(&peer.id));
+        voters.max_by_key(|peer| peer.acknowledged).map(|peer| peer.id)
+    });
+    let Some(next) = next else {
+        // There is nobody; the engine knows why not.
+        return change(hub, &Operation::Remove { node: hub.id });
+    };
+    transfer(hub, next)?;
+    pass_on(hub, next, request)
+}
+
+/// What a node that joins needs: the beginning of the log, and where the members are.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    genesis: Vec<u8>,
+    members: Vec<(NodeId, String)>,
+}
+
+/// See [`Request::Join`].
+pub(crate) struct Letter {
+    pub(crate) genesis: Genesis,
+    pub(crate) members: Vec<(NodeId, String)>,
+}
+
+impl Letter {
+    /// From the answer.
+    pub(crate) fn read(value: serde_json::Value) -> Result<Letter> {
+        let bad = |what: String| Error::new(ErrorKind::Io, format!("its answer: {what}"));
+        let Wire { genesis, members } = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
+        let genesis = Genesis::decode(&genesis).map_err(|error| bad(error.to_string()))?;
+        Ok(Letter { genesis, members })
+    }
+}
+
+/// Lets a node in. Asked again, because an answer was lost, it says the same.
+fn join(hub: &Hub, node: NodeId, incarnation: Incarnation, address: &str) -> Result<serde_json::Value> {
+    let known = hub.with_catalogue(|catalogue| catalogue.member(node).cloned()).ok().flatten();
+    match known {
+        Some(member) if member.incarnation == Some(incarnation) && member.address == address => {}
+        Some(_) => {
+            let body = Body::BindIncarnation { node, incarnation, address: address.to_string() };
+            decided(hub, body, ErrorKind::BadInput)?;
+        }
+        None => {
+            let incarnation = Some(incarnation);
+            change(hub, &Operation::AddLearner { node, address: address.to_string(), incarnation, rises: true })?;
+        }
+    }
+    let Some(genesis) = hub.genesis.get() else {
+        return Err(Error::new(ErrorKind::Stopped, "this node does not know how its cluster began"));
+    };
+    let members =
+        hub.with_catalogue(|catalogue| catalogue.members().map(|(id, member)| (id, member.address.clone())).collect());
+    let letter = Wire { genesis: genesis.encode(), members: members.unwrap_or_default() };
+    serde_json::to_value(letter).map_err(|error| Error::new(ErrorKind::Io, format!("letter: {error}")))
+}
+
+/// A request of a node that belongs to no cluster, to whoever listens at `door`.
+pub(crate) fn ask(door: &str, request: &Request, limit: Duration, allow_remote: bool) -> Result<serde_json::Value> {
+    let answer = tcp::call(door, &encode(request), limit, allow_remote).map_err(|error| match error {
+        RequestError::NotSent(what) => Error::new(ErrorKind::NotLeader, what),
+        RequestError::Lost(what) => Error::new(ErrorKind::Unknown, what),
+    })?;
+    let reply: Reply =
+        serde_json::from_slice(&answer).map_err(|error| Error::new(ErrorKind::Io, format!("answer: {error}")))?;
+    reply.into_result()
+}
+
 fn transfer(hub: &Hub, to: NodeId) -> Result<serde_json::Value> {
     let leadership = hub.leadership();
     if leadership.role != Role::Leader {
@@ -305,20 +463,26 @@ fn transfer(hub: &Hub, to: NodeId) -> Result<serde_json::Value> {
     if to == hub.id {
         return Ok(serde_json::Value::Null);
     }
-    let status = hub.core_status.lock().clone();
-    let Some(status) = status.filter(|status| status.membership.voters.contains(&to)) else {
-        return Err(Error::new(ErrorKind::NotFound, format!("node {to} is not a voter of this cluster")));
+    let judged = || {
+        let Some(status) = hub.core_status.lock().clone() else { return Err(Refusal::Silent(to)) };
+        let judged = hub.with_catalogue(|catalogue| {
+            let at = Situation {
+                leader: hub.id,
+                membership: &status.membership,
+                pending: false,
+                committed: status.committed,
+                peers: &status.peers,
+                catalogue,
+            };
+            members::judge_transfer(to, &at)
+        });
+        judged.unwrap_or(Err(Refusal::Silent(to)))
     };
-    let active = || {
-        let status = hub.core_status.lock();
-        status.as_ref().is_some_and(|status| status.peers.iter().any(|peer| peer.id == to && peer.active)).then_some(())
-    };
-    drop(status);
-    // A leader forgets once per election timeout who answered, and knows again after the next heartbeat.
+    // Who is heard of, the leader knows anew after a heartbeat.
     let patience = hub.deadline(3 * hub.config.heartbeat);
-    if hub.changed.wait(&hub.waiting, patience, Duration::from_millis(10), active).is_none() {
-        return Err(Error::new(ErrorKind::Timeout, format!("node {to} does not answer; it cannot take over")));
-    }
+    let settled = || judged().map_or_else(|refusal| (!refusal.may_pass()).then_some(Err(refusal)), |()| Some(Ok(())));
+    let judged = hub.changed.wait(&hub.waiting, patience, POLL, settled).unwrap_or_else(judged);
+    judged.map_err(|refusal| Error::new(refusal.kind(), format!("node {to} cannot take over: {refusal}")))?;
     hub.post(Input::Transfer { to });
     let deadline = hub.deadline(2 * hub.config.election_timeout);
     let done = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(50), || {

@@ -10,7 +10,8 @@
 //! drop             the database exists                  refused
 //! bind incarnation the member exists and is unbound     refused
 //! checkpoint       (nothing)
-//! empty, members   (nothing)
+//! members          the catalogue takes it                refused, by the core too
+//! empty            (nothing)
 //! ```
 //!
 //! A transaction of this process that a connection still waits for is *accepted*: SQLite publishes it, and the applier
@@ -36,9 +37,11 @@ use crate::entry::split::{self, Form};
 use crate::entry::{self, Body, Kind, Origin, Payload};
 use crate::events::Event;
 use crate::history::Finding;
+use crate::members::{self, Context};
 use crate::pending::Decision;
 use crate::planted::{self, Bug};
 use crate::probe::{self, Phase};
+use crate::raft::MembershipChange;
 use crate::shared::Hub;
 use crate::splits::{self, Pages, Splits};
 use crate::types::{EntryClass, LogEntry, LogIndex};
@@ -91,7 +94,11 @@ impl Applier {
             return true;
         }
         let Some(next) = self.queue.front() else { return false };
-        if next.class != EntryClass::Normal || next.data.is_empty() {
+        if next.class != EntryClass::Normal {
+            // Connections are judged anew with a change of the members.
+            return false;
+        }
+        if next.data.is_empty() {
             return true;
         }
         let Ok((Kind::Transaction, origin)) = entry::peek(&next.data) else { return false };
@@ -112,6 +119,12 @@ impl Applier {
         }
         let Some(next) = self.queue.front() else { return Step::Idle };
         self.splits.on_entry(next.id);
+        if next.class == EntryClass::Membership {
+            let next = next.clone();
+            if let Err(reason) = self.apply_change(&next) {
+                return Step::Stopped(format!("entry {}@{}: {reason}", next.id.index, next.id.term));
+            }
+        }
         if next.class == EntryClass::Normal && !next.data.is_empty() {
             let next = next.clone();
             match self.apply(&next) {
@@ -138,6 +151,35 @@ impl Applier {
             self.hub.set_applied(entry.id, self.splits.floor());
         }
         Step::Done
+    }
+
+    /// A change of the members: its part in the catalogue. The core follows when it hears that the entry is applied.
+    fn apply_change(&self, entry: &LogEntry) -> Result<(), String> {
+        let index = entry.id.index;
+        let change = MembershipChange::decode(&entry.data)?;
+        let context = match change.context.is_empty() {
+            true => None,
+            false => Some(Context::decode(&change.context).map_err(|error| error.to_string())?),
+        };
+        let newcomers = context.as_ref().map_or(&[][..], |context| &context.newcomers);
+        let applied = self.hub.change_catalogue(index, |catalogue| members::apply(catalogue, &change, newcomers))?;
+        let decision = match applied {
+            Ok(()) => {
+                self.hub.members_changed();
+                Decision::Committed(index)
+            }
+            Err(refused) => {
+                self.hub.refuse_change(index);
+                Decision::Refused(refused.to_string())
+            }
+        };
+        if let Some(Context { origin, .. }) = context
+            && origin.node == self.hub.id
+            && origin.session == self.hub.session
+        {
+            self.hub.pending.decide(origin.number, decision);
+        }
+        Ok(())
     }
 
     fn apply(&mut self, entry: &LogEntry) -> Result<(), String> {

@@ -51,6 +51,8 @@ pub(crate) struct Opened {
     pub(crate) generations: BTreeMap<DatabaseId, u64>,
     /// Knows the genesis, and tells it to listed nodes that come late; none on a node that joined.
     pub(crate) founding: Option<Founding>,
+    /// The state before the first entry that this cluster ever had: where the log of a node that joins begins.
+    pub(crate) genesis: Option<Genesis>,
 }
 
 /// One data directory.
@@ -199,6 +201,14 @@ pub(crate) fn genesis_of(identity: &Identity) -> Option<&Genesis> {
     }
 }
 
+/// The genesis of the cluster that this directory belongs to.
+pub(crate) fn beginning_of(identity: &Identity) -> Option<&Genesis> {
+    match &identity.belongs {
+        Belongs::Founded(genesis) | Belongs::Joined(genesis) => Some(genesis),
+        Belongs::Nowhere => None,
+    }
+}
+
 fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened> {
     let Recovered { hard_state, anchor, start, last, .. } = recovered;
     let damaged =
@@ -214,7 +224,8 @@ fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened>
         }
         None => None,
     };
-    Ok(Opened { log, restored, catalogue, generations, history, founding })
+    let genesis = beginning_of(identity).cloned();
+    Ok(Opened { log, restored, catalogue, generations, history, founding, genesis })
 }
 
 impl Opened {

@@ -15,14 +15,16 @@
 //!     16    4  number of databases; then for each, ids ascending:
 //!              8 id, 4 page size, 1 auto_vacuum (0 none, 1 full, 2 incremental), 2 length of name, name
 //!          4  number of members; then for each, ids ascending:
-//!              2 id, 1 bound (0, 1), 8 incarnation (0 if not bound), 2 length of address, address
+//!              2 id, 1 flags (1 bound, 2 leaving, 4 rises), 8 incarnation (0 if not bound), 2 length of address,
+//!              address
 //!          4  number of removed members; then for each, ids ascending: 2 id
 //!          4  CRC32C of everything before
 //! ```
 //!
 //! A member's id is bound to the *incarnation* of one data directory. A listed node that did not answer when the cluster
 //! was founded is not bound yet; until an entry binds it, its votes and acknowledgements do not count. An id that was
-//! removed never comes back: a wiped disk under an old id could vote a second time in a term of its former self.
+//! removed never comes back: a wiped disk under an old id could vote a second time in a term of its former self. A member
+//! is *leaving* while a joint configuration takes it out, and *rises* if it becomes a voter by itself (`members.rs`).
 //!
 //! Deliberately absent: positions and checksums of databases (each node's own), and voters (Raft's own configuration).
 
@@ -175,6 +177,10 @@ pub struct MemberInfo {
     pub address: String,
     /// Its data directory; `None` until an entry binds it.
     pub incarnation: Option<Incarnation>,
+    /// It is taken out when the joint configuration is left.
+    pub leaving: bool,
+    /// It becomes a voter by itself, once it has caught up.
+    pub rises: bool,
 }
 
 /// Why an entry changes nothing. The same on every node.
@@ -200,6 +206,9 @@ pub enum Refused {
     /// The id was removed earlier.
     #[error("node id {0} was removed from this cluster and is never used again; join under a new id")]
     RemovedMember(NodeId),
+    /// A newcomer has the id of a member.
+    #[error("node {0} is a member already")]
+    MemberAlready(NodeId),
     /// The id is bound to another data directory.
     #[error(
         "node {node} is bound to incarnation {bound}, this data directory has {offered}; remove node {node} and join it again under a new id"
@@ -239,6 +248,11 @@ impl Catalogue {
         Catalogue { cluster, databases: BTreeMap::new(), members: BTreeMap::new(), removed: BTreeSet::new() }
     }
 
+    /// The same, as another cluster's.
+    pub fn of_cluster(self, cluster: ClusterId) -> Catalogue {
+        Catalogue { cluster, ..self }
+    }
+
     /// Which cluster this is.
     pub fn cluster(&self) -> ClusterId {
         self.cluster
@@ -274,6 +288,20 @@ impl Catalogue {
         self.removed.contains(&node)
     }
 
+    /// The ids that were members once, ascending.
+    pub fn removed(&self) -> impl Iterator<Item = NodeId> {
+        self.removed.iter().copied()
+    }
+
+    /// Refused unless this node is a member.
+    pub fn require(&self, node: NodeId) -> Result<(), Refused> {
+        match self.members.contains_key(&node) {
+            true => Ok(()),
+            false if self.removed.contains(&node) => Err(Refused::RemovedMember(node)),
+            false => Err(Refused::NoSuchMember(node)),
+        }
+    }
+
     /// The entry at `index` creates a database.
     pub fn apply_create(
         &mut self,
@@ -300,10 +328,7 @@ impl Catalogue {
 
     /// An entry binds a member's id to a data directory, or tells a bound member's new address.
     pub fn bind_incarnation(&mut self, node: NodeId, incarnation: Incarnation, address: &str) -> Result<(), Refused> {
-        if !self.members.contains_key(&node) {
-            let removed = self.removed.contains(&node);
-            return Err(if removed { Refused::RemovedMember(node) } else { Refused::NoSuchMember(node) });
-        }
+        self.require(node)?;
         self.put_member(node, Some(incarnation), address)
     }
 
@@ -315,14 +340,40 @@ impl Catalogue {
         if address.len() > MAX_ADDRESS {
             return Err(Refused::LongAddress { node, len: address.len() });
         }
-        let bound = self.members.get(&node).and_then(|member| member.incarnation);
+        let known = self.members.get(&node);
+        let bound = known.and_then(|member| member.incarnation);
+        let (leaving, rises) = known.map_or((false, false), |member| (member.leaving, member.rises));
         if let (Some(bound), Some(offered)) = (bound, incarnation)
             && bound != offered
         {
             return Err(Refused::OtherIncarnation { node, bound, offered });
         }
-        self.members.insert(node, MemberInfo { address: address.to_string(), incarnation: bound.or(incarnation) });
+        let incarnation = bound.or(incarnation);
+        self.members.insert(node, MemberInfo { address: address.to_string(), incarnation, leaving, rises });
         Ok(())
+    }
+
+    /// Whether a member becomes a voter by itself.
+    pub fn set_rises(&mut self, node: NodeId, rises: bool) -> Result<(), Refused> {
+        self.require(node)?;
+        self.members.entry(node).and_modify(|member| member.rises = rises);
+        Ok(())
+    }
+
+    /// A joint configuration takes this member out.
+    pub fn set_leaving(&mut self, node: NodeId) -> Result<(), Refused> {
+        self.require(node)?;
+        self.members.entry(node).and_modify(|member| member.leaving = true);
+        Ok(())
+    }
+
+    /// The joint configuration is left: who was leaving is gone.
+    pub fn end_leaving(&mut self) {
+        let gone: Vec<NodeId> = self.members.iter().filter(|(_, member)| member.leaving).map(|(id, _)| *id).collect();
+        for node in gone {
+            self.members.remove(&node);
+            self.removed.insert(node);
+        }
     }
 
     /// A change of the members takes one out; its id never comes back.
@@ -349,7 +400,8 @@ impl Catalogue {
         put_count(&mut out, self.members.len());
         for (id, member) in &self.members {
             out.extend_from_slice(&id.0.to_le_bytes());
-            out.push(u8::from(member.incarnation.is_some()));
+            let flags = [member.incarnation.is_some(), member.leaving, member.rises];
+            out.push(flags.iter().rev().fold(0, |byte, flag| byte << 1 | u8::from(*flag)));
             out.extend_from_slice(&member.incarnation.map_or(0, |i| i.0).to_le_bytes());
             put_text(&mut out, &member.address, MAX_ADDRESS);
         }
@@ -411,7 +463,11 @@ impl Catalogue {
         for _ in 0..fields.count(13, "number of members")? {
             let node = fields.node("member id")?;
             ascending(fields, "member", last.replace(node.0.into()), node.0.into())?;
-            let bound = fields.bool("bound")?;
+            let flags = fields.u8("member flags")?;
+            if flags > 7 {
+                return Err(fields.damaged(format!("member flags {flags}, known are 0 to 7")));
+            }
+            let [bound, leaving, rises] = [1, 2, 4].map(|flag| flags & flag != 0);
             let incarnation = fields.u64("incarnation")?;
             if !bound && incarnation != 0 {
                 return Err(fields.damaged(format!("member {node} is not bound, but has incarnation {incarnation:x}")));
@@ -420,6 +476,7 @@ impl Catalogue {
             catalogue
                 .put_member(node, bound.then_some(Incarnation(incarnation)), address)
                 .map_err(|refused| fields.damaged(refused.to_string()))?;
+            catalogue.members.entry(node).and_modify(|member| (member.leaving, member.rises) = (leaving, rises));
         }
         last = None;
         for _ in 0..fields.count(2, "number of removed members")? {

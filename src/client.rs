@@ -103,6 +103,26 @@ impl Client {
         self.any(&Request::Transfer { to: NodeId(to) })
     }
 
+    /// Brings in a member that listens.
+    pub fn add_learner(&self, id: u16, address: &str) -> Result<()> {
+        self.any(&Request::AddLearner { node: NodeId(id), address: address.to_string() })
+    }
+
+    /// Lets a learner vote.
+    pub fn promote(&self, id: u16) -> Result<()> {
+        self.any(&Request::Promote { node: NodeId(id) })
+    }
+
+    /// Takes a member out.
+    pub fn remove(&self, id: u16) -> Result<()> {
+        self.any(&Request::Remove { node: NodeId(id) })
+    }
+
+    /// Lets a learner take the place of a voter.
+    pub fn replace(&self, old: u16, new: u16) -> Result<()> {
+        self.any(&Request::Replace { old: NodeId(old), new: NodeId(new) })
+    }
+
     /// Compares what all nodes have of a database, or of all. The first door that answers asks the other nodes.
     pub fn verify(&self, name: Option<&str>, deep: bool) -> Result<Vec<Verified>> {
         let request = Request::Verify { name: name.map(str::to_string), deep };

@@ -31,7 +31,7 @@ use crate::found::{self, Founding};
 use crate::inbound::NodeInbound;
 use crate::net::Transport;
 use crate::net::tcp::{ListenError, Options, Tcp};
-use crate::node::{self, Start};
+use crate::node::{self, Joining, Start};
 use crate::raft::Role;
 use crate::receipt::{Receipt, ReceiptOutcome};
 use crate::replicate::NodeReplicator;
@@ -88,6 +88,7 @@ pub struct Builder {
     listen: Option<String>,
     advertise: Option<String>,
     bootstrap: Vec<Member>,
+    join: Vec<String>,
     vfs_name: Option<String>,
     config: Config,
     env: Option<Env>,
@@ -107,10 +108,19 @@ impl Builder {
         self
     }
 
-    /// The members of a new cluster, this node among them: the same list on each. Ignored once the directory belongs to
-    /// a cluster. The cluster begins when a majority of the list has come up, none of which may belong to one already.
+    /// The members of a new cluster, this node among them: the same list on each. Once the directory belongs to a
+    /// cluster, the list changes nothing; its addresses of members are tried where a member is not found at the one that
+    /// the cluster knows, so that all nodes may be started on other addresses. The cluster begins when a majority of the list has come up, none of which may belong to one already.
     pub fn bootstrap(mut self, members: impl IntoIterator<Item = Member>) -> Builder {
         self.bootstrap = members.into_iter().collect();
+        self
+    }
+
+    /// Addresses of nodes of a cluster that this one shall become a member of; any of them lets it in. It listens until it
+    /// has caught up and votes from then on. Ignored once the directory belongs to a cluster. The id must be one that no
+    /// member has or had.
+    pub fn join<A: Into<String>>(mut self, addresses: impl IntoIterator<Item = A>) -> Builder {
+        self.join = addresses.into_iter().map(Into::into).collect();
         self
     }
 
@@ -240,6 +250,7 @@ impl Builder {
         self.config.check().map_err(|what| Error::new(ErrorKind::BadInput, what))?;
         let id = node_id(self.id)?;
         let list = self.member_list(id)?;
+        self.check_join()?;
         env.fs.create_dir_all(&self.dir, "dir.create").map_err(|error| {
             let text = format!("{}: cannot be made a data directory: {error}", self.dir.display());
             Error::caused(ErrorKind::Io, text, error)
@@ -268,6 +279,10 @@ impl Builder {
         };
         let registrations = self.register(&hub, &env)?;
         let start = match &identity.belongs {
+            Belongs::Nowhere if !self.join.is_empty() => {
+                let address = self.own_address().unwrap_or_default();
+                Start::Joining(Box::new(Joining { identity, doors: self.join.clone(), address }))
+            }
             Belongs::Nowhere => {
                 let founding = Founding::new(identity, &list)
                     .map_err(|error| Error::new(ErrorKind::BadInput, error.to_string()))?;
@@ -278,8 +293,13 @@ impl Builder {
         let replay_to = match &start {
             Start::Opened(opened) => {
                 self.warn_of_ignored_list(&opened.catalogue);
+                hub.set_hints(list.iter().filter(|(node, _)| *node != id).cloned().collect());
+                if let Some(address) = self.own_address() {
+                    hub.hear_address(id, address);
+                }
                 opened.restored.hard_state.commit
             }
+            Start::Joining(_) => LogIndex(0),
             Start::Founding(_) => {
                 // Later the members are those of the catalogue.
                 if let Some(tcp) = &transport {
@@ -313,6 +333,21 @@ impl Builder {
         };
         node.wait_until(Duration::MAX, |hub| hub.applied().index >= replay_to)?;
         Ok(node)
+    }
+
+    /// Where others reach this node.
+    fn own_address(&self) -> Option<String> {
+        self.advertise.clone().or_else(|| self.listen.clone())
+    }
+
+    fn check_join(&self) -> Result<()> {
+        let what = match (self.join.is_empty(), self.bootstrap.is_empty(), &self.listen) {
+            (true, ..) => return Ok(()),
+            (false, false, _) => "bootstrap(...) founds a cluster, join(...) enters one; give one of the two",
+            (false, true, None) => "a node that joins needs an address: call listen(...)",
+            (false, true, Some(_)) => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::BadInput, what))
     }
 
     fn member_list(&self, id: NodeId) -> Result<Vec<(NodeId, String)>> {
@@ -368,6 +403,7 @@ impl Builder {
 
     fn open_transport(&self, hub: &Hub, listen: &str, env: &Env) -> Result<Arc<Tcp>> {
         let mut options = Options::new(hub.id, listen);
+        options.advertise = self.own_address().unwrap_or_default();
         options.allow_plaintext_remote = self.config.allow_plaintext_remote;
         let inbound = Arc::new(NodeInbound::new(hub.clone()));
         let tcp = Tcp::start(options, inbound, env.rng.clone()).map_err(|error| match error {
@@ -456,7 +492,9 @@ impl Node {
             if reached(hub) {
                 return Some(Ok(true));
             }
-            (hub.is_stopped() || hub.trouble().is_some()).then(|| Err(stopped(hub)))
+            // A node that was removed goes on applying what its log has.
+            let ends = hub.is_stopped() || (hub.trouble().is_some() && !hub.is_removed());
+            ends.then(|| Err(stopped(hub)))
         });
         answer.unwrap_or(Ok(false))
     }
@@ -469,6 +507,7 @@ impl Node {
             listen: None,
             advertise: None,
             bootstrap: Vec::new(),
+            join: Vec::new(),
             vfs_name: None,
             config: Config::default(),
             env: None,
@@ -490,7 +529,7 @@ impl Node {
                 return Some(Err(stopped(hub)));
             }
             let alone = || hub.core_status.lock().as_ref().is_some_and(|core| core.membership.voters == [hub.id]);
-            if hub.trouble().is_some() && alone() {
+            if hub.trouble().is_some() && (hub.is_removed() || alone()) {
                 return Some(Err(stopped(hub)));
             }
             let leadership = hub.leadership();
@@ -657,7 +696,30 @@ impl Node {
         }
     }
 
-    /// Makes node `to` the leader. Refused if it is no voter or does not answer.
+    /// Brings in a member that listens: it gets everything and does not vote. Its node may be started before or after,
+    /// with [`Builder::join`]. Refused, as all changes of the members are, while another one is under way.
+    pub fn add_learner(&self, member: Member) -> Result<()> {
+        self.administer(&Request::AddLearner { node: node_id(member.id)?, address: member.address })
+    }
+
+    /// Lets a learner vote. Refused until it has caught up.
+    pub fn promote(&self, id: u64) -> Result<()> {
+        self.administer(&Request::Promote { node: node_id(id)? })
+    }
+
+    /// Takes a member out, for ever: its id is never used again. A leader hands over first. The node that was removed
+    /// learns of it and stops. Refused if the voters that remain and are heard of are no majority.
+    pub fn remove(&self, id: u64) -> Result<()> {
+        self.administer(&Request::Remove { node: node_id(id)? })
+    }
+
+    /// Lets the learner `new` take the place of the voter `old`, which is removed, in one step: there is no moment with
+    /// fewer voters, or one more.
+    pub fn replace(&self, old: u64, new: u64) -> Result<()> {
+        self.administer(&Request::Replace { old: node_id(old)?, new: node_id(new)? })
+    }
+
+    /// Makes node `to` the leader. Refused if it is no voter, was not heard of lately, or lacks too much of the log.
     pub fn transfer_leadership(&self, to: u64) -> Result<()> {
         self.administer(&Request::Transfer { to: node_id(to)? })
     }

@@ -13,17 +13,27 @@
 //! election timeout; then, and a follower at once, the core is silenced, which makes it stop leading and never campaign.
 //! A sync that takes longer than two election timeouts makes a leader hand over, too, and stop leading after a third one; it
 //! is no trouble for good, since it may still end well.
+//!
+//! **Members.** A change is judged (`members.rs`) and proposed in one step of this thread. The core takes no change before
+//! every earlier one is applied, and the catalogue is never behind the core, so what was judged is what will be applied. A
+//! leader also promotes members that rise by themselves, writes down where members are that moved, and ends a joint configuration that an earlier leader left
+//! behind. A node that was removed is silenced.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
+
+use crate::entry::{self, Body, Origin, Payload};
+use crate::events;
 use crate::found::format::FoundMessage;
 use crate::found::{self, Founding};
+use crate::members::{self, Context, Operation, Refusal, Situation};
 use crate::pending::Decision;
 use crate::planted::{self, Bug};
-use crate::raft::{Core, CoreStatus, Effects, Event, NotProposed, PersistBatch, Role};
+use crate::raft::{Core, CoreStatus, Effects, Event, MembershipChange, NotProposed, PersistBatch, Role};
 use crate::shared::{Hub, Input, Leadership};
-use crate::types::{LogEntry, LogIndex, Message, NodeId};
+use crate::types::{LogEntry, LogIndex, Membership, Message, NodeId};
 
 /// What the alarm of a disk that does not answer is about.
 const STALLED: &str = "stalled disk";
@@ -60,7 +70,13 @@ pub(crate) struct Engine {
     ticks: u32,
     /// The founding is over for this node, but not for a listed one that came late or missed the genesis.
     founding: Option<Founding>,
+    /// When other members were heard of. The core forgets once per election timeout and knows again after a heartbeat.
+    heard: BTreeMap<NodeId, Duration>,
+    removed: bool,
 }
+
+/// The name of a proposal that nobody waits for.
+const NOBODY: u64 = 0;
 
 impl Engine {
     /// `replay_to` is the committed index of the restored hard state.
@@ -84,6 +100,8 @@ impl Engine {
             sole_voter,
             ticks: 0,
             founding,
+            heard: BTreeMap::new(),
+            removed: false,
         }
     }
 
@@ -111,6 +129,123 @@ impl Engine {
         let due = self.ticks.is_multiple_of(self.hub.config.election_ticks().max(1));
         if due && self.hub.leadership().role == Role::Leader {
             self.hub.recheck_unbound();
+            self.end_joint();
+            self.promote_risen();
+            self.record_addresses();
+        }
+    }
+
+    /// The library leaves a joint configuration by itself, unless the leader who entered it is gone.
+    fn end_joint(&mut self) {
+        if !self.core.status().membership.voters_outgoing.is_empty() {
+            let change = MembershipChange::leave_joint();
+            self.core.on_event(Event::ChangeMembership { proposal: NOBODY, change });
+        }
+    }
+
+    /// Promotes one member that came in to become a voter and has caught up.
+    fn promote_risen(&mut self) {
+        let rising = self.hub.with_catalogue(|catalogue| {
+            let rising = catalogue.members().filter(|(_, member)| member.rises).map(|(id, _)| id);
+            rising.collect::<Vec<_>>()
+        });
+        for node in rising.unwrap_or_default() {
+            let operation = Operation::Promote { node };
+            if self.judge(&operation).is_ok_and(|change| self.propose_change(NOBODY, &operation, change)) {
+                return;
+            }
+        }
+    }
+
+    /// Members that moved get their new addresses written down. Proposed anew until it is done.
+    fn record_addresses(&mut self) {
+        for (node, incarnation, address) in self.hub.moved() {
+            tracing::info!(node = node.0, address, "a member has another address");
+            let origin = Origin { node: self.hub.id, session: self.hub.session, number: NOBODY };
+            let body = Body::BindIncarnation { node, incarnation, address };
+            if let Ok(data) = entry::encode(&Payload { origin, body }) {
+                self.core.on_event(Event::Propose { proposal: NOBODY, data: data.into() });
+            }
+        }
+    }
+
+    fn judge(&mut self, operation: &Operation) -> Result<MembershipChange, Refusal> {
+        let status = self.status();
+        let judged = self.hub.with_catalogue(|catalogue| {
+            let at = Situation {
+                leader: self.hub.id,
+                membership: &status.membership,
+                pending: self.core.change_pending(),
+                committed: status.committed,
+                peers: &status.peers,
+                catalogue,
+            };
+            members::judge(operation, &at)
+        });
+        judged.unwrap_or(Err(Refusal::Pending))
+    }
+
+    fn propose_change(&mut self, number: u64, operation: &Operation, mut change: MembershipChange) -> bool {
+        let origin = Origin { node: self.hub.id, session: self.hub.session, number };
+        change.context = Context::of(operation, origin).encode();
+        self.core.on_event(Event::ChangeMembership { proposal: number, change });
+        true
+    }
+
+    fn on_change(&mut self, number: u64, operation: &Operation, reply: &Sender<Refusal>) {
+        if self.core.status().role.role != Role::Leader {
+            return self.hub.pending.decide(number, Decision::NotCommitted);
+        }
+        match self.judge(operation) {
+            Ok(change) => _ = self.propose_change(number, operation, change),
+            Err(refusal) => {
+                let text = refusal.to_string();
+                // Before the decision: whoever hears that looks here for the kind.
+                let _ = reply.try_send(refusal);
+                self.hub.pending.decide(number, Decision::Refused(text));
+            }
+        }
+    }
+
+    /// The core's status, in which a member counts as active for three heartbeats after it was heard of.
+    fn status(&mut self) -> CoreStatus {
+        let mut status = self.core.status();
+        let now = self.hub.waiting.clock.now();
+        let memory = 3 * self.hub.config.heartbeat;
+        for peer in &mut status.peers {
+            if peer.active {
+                self.heard.insert(peer.id, now);
+            }
+            peer.active = self.heard.get(&peer.id).is_some_and(|at| now.saturating_sub(*at) <= memory);
+        }
+        if status.role.role != Role::Leader {
+            self.heard.clear();
+        }
+        status
+    }
+
+    /// The members changed with the entry at `index`, and the core counts by them from here on.
+    fn on_membership(&mut self, index: LogIndex, membership: Membership) {
+        self.hub.note_change(index);
+        let Membership { voters, learners, .. } = membership;
+        self.hub.events.tell(&events::Event::MemberChanged { index, voters, learners });
+        self.stop_if_removed();
+    }
+
+    fn stop_if_removed(&mut self) {
+        if self.hub.with_catalogue(|catalogue| catalogue.was_removed(self.hub.id)) == Ok(true) {
+            self.on_removed(format!(
+                "node {} was removed from its cluster; to bring the machine back, join it with an empty data directory under a new id",
+                self.hub.id
+            ));
+        }
+    }
+
+    fn on_removed(&mut self, what: String) {
+        if !std::mem::replace(&mut self.removed, true) {
+            self.hub.set_removed(what);
+            self.silenced = true;
+            self.core.on_event(Event::Silence);
         }
     }
 
@@ -137,8 +272,19 @@ impl Engine {
                 self.silence_if_due();
                 return;
             }
-            Input::Applied { index } => Event::Applied { index },
+            Input::Applied { index } => {
+                for index in self.hub.take_refused_changes(index) {
+                    self.core.on_event(Event::ChangeRefused { index });
+                }
+                Event::Applied { index }
+            }
             Input::Announce => Event::Announce,
+            Input::Change { number, operation, reply } => return self.on_change(number, &operation, &reply),
+            Input::Heard { node, address } => {
+                self.hub.hear_address(node, address);
+                return self.hub.members_changed();
+            }
+            Input::Removed { what } => return self.on_removed(what),
             Input::Compact { start } => {
                 self.core.on_event(Event::Compacted { start });
                 self.hub.set_compacted(start.index);
@@ -177,6 +323,7 @@ impl Engine {
     fn end_replay(&mut self) {
         if !self.replayed && self.hub.applied().index >= self.replay_to {
             self.replayed = true;
+            self.stop_if_removed();
             if self.sole_voter {
                 self.core.on_event(Event::Campaign);
             }
@@ -231,7 +378,7 @@ impl Engine {
         if self.hub.leadership().role != Role::Leader {
             return None;
         }
-        let status = self.core.status();
+        let status = self.status();
         let to = status
             .peers
             .iter()
@@ -265,8 +412,8 @@ impl Engine {
             self.hub.set_trouble(format!("node {} stopped: {reason}", self.hub.id));
             return false;
         }
-        for (index, _) in membership {
-            self.hub.note_change(index);
+        for (index, membership) in membership {
+            self.on_membership(index, membership);
         }
         for (number, answer) in proposed {
             match answer {
@@ -311,14 +458,15 @@ impl Engine {
                 self.hub.recheck_unbound();
             }
         }
-        *self.hub.core_status.lock() = Some(self.core.status());
+        let status = self.status();
+        *self.hub.core_status.lock() = Some(status);
         true
     }
 }
 
 fn not_proposed(why: NotProposed) -> Decision {
     match why {
-        NotProposed::TooLarge { .. } => Decision::Refused(why.to_string()),
+        NotProposed::TooLarge { .. } | NotProposed::MembershipBusy => Decision::Refused(why.to_string()),
         _ => Decision::NotCommitted,
     }
 }

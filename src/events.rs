@@ -64,6 +64,21 @@ pub enum Event {
         /// The last one of them.
         through: LogIndex,
     },
+    /// The members changed: who votes and who listens from this entry on. While a change of several is under way, the
+    /// voters are those of its end.
+    MemberChanged {
+        /// The entry.
+        index: LogIndex,
+        /// Voting members.
+        voters: Vec<NodeId>,
+        /// Members that listen only.
+        learners: Vec<NodeId>,
+    },
+    /// This node was removed from its cluster; it stopped.
+    Removed {
+        /// What happened, in words.
+        what: String,
+    },
     /// The disk refused or lost something; this node stopped acknowledging.
     DiskTrouble {
         /// What happened, in words.

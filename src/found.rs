@@ -276,8 +276,8 @@ impl Founding {
         let me = self.identity.node;
         match &self.identity.belongs {
             Belongs::Founded(_) => return self.speak_to(founder),
-            Belongs::Joined(cluster) => {
-                let refuse = FoundMessage::Refuse(RefuseReason::Joined(*cluster));
+            Belongs::Joined(genesis) => {
+                let refuse = FoundMessage::Refuse(RefuseReason::Joined(genesis.cluster));
                 return self.send(founder, refuse);
             }
             Belongs::Nowhere => {}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::admin;
 use crate::entry::Body;
 use crate::found::format::FoundMessage;
-use crate::net::handshake::{Hello, Judge, Reject, Standing, Welcome};
+use crate::net::handshake::{Hello, Judge, Purpose, Reject, Standing, Welcome};
 use crate::net::{Inbound, Introduction};
 use crate::raft::Role;
 use crate::shared::{Hub, Input};
@@ -67,6 +67,12 @@ impl Inbound for NodeInbound {
         if let (Standing::Unbound, Some(from), Some(_)) = (standing, hello.from, hello.cluster) {
             self.bind(from, hello.incarnation);
         }
+        if let (Standing::Member, Purpose::Peer, Some(from), Some(_)) =
+            (standing, hello.purpose, hello.from, hello.cluster)
+            && self.hub.is_news(from, &hello.address)
+        {
+            self.hub.post(Input::Heard { node: from, address: hello.address.clone() });
+        }
         Ok(standing)
     }
 
@@ -95,6 +101,11 @@ impl Inbound for NodeInbound {
             return snapshot::source::serve(&self.hub, from, &body);
         }
         admin::serve(&self.hub, from, &body)
+    }
+
+    fn on_removed(&self, by: NodeId, text: &str) {
+        let what = format!("node {by} says: {text}");
+        self.hub.post(Input::Removed { what });
     }
 
     fn on_unreachable(&self, peer: NodeId) {

@@ -30,6 +30,10 @@ pub trait Transport: Send + Sync {
     fn request(&self, to: NodeId, body: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, RequestError>;
     /// Tells where a node is reached; connects to it, or anew if the address is another one.
     fn set_peer(&self, node: NodeId, address: &str);
+    /// Where a node may be, if it is not where it should be: dialed by turns.
+    fn hint_peer(&self, node: NodeId, address: &str) {
+        let _ = (node, address);
+    }
     /// Nodes that this one does not speak with because one of the two refuses the other: who, where, and what to do. None
     /// of these ends by itself.
     fn refusals(&self) -> Vec<String> {
@@ -69,6 +73,10 @@ pub trait Inbound: Send + Sync {
     fn on_found(&self, from: NodeId, message: FoundMessage);
     /// A request arrived, from a node or (`None`) a program; the result is the answer.
     fn on_request(&self, from: Option<NodeId>, body: Vec<u8>) -> Vec<u8>;
+    /// `by` refused a connection, because this node was removed from the cluster; in words.
+    fn on_removed(&self, by: NodeId, text: &str) {
+        let _ = (by, text);
+    }
     /// Messages to `peer` were lost: it was not reached, its connection ended, or its queue was full.
     fn on_unreachable(&self, peer: NodeId);
 }

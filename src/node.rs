@@ -27,11 +27,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use crate::admin;
 use crate::boot::{self, Directory, Opened};
 use crate::driver::{Driver, Work};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Event;
+use crate::found::format::{Belongs, Identity};
 use crate::found::{self, Founding};
 use crate::log::Log;
 use crate::net::Transport;
@@ -49,6 +51,9 @@ use crate::upkeep::{STEP, Upkeep};
 const SNAPSHOT_POLL: Duration = Duration::from_millis(200);
 /// Time between two ticks of the founding.
 const FOUND_TICK: Duration = Duration::from_millis(100);
+/// How long a door is waited for by a node that wants to join, and the pause before the next one is asked.
+const JOIN_PATIENCE: Duration = Duration::from_secs(3);
+const JOIN_PAUSE: Duration = Duration::from_millis(200);
 /// How often the applier looks whether the node ends while it waits for SQLite to show a transaction.
 const SHOW_POLL: Duration = Duration::from_millis(200);
 
@@ -58,6 +63,17 @@ pub(crate) enum Start {
     Opened(Box<Opened>),
     /// It belongs to none yet.
     Founding(Box<Founding>),
+    /// It belongs to none, and is to become a member of one that exists.
+    Joining(Box<Joining>),
+}
+
+/// How an empty node comes into a cluster.
+pub(crate) struct Joining {
+    pub(crate) identity: Identity,
+    /// Nodes to ask; any member will do.
+    pub(crate) doors: Vec<String>,
+    /// Where the others will reach this node.
+    pub(crate) address: String,
 }
 
 /// Starts the threads of a node.
@@ -108,6 +124,10 @@ impl RaftThread {
                 Some(opened) => opened,
                 None => return Ok(()),
             },
+            Start::Joining(joining) => match self.join(*joining, directory)? {
+                Some(opened) => opened,
+                None => return Ok(()),
+            },
         };
         self.lead_and_follow(opened, directory)
     }
@@ -135,6 +155,48 @@ impl RaftThread {
                 return Ok(Some(opened));
             }
         }
+    }
+
+    /// Asks one door after another to be let in, until it is; `None` if the node was stopped before. Whatever is refused
+    /// is an alarm and asked again, since somebody may be repairing it.
+    fn join(&self, joining: Joining, directory: &Directory) -> Result<Option<Opened>> {
+        let Joining { mut identity, doors, address } = joining;
+        let request =
+            admin::Request::Join { node: self.hub.id, incarnation: identity.incarnation, address: address.clone() };
+        for door in doors.iter().cycle() {
+            match admin::ask(door, &request, JOIN_PATIENCE, self.hub.config.allow_plaintext_remote)
+                .and_then(admin::Letter::read)
+            {
+                Ok(letter) => {
+                    for (node, address) in letter.members {
+                        self.hub.hear_address(node, address);
+                    }
+                    identity.belongs = Belongs::Joined(letter.genesis.clone());
+                    let opened = directory.found(&identity, &letter.genesis)?;
+                    self.hub.findings.lock().alarms.remove("join");
+                    return Ok(Some(opened));
+                }
+                Err(error) => {
+                    let what = format!("node {} is in no cluster yet: {door}: {error}", self.hub.id);
+                    let told = self.hub.findings.lock().alarms.insert("join".to_string(), what.clone());
+                    if told.as_ref() != Some(&what) {
+                        tracing::warn!("{what}");
+                    }
+                }
+            }
+            let next = Instant::now() + JOIN_PAUSE;
+            loop {
+                match self.mailbox.recv_deadline(next) {
+                    Ok(Input::Propose { number, .. }) => {
+                        self.hub.pending.decide(number, crate::pending::Decision::NotCommitted);
+                    }
+                    Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                    Ok(_) => {}
+                    Err(RecvTimeoutError::Timeout) => break,
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn lead_and_follow(self, opened: Opened, directory: &Directory) -> Result<()> {
@@ -179,8 +241,12 @@ impl RaftThread {
 /// From what was opened to an engine that can turn; the hub knows its log, its members and its catalogue from here on.
 pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<(Engine, Arc<Log>)> {
     let applied = opened.applied();
-    let Opened { log, mut restored, catalogue, generations, history, founding } = opened;
+    let Opened { log, mut restored, catalogue, generations, history, founding, genesis } = opened;
     let end = restored.last.index;
+    if let Some(genesis) = genesis {
+        // Set once: a node begins once.
+        let _ = hub.genesis.set(genesis);
+    }
     let furthest = LogIndex(hub.databases.restore(&catalogue, generations, applied.index)?.0);
     if furthest > restored.last.index {
         return Err(Error::new(

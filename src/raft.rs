@@ -155,6 +155,12 @@ pub enum Event {
         /// [`PersistBatch::number`].
         batch: u64,
     },
+    /// The change of the members in this entry, which is about to be reported applied, has no effect: what is replicated
+    /// with it refused it, on every node alike.
+    ChangeRefused {
+        /// Its entry.
+        index: LogIndex,
+    },
     /// Entries up to this one are applied.
     Applied {
         /// At most the last one of [`Effects::apply`].

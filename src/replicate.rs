@@ -213,13 +213,23 @@ impl crate::shared::Shared {
             return Decision::Refused("the entry is too large".to_string());
         };
         self.deliver_and_write(Input::Propose { number, data: data.into() });
+        self.await_decision(number, &signal, interrupted)
+    }
+
+    /// Waits for what becomes of a proposal.
+    pub(crate) fn await_decision(
+        &self,
+        number: u64,
+        signal: &Signal,
+        interrupted: Option<Interrupted<'_>>,
+    ) -> Decision {
         let deadline = self.deadline(self.config.commit_timeout);
         let decision = signal.wait(&self.waiting, deadline, POLL, || {
             let given_up = interrupted.is_some_and(|interrupted| interrupted());
             self.pending.take(number).map(Some).or(given_up.then_some(None))
         });
         let decision = decision.flatten().map(|(decision, _)| decision);
-        decision.or_else(|| self.give_up(number, &signal).0).unwrap_or(Decision::Lost)
+        decision.or_else(|| self.give_up(number, signal).0).unwrap_or(Decision::Lost)
     }
 
     /// Stops waiting for a proposal: its decision, if there is one, and its entry, if it has entered the log.

@@ -14,7 +14,7 @@
 //!
 //! Lock order: none of these locks is held while another one is taken, except that `databases` may take a database's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -28,9 +28,10 @@ use crate::catalogue::{Catalogue, DatabaseId};
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::events::{self, Event, Events};
-use crate::found::format::FoundMessage;
+use crate::found::format::{FoundMessage, Genesis};
 use crate::history::{Finding, History};
 use crate::log::Log;
+use crate::members::{Operation, Refusal};
 use crate::net::Transport;
 use crate::pending::Pending;
 use crate::planted::{self, Bug};
@@ -60,6 +61,12 @@ pub(crate) enum Input {
     Announce,
     /// The log is going to drop its entries up to this one.
     Compact { start: EntryId },
+    /// Change the members, if this node leads and nothing speaks against it; why not goes to `reply`.
+    Change { number: u64, operation: Operation, reply: Sender<Refusal> },
+    /// A node said where it is reached, and it is not where the catalogue has it.
+    Heard { node: NodeId, address: String },
+    /// A node told that this one was removed.
+    Removed { what: String },
     /// Hand leadership to this node.
     Transfer { to: NodeId },
     /// Hand leadership to whom it suits best.
@@ -154,6 +161,12 @@ pub(crate) struct Shared {
     /// How far the backups and restores are that programs asked for, by the number that they gave them.
     pub(crate) jobs: Mutex<HashMap<u64, events::Progress>>,
     log: OnceLock<Arc<Log>>,
+    /// The genesis of this node's cluster, for nodes that join.
+    pub(crate) genesis: OnceLock<Genesis>,
+    /// Where other nodes said that they are reached. Newer than the catalogue, but known to this process only.
+    heard: Mutex<BTreeMap<NodeId, String>>,
+    /// Where members may be instead, as this node was told at its start.
+    hints: Mutex<BTreeMap<NodeId, String>>,
     pub(crate) core_status: Mutex<Option<CoreStatus>>,
     /// Leadership, progress, trouble or the end: anything that more than one kind of caller waits for.
     pub(crate) changed: Signal,
@@ -165,8 +178,11 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     stopped: AtomicBool,
     trouble: Mutex<Option<String>>,
+    removed: AtomicBool,
     /// Index of the last entry that changed catalogue or members.
     changed_at: AtomicU64,
+    /// Changes of the members that the catalogue refused and the core has not heard of.
+    refused_changes: Mutex<BTreeSet<LogIndex>>,
     /// The core does not need the entries up to here any more; their files may go.
     compacted: Mutex<Option<LogIndex>>,
     pub(crate) findings: Mutex<Findings>,
@@ -204,6 +220,9 @@ impl Shared {
             home: OnceLock::new(),
             jobs: Mutex::default(),
             log: OnceLock::new(),
+            genesis: OnceLock::new(),
+            heard: Mutex::default(),
+            hints: Mutex::default(),
             core_status: Mutex::new(None),
             changed: Signal::default(),
             leadership: Mutex::new(Leadership { role: Role::Follower, term: Term(0), leader: None }),
@@ -214,7 +233,9 @@ impl Shared {
             closing: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             trouble: Mutex::new(None),
+            removed: AtomicBool::new(false),
             changed_at: AtomicU64::new(0),
+            refused_changes: Mutex::default(),
             compacted: Mutex::new(None),
             findings: Mutex::default(),
             snapshots: Snapshots::default(),
@@ -270,15 +291,63 @@ impl Shared {
         let _ = self.log.set(log.clone());
     }
 
+    /// Where members may be, if they are not where the catalogue has them.
+    pub(crate) fn set_hints(&self, hints: BTreeMap<NodeId, String>) {
+        *self.hints.lock() = hints;
+    }
+
+    /// A node said where it is reached, or another one did.
+    pub(crate) fn hear_address(&self, node: NodeId, address: String) {
+        self.heard.lock().insert(node, address);
+    }
+
+    /// Whether this is another address of a node than it is reached at so far.
+    pub(crate) fn is_news(&self, node: NodeId, address: &str) -> bool {
+        if address.is_empty() {
+            return false;
+        }
+        if let Some(heard) = self.heard.lock().get(&node) {
+            return heard != address;
+        }
+        let known = |catalogue: &mut Catalogue| catalogue.member(node).is_some_and(|member| member.address == address);
+        self.with_catalogue(known) != Ok(true)
+    }
+
+    /// Members that are reached elsewhere than the catalogue says, with their data directories. What both know is
+    /// forgotten.
+    pub(crate) fn moved(&self) -> Vec<(NodeId, Incarnation, String)> {
+        let mut heard = self.heard.lock().clone();
+        let moved = self.with_catalogue(|catalogue| {
+            heard.retain(|id, address| catalogue.member(*id).is_none_or(|member| member.address != *address));
+            let moved = heard
+                .iter()
+                .filter_map(|(id, address)| Some((*id, catalogue.member(*id)?.incarnation?, address.clone())));
+            moved.collect::<Vec<_>>()
+        });
+        let moved = moved.unwrap_or_default();
+        self.heard.lock().retain(|id, _| heard.contains_key(id));
+        moved
+    }
+
     /// Members or their incarnations changed: connections are judged again, new members are dialed.
     pub(crate) fn members_changed(&self) {
         let Some(transport) = self.transport() else { return };
         let members = self.with_catalogue(|catalogue| {
-            catalogue.members().map(|(id, member)| (id, member.address.clone())).collect::<Vec<_>>()
+            let members = catalogue.members().map(|(id, member)| (id, member.address.clone())).collect::<Vec<_>>();
+            (members, catalogue.removed().collect::<Vec<_>>())
         });
-        for (id, address) in members.unwrap_or_default() {
-            transport.set_peer(id, &address);
+        let (members, removed) = members.unwrap_or_default();
+        let mut heard = self.heard.lock().clone();
+        heard.retain(|id, _| !removed.contains(id));
+        for (id, address) in members {
+            transport.set_peer(id, heard.get(&id).unwrap_or(&address));
+            heard.remove(&id);
         }
+        let hints = self.hints.lock().clone();
+        hints.iter().for_each(|(id, address)| transport.hint_peer(*id, address));
+        // Members of which this node's catalogue does not know yet: one of them may be the leader who will tell.
+        heard.iter().for_each(|(id, address)| transport.set_peer(*id, address));
+        removed.into_iter().for_each(|id| transport.remove_peer(id));
         transport.recheck();
     }
 
@@ -429,6 +498,18 @@ impl Shared {
         LogIndex(self.changed_at.load(Ordering::Acquire))
     }
 
+    /// The catalogue refused the change of the members at `index`. Called before it is reported applied.
+    pub(crate) fn refuse_change(&self, index: LogIndex) {
+        self.refused_changes.lock().insert(index);
+    }
+
+    /// The refused changes up to `index`, each once.
+    pub(crate) fn take_refused_changes(&self, index: LogIndex) -> BTreeSet<LogIndex> {
+        let mut refused = self.refused_changes.lock();
+        let later = refused.split_off(&index.next());
+        std::mem::replace(&mut *refused, later)
+    }
+
     /// The core's log begins after `start` now.
     pub(crate) fn set_compacted(&self, start: LogIndex) {
         *self.compacted.lock() = Some(start);
@@ -502,12 +583,27 @@ impl Shared {
 
     /// This node cannot keep promises any more: it stops acknowledging, and says so once. It goes on serving reads.
     pub(crate) fn set_trouble(&self, what: String) {
+        self.end_promises(what.clone(), Event::DiskTrouble { what });
+    }
+
+    /// Whether this node was a member and is none any more.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    /// This node is no member any more: as with trouble, it acknowledges nothing from here on.
+    pub(crate) fn set_removed(&self, what: String) {
+        self.removed.store(true, Ordering::Release);
+        self.end_promises(what.clone(), Event::Removed { what });
+    }
+
+    fn end_promises(&self, what: String, event: Event) {
         let mut trouble = self.trouble.lock();
         if trouble.is_none() {
             tracing::error!(node = self.id.0, "{what}");
-            *trouble = Some(what.clone());
+            *trouble = Some(what);
             drop(trouble);
-            self.events.tell(&Event::DiskTrouble { what });
+            self.events.tell(&event);
         }
         self.changed.notify();
     }

@@ -7,7 +7,7 @@ use shoaldb_vfs::error::Refusal;
 use crate::catalogue::DatabaseId;
 use crate::raft::Role;
 use crate::shared::Hub;
-use crate::types::{ClusterId, Incarnation, LogIndex, NodeId, Term};
+use crate::types::{ClusterId, Incarnation, LogIndex, Membership, NodeId, Term};
 
 /// A node as it stands. All of it is this node's own view; only the leader has `peers`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub struct Status {
     pub voters: Vec<NodeId>,
     /// Members that listen only.
     pub learners: Vec<NodeId>,
+    /// All members, with their addresses.
+    pub members: Vec<MemberStatus>,
     /// First entry that the log still has.
     pub first: LogIndex,
     /// Last entry of the log.
@@ -104,6 +106,20 @@ pub struct SnapshotStatus {
     pub total: u64,
 }
 
+/// One member, as this node's catalogue has it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MemberStatus {
+    /// The member.
+    pub node: NodeId,
+    /// Where the others reach it.
+    pub address: String,
+    /// Random name of its data directory; `None` until it came for the first time.
+    pub incarnation: Option<Incarnation>,
+    /// `voter`, `learner`, or `leaving` while a replacement takes it out.
+    pub role: String,
+}
+
 /// One other member.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -155,6 +171,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
         })
         .collect();
     databases.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let members = members(hub, core.as_ref().map(|core| &core.membership));
     let (first, log_bytes) = hub.log_extent();
     let anchored = hub.findings.lock().anchored;
     Status {
@@ -166,6 +183,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
         leader: leadership.leader,
         voters: core.as_ref().map_or_else(Vec::new, |core| core.membership.voters.clone()),
         learners: core.as_ref().map_or_else(Vec::new, |core| core.membership.learners.clone()),
+        members,
         first,
         last: core.as_ref().map_or(LogIndex(0), |core| core.last),
         committed: core.as_ref().map_or(LogIndex(0), |core| core.committed),
@@ -192,6 +210,27 @@ pub(crate) fn of(hub: &Hub) -> Status {
         }),
         alarms: alarms(hub),
     }
+}
+
+fn members(hub: &Hub, membership: Option<&Membership>) -> Vec<MemberStatus> {
+    let votes = |id: NodeId| membership.is_some_and(|membership| membership.voters.contains(&id));
+    let all = hub.with_catalogue(|catalogue| {
+        let all = catalogue.members().map(|(node, member)| MemberStatus {
+            node,
+            address: member.address.clone(),
+            incarnation: member.incarnation,
+            role: if member.leaving {
+                "leaving"
+            } else if votes(node) {
+                "voter"
+            } else {
+                "learner"
+            }
+            .to_string(),
+        });
+        all.collect()
+    });
+    all.unwrap_or_default()
 }
 
 /// What needs a person's attention, the gravest first.

@@ -236,6 +236,10 @@ impl Upkeep {
             return;
         }
         let Some(core) = self.hub.core_status.lock().clone() else { return };
+        // The core hears later than the catalogue changes; an anchor has both of one moment.
+        if core.applied < floor {
+            return;
+        }
         let catalogue = {
             let catalogue = self.hub.catalogue.lock();
             // Under the lock: the applier changes both under it.

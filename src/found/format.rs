@@ -19,7 +19,7 @@
 //!      8    8  incarnation
 //!     16    2  founder promised to, 0 for none
 //!     18    8  founder's incarnation
-//!     26    1  0 no cluster, 1 founded: genesis follows, 2 joined: 8 cluster id follows
+//!     26    1  0 no cluster, 1 founded: genesis follows, 2 joined: genesis of its cluster follows
 //!      …    4  CRC32C of everything before
 //! ```
 //!
@@ -68,6 +68,21 @@ impl Genesis {
             let _ = catalogue.put_member(member.node, member.incarnation, &member.address);
         }
         catalogue
+    }
+
+    /// As bytes; the module's text has the layout.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.put(&mut out);
+        out
+    }
+
+    /// Reads what [`Genesis::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Genesis, Damaged> {
+        let mut fields = Reader::new(bytes);
+        let genesis = Genesis::read(&mut fields)?;
+        fields.end()?;
+        Ok(genesis)
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -123,7 +138,7 @@ pub enum Belongs {
     /// To the one that this genesis began.
     Founded(Genesis),
     /// To one that existed before it came in.
-    Joined(ClusterId),
+    Joined(Genesis),
 }
 
 /// Who a data directory is. The durable state of the founding.
@@ -149,8 +164,7 @@ impl Identity {
     pub fn cluster(&self) -> Option<ClusterId> {
         match &self.belongs {
             Belongs::Nowhere => None,
-            Belongs::Founded(genesis) => Some(genesis.cluster),
-            Belongs::Joined(cluster) => Some(*cluster),
+            Belongs::Founded(genesis) | Belongs::Joined(genesis) => Some(genesis.cluster),
         }
     }
 
@@ -169,9 +183,9 @@ impl Identity {
                 out.push(1);
                 genesis.put(&mut out);
             }
-            Belongs::Joined(cluster) => {
+            Belongs::Joined(genesis) => {
                 out.push(2);
-                out.extend_from_slice(&cluster.0.to_le_bytes());
+                genesis.put(&mut out);
             }
         }
         let crc = crc32c::crc32c(&out);
@@ -208,7 +222,7 @@ impl Identity {
         let belongs = match fields.u8("cluster kind")? {
             0 => Belongs::Nowhere,
             1 => Belongs::Founded(Genesis::read(&mut fields)?),
-            2 => Belongs::Joined(ClusterId(fields.u64("cluster id")?)),
+            2 => Belongs::Joined(Genesis::read(&mut fields)?),
             other => return Err(fields.damaged(format!("cluster kind {other}, known are 0, 1 and 2"))),
         };
         fields.end()?;

@@ -11,7 +11,8 @@
 //!     18    2  dialer's node id, 0 for a program that is no node
 //!     20    2  node that is meant to answer, 0 for whoever it is
 //!     22    8  dialer's incarnation
-//!     30       what later versions add; not read
+//!     30       2 length of address, address at which others reach the dialer; nothing if it has none to tell
+//!              then what later versions add; not read
 //!
 //! welcome
 //!      0    2  protocol version of this connection: the newest that both speak
@@ -36,7 +37,7 @@
 //! Deliberately absent: sockets, and secrets. This keeps honest nodes from harming each other by mistake; it does not
 //! keep out an attacker (see `allow_plaintext_remote`).
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, MAX_ADDRESS};
 use crate::fields::{Damaged, Reader, put_text};
 use crate::planted::{self, Bug};
 use crate::types::{ClusterId, Incarnation, MessageKind, NodeId};
@@ -59,7 +60,7 @@ pub enum Purpose {
 }
 
 /// The dialer's first frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// Oldest and newest protocol version it speaks.
     pub versions: (u16, u16),
@@ -73,6 +74,8 @@ pub struct Hello {
     pub to: Option<NodeId>,
     /// The dialer's data directory (0 for a program).
     pub incarnation: Incarnation,
+    /// Where others reach the dialer; empty if it does not say.
+    pub address: String,
 }
 
 /// The answer that opens a connection.
@@ -304,6 +307,9 @@ impl Hello {
         out.extend_from_slice(&self.from.map_or(0, |id| id.0).to_le_bytes());
         out.extend_from_slice(&self.to.map_or(0, |id| id.0).to_le_bytes());
         out.extend_from_slice(&self.incarnation.0.to_le_bytes());
+        if !self.address.is_empty() {
+            put_text(out, &self.address, MAX_ADDRESS);
+        }
     }
 
     /// Reads the body of the frame.
@@ -324,7 +330,12 @@ impl Hello {
         let some = |id| if id == 0 { None } else { Some(NodeId(id)) };
         let from = some(fields.u16("from")?);
         let to = some(fields.u16("to")?);
-        Ok(Hello { versions, purpose, cluster, from, to, incarnation: Incarnation(fields.u64("incarnation")?) })
+        let incarnation = Incarnation(fields.u64("incarnation")?);
+        let address = match fields.left() {
+            0 => String::new(),
+            _ => fields.text(MAX_ADDRESS, "address")?.to_string(),
+        };
+        Ok(Hello { versions, purpose, cluster, from, to, incarnation, address })
     }
 }
 
@@ -389,6 +400,7 @@ mod tests {
             from: Some(NodeId(from)),
             to: Some(NodeId(1)),
             incarnation: Incarnation(incarnation),
+            address: String::new(),
         }
     }
 

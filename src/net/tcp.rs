@@ -53,6 +53,8 @@ pub struct Options {
     pub node: NodeId,
     /// Where it listens.
     pub listen: String,
+    /// Where it says that others reach it; empty to say nothing.
+    pub advertise: String,
     /// Whether addresses beyond this machine may be listened on and dialed, although nothing is encrypted.
     pub allow_plaintext_remote: bool,
     /// Most bytes queued for one peer's small messages. Heartbeats are 80 bytes: this is minutes of them.
@@ -75,6 +77,7 @@ impl Options {
         Options {
             node,
             listen: listen.to_string(),
+            advertise: String::new(),
             allow_plaintext_remote: false,
             small_queue: 8 << 20,
             bulk_queue: 64 << 20,
@@ -299,7 +302,7 @@ impl Transport for Tcp {
         if shared.is_blocked(to) {
             return Err(not_sent(DialError::Blocked.to_string()));
         }
-        let address = peer.address.lock().clone();
+        let address = peer.whereabouts();
         let hello = dial::hello(shared, shared.inbound.introduction(), Purpose::Client, to);
         let deadline = Instant::now() + timeout;
         let first = timeout.min(shared.options.handshake_timeout);
@@ -345,6 +348,12 @@ impl Transport for Tcp {
         }
     }
 
+    fn hint_peer(&self, node: NodeId, address: &str) {
+        if let Some(peer) = self.peer(node) {
+            *peer.hint.lock() = Some(address.to_string()).filter(|hint| *hint != *peer.address.lock());
+        }
+    }
+
     fn refusals(&self) -> Vec<String> {
         let peers: Vec<_> = self.shared.peers.lock().values().cloned().collect();
         let refused = |peer: &Arc<Peer>| peer.trouble.lock().as_ref().filter(|t| t.refused).map(|t| t.text.clone());
@@ -383,6 +392,7 @@ pub fn call(
         from: None,
         to: None,
         incarnation: Incarnation(0),
+        address: String::new(),
     };
     let (link, _) = dial::dial(address, &hello, allow_plaintext_remote, timeout)
         .map_err(|error| RequestError::NotSent(format!("{address}: {error}")))?;

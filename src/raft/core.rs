@@ -170,6 +170,11 @@ impl Core {
         }
     }
 
+    /// Whether a change of the members is in the log of this leader and not applied, or may be.
+    pub fn change_pending(&self) -> bool {
+        self.raw.raft.has_pending_conf()
+    }
+
     /// How this node stands.
     pub fn status(&self) -> CoreStatus {
         let raft = &self.raw.raft;
@@ -236,6 +241,7 @@ impl Core {
             Event::ReadIndex { request } => self.reads.add(request),
             Event::CancelRead { request } => self.reads.cancel(request),
             Event::Persisted { batch } => self.on_persisted(batch)?,
+            Event::ChangeRefused { index } => self.handed_out.changes.retain(|(at, _)| *at != index),
             Event::Applied { index } => self.on_applied(index)?,
             Event::Compacted { start } => self.on_compacted(start)?,
             Event::Transfer { to } => self.transfer(to),

@@ -727,6 +727,7 @@ impl State {
             from: Some(self.slots[from].id),
             to: Some(self.slots[to].id),
             incarnation: sender.incarnation,
+            address: String::new(),
         };
         let mine = cluster_of(&receiver.hub);
         let catalogue = receiver.hub.catalogue.lock();

@@ -176,6 +176,30 @@ fn trap_6_a_leader_that_is_no_member_any_more_steps_down() {
     assert!(matches!(cluster.leader(), Some(2 | 3)), "the others elect one of them");
 }
 
+/// Shows INV-35.
+#[test]
+fn a_change_that_is_refused_leaves_the_members_as_they_were() {
+    let mut cluster = elected(3);
+    (1..=3).for_each(|id| cluster.node(id).hold_apply = true);
+    let proposal = change_members(&mut cluster, 1, change(Transition::Automatic, &[(ChangeKind::Removed, 3)]));
+    cluster.run();
+    let index = cluster.proposed[&proposal].unwrap().index;
+    // What is replicated with it refused it, which every node hears before it hears that it is applied.
+    for id in 1..=3 {
+        cluster.event(id, Event::ChangeRefused { index });
+        cluster.node(id).hold_apply = false;
+    }
+    cluster.run();
+    let applied: Vec<_> = (1..=3).map(|id| cluster.node(id).applied_index()).collect();
+    assert!(applied.iter().all(|applied| *applied >= index), "{applied:?}");
+    for id in 1..=3 {
+        assert_eq!(cluster.node(id).membership, voters([1, 2, 3]));
+    }
+    let next = change_members(&mut cluster, 1, change(Transition::Automatic, &[(ChangeKind::Removed, 2)]));
+    assert!(cluster.proposed[&next].is_ok(), "it is not in the way of the next");
+}
+
+/// Shows INV-33.
 #[test]
 fn trap_7_a_second_membership_change_is_refused_not_swallowed() {
     let mut cluster = elected(3);

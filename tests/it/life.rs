@@ -43,6 +43,7 @@ fn a_wiped_member_does_not_come_back_and_everybody_says_why() {
     assert_eq!(cluster.node(3).status().term.0, 0);
 }
 
+/// Shows INV-37.
 #[test]
 fn a_node_of_another_cluster_at_a_members_address_is_named() {
     let mut cluster = Cluster::start(2);

@@ -8,6 +8,7 @@ mod disk;
 mod large;
 mod life;
 mod load;
+mod members;
 mod one_node;
 mod outcomes;
 mod receipts;

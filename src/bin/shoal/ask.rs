@@ -75,8 +75,8 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    pub(crate) fn client(self) -> Result<Client, Failed> {
-        self.at.client()
+    pub(crate) fn client(&self) -> Result<Client, Failed> {
+        self.at.clone().client()
     }
 }
 
@@ -301,7 +301,7 @@ pub(crate) fn transfer(args: TransferArgs) -> Result<(), Failed> {
     Ok(())
 }
 
-fn done(json: bool, value: serde_json::Value, text: &str) {
+pub(crate) fn done(json: bool, value: serde_json::Value, text: &str) {
     print(&if json { format!("{value:#}") } else { text.to_string() });
 }
 

@@ -12,7 +12,9 @@ mod demo;
 mod harness;
 mod load;
 mod log;
+mod member;
 mod phases;
+mod recover;
 mod sql;
 mod start;
 mod table;
@@ -84,6 +86,8 @@ enum Command {
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
     Verify(backup::VerifyArgs),
+    Member(member::MemberArgs),
+    Recover(recover::RecoverArgs),
     #[command(hide = true)]
     Worker(worker::WorkerArgs),
 }
@@ -136,6 +140,8 @@ fn main() -> ExitCode {
         Command::Backup(args) => backup::backup(args),
         Command::Restore(args) => backup::restore(args),
         Command::Verify(args) => backup::verify(args),
+        Command::Member(args) => member::run(args),
+        Command::Recover(args) => recover::run(&args),
         Command::Worker(args) => worker::run(&args).map_err(Failed::from),
     });
     match result {

@@ -47,6 +47,8 @@ impl FromStr for MemberArg {
   The first of three; the others alike with their own --id, --data and --listen:
     shoal start --id 1 --data data-1 --listen 127.0.0.1:4001 \\
       --bootstrap 1=127.0.0.1:4001,2=127.0.0.1:4002,3=127.0.0.1:4003
+  A fourth one, in a cluster that runs:
+    shoal start --id 4 --data data-4 --listen 127.0.0.1:4004 --join 127.0.0.1:4001
 
   With its settings in a file:
     shoal start --config contrib/shoal.toml
@@ -66,10 +68,14 @@ pub(crate) struct StartArgs {
     /// Address under which others reach this node, if it is not the one it listens on.
     #[arg(long, env = "SHOAL_ADVERTISE", value_name = "ADDR")]
     advertise: Option<String>,
-    /// Members of a new cluster, this node among them; the same list on each. Ignored once the directory is in a
-    /// cluster. Without it, a new directory becomes a cluster of one.
+    /// Members of a new cluster, this node among them; the same list on each. Once the directory is in a
+    /// cluster, only a hint where its members may be now. Without it, a new directory becomes a cluster of one.
     #[arg(long, env = "SHOAL_BOOTSTRAP", value_name = "ID=ADDR,...", value_delimiter = ',')]
     bootstrap: Vec<MemberArg>,
+    /// Addresses of nodes of a cluster that this one shall become a member of; it votes once it has caught up. Ignored
+    /// once the directory is in a cluster.
+    #[arg(long, env = "SHOAL_JOIN", value_name = "ADDR,...", value_delimiter = ',', conflicts_with = "bootstrap")]
+    join: Vec<String>,
     /// Allow addresses beyond this machine although nothing is encrypted. On a network that you trust.
     #[arg(long, env = "SHOAL_ALLOW_PLAINTEXT_REMOTE")]
     allow_plaintext_remote: bool,
@@ -96,6 +102,9 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
     if !args.bootstrap.is_empty() {
         builder = builder.bootstrap(args.bootstrap.into_iter().map(|member| Member::new(member.id, member.address)));
     }
+    if !args.join.is_empty() {
+        builder = builder.join(args.join);
+    }
     let node = builder.start()?;
     let events = node.events();
     // What was decided before anybody listened is no event any more.
@@ -109,6 +118,7 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
     if let Some(leader) = leader {
         tracing::info!(node = args.id, leader = leader.id, "{status}");
     }
+    let mut removed = None;
     loop {
         crossbeam_channel::select! {
             recv(signals) -> _ => break,
@@ -120,6 +130,13 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
                 Ok(Event::LeaderChanged { term, leader: None }) => {
                     notify("STATUS=no leader at the moment");
                     tracing::info!(node = args.id, term = term.0, "no leader at the moment");
+                }
+                Ok(Event::MemberChanged { voters, learners, .. }) => {
+                    tracing::info!(node = args.id, ?voters, ?learners, "the members changed");
+                }
+                Ok(Event::Removed { what }) => {
+                    removed = Some(what);
+                    break;
                 }
                 Ok(Event::DiskTrouble { what }) => {
                     // It serves reads, but cannot be relied on: whoever supervises it should know.
@@ -135,7 +152,10 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
     tracing::info!(node = args.id, "handing over");
     node.shutdown()?;
     tracing::info!(node = args.id, "stopped");
-    Ok(())
+    match removed {
+        Some(what) => Err(Error::from(io::Error::other(what))),
+        None => Ok(()),
+    }
 }
 
 /// Tells the service manager, if there is one.

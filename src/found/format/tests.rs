@@ -24,7 +24,7 @@ fn identities() -> Vec<Identity> {
         new.clone(),
         Identity { promised, ..new.clone() },
         Identity { promised, belongs: Belongs::Founded(genesis()), ..new.clone() },
-        Identity { belongs: Belongs::Joined(ClusterId(9)), ..new },
+        Identity { belongs: Belongs::Joined(genesis()), ..new },
     ]
 }
 

@@ -82,7 +82,7 @@ fn serve(shared: &Shared, id: u64, stream: TcpStream) -> Result<(), LinkError> {
     let deadline = Instant::now() + shared.options.handshake_timeout;
     let (_, body) = link.read(&[FrameKind::Hello], Wait::Until(deadline))?;
     let hello = Hello::decode(&body)?;
-    if let Err(reject) = admit(shared, id, hello) {
+    if let Err(reject) = admit(shared, id, &hello) {
         tracing::warn!("refused a connection from node {:?}: {reject}", hello.from.map(|node| node.0));
         link.put(FrameKind::Reject, |out| reject.encode(out))?;
         return Ok(());
@@ -104,15 +104,15 @@ fn serve(shared: &Shared, id: u64, stream: TcpStream) -> Result<(), LinkError> {
 
 /// Judges a dialer. Under the lock of the books, so that a change of the node's mind either comes first or finds the
 /// connection in them.
-fn admit(shared: &Shared, id: u64, hello: Hello) -> Result<(), Reject> {
+fn admit(shared: &Shared, id: u64, hello: &Hello) -> Result<(), Reject> {
     if hello.from.is_some_and(|from| shared.is_blocked(from)) {
         let text = "cut off by a test".to_string();
         return Err(Reject { reason: RejectReason::Busy, text });
     }
     let mut served = shared.served.lock();
-    let standing = shared.inbound.check_hello(&hello)?;
+    let standing = shared.inbound.check_hello(hello)?;
     if let Some(one) = served.get_mut(&id) {
-        one.hello = Some(hello);
+        one.hello = Some(hello.clone());
         one.standing = standing;
     }
     Ok(())
@@ -177,10 +177,10 @@ pub(super) fn recheck(shared: &Shared) {
     });
 }
 
-/// Ends the connections that `node` opened.
+/// Ends the connections that `node` opened, but for requests: an answer that is on its way gets there.
 pub(super) fn end_from(shared: &Shared, node: NodeId) {
     shared.served.lock().retain(|_, one| {
-        let ends = one.hello.is_some_and(|hello| hello.from == Some(node));
+        let ends = one.hello.as_ref().is_some_and(|hello| hello.from == Some(node) && hello.purpose != Purpose::Client);
         if ends {
             let _ = one.stream.shutdown(Shutdown::Both);
         }

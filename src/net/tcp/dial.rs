@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -184,6 +185,10 @@ pub(super) struct Trouble {
 pub(super) struct Peer {
     pub(super) node: NodeId,
     pub(super) address: Mutex<String>,
+    /// Where it may be instead: tried by turns.
+    pub(super) hint: Mutex<Option<String>>,
+    /// Dials that failed.
+    failed: AtomicUsize,
     pub(super) small: Lane,
     pub(super) bulk: Lane,
     /// What went wrong last; `None` while connected.
@@ -195,10 +200,19 @@ impl Peer {
         Peer {
             node,
             address: Mutex::new(address.to_string()),
+            hint: Mutex::new(None),
+            failed: AtomicUsize::new(0),
             small: Lane::new(Purpose::Peer, limits.0),
             bulk: Lane::new(Purpose::Bulk, limits.1),
             trouble: Mutex::new(None),
         }
+    }
+
+    /// Where it is to be reached now. A hint that proved right is kept to until a dial fails.
+    pub(super) fn whereabouts(&self) -> String {
+        let by_hint = self.failed.load(Ordering::Relaxed) % 2 == 1;
+        let hint = self.hint.lock().clone().filter(|_| by_hint);
+        hint.unwrap_or_else(|| self.address.lock().clone())
     }
 
     /// Ends both connections.
@@ -277,6 +291,7 @@ pub(super) fn hello(shared: &Shared, said: Introduction, purpose: Purpose, to: N
         from: Some(shared.options.node),
         to: Some(to),
         incarnation: said.incarnation,
+        address: shared.options.advertise.clone(),
     }
 }
 
@@ -288,13 +303,15 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>, bulk: bool) {
         if bulk {
             lane.wait_for_work();
         }
-        let ended = match open(shared, peer, lane) {
+        let at = peer.whereabouts();
+        let ended = match open(shared, peer, lane, &at) {
             Ok(mut link) => {
                 failures = 0;
                 pump(shared, peer, lane, &mut link).map_err(DialError::from)
             }
             Err(error) => {
                 failures += 1;
+                peer.failed.fetch_add(1, Ordering::Relaxed);
                 Err(error)
             }
         };
@@ -303,7 +320,12 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>, bulk: bool) {
             return;
         }
         if let Err(error) = ended {
-            let text = format!("node {} at {}: {error}", peer.node, peer.address.lock());
+            if let DialError::Refused { reject, .. } = &error
+                && reject.reason == RejectReason::Removed
+            {
+                shared.inbound.on_removed(peer.node, &reject.text);
+            }
+            let text = format!("node {} at {at}: {error}", peer.node);
             let trouble = Trouble { refused: error.is_refusal(), text };
             let told = peer.trouble.lock().replace(trouble.clone());
             if told.as_ref() != Some(&trouble) {
@@ -315,17 +337,16 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>, bulk: bool) {
     }
 }
 
-fn open(shared: &Shared, peer: &Peer, lane: &Lane) -> Result<Link, DialError> {
+fn open(shared: &Shared, peer: &Peer, lane: &Lane, address: &str) -> Result<Link, DialError> {
     // From here on, whoever wants another connection says so again.
     lane.state.lock().redial = false;
     if shared.is_blocked(peer.node) {
         return Err(DialError::Blocked);
     }
-    let address = peer.address.lock().clone();
     let said = shared.inbound.introduction();
     let hello = hello(shared, said, lane.purpose, peer.node);
     let timeout = shared.options.handshake_timeout;
-    let (link, welcome) = dial(&address, &hello, shared.options.allow_plaintext_remote, timeout)?;
+    let (link, welcome) = dial(address, &hello, shared.options.allow_plaintext_remote, timeout)?;
     shared.inbound.check_welcome(peer.node, &welcome).map_err(DialError::NotMeant)?;
     let stream = link.handle().map_err(LinkError::from)?;
     lane.state.lock().open = Some(Open { stream, said, welcome });

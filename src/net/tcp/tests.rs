@@ -447,6 +447,7 @@ fn garbage_and_silence_end_a_connection_and_nothing_else() {
         from: Some(NodeId(1)),
         to: Some(NodeId(2)),
         incarnation: Incarnation(1),
+        address: String::new(),
     };
     frame::put(&mut bytes, FrameKind::Hello, |out| hello.encode(out)).unwrap();
     frame::put(&mut bytes, FrameKind::Message, |out| codec::encode(&message(3, 2, 1, 0), out)).unwrap();
