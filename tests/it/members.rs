@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, LONG, count, free_ports, insert, table};
 
 impl Cluster {
     /// A node that is not in the list, with the settings of the others.
-    fn prepare_more(&mut self, n: usize) {
+    pub(crate) fn prepare_more(&mut self, n: usize) {
         let first = self.list.len() as u64 + 1;
         for (id, port) in (first..).zip(free_ports(n)) {
             self.list.push(Member::new(id, format!("127.0.0.1:{port}")));

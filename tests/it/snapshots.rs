@@ -180,3 +180,20 @@ fn a_snapshot_under_writers_ends_although_the_log_moves_on() {
     assert!(cluster.node(away).status().first.0 > seen.0 + 1);
     cluster.assert_equal("app");
 }
+
+/// A new node comes in although no log has the beginning any more.
+#[test]
+fn a_node_that_joins_late_gets_a_snapshot_and_votes_in_the_end() {
+    let mut cluster = Cluster::start_with(3, quick);
+    table(&cluster);
+    with_blobs(cluster.leader(), "app");
+    outrun(&cluster, "app", 20);
+    let doors: Vec<String> = cluster.list.iter().map(|member| member.address.clone()).collect();
+    cluster.prepare_more(1);
+    cluster.nodes[3] = Some(cluster.builder(4).bootstrap([]).join(doors).start().unwrap());
+    for node in cluster.running() {
+        until(node, "node 4 votes", |status| status.voters.iter().any(|voter| voter.0 == 4));
+    }
+    cluster.assert_equal("app");
+    assert!(cluster.node(4).status().first.0 > 20);
+}
