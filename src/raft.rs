@@ -382,6 +382,11 @@ pub struct PeerStatus {
     pub id: NodeId,
     /// Last entry it acknowledged.
     pub acknowledged: LogIndex,
+    /// The entry that it is sent next.
+    pub next: LogIndex,
+    /// Whether entries follow each other without waiting for its answers. If not, this leader is finding out where the two
+    /// logs agree, or has no entries for it.
+    pub streams: bool,
     /// Whether it was heard of lately.
     pub active: bool,
 }

@@ -5,7 +5,7 @@ use shoaldb_vfs::Database;
 use shoaldb_vfs::error::Refusal;
 
 use crate::catalogue::DatabaseId;
-use crate::raft::Role;
+use crate::raft::{self, Role};
 use crate::shared::Hub;
 use crate::types::{ClusterId, Incarnation, LogIndex, Membership, NodeId, Term};
 
@@ -128,6 +128,16 @@ pub struct PeerStatus {
     pub node: NodeId,
     /// Last entry that it acknowledged.
     pub acknowledged: LogIndex,
+    /// The entry that it is sent next.
+    #[serde(default)]
+    pub next: LogIndex,
+    /// `replicate`: entries follow each other; `probe`: the leader finds out where the two logs agree; `snapshot`: it needs
+    /// entries that the log does not have any more.
+    #[serde(default)]
+    pub state: String,
+    /// Bytes of a snapshot that it has in place, and how many there are in all, while it fetches one from this node.
+    #[serde(default)]
+    pub snapshot: Option<(u64, u64)>,
     /// Whether it was heard of lately.
     pub active: bool,
 }
@@ -205,7 +215,14 @@ pub(crate) fn of(hub: &Hub) -> Status {
         peers: core.map_or_else(Vec::new, |core| {
             core.peers
                 .into_iter()
-                .map(|peer| PeerStatus { node: peer.id, acknowledged: peer.acknowledged, active: peer.active })
+                .map(|peer| PeerStatus {
+                    node: peer.id,
+                    acknowledged: peer.acknowledged,
+                    next: peer.next,
+                    state: state_of(&peer, hub.log_start()).to_string(),
+                    snapshot: hub.snapshots.views.progress(peer.id),
+                    active: peer.active,
+                })
                 .collect()
         }),
         alarms: alarms(hub),
@@ -231,6 +248,14 @@ fn members(hub: &Hub, membership: Option<&Membership>) -> Vec<MemberStatus> {
         all.collect()
     });
     all.unwrap_or_default()
+}
+
+fn state_of(peer: &raft::PeerStatus, log_start: LogIndex) -> &'static str {
+    match peer.streams {
+        true => "replicate",
+        false if peer.acknowledged < log_start && peer.next <= log_start => "snapshot",
+        false => "probe",
+    }
 }
 
 /// What needs a person's attention, the gravest first.

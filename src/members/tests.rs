@@ -24,7 +24,13 @@ fn world() -> World {
         catalogue.put_member(NodeId(id), incarnation, &format!("a:{id}")).unwrap();
     }
     catalogue.remove_member(NodeId(5)).unwrap();
-    let peer = |id| PeerStatus { id: NodeId(id), acknowledged: LogIndex(5000), active: true };
+    let peer = |id| PeerStatus {
+        id: NodeId(id),
+        acknowledged: LogIndex(5000),
+        next: LogIndex(5001),
+        streams: true,
+        active: true,
+    };
     let membership = Membership { voters: ids([1, 2, 3]), learners: ids([4, 6]), ..Membership::default() };
     World { membership, pending: false, peers: [2, 3, 4, 6].map(peer).to_vec(), catalogue }
 }

@@ -23,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use raft::eraftpb::{Entry, MessageType};
-use raft::{RawNode, ReadOnlyOption, StateRole};
+use raft::{ProgressState, RawNode, ReadOnlyOption, StateRole};
 
 use super::convert::{
     entries_from_raft, hard_state_from_raft, maybe_node_from_raft, membership_from_raft, message_from_raft,
@@ -183,7 +183,13 @@ impl Core {
             let others = raft.prs().iter().filter(|(id, _)| **id != raft.id);
             peers.extend(others.filter_map(|(id, progress)| {
                 let id = node_from_raft(*id).ok()?;
-                Some(PeerStatus { id, acknowledged: LogIndex(progress.matched), active: progress.recent_active })
+                Some(PeerStatus {
+                    id,
+                    acknowledged: LogIndex(progress.matched),
+                    next: LogIndex(progress.next_idx),
+                    streams: progress.state == ProgressState::Replicate,
+                    active: progress.recent_active,
+                })
             }));
             peers.sort_unstable_by_key(|peer| peer.id);
         }

@@ -77,8 +77,11 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             Some(cut) => fetch(hub, &cut, &object),
             None => Answer::Gone,
         },
-        Ask::Progress { view, .. } => match hub.snapshots.views.renew(view, from, now) {
-            Some(_) => Answer::Yes,
+        Ask::Progress { view, done, total, .. } => match hub.snapshots.views.renew(view, from, now) {
+            Some(_) => {
+                hub.snapshots.views.note_progress(view, from, (done, total));
+                Answer::Yes
+            }
             None => Answer::Gone,
         },
         Ask::Done { view, outcome, .. } => {

@@ -50,6 +50,8 @@ struct Lent {
     id: ViewId,
     cut: Arc<Cut>,
     leases: BTreeMap<NodeId, Duration>,
+    /// What those who fetch say of their progress: bytes that are in place, bytes in all.
+    progress: BTreeMap<NodeId, (u64, u64)>,
     opened: Duration,
     used: Duration,
 }
@@ -106,7 +108,7 @@ impl Views {
         let mut all = self.all.lock();
         all.retain(|lent| !lent.leases.is_empty());
         let leases = BTreeMap::from([(to, now + LEASE)]);
-        all.push(Lent { id, cut: Arc::new(cut), leases, opened: now, used: now });
+        all.push(Lent { id, cut: Arc::new(cut), leases, progress: BTreeMap::new(), opened: now, used: now });
         id
     }
 
@@ -120,12 +122,27 @@ impl Views {
         Some(lent.cut.clone())
     }
 
+    /// `peer` says how far it is.
+    pub(crate) fn note_progress(&self, id: ViewId, peer: NodeId, progress: (u64, u64)) {
+        if let Some(lent) = self.all.lock().iter_mut().find(|lent| lent.id == id) {
+            lent.progress.insert(peer, progress);
+        }
+    }
+
+    /// How far a node said that it is with what it fetches from here: bytes that are in place, bytes in all.
+    pub(crate) fn progress(&self, peer: NodeId) -> Option<(u64, u64)> {
+        let all = self.all.lock();
+        let lent = all.iter().rev().find(|lent| lent.leases.contains_key(&peer))?;
+        lent.progress.get(&peer).copied()
+    }
+
     /// `peer` is done with a view. The entry that it is of, if there was such a lease.
     pub(crate) fn give_back(&self, id: ViewId, peer: NodeId) -> Option<EntryId> {
         let mut all = self.all.lock();
         let newest = all.last().map(|lent| lent.id);
         let at = all.iter_mut().find(|lent| lent.id == id)?;
         let there = at.leases.remove(&peer).map(|_| at.cut.at);
+        at.progress.remove(&peer);
         all.retain(|lent| !lent.leases.is_empty() || Some(lent.id) == newest);
         there
     }

@@ -69,10 +69,18 @@ fn a_node_that_was_away_for_too_long_gets_a_snapshot_and_goes_on() {
     fill(cluster.leader(), "new", 10);
     outrun(&cluster, "app", seen.last.0);
 
+    // Who is away is not heard of, and what the log knows of it is no more than it was.
+    let of = |status: &Status| status.peers.iter().find(|peer| u64::from(peer.node.0) == away).cloned().unwrap();
+    until(cluster.leader(), "it is not heard of", |status| !of(status).active);
+
     cluster.start_node(away);
     let back = cluster.node(away);
     let events = back.events();
     until(back, "it has everything", |status| status.applied >= cluster.leader().status().applied);
+    until(cluster.leader(), "entries follow each other again", |status| {
+        let peer = of(status);
+        peer.state == "replicate" && peer.next > peer.acknowledged && peer.active && peer.snapshot.is_none()
+    });
     for db in ["app", "new"] {
         cluster.assert_equal(db);
     }

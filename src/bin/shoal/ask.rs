@@ -245,10 +245,15 @@ fn print_status(known: &[&Status]) {
         print(&format!("\n{databases}"));
     }
     for status in known.iter().filter(|status| !status.peers.is_empty()) {
-        let mut peers = plain(&["peer", "acknowledged", "heard of lately"]);
+        let mut peers = plain(&["peer", "acknowledged", "next", "state", "snapshot", "heard of lately"]);
         for peer in &status.peers {
             let active = if peer.active { "yes" } else { "no" };
-            peers.add_row([peer.node.to_string(), peer.acknowledged.to_string(), active.to_string()]);
+            let snapshot = peer
+                .snapshot
+                .map_or(String::new(), |(done, total)| format!("{} %", (done * 100).checked_div(total).unwrap_or(100)));
+            let (node, acknowledged, next) =
+                (peer.node.to_string(), peer.acknowledged.to_string(), peer.next.to_string());
+            peers.add_row([node, acknowledged, next, peer.state.clone(), snapshot, active.to_string()]);
         }
         print(&format!("\nas leader {} knows them\n{peers}", status.node));
     }

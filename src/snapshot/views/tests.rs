@@ -61,6 +61,17 @@ fn what_nobody_uses_goes_when_there_is_a_newer_one() {
 }
 
 #[test]
+fn how_far_a_node_is_is_known_as_long_as_it_fetches() {
+    let views = Views::default();
+    let id = views.lend(7, cut(100), A, at(0));
+    assert_eq!(views.progress(A), None);
+    views.note_progress(id, A, (5, 10));
+    assert_eq!((views.progress(A), views.progress(B)), (Some((5, 10)), None));
+    views.give_back(id, A);
+    assert_eq!(views.progress(A), None);
+}
+
+#[test]
 fn age_and_removal_end_a_view_that_is_used() {
     let views = Views::default();
     let id = views.lend(7, cut(100), A, at(0));
