@@ -471,8 +471,15 @@ mod tests {
         let golden =
             [&b"SHwp"[..], &[1, 0, 1, 0, 1, 1, 0xaa, 0, 0, 0, 0, 0, 0, 0], &[2, 0, 1, 0, 0xbb, 0, 0, 0, 0, 0, 0, 0]];
         assert_eq!(out, golden.concat());
+        assert_eq!(Hello::decode(&out).as_ref(), Ok(&hello));
+        out.extend_from_slice(&[3, 0]);
+        out.extend_from_slice(b"a:1");
+        let told = Hello { address: "a:1".to_string(), ..hello };
+        let mut again = Vec::new();
+        told.encode(&mut again);
+        assert_eq!(out, again);
         out.extend_from_slice(b"of a later version");
-        assert_eq!(Hello::decode(&out), Ok(hello));
+        assert_eq!(Hello::decode(&out), Ok(told));
 
         let mut out = Vec::new();
         let welcome = Welcome { version: 1, node: NodeId(2), incarnation: Incarnation(3), cluster: None };
