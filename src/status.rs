@@ -5,7 +5,7 @@ use shoaldb_vfs::Database;
 use shoaldb_vfs::error::Refusal;
 
 use crate::catalogue::DatabaseId;
-use crate::raft::{self, Role};
+use crate::raft::{PeerStatus as Peer, Role};
 use crate::shared::Hub;
 use crate::types::{ClusterId, Incarnation, LogIndex, Membership, NodeId, Term};
 
@@ -250,7 +250,7 @@ fn members(hub: &Hub, membership: Option<&Membership>) -> Vec<MemberStatus> {
     all.unwrap_or_default()
 }
 
-fn state_of(peer: &raft::PeerStatus, log_start: LogIndex) -> &'static str {
+fn state_of(peer: &Peer, log_start: LogIndex) -> &'static str {
     match peer.streams {
         true => "replicate",
         false if peer.acknowledged < log_start && peer.next <= log_start => "snapshot",

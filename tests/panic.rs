@@ -37,8 +37,10 @@ fn a_panic_in_the_applier_stops_the_node_in_words() {
     // It is committed, and the step that was to say so did not come to its end. Its caller hears of it all the same.
     let (tell, told) = std::sync::mpsc::channel();
     let caller = node.clone();
-    std::thread::spawn(move || tell.send(insert(&caller, 2)));
+    let thread = std::thread::spawn(move || tell.send(insert(&caller, 2)));
     let result = told.recv_timeout(Duration::from_secs(30)).expect("the caller waits for ever");
+    // Its node is a handle, too.
+    thread.join().expect("no panic").expect("somebody listens");
     if let Err(error) = &result {
         assert_eq!(error.outcome(), Some(Outcome::Unknown), "{error}");
     }

@@ -99,6 +99,7 @@ fn main() {
         from: Some(NodeId(1)),
         to: Some(NodeId(2)),
         incarnation: Incarnation(77),
+        address: String::new(),
     };
     let welcome =
         Welcome { version: PROTOCOL, node: NodeId(2), incarnation: Incarnation(78), cluster: Some(ClusterId(5)) };

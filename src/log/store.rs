@@ -493,8 +493,8 @@ impl Log {
         EntryId { index: start, term }
     }
 
-    /// Begins a new segment if that lets [`Log::compact`] drop the oldest one: its head takes the newest anchor along. A log
-    /// that is not written to would keep what nobody needs.
+    /// Begins a new segment if that lets [`Log::compact`] drop the oldest one that has entries: its head takes the newest
+    /// anchor along. A log that is not written to would keep what nobody needs.
     pub fn seal_for(&self, through: LogIndex) -> Result<(), LogError> {
         let mut writer = self.writer.lock();
         if let Some(failed) = &writer.failed {
@@ -502,10 +502,12 @@ impl Log {
         }
         let helps = {
             let index = self.index.read();
-            let oldest = index.segments.front().filter(|_| index.segments.len() > 1);
-            oldest.is_some_and(|oldest| {
-                let last = index.contents.last_of_segment(oldest.number);
-                let covered = index.segments.iter().skip(1).any(|later| later.applied >= last);
+            let (start, sealed) = (index.contents.start().index, index.segments.len() - 1);
+            let last_of = |at: usize| index.contents.last_of_segment(index.segments[at].number);
+            // A segment may have no entries: it goes along with the first that has some.
+            (0..sealed).find(|at| last_of(*at) > start).is_some_and(|oldest| {
+                let last = last_of(oldest);
+                let covered = index.segments.iter().skip(oldest + 1).any(|later| later.applied >= last);
                 last <= through && !covered && index.contents.anchor().applied >= last
             })
         };

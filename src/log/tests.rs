@@ -281,6 +281,24 @@ fn segments_go_only_when_a_later_head_covers_them_and_come_back_with_another_lap
     assert_eq!(all(&reopened), all(&log));
 }
 
+/// The first segment of a log may be left before an entry came: it holds back nothing.
+/// Shows INV-25.
+#[test]
+fn a_segment_without_entries_does_not_keep_those_behind_it() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.append(&Batch { hard_state: Some(hard(1, 0, 1)), ..Batch::default() }).unwrap();
+    log.prepare_spare().unwrap();
+    for index in 2..=7 {
+        log.append(&entries(index, index, 1, 3000)).unwrap();
+    }
+    log.append(&Batch { hard_state: Some(hard(1, 0, 7)), anchor: Some(anchor(7)), ..Batch::default() }).unwrap();
+    log.seal_for(LogIndex(7)).unwrap();
+    assert!(log.compaction_start(LogIndex(7), 0).index > GENESIS.index);
+    log.compact(LogIndex(7)).unwrap();
+    assert!(log.start().index > GENESIS.index);
+}
+
 /// A head takes the anchor along only when there is a next segment: without a batch that needs one, nothing would go.
 /// Shows INV-25.
 #[test]

@@ -28,7 +28,7 @@ fn one_node_from_start_to_end() {
     assert!(works(&["status", "--data", &data]).contains("leader"));
     assert!(fails(&["db", "drop", "none", "--data", &data], 1).contains("no database named none"));
     assert_eq!(works(&["db", "drop", "app", "--yes", "--data", &data]), "dropped app\n");
-    assert!(fails(&["transfer", "7", "--data", &data], 1).contains("node 7 is not a voter"));
+    assert!(fails(&["transfer", "7", "--data", &data], 1).contains("node 7 cannot take over"));
 
     assert_eq!(node.terminate(), 0);
     assert!(fails(&["status", "--data", &data], 4).contains("no node runs in this directory"));

@@ -27,6 +27,7 @@ pub(crate) struct Settings {
     advertise: Option<String>,
     #[serde(deserialize_with = "members")]
     bootstrap: Option<Vec<String>>,
+    join: Option<Vec<String>>,
     allow_plaintext_remote: Option<bool>,
     pub(crate) endpoints: Option<Vec<String>>,
     log: Option<String>,
@@ -148,6 +149,7 @@ impl Settings {
             one("listen", own(&self.listen)),
             one("advertise", own(&self.advertise)),
             self.bootstrap.clone().map(|list| ("bootstrap", list)),
+            self.join.clone().map(|doors| ("join", doors)),
             one("allow_plaintext_remote", self.allow_plaintext_remote.map(|allow| allow.to_string())),
             one("heartbeat", own(&self.heartbeat)),
             one("election_timeout", own(&self.election_timeout)),
