@@ -679,11 +679,18 @@ impl Node {
     }
 
     /// What became of the transaction that `receipt` names: see [`Connection::last_receipt`] and [`Error::receipt`]. Any
-    /// node of the cluster can be asked, at any time later; it answers at once, from what it has applied, and never says
-    /// more than it can prove.
+    /// node of the cluster can be asked, at any time later; it answers from what it has applied, and never says more than it
+    /// can prove. If it knows that the log is committed up to there and is only about to apply it, it waits for that, up
+    /// to a second: the node that acknowledged a commit settles its receipt from then on.
     pub fn outcome_of(&self, receipt: impl Borrow<Receipt>) -> Result<ReceiptOutcome> {
         self.check_running()?;
         let receipt = receipt.borrow();
+        let index = receipt.entry.index;
+        let committed = self.inner.hub.core_status.lock().as_ref().is_some_and(|core| core.committed >= index);
+        if committed && self.inner.hub.applied().index < index {
+            // Its answer is looked at below, whatever it is.
+            let _ = self.wait_applied(index.0, Duration::from_secs(1));
+        }
         let cluster = self.inner.hub.with_catalogue(|catalogue| catalogue.cluster());
         match cluster {
             Ok(cluster) if cluster == receipt.cluster => Ok(self.inner.hub.outcome_of(receipt.entry)),
