@@ -10,45 +10,44 @@
 //! busy timeout. The three nodes are this process, which leads, and two others.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use shoaldb::{Member, Node, rusqlite};
+use common::{Args, Process, Seat, lead, until_input_ends};
+use shoaldb::{Node, rusqlite};
+
+mod common;
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, k INTEGER, v TEXT); \
                       CREATE INDEX IF NOT EXISTS tk ON t(k)";
 
-struct Settings {
-    rounds: usize,
-    millis: u64,
-    writers: Vec<usize>,
-    dir: Option<PathBuf>,
-}
-
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    if let Some(at) = args.iter().position(|arg| arg == "--node") {
-        return node_process(&args[at + 1..]);
+    let args = Args::of_process();
+    if let Some(seat) = args.seat() {
+        let _node = seat.start(|builder| builder);
+        return until_input_ends();
     }
-    let settings = settings(&args);
-    let base = settings.dir.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
-    refuse_tmpfs(&base);
-    let dir = tempfile::tempdir_in(&base).expect("a directory for the bench");
+    let (rounds, millis) = (args.number("--rounds", 7usize), args.number("--millis", 700));
+    let writers = args.value("--writers").unwrap_or("1,16,64").split(',');
+    let writers: Vec<usize> = writers.map(|part| part.parse().expect("--writers")).collect();
+    let dir = args.directory();
 
     let plain = Plain::open(&dir.path().join("plain.db"));
     let one = Node::open(dir.path().join("one")).expect("one node");
-    let three = Three::start(dir.path());
-    let leader = three.leader_node();
+    // Clients of an embedded database live in the leader's process.
+    let seats = Seat::all(dir.path(), 3, 0);
+    let _others: Vec<Process> = seats[1..].iter().map(Seat::spawn).collect();
+    let leader = seats[0].start(|builder| builder);
+    lead(&leader, 1);
     for node in [&one, &leader] {
         node.write("app", |tx| Ok(tx.execute_batch(SCHEMA)?)).expect("schema");
     }
     println!("{:>8} {:>14} {:>12} {:>12} {:>9} {:>9}", "writers", "what", "tx/s", "p50 us", "ratio", "p99 us");
-    for &writers in &settings.writers {
+    for writers in writers {
         let mut samples: Vec<(&str, Vec<Sample>)> =
             vec![("plain", vec![]), ("one node", vec![]), ("three nodes", vec![])];
-        for _ in 0..settings.rounds {
-            let limit = Duration::from_millis(settings.millis);
+        for _ in 0..rounds {
+            let limit = Duration::from_millis(millis);
             samples[0].1.push(run(writers, limit, || plain.connect()));
             samples[1].1.push(run(writers, limit, || connect(&one)));
             samples[2].1.push(run(writers, limit, || connect(&leader)));
@@ -151,81 +150,4 @@ impl Plain {
         db.execute_batch("PRAGMA synchronous=FULL").expect("synchronous");
         db
     }
-}
-
-/// Two child processes, and the leader in this one: clients of an embedded database live in the leader's process.
-struct Three {
-    node: Node,
-    children: Vec<Child>,
-}
-
-impl Three {
-    fn start(dir: &Path) -> Three {
-        let held: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("port")).collect();
-        let ports: Vec<u16> = held.iter().map(|held| held.local_addr().expect("port").port()).collect();
-        drop(held);
-        let list: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let children = [2, 3].map(|id: usize| {
-            Command::new(std::env::current_exe().expect("own path"))
-                .args(["--node", &id.to_string()])
-                .arg(dir.join(format!("three-{id}")))
-                .args(&list)
-                .stdin(Stdio::piped())
-                .spawn()
-                .expect("node process")
-        });
-        let node = start_node(1, &dir.join("three-1"), &list);
-        Three { node, children: children.into() }
-    }
-
-    fn leader_node(&self) -> Node {
-        while !self.node.is_leader() {
-            let leader = self.node.wait_leader(Duration::from_secs(30)).expect("leader");
-            if leader != 1 {
-                let _ = self.node.transfer_leadership(1);
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        self.node.clone()
-    }
-}
-
-impl Drop for Three {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn start_node(id: u64, dir: &Path, list: &[String]) -> Node {
-    let members = list.iter().zip(1..).map(|(address, id)| Member::new(id, address.clone()));
-    Node::builder(id, dir).listen(list[id as usize - 1].clone()).bootstrap(members).start().expect("node")
-}
-
-/// A follower; lives until its standard input is closed.
-fn node_process(args: &[String]) {
-    let id = args[0].parse().expect("id");
-    let _node = start_node(id, Path::new(&args[1]), &args[2..5]);
-    let mut line = String::new();
-    let _ = std::io::stdin().read_line(&mut line);
-}
-
-fn settings(args: &[String]) -> Settings {
-    let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1)).cloned();
-    Settings {
-        rounds: value("--rounds").map_or(7, |text| text.parse().expect("--rounds")),
-        millis: value("--millis").map_or(700, |text| text.parse().expect("--millis")),
-        writers: value("--writers")
-            .map_or(vec![1, 16, 64], |text| text.split(',').map(|part| part.parse().expect("--writers")).collect()),
-        dir: value("--dir").map(PathBuf::from),
-    }
-}
-
-/// In memory nothing is synced, and every number would be a lie.
-fn refuse_tmpfs(dir: &Path) {
-    const TMPFS_MAGIC: u64 = 0x0102_1994;
-    let stat = rustix::fs::statfs(dir).expect("statfs");
-    assert!(stat.f_type as u64 != TMPFS_MAGIC, "{}: a tmpfs; pass --dir on a disk", dir.display());
 }

@@ -9,40 +9,29 @@
 //! `RssShmem` that was seen in `/proc/PID/status`, every 20 ms: pages of files do not count, the kernel drops them when it
 //! needs the room.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use shoaldb::{Member, Node, rusqlite};
+use common::{Args, LONG, Process, Seat, at, lead, memory, until_input_ends};
+use shoaldb::rusqlite;
 
-const LONG: Duration = Duration::from_secs(600);
+mod common;
 
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    if let Some(at) = args.iter().position(|arg| arg == "--node") {
-        return node_process(&args[at + 1..]);
+    let args = Args::of_process();
+    let start = |seat: &Seat| seat.start(|builder| builder.commit_timeout(LONG));
+    if let Some(seat) = args.seat() {
+        let _node = start(&seat);
+        return until_input_ends();
     }
-    let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
-    let megabytes: u64 = value("--megabytes").map_or(300, |text| text.parse().expect("a number of megabytes"));
-    let base = value("--dir").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
-    let dir = tempfile::tempdir_in(&base).expect("a directory for the bench");
+    let megabytes: u64 = args.number("--megabytes", 300);
+    let dir = args.directory();
 
-    let held: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    let list: Vec<String> = held.iter().map(|port| port.local_addr().expect("its address").to_string()).collect();
-    drop(held);
-    let others = Others([2, 3].map(|id| {
-        Command::new(std::env::current_exe().expect("own path"))
-            .args(["--node", &id.to_string()])
-            .arg(dir.path().join(id.to_string()))
-            .args(&list)
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("node process")
-    }));
-    let node = start_node(1, &dir.path().join("1"), &list);
-    lead(&node);
+    let seats = Seat::all(dir.path(), 3, 0);
+    let others: Vec<Process> = seats[1..].iter().map(Seat::spawn).collect();
+    let node = start(&seats[0]);
+    lead(&node, 1);
     let db = node.connect("app").expect("a connection");
     db.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)").expect("a table");
     let mut small = node.connect("small").expect("a connection");
@@ -51,7 +40,7 @@ fn main() {
         db.busy_timeout(LONG).expect("a timeout");
     }
 
-    let processes = [std::process::id(), others.0[0].id(), others.0[1].id()];
+    let processes = [std::process::id(), others[0].id(), others[1].id()];
     println!(
         "{:>28} {:>8} {:>26} {:>36}",
         "what", "seconds", "MB of nodes 1, 2, 3", "small commits: n, p50, p99, max us"
@@ -98,54 +87,11 @@ fn measure(what: &str, processes: [u32; 3], small: &mut rusqlite::Connection, ac
         small.join().expect("no panic")
     });
     latencies.sort_unstable();
-    let at =
-        |share: usize| latencies.get((latencies.len() * share / 1000).min(latencies.len() - 1)).copied().unwrap_or(0);
+    let at = |share| at(&latencies, share);
     println!(
         "{what:>28} {:>8.1} {:>26} {:>36}",
         started.elapsed().as_secs_f64(),
         format!("{:?}", peaks.lock().expect("no panic").map(|kilobytes| kilobytes / 1024)),
         format!("{}, {}, {}, {}", latencies.len(), at(500), at(990), at(1000)),
     );
-}
-
-/// `RssAnon` and `RssShmem` of a process, in kilobytes.
-fn memory(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let of = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0)
-    };
-    of("RssAnon:") + of("RssShmem:")
-}
-
-fn start_node(id: u64, dir: &Path, list: &[String]) -> Node {
-    let members = list.iter().zip(1..).map(|(address, id)| Member::new(id, address.clone()));
-    let builder = Node::builder(id, dir).listen(list[id as usize - 1].clone()).bootstrap(members);
-    builder.commit_timeout(LONG).start().expect("a node")
-}
-
-fn lead(node: &Node) {
-    while !node.is_leader() {
-        if node.wait_leader(LONG).expect("a leader") != node.id() {
-            let _ = node.transfer_leadership(node.id());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// A node, until standard input ends.
-fn node_process(args: &[String]) {
-    let _node = start_node(args[0].parse().expect("an id"), Path::new(&args[1]), &args[2..]);
-    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-}
-
-struct Others([Child; 2]);
-
-impl Drop for Others {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            drop(child.stdin.take());
-            let _ = child.wait();
-        }
-    }
 }

@@ -1,221 +1,107 @@
-//! A node that lacks what the log no longer has: how long it takes, how much travels, what it costs the others.
+//! A node that lacks what the log no longer has: how long it takes, how much travels, and what it costs the others.
 //!
 //! ```text
 //! cargo bench --bench snapshot -- [--megabytes 200] [--dir DIR]
 //! ```
 //!
-//! Three node processes; the one that leads is this one. Node 3 is away while the database grows, and comes back; then it is
-//! away while one page in a hundred changes, at random places and at one place, and comes back each time. Beside it, in turns:
-//! `cp` and `fsync` of the leader's main file. Memory is the highest sum of `RssAnon` and `RssShmem` in `/proc/PID/status`,
-//! every 20 ms. Small commits of 16 writers to another database go on all the time.
+//! Two voters, of which the leader is this process, and learners that come and go, each a process of its own. Sixteen
+//! writers commit small transactions to another database all the time. In turns: a learner with nothing; the same one after one
+//! page in a hundred changed while it was away, at random places and at one place; three that are killed when they have a
+//! fifth, a half and nine tenths, and started again; three with nothing at once.
+//!
+//! What was sent is told in parts of the database, or of what changed of it. Memory is what `RssAnon` and `RssShmem` grew by
+//! at the most in the leader and were at the most in the learner, seen every 20 ms. Beside each: `cp` and `fsync` of the main
+//! file. A learner is caught up when the leader knows that it has all that was committed when the learner was started.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use shoaldb::{Event, Member, Node};
+use common::{Args, LONG, Process, Seat, at, lead, memory, until_input_ends, wait};
+use shoaldb::{Builder, Connection, Event, Node};
 
-const LONG: Duration = Duration::from_secs(600);
+mod common;
+
 const LOG_LIMIT: u64 = 32 << 20;
 const WRITERS: usize = 16;
+const FIRST_LEARNER: usize = 2;
 
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    if let Some(at) = args.iter().position(|arg| arg == "--node") {
-        return node_process(&args[at + 1..]);
+    let args = Args::of_process();
+    if let Some(seat) = args.seat() {
+        return learner(&seat);
     }
-    let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
-    let megabytes: u64 = value("--megabytes").map_or(200, |text| text.parse().expect("a number of megabytes"));
-    let base = value("--dir").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
-    let dir = tempfile::tempdir_in(&base).expect("a directory for the bench");
-
-    let held: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    let list: Vec<String> = held.iter().map(|port| port.local_addr().expect("its address").to_string()).collect();
-    drop(held);
-    let start = |id: u64| Other::start(id, &dir.path().join(id.to_string()), &list);
-    let _second = start(2);
-    let third = start(3);
-    let node = start_node(1, &dir.path().join("1"), &list);
-    lead(&node);
-    let db = node.connect("app").expect("a connection");
-    db.busy_timeout(LONG).expect("a timeout");
-    db.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)").expect("a table");
-    let small = node.connect("small").expect("a connection");
-    small.execute_batch("CREATE TABLE t(x)").expect("a table");
-    wait(|| node.status().peers.iter().all(|peer| peer.acknowledged >= node.status().committed), "all have it");
-    drop(third);
-
-    let rows = megabytes * 256;
-    for _ in 0..16 {
-        db.execute_batch(&format!(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) \
-             INSERT INTO t(v) SELECT randomblob(4040) FROM n",
-            rows / 16
-        ))
-        .expect("the rows");
-    }
-    let checkpointed = || {
-        let status = node.status();
-        let app = status.databases.iter().find(|db| db.name == "app").expect("app");
-        app.checkpointed == app.position && status.log_bytes <= 2 * LOG_LIMIT
-    };
-    wait(checkpointed, "the leader has it in its main file");
-    let outrun = |third: u64| {
-        let behind = || {
-            node.status()
-                .peers
-                .iter()
-                .all(|peer| peer.node.to_string() != third.to_string() || peer.acknowledged < node.status().first)
-        };
-        while !behind() {
-            small.execute("INSERT INTO t VALUES (zeroblob(100000) || randomblob(400000))", []).expect("a large row");
-        }
-    };
-    outrun(3);
+    let dir = args.directory();
+    let mut bench = Bench::start(dir.path(), args.number("--megabytes", 200));
+    bench.lent();
     println!(
-        "{:>22} {:>8} {:>10} {:>8} {:>10} {:>9} {:>9} {:>30}",
+        "{:>18} {:>8} {:>8} {:>9} {:>6} {:>8} {:>8} {:>8} {:>30}",
         "what",
         "seconds",
+        "cp secs",
         "sent MB",
         "of it",
-        "cp seconds",
-        "leader MB",
-        "node 3 MB",
+        "leader",
+        "learner",
+        "idle",
         "small commits: n, p50, p99.9 us"
     );
-    measure("nothing", &node, megabytes, dir.path(), || {
-        std::thread::sleep(Duration::from_secs(3));
-        (0, None)
+    bench.measure("nothing", 0, |_, _| {
+        std::thread::sleep(Duration::from_secs(5));
+        0
     });
-    let mut third = None;
-    measure("from nothing", &node, megabytes, dir.path(), || {
-        let other = third.insert(start(3));
-        (other.installed(), Some(other.id()))
-    });
-    for (what, change) in [
-        ("1 % at random", "UPDATE t SET v = randomblob(4040) WHERE id % 100 = 7"),
-        ("1 % at one place", "UPDATE t SET v = randomblob(4040) WHERE id <= (SELECT max(id) FROM t) / 100"),
-    ] {
-        wait(|| node.status().peers.iter().all(|peer| peer.acknowledged >= node.status().committed), "all have it");
-        drop(third.take());
-        db.execute_batch(change).expect("the change");
-        outrun(3);
-        measure(what, &node, megabytes, dir.path(), || {
-            let other = third.insert(start(3));
-            (other.installed(), Some(other.id()))
+
+    let all = bench.bytes;
+    bench.node.add_learner(bench.seats[FIRST_LEARNER].member()).expect("a learner");
+    let mut process = None;
+    bench.outrun(FIRST_LEARNER);
+    bench.measure("from nothing", all, |bench, watch| bench.join(FIRST_LEARNER, watch, &mut process));
+    for (what, which) in
+        [("1 % at random", "id % 100 = 7"), ("1 % at one place", "id <= (SELECT max(id) FROM t) / 100")]
+    {
+        bench.all_have_it();
+        drop(process.take());
+        bench.app().execute_batch(&format!("UPDATE t SET v = randomblob(4040) WHERE {which}")).expect("the change");
+        bench.outrun(FIRST_LEARNER);
+        bench.measure(what, all / 100, |bench, watch| bench.join(FIRST_LEARNER, watch, &mut process));
+    }
+    bench.leave(FIRST_LEARNER, process.take());
+
+    for (number, percent) in (FIRST_LEARNER + 1..).zip([20, 50, 90]) {
+        bench.node.add_learner(bench.seats[number].member()).expect("a learner");
+        bench.outrun(number);
+        let mut process = None;
+        bench.measure(&format!("killed at {percent} %"), all, |bench, watch| {
+            let first = bench.seats[number].spawn();
+            let had = bench.wait_for_progress(number, percent);
+            first.kill();
+            had + bench.join(number, watch, &mut process)
         });
+        bench.leave(number, process.take());
     }
-}
 
-fn wait(done: impl Fn() -> bool, what: &str) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < LONG, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
+    let three = FIRST_LEARNER + 4..FIRST_LEARNER + 7;
+    for number in three.clone() {
+        bench.node.add_learner(bench.seats[number].member()).expect("a learner");
+        bench.outrun(number);
     }
-}
-
-/// Runs `act`, which tells how many bytes came and which process got them, beside small commits and a look at memory.
-fn measure(what: &str, node: &Node, megabytes: u64, dir: &Path, act: impl FnOnce() -> (u64, Option<u32>)) {
-    let (done, peak_here, peak_there) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    let before = memory(std::process::id());
-    let (mut latencies, sent, seconds) = std::thread::scope(|scope| {
-        let done = &done;
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                peak_here.fetch_max(memory(std::process::id()), Ordering::Relaxed);
-                peak_there.fetch_max(youngest_child().map_or(0, memory), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        });
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|_| {
-                let db = node.connect("small").expect("a connection");
-                db.busy_timeout(LONG).expect("a timeout");
-                scope.spawn(move || {
-                    let mut latencies = Vec::new();
-                    while !done.load(Ordering::Relaxed) {
-                        let begun = Instant::now();
-                        db.execute("INSERT INTO t VALUES (randomblob(100))", []).expect("a small commit");
-                        latencies.push(begun.elapsed().as_micros());
-                    }
-                    latencies
-                })
-            })
-            .collect();
-        let begun = Instant::now();
-        let (sent, _) = act();
-        let seconds = begun.elapsed().as_secs_f64();
-        done.store(true, Ordering::Relaxed);
-        let latencies: Vec<u128> = writers.into_iter().flat_map(|writer| writer.join().expect("no panic")).collect();
-        (latencies, sent, seconds)
+    let mut processes: Vec<Option<Process>> = vec![None, None, None];
+    bench.measure("three at once", 3 * all, |bench, watch| {
+        std::thread::scope(|scope| {
+            let join = |(number, process)| scope.spawn(move || bench.join(number, watch, process));
+            let joins: Vec<_> = three.zip(&mut processes).map(join).collect();
+            joins.into_iter().map(|join| join.join().expect("no panic")).sum()
+        })
     });
-    let copied = copy(dir);
-    latencies.sort_unstable();
-    let at =
-        |share: usize| latencies.get((latencies.len() * share / 1000).min(latencies.len() - 1)).copied().unwrap_or(0);
-    println!(
-        "{what:>22} {seconds:>8.2} {:>10.1} {:>8.3} {copied:>10.2} {:>9} {:>9} {:>30}",
-        sent as f64 / 1e6,
-        sent as f64 / (megabytes << 20) as f64,
-        peak_here.load(Ordering::Relaxed).saturating_sub(before) / 1024,
-        peak_there.load(Ordering::Relaxed) / 1024,
-        format!("{}, {}, {}", latencies.len(), at(500), at(999)),
-    );
 }
 
-/// Seconds that a copy and a sync of the leader's largest main file take.
-fn copy(dir: &Path) -> f64 {
-    let files = std::fs::read_dir(dir.join("1/db")).expect("the leader's databases").filter_map(Result::ok);
-    let largest = files
-        .filter(|file| file.path().extension().is_some_and(|end| end == "db"))
-        .max_by_key(|file| file.metadata().map_or(0, |metadata| metadata.len()))
-        .expect("a main file");
-    let to = dir.join("copy");
-    let begun = Instant::now();
-    std::fs::copy(largest.path(), &to).expect("a copy");
-    std::fs::File::open(&to).and_then(|file| file.sync_all()).expect("a sync");
-    let seconds = begun.elapsed().as_secs_f64();
-    std::fs::remove_file(&to).expect("the copy goes");
-    seconds
+fn settings(builder: Builder) -> Builder {
+    builder.log_limit(LOG_LIMIT).segment_bytes(4 << 20).commit_timeout(LONG).busy_timeout(LONG)
 }
 
-fn youngest_child() -> Option<u32> {
-    let me = std::process::id();
-    let children = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).ok()?;
-    children.split_whitespace().filter_map(|child| child.parse().ok()).max()
-}
-
-/// `RssAnon` and `RssShmem` of a process, in kilobytes.
-fn memory(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let of = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0)
-    };
-    of("RssAnon:") + of("RssShmem:")
-}
-
-fn start_node(id: u64, dir: &Path, list: &[String]) -> Node {
-    let members = list.iter().zip(1..).map(|(address, id)| Member::new(id, address.clone()));
-    let builder = Node::builder(id, dir).listen(list[id as usize - 1].clone()).bootstrap(members);
-    builder.log_limit(LOG_LIMIT).segment_bytes(4 << 20).commit_timeout(LONG).start().expect("a node")
-}
-
-fn lead(node: &Node) {
-    while !node.is_leader() {
-        if node.wait_leader(LONG).expect("a leader") != node.id() {
-            let _ = node.transfer_leadership(node.id());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// A node, until standard input ends. Says what snapshots it gets.
-fn node_process(args: &[String]) {
-    let node = start_node(args[0].parse().expect("an id"), Path::new(&args[1]), &args[2..]);
+/// A node in a process of its own. Says what snapshots it gets.
+fn learner(seat: &Seat) {
+    let node = seat.start(settings);
     let events = node.events();
     std::thread::spawn(move || {
         for event in events {
@@ -224,43 +110,190 @@ fn node_process(args: &[String]) {
             }
         }
     });
-    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    until_input_ends();
 }
 
-struct Other {
-    child: Child,
-    said: BufReader<std::process::ChildStdout>,
+struct Bench {
+    node: Node,
+    seats: Vec<Seat>,
+    _second: Process,
+    /// Of pages in the database.
+    bytes: u64,
 }
 
-impl Other {
-    fn start(id: u64, dir: &Path, list: &[String]) -> Other {
-        let mut child = Command::new(std::env::current_exe().expect("own path"))
-            .args(["--node", &id.to_string()])
-            .arg(dir)
-            .args(list)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("node process");
-        let said = BufReader::new(child.stdout.take().expect("its output"));
-        Other { child, said }
+/// What is seen while something is measured.
+#[derive(Default)]
+struct Watch {
+    done: AtomicBool,
+    learner: AtomicU32,
+    peak_here: AtomicU64,
+    peak_there: AtomicU64,
+}
+
+impl Bench {
+    fn start(dir: &Path, megabytes: u64) -> Bench {
+        let seats = Seat::all(dir, 2, 7);
+        let second = seats[1].spawn();
+        let node = seats[0].start(settings);
+        lead(&node, 1);
+        let app = node.connect("app").expect("a connection");
+        app.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)").expect("a table");
+        // One row to a page, and not all in one transaction.
+        for _ in 0..16 {
+            app.execute_batch(&format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) \
+                 INSERT INTO t(v) SELECT randomblob(4040) FROM n",
+                megabytes * 16
+            ))
+            .expect("the rows");
+        }
+        let small = node.connect("small").expect("a connection");
+        small.execute_batch("CREATE TABLE t(x); CREATE TABLE one(id PRIMARY KEY, v)").expect("tables");
+        let bench = Bench { node, seats, _second: second, bytes: megabytes << 20 };
+        bench.checkpointed();
+        bench
     }
 
-    fn id(&self) -> u32 {
-        self.child.id()
+    /// Waits until the leader has everything in its main file.
+    fn checkpointed(&self) {
+        wait("a checkpoint", || {
+            let status = self.node.status();
+            status.databases.iter().all(|db| db.name != "app" || db.checkpointed == db.position)
+        });
     }
 
-    /// Waits until it has a snapshot, and tells how many bytes came.
-    fn installed(&mut self) -> u64 {
-        let mut line = String::new();
-        self.said.read_line(&mut line).expect("a line");
-        line.trim().parse().expect("a number of bytes")
+    fn app(&self) -> Connection {
+        self.node.connect("app").expect("a connection")
+    }
+
+    fn all_have_it(&self) {
+        let committed = self.node.status().committed;
+        wait("all have it", || self.node.status().peers.iter().all(|peer| peer.acknowledged >= committed));
+    }
+
+    /// How long it takes to be lent a view while the WAL has four megabytes.
+    fn lent(&self) {
+        let (app, mut micros) = (self.app(), Vec::new());
+        for _ in 0..30 {
+            app.execute_batch("UPDATE t SET v = randomblob(4040) WHERE id <= 1000").expect("four megabytes");
+            let begun = Instant::now();
+            let view = self.node.read_view("app").expect("a view");
+            micros.push(begun.elapsed().as_micros());
+            view.close();
+        }
+        micros.sort_unstable();
+        println!("a view is lent after {} us, median of 30; {} us at the most", at(&micros, 500), at(&micros, 1000));
+    }
+
+    /// Writes until the log no longer has what a learner needs next. The database stays small.
+    fn outrun(&self, number: usize) {
+        let small = self.node.connect("small").expect("a connection");
+        let id = self.seats[number].member().id;
+        let behind = || {
+            let status = self.node.status();
+            status.peers.iter().all(|peer| u64::from(peer.node.0) != id || peer.acknowledged < status.first)
+        };
+        while !behind() || self.node.status().first.0 <= 1 {
+            small.execute("INSERT OR REPLACE INTO one VALUES (1, randomblob(500000))", []).expect("a large row");
+        }
+        self.checkpointed();
+    }
+
+    /// Starts a learner, waits until it is caught up, and tells how many bytes came.
+    fn join(&self, number: usize, watch: &Watch, process: &mut Option<Process>) -> u64 {
+        let (id, committed) = (self.seats[number].member().id, self.node.status().committed);
+        let process = process.insert(self.seats[number].spawn());
+        watch.learner.store(process.id(), Ordering::Relaxed);
+        let bytes = process.line().parse().expect("a number of bytes");
+        wait("it is caught up", || {
+            self.node.status().peers.iter().any(|peer| u64::from(peer.node.0) == id && peer.acknowledged >= committed)
+        });
+        bytes
+    }
+
+    /// Waits until a learner has so much of a snapshot, and tells how many bytes that are.
+    fn wait_for_progress(&self, number: usize, percent: u64) -> u64 {
+        let (id, had) = (self.seats[number].member().id, AtomicU64::new(0));
+        wait("a snapshot goes on", || {
+            let status = self.node.status();
+            let peer = status.peers.iter().find(|peer| u64::from(peer.node.0) == id);
+            let Some((done, total)) = peer.and_then(|peer| peer.snapshot) else { return false };
+            had.store(done, Ordering::Relaxed);
+            total > 0 && done * 100 >= total * percent
+        });
+        had.into_inner()
+    }
+
+    /// A learner that is no longer needed.
+    fn leave(&self, number: usize, process: Option<Process>) {
+        self.node.remove(self.seats[number].member().id).expect("it is removed");
+        drop(process);
+        std::fs::remove_dir_all(self.seats[number].dir()).expect("its directory goes");
+    }
+
+    /// Runs `act`, which tells how many bytes came, beside small commits and a look at memory.
+    fn measure(&mut self, what: &str, expected: u64, act: impl FnOnce(&Bench, &Watch) -> u64) {
+        let watch = Watch::default();
+        let idle = memory(std::process::id());
+        let (mut latencies, sent, seconds) = std::thread::scope(|scope| {
+            let watch = &watch;
+            scope.spawn(|| {
+                while !watch.done.load(Ordering::Relaxed) {
+                    watch.peak_here.fetch_max(memory(std::process::id()), Ordering::Relaxed);
+                    let there = watch.learner.load(Ordering::Relaxed);
+                    watch.peak_there.fetch_max(memory(there), Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+            let writers: Vec<_> = (0..WRITERS).map(|_| self.node.connect("small").expect("a connection")).collect();
+            let writers: Vec<_> =
+                writers.into_iter().map(|db| scope.spawn(move || commit_until(&db, &watch.done))).collect();
+            let begun = Instant::now();
+            let sent = act(self, watch);
+            let seconds = begun.elapsed().as_secs_f64();
+            watch.done.store(true, Ordering::Relaxed);
+            let latencies: Vec<u128> =
+                writers.into_iter().flat_map(|writer| writer.join().expect("no panic")).collect();
+            (latencies, sent, seconds)
+        });
+        let copied = self.copy();
+        latencies.sort_unstable();
+        println!(
+            "{what:>18} {seconds:>8.2} {copied:>8.2} {:>9.1} {:>6.3} {:>8} {:>8} {:>8} {:>30}",
+            sent as f64 / 1e6,
+            sent as f64 / expected.max(1) as f64,
+            watch.peak_here.into_inner().saturating_sub(idle) / 1024,
+            watch.peak_there.into_inner() / 1024,
+            idle / 1024,
+            format!("{}, {}, {}", latencies.len(), at(&latencies, 500), at(&latencies, 999)),
+        );
+    }
+
+    /// Seconds that a copy and a sync of the leader's largest main file take.
+    fn copy(&self) -> f64 {
+        let dir = self.seats[0].dir();
+        let files = std::fs::read_dir(dir.join("db")).expect("the leader's databases").filter_map(Result::ok);
+        let largest = files
+            .filter(|file| file.path().extension().is_some_and(|end| end == "db"))
+            .max_by_key(|file| file.metadata().map_or(0, |metadata| metadata.len()))
+            .expect("a main file");
+        let to = dir.join("copy");
+        let begun = Instant::now();
+        std::fs::copy(largest.path(), &to).expect("a copy");
+        std::fs::File::open(&to).and_then(|file| file.sync_all()).expect("a sync");
+        let seconds = begun.elapsed().as_secs_f64();
+        std::fs::remove_file(&to).expect("the copy goes");
+        seconds
     }
 }
 
-impl Drop for Other {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
+/// Small commits, one after the other, and how many microseconds each took.
+fn commit_until(db: &Connection, done: &AtomicBool) -> Vec<u128> {
+    let mut latencies = Vec::new();
+    while !done.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        db.execute("INSERT INTO t VALUES (randomblob(100))", []).expect("a small commit");
+        latencies.push(begun.elapsed().as_micros());
     }
+    latencies
 }
