@@ -72,8 +72,14 @@ fn main() {
         bench.outrun(number);
         let mut process = None;
         bench.measure(&format!("killed at {percent} %"), all, |bench, watch| {
-            let first = bench.seats[number].spawn();
-            let had = bench.wait_for_progress(number, percent);
+            let mut first = bench.seats[number].spawn();
+            let had = loop {
+                let line = first.line();
+                let (at, had) = line.split_once(' ').expect("two words");
+                if at.parse::<u64>().expect("it is not installed yet") >= percent {
+                    break had.parse::<u64>().expect("a number of bytes");
+                }
+            };
             first.kill();
             had + bench.join(number, watch, &mut process)
         });
@@ -99,15 +105,28 @@ fn settings(builder: Builder) -> Builder {
     builder.log_limit(LOG_LIMIT).segment_bytes(4 << 20).commit_timeout(LONG).busy_timeout(LONG)
 }
 
-/// A node in a process of its own. Says what snapshots it gets.
+/// A node in a process of its own. Says how a snapshot goes on, and how many bytes came for one that it has.
 fn learner(seat: &Seat) {
     let node = seat.start(settings);
-    let events = node.events();
+    let (events, told) = (node.events(), node.clone());
     std::thread::spawn(move || {
         for event in events {
             if let Event::SnapshotInstalled { bytes, .. } = event {
-                println!("{bytes}");
+                println!("installed {bytes}");
             }
+        }
+    });
+    std::thread::spawn(move || {
+        let mut last = 0;
+        loop {
+            if let Some(snapshot) = told.status().snapshot
+                && snapshot.done * 100 >= (last + 2) * snapshot.total
+                && snapshot.total > 0
+            {
+                last = snapshot.done * 100 / snapshot.total;
+                println!("{last} {}", snapshot.done);
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     });
     until_input_ends();
@@ -204,24 +223,15 @@ impl Bench {
         let (id, committed) = (self.seats[number].member().id, self.node.status().committed);
         let process = process.insert(self.seats[number].spawn());
         watch.learner.store(process.id(), Ordering::Relaxed);
-        let bytes = process.line().parse().expect("a number of bytes");
+        let bytes = loop {
+            if let Some(bytes) = process.line().strip_prefix("installed ") {
+                break bytes.parse().expect("a number of bytes");
+            }
+        };
         wait("it is caught up", || {
             self.node.status().peers.iter().any(|peer| u64::from(peer.node.0) == id && peer.acknowledged >= committed)
         });
         bytes
-    }
-
-    /// Waits until a learner has so much of a snapshot, and tells how many bytes that are.
-    fn wait_for_progress(&self, number: usize, percent: u64) -> u64 {
-        let (id, had) = (self.seats[number].member().id, AtomicU64::new(0));
-        wait("a snapshot goes on", || {
-            let status = self.node.status();
-            let peer = status.peers.iter().find(|peer| u64::from(peer.node.0) == id);
-            let Some((done, total)) = peer.and_then(|peer| peer.snapshot) else { return false };
-            had.store(done, Ordering::Relaxed);
-            total > 0 && done * 100 >= total * percent
-        });
-        had.into_inner()
     }
 
     /// A learner that is no longer needed.

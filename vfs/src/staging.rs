@@ -8,6 +8,8 @@
 //! ([`Staging::has`]). So an interrupted attempt goes on where it was, whatever state of the database it was for, and a
 //! crash needs no care before the end.
 //!
+//! Pages are synced every 16 MiB, while others come. If such a sync fails, the part is removed.
+//!
 //! [`Staging::finish`] makes the files of it, and a crash or failure after each step:
 //!
 //! | step | crash after it | failure in it |
@@ -34,6 +36,10 @@ use crate::page::{PageHash, PageNo};
 
 /// Bytes that are read at once while pages are compared.
 const RUN_BYTES: usize = 1 << 20;
+
+/// So many bytes are written between two syncs. One sync of everything at the end would hold up those of other files on the
+/// same disk, the log's before all, for as long as it takes.
+const SYNC_EVERY: u64 = 16 << 20;
 
 /// A page of a staging is not what its hash says. Inside an [`io::Error`] of kind `InvalidData`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +70,9 @@ pub struct Staging {
     owner: Owner,
     at: Checkpointed,
     part: Arc<dyn File>,
+    /// Bytes written since the last sync, and how many there may be.
+    unsynced: u64,
+    sync_every: u64,
 }
 
 impl Staging {
@@ -95,7 +104,14 @@ impl Staging {
                 _ => {}
             }
         }
-        Ok(Staging { fs, dir: dir.to_path_buf(), owner, at, part: file })
+        Ok(Staging { fs, dir: dir.to_path_buf(), owner, at, part: file, unsynced: 0, sync_every: SYNC_EVERY })
+    }
+
+    /// Syncs after so many bytes, instead of 16 MiB.
+    #[must_use]
+    pub fn sync_every(mut self, bytes: u64) -> Staging {
+        self.sync_every = bytes;
+        self
     }
 
     /// What this is to become.
@@ -114,7 +130,8 @@ impl Staging {
         Ok(PageHash::of(page, &content) == hash)
     }
 
-    /// Writes whole consecutive pages, with one call. Nothing of it is durable before the end.
+    /// Writes whole consecutive pages, with one call. Nothing of it is durable before the end. After an error that came of a
+    /// sync there is no part any more, and nothing can be made of this.
     pub fn write(&mut self, first: PageNo, pages: &[u8]) -> io::Result<()> {
         let len = self.owner.page_size.len();
         let count = pages.len() / len;
@@ -127,7 +144,19 @@ impl Staging {
                 self.at.size.0
             )));
         }
-        self.part.write_at(pages, first.offset(self.owner.page_size), "stage.write")
+        self.part.write_at(pages, first.offset(self.owner.page_size), "stage.write")?;
+        self.unsynced += pages.len() as u64;
+        if self.unsynced < self.sync_every {
+            return Ok(());
+        }
+        self.unsynced = 0;
+        self.part.sync_data("stage.sync_some").inspect_err(|error| {
+            // Nothing is known of what is on disk, and a sync that works later would not say so.
+            let part = files::part_name(self.owner.database, self.owner.generation);
+            if let Err(also) = self.remove(&part) {
+                tracing::error!("{error}; and {part} must be removed, which failed: {also}");
+            }
+        })
     }
 
     /// Makes the files, durable when this returns. `hashes` gives the hashes of so many pages from one on. If a page is not
