@@ -34,7 +34,7 @@ use std::str::FromStr;
 
 use shoaldb_vfs::page::PageSize;
 
-use crate::fields::{Damaged, Reader, put_count, put_text};
+use crate::fields::{Damaged, Reader, put_checksum, put_count, put_text, verified};
 use crate::types::{ClusterId, Incarnation, LogIndex, NodeId};
 
 /// Longest name of a database, in bytes.
@@ -409,8 +409,7 @@ impl Catalogue {
         for id in &self.removed {
             out.extend_from_slice(&id.0.to_le_bytes());
         }
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        put_checksum(&mut out);
         out
     }
 
@@ -425,15 +424,7 @@ impl Catalogue {
         if version != VERSION {
             return Err(CatalogueError::UnknownVersion(version));
         }
-        let Some((body, stored)) = bytes.split_last_chunk::<4>() else {
-            return Err(head.damaged("no checksum").into());
-        };
-        let (stored, computed) = (u32::from_le_bytes(*stored), crc32c::crc32c(body));
-        if stored != computed {
-            let what = format!("checksum is {stored:08x}, the bytes have {computed:08x}");
-            return Err(Damaged { at: body.len(), what }.into());
-        }
-        let mut fields = Reader::new(body);
+        let mut fields = Reader::new(verified(bytes)?);
         fields.bytes(8, "head")?;
         Ok(Catalogue::read(&mut fields)?)
     }

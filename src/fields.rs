@@ -139,6 +139,25 @@ pub(crate) fn put_count(out: &mut Vec<u8>, count: usize) {
     out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
 }
 
+/// Writes what [`verified`] reads: the CRC32C of all that is there.
+pub(crate) fn put_checksum(out: &mut Vec<u8>) {
+    let crc = crc32c::crc32c(out);
+    out.extend_from_slice(&crc.to_le_bytes());
+}
+
+/// What is before the checksum at the end, which must be its CRC32C.
+pub(crate) fn verified(bytes: &[u8]) -> Result<&[u8], Damaged> {
+    let Some((body, stored)) = bytes.split_last_chunk::<4>() else {
+        return Err(Damaged { at: 0, what: "no checksum".to_string() });
+    };
+    let (stored, computed) = (u32::from_le_bytes(*stored), crc32c::crc32c(body));
+    if stored != computed {
+        let what = format!("checksum is {stored:08x}, the bytes have {computed:08x}");
+        return Err(Damaged { at: body.len(), what });
+    }
+    Ok(body)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +177,19 @@ mod tests {
             bytes.extend_from_slice(&[0; 17]);
             assert_eq!(Reader::new(&bytes).count(8, "x").is_ok(), ok, "{count}");
         }
+    }
+
+    #[test]
+    fn a_checksum_is_of_all_that_is_before_it() {
+        let mut bytes = b"what is there".to_vec();
+        put_checksum(&mut bytes);
+        assert_eq!(verified(&bytes), Ok(&b"what is there"[..]));
+        for at in 0..bytes.len() {
+            bytes[at] ^= 1;
+            assert_eq!(verified(&bytes).unwrap_err().at, 13, "{at}");
+            bytes[at] ^= 1;
+        }
+        assert!(verified(&bytes[..3]).is_err());
     }
 
     #[test]

@@ -39,7 +39,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::catalogue::DatabaseId;
-use crate::fields::{Damaged, Reader, put_count};
+use crate::fields::{Damaged, Reader, put_checksum, put_count};
 use crate::receipt::{ReceiptOutcome, Unsettled};
 use crate::types::{EntryId, LogIndex, Term};
 
@@ -206,8 +206,7 @@ impl History {
             out.extend_from_slice(&database.0.to_le_bytes());
             out.extend_from_slice(&position.0.to_le_bytes());
         }
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        put_checksum(&mut out);
         out.extend_from_slice(catalogue);
         out
     }

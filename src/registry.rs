@@ -20,7 +20,7 @@
 use std::collections::BTreeMap;
 
 use crate::catalogue::{Catalogue, CatalogueError, DatabaseId};
-use crate::fields::{Damaged, Reader, put_count};
+use crate::fields::{Damaged, Reader, put_checksum, put_count, verified};
 
 const MAGIC: [u8; 4] = *b"SHrg";
 const VERSION: u16 = 1;
@@ -67,8 +67,7 @@ pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>) ->
         out.extend_from_slice(&id.0.to_le_bytes());
         out.extend_from_slice(&generation.to_le_bytes());
     }
-    let crc = crc32c::crc32c(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
+    put_checksum(&mut out);
     out
 }
 
@@ -82,13 +81,7 @@ pub fn decode(bytes: &[u8]) -> Result<Registry, RegistryError> {
     if version != VERSION {
         return Err(RegistryError::UnknownVersion(version));
     }
-    let Some((body, stored)) = bytes.split_last_chunk::<4>() else { return Err(fields.damaged("no checksum").into()) };
-    let (stored, computed) = (u32::from_le_bytes(*stored), crc32c::crc32c(body));
-    if stored != computed {
-        let what = format!("checksum is {stored:08x}, the bytes have {computed:08x}");
-        return Err(Damaged { at: body.len(), what }.into());
-    }
-    let mut fields = Reader::new(body);
+    let mut fields = Reader::new(verified(bytes)?);
     fields.bytes(8, "head")?;
     let len = fields.count(1, "length of the catalogue")?;
     let catalogue = Catalogue::decode(fields.bytes(len, "catalogue")?)?;

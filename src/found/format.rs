@@ -28,7 +28,7 @@
 //! Deliberately absent: what a node does with them (`found.rs`), files (`identity.rs`).
 
 use crate::catalogue::{Catalogue, MAX_ADDRESS};
-use crate::fields::{Damaged, Reader, put_count, put_text};
+use crate::fields::{Damaged, Reader, put_checksum, put_count, put_text, verified};
 use crate::types::{ClusterId, Incarnation, NodeId};
 
 /// Most nodes in a list. A genesis then fits its frame with room to spare.
@@ -188,8 +188,7 @@ impl Identity {
                 genesis.put(&mut out);
             }
         }
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        put_checksum(&mut out);
         out
     }
 
@@ -204,15 +203,7 @@ impl Identity {
         if version != VERSION {
             return Err(head.damaged(format!("format version {version}, this program knows {VERSION}")));
         }
-        let Some((body, stored)) = bytes.split_last_chunk::<4>() else {
-            return Err(head.damaged("no checksum"));
-        };
-        let (stored, computed) = (u32::from_le_bytes(*stored), crc32c::crc32c(body));
-        if stored != computed {
-            let what = format!("checksum is {stored:08x}, the bytes have {computed:08x}");
-            return Err(Damaged { at: body.len(), what });
-        }
-        let mut fields = Reader::new(body);
+        let mut fields = Reader::new(verified(bytes)?);
         fields.bytes(6, "head")?;
         let node = fields.node("node id")?;
         let incarnation = Incarnation(fields.u64("incarnation")?);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::user::{Started, fails, free_ports, one_node, out, run, shoal, text, works, works_in_time};
+use crate::user::{fails, one_node, out, run, shoal, text, three_nodes, works, works_in_time};
 
 fn file(path: &Path, rows: i64) -> String {
     let db = Connection::open(path).unwrap();
@@ -64,34 +64,24 @@ fn a_file_in_and_out_and_what_stands_in_the_way() {
 #[test]
 fn the_leader_is_found_among_the_endpoints_and_a_node_that_is_away_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let address: Vec<String> = free_ports(3).iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    let bootstrap = format!("1={},2={},3={}", address[0], address[1], address[2]);
-    let endpoints = address.join(",");
-    let data = |id: usize| text(&dir.path().join(id.to_string()));
-    let start = |id: usize| {
-        let (data, number) = (data(id), id.to_string());
-        let args = ["start", "--id", &number, "--data", &data, "--listen", &address[id - 1], "--bootstrap", &bootstrap];
-        let node = Started::new(&mut shoal(&args));
-        node.wait_line("ready");
-        node
-    };
-    let mut nodes: Vec<Option<Started>> = (1..=3).map(|id| Some(start(id))).collect();
+    let (members, mut nodes) = three_nodes(dir.path());
+    let endpoints = members.endpoints();
     works_in_time(&["health", "--endpoints", &endpoints]);
     let source = file(&dir.path().join("in.db"), 300);
     works_in_time(&["restore", "app", &source, "--endpoints", &endpoints]);
     let status = json(&["status", "--json", "--endpoints", &endpoints]);
     let leader = status[0]["status"]["leader"].as_u64().unwrap() as usize;
     let follower = (1..=3).find(|id| *id != leader).unwrap();
-    let reason = fails(&["restore", "app", &source, "--data", &data(follower)], 4);
+    let reason = fails(&["restore", "app", &source, "--data", &members.data(follower)], 4);
     assert!(reason.contains(&format!("node {leader} is")), "{reason}");
     let verified = json(&["verify", "--json", "--endpoints", &endpoints]);
     assert_eq!((&verified[0]["same"], verified[0]["nodes"].as_array().unwrap().len()), (&true.into(), 3));
     let copy = text(&dir.path().join("out.db"));
-    works(&["backup", "app", &copy, "--data", &data(follower)]);
+    works(&["backup", "app", &copy, "--data", &members.data(follower)]);
     assert_eq!(rows(&copy), 300);
 
     nodes[follower - 1] = None;
-    let output = run(&["verify", "app", "--data", &data(leader)]);
+    let output = run(&["verify", "app", "--data", &members.data(leader)]);
     assert_eq!(output.status.code(), Some(1));
     assert!(out(&output).contains("did not answer"), "{}", out(&output));
     assert!(String::from_utf8_lossy(&output.stderr).contains("not the same on all nodes: app"));

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::user::{LONG, Started, fails, free_ports, out, run, shoal, text, works, works_in_time};
+use crate::user::{LONG, Started, fails, free_ports, out, run, shoal, text, three_nodes, works, works_in_time};
 
 #[test]
 fn one_node_from_start_to_end() {
@@ -45,18 +45,8 @@ fn leader_of(endpoints: &str) -> u64 {
 #[test]
 fn three_nodes_a_transfer_and_a_clean_handover() {
     let dir = tempfile::tempdir().unwrap();
-    let address: Vec<String> = free_ports(3).iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    let bootstrap = format!("1={},2={},3={}", address[0], address[1], address[2]);
-    let endpoints = address.join(",");
-    let start = |id: usize| {
-        let (data, number) = (text(&dir.path().join(id.to_string())), id.to_string());
-        let args = ["start", "--id", &number, "--data", &data, "--listen", &address[id - 1], "--bootstrap", &bootstrap];
-        let node = Started::new(&mut shoal(&args));
-        node.wait_line("ready");
-        node
-    };
-    let mut nodes: Vec<Option<Started>> = (1..=3).map(|id| Some(start(id))).collect();
-    works_in_time(&["health", "--endpoints", &endpoints]);
+    let (members, mut nodes) = three_nodes(dir.path());
+    let endpoints = members.endpoints();
     let next = (1..=3).find(|id| *id != leader_of(&endpoints)).unwrap();
     assert_eq!(works(&["transfer", &next.to_string(), "--endpoints", &endpoints]), format!("node {next} leads\n"));
     assert_eq!(leader_of(&endpoints), next);
@@ -66,19 +56,20 @@ fn three_nodes_a_transfer_and_a_clean_handover() {
     // The others know who leads: that one is not well, and no more.
     let health = run(&["health", "--endpoints", &endpoints]);
     assert_eq!((health.status.code(), out(&health).lines().count()), (Some(1), 2));
-    let dead_first = format!("{},{endpoints}", address[next as usize - 1]);
+    let dead_first = format!("{},{endpoints}", members.address[next as usize - 1]);
     works(&["db", "list", "--endpoints", &dead_first]);
     works(&["transfer", &leader_of(&endpoints).to_string(), "--endpoints", &dead_first]);
     let status = run(&["status", "--endpoints", &endpoints]);
     assert_eq!(status.status.code(), Some(1), "{}", out(&status));
     assert!(
-        out(&status).contains("app") && String::from_utf8_lossy(&status.stderr).contains(&address[next as usize - 1])
+        out(&status).contains("app")
+            && String::from_utf8_lossy(&status.stderr).contains(&members.address[next as usize - 1])
     );
     // A minority has no leader, and says so.
     let rest: Vec<usize> = (0..3).filter(|at| nodes[*at].is_some()).collect();
     nodes[rest[0]].take();
     let deadline = Instant::now() + LONG;
-    let lonely = address[rest[1]].clone();
+    let lonely = members.address[rest[1]].clone();
     while run(&["health", "--endpoints", &lonely]).status.code() != Some(4) {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(50));

@@ -1,21 +1,22 @@
 //! `shoal sql`: one statement, scripts, what ends a session, and what a follower says.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::user::{LONG, Started, fails, free_ports, one_node, out, run, shoal, text, works, works_in_time};
+use crate::user::{LONG, fails, one_node, out, run, shoal, text, three_nodes, works, works_in_time};
+
+/// A session whose standard input, output and error are pipes.
+fn session(data: &str) -> Child {
+    let mut command = shoal(&["sql", "app", "--data", data]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
 
 /// Runs a script from standard input.
 fn script(data: &str, sql: &str) -> Output {
-    let mut process = shoal(&["sql", "app", "--data", data])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut process = session(data);
     process.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
     process.wait_with_output().unwrap()
 }
@@ -198,12 +199,7 @@ struct Waiting {
 
 impl Waiting {
     fn begin(data: &str, sql: &str) -> Waiting {
-        let mut process = shoal(&["sql", "app", "--data", data])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut process = session(data);
         let (mut stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         // The shell's own words come when the node is done with what stands before them.
         writeln!(stdin, "{sql};\n.help").unwrap();
@@ -319,38 +315,33 @@ fn a_row_that_is_too_large_is_refused_and_the_session_goes_on() {
 #[test]
 fn a_follower_reads_and_says_who_writes() {
     let dir = tempfile::tempdir().unwrap();
-    let address: Vec<String> = free_ports(3).iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    let bootstrap = format!("1={},2={},3={}", address[0], address[1], address[2]);
-    let data = |id: usize| text(&dir.path().join(id.to_string()));
-    let start = |id: usize| {
-        let (data, number) = (data(id), id.to_string());
-        let args = ["start", "--id", &number, "--data", &data, "--listen", &address[id - 1], "--bootstrap", &bootstrap];
-        let node = Started::new(&mut shoal(&args));
-        node.wait_line("ready");
-        node
-    };
-    let mut nodes: Vec<Option<Started>> = (1..=3).map(|id| Some(start(id))).collect();
-    works_in_time(&["health", "--endpoints", &address.join(",")]);
-    works_in_time(&["transfer", "2", "--endpoints", &address.join(",")]);
-    works_in_time(&["sql", "app", "CREATE TABLE IF NOT EXISTS t(x); INSERT INTO t VALUES (1)", "--data", &data(2)]);
-    let read = works(&["sql", "app", "SELECT x FROM t", "--read", "linearizable", "--data", &data(1)]);
+    let (members, mut nodes) = three_nodes(dir.path());
+    works_in_time(&["transfer", "2", "--endpoints", &members.endpoints()]);
+    works_in_time(&[
+        "sql",
+        "app",
+        "CREATE TABLE IF NOT EXISTS t(x); INSERT INTO t VALUES (1)",
+        "--data",
+        &members.data(2),
+    ]);
+    let read = works(&["sql", "app", "SELECT x FROM t", "--read", "linearizable", "--data", &members.data(1)]);
     assert_eq!(read, "1\n");
-    let refused = fails(&["sql", "app", "INSERT INTO t VALUES (2)", "--data", &data(1)], 1);
+    let refused = fails(&["sql", "app", "INSERT INTO t VALUES (2)", "--data", &members.data(1)], 1);
     assert!(refused.contains("node 2 is; nothing was written. Node 2"), "{refused}");
-    assert!(refused.contains(&address[1]) && refused.contains("shoal sql app --data"), "{refused}");
-    let reason = fails(&["sql", "app", "SELECT 1", "--endpoints", &address[0]], 2);
+    assert!(refused.contains(&members.address[1]) && refused.contains("shoal sql app --data"), "{refused}");
+    let reason = fails(&["sql", "app", "SELECT 1", "--endpoints", &members.address[0]], 2);
     assert!(reason.contains("use --data DIR"), "{reason}");
     // Without a majority there is no leader, and nothing is written.
     nodes[1].take();
     nodes[2].take();
     let deadline = Instant::now() + LONG;
-    while run(&["health", "--data", &data(1)]).status.code() != Some(4) {
+    while run(&["health", "--data", &members.data(1)]).status.code() != Some(4) {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(50));
     }
-    let reason = fails(&["sql", "app", "INSERT INTO t VALUES (3)", "--data", &data(1)], 4);
+    let reason = fails(&["sql", "app", "INSERT INTO t VALUES (3)", "--data", &members.data(1)], 4);
     assert!(reason.contains("no leader at the moment; nothing was written"), "{reason}");
-    assert_eq!(works(&["sql", "app", "SELECT x FROM t", "--data", &data(1)]), "1\n");
+    assert_eq!(works(&["sql", "app", "SELECT x FROM t", "--data", &members.data(1)]), "1\n");
 }
 
 #[test]

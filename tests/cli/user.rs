@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -58,6 +58,41 @@ pub(crate) fn works_in_time(args: &[&str]) -> String {
         assert!(Instant::now() < deadline, "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Where the nodes of a cluster of three are.
+pub(crate) struct Members {
+    dir: PathBuf,
+    pub(crate) address: Vec<String>,
+}
+
+impl Members {
+    pub(crate) fn endpoints(&self) -> String {
+        self.address.join(",")
+    }
+
+    pub(crate) fn data(&self, id: usize) -> String {
+        text(&self.dir.join(id.to_string()))
+    }
+
+    /// Starts a node, and waits until it is ready.
+    fn start(&self, id: usize) -> Started {
+        let list: Vec<String> = (1..).zip(&self.address).map(|(id, address)| format!("{id}={address}")).collect();
+        let (data, number, list) = (self.data(id), id.to_string(), list.join(","));
+        let args = ["start", "--id", &number, "--data", &data, "--listen", &self.address[id - 1], "--bootstrap", &list];
+        let node = Started::new(&mut shoal(&args));
+        node.wait_line("ready");
+        node
+    }
+}
+
+/// Three nodes, of which one leads.
+pub(crate) fn three_nodes(dir: &Path) -> (Members, Vec<Option<Started>>) {
+    let address = free_ports(3).iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let members = Members { dir: dir.to_path_buf(), address };
+    let nodes = (1..=3).map(|id| Some(members.start(id))).collect();
+    works_in_time(&["health", "--endpoints", &members.endpoints()]);
+    (members, nodes)
 }
 
 /// A running `shoal start`; killed when dropped.

@@ -1,8 +1,8 @@
 //! A cluster of nodes in this process, over real sockets, for the tests beside this file.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use shoaldb::{Builder, Error, Member, Node, rusqlite};
+use shoaldb::{Builder, Error, Member, Node, Status, rusqlite};
 use tempfile::TempDir;
 
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -18,6 +18,39 @@ pub(crate) struct Cluster {
 pub(crate) fn free_ports(n: usize) -> Vec<u16> {
     let held: Vec<_> = (0..n).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+/// Waits until a node's status is as wanted.
+pub(crate) fn until(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+    let started = Instant::now();
+    loop {
+        let status = node.status();
+        if wanted(&status) {
+            return status;
+        }
+        assert!(started.elapsed() < LONG, "{what}: {status:#?}");
+        std::thread::yield_now();
+    }
+}
+
+/// Checkpoints at once, and a log of a few segments.
+pub(crate) fn quick(builder: Builder) -> Builder {
+    builder
+        .checkpoint_bytes(64 << 10)
+        .checkpoint_age(Duration::from_millis(100))
+        .segment_bytes(64 << 10)
+        .log_limit(256 << 10)
+}
+
+/// One transaction with so many rows of about a page.
+pub(crate) fn fill(node: &Node, db: &str, rows: usize) {
+    node.write(db, |tx| {
+        for _ in 0..rows {
+            tx.execute("INSERT INTO b(v) VALUES (randomblob(4000))", [])?;
+        }
+        Ok(())
+    })
+    .unwrap();
 }
 
 impl Cluster {

@@ -1,41 +1,11 @@
 //! A node that lacks what the logs of the others no longer have gets the databases from one of them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shoaldb::{Event, Node, Status};
 
-use crate::cluster::{Cluster, LONG, table};
-
-fn until(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
-    let started = Instant::now();
-    loop {
-        let status = node.status();
-        if wanted(&status) {
-            return status;
-        }
-        assert!(started.elapsed() < LONG, "{what}: {status:#?}");
-        std::thread::yield_now();
-    }
-}
-
-fn quick(builder: shoaldb::Builder) -> shoaldb::Builder {
-    builder
-        .checkpoint_bytes(64 << 10)
-        .checkpoint_age(Duration::from_millis(100))
-        .segment_bytes(64 << 10)
-        .log_limit(256 << 10)
-}
-
-fn fill(node: &Node, db: &str, rows: usize) {
-    node.write(db, |tx| {
-        for _ in 0..rows {
-            tx.execute("INSERT INTO b(v) VALUES (randomblob(3000))", [])?;
-        }
-        Ok(())
-    })
-    .unwrap();
-}
+use crate::cluster::{Cluster, LONG, fill, quick, table, until};
 
 fn with_blobs(node: &Node, db: &str) {
     node.write(db, |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();

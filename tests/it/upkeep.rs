@@ -1,40 +1,11 @@
 //! Checkpoints, the place where a start begins, compaction, and what a person is told about them.
 
-use std::time::{Duration, Instant};
+use shoaldb::{Builder, Event, Node};
 
-use shoaldb::{Event, Node, Status};
+use crate::cluster::{self, Cluster, LONG, count, fill, insert, table, until};
 
-use crate::cluster::{Cluster, LONG, count, insert, table};
-
-/// Waits until a node's status is as wanted.
-fn until(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
-    let started = Instant::now();
-    loop {
-        let status = node.status();
-        if wanted(&status) {
-            return status;
-        }
-        assert!(started.elapsed() < LONG, "{what}: {status:#?}");
-        std::thread::yield_now();
-    }
-}
-
-fn quick(builder: shoaldb::Builder) -> shoaldb::Builder {
-    builder
-        .checkpoint_bytes(64 << 10)
-        .checkpoint_age(Duration::from_millis(100))
-        .segment_bytes(64 << 10)
-        .log_limit(512 << 10)
-}
-
-fn fill(node: &Node, rows: usize) {
-    node.write("app", |tx| {
-        for _ in 0..rows {
-            tx.execute("INSERT INTO b(v) VALUES (randomblob(4000))", [])?;
-        }
-        Ok(())
-    })
-    .unwrap();
+fn quick(builder: Builder) -> Builder {
+    cluster::quick(builder).log_limit(512 << 10)
 }
 
 /// Shows INV-24.
@@ -51,7 +22,7 @@ fn a_start_begins_where_the_checkpoints_ended_and_shows_everything() {
     node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v); CREATE TABLE t(x)")?))
         .unwrap();
     for _ in 0..20 {
-        fill(&node, 30);
+        fill(&node, "app", 30);
     }
     let status = until(&node, "all is checkpointed and the start moved on", |status| {
         let app = &status.databases[0];
@@ -82,7 +53,7 @@ fn the_log_stays_within_its_limit_on_every_node() {
     table(&cluster);
     cluster.leader().write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
     for round in 0..30 {
-        fill(cluster.leader(), 30);
+        fill(cluster.leader(), "app", 30);
         insert(&cluster, round).unwrap();
     }
     for node in cluster.running() {
@@ -93,7 +64,7 @@ fn the_log_stays_within_its_limit_on_every_node() {
     cluster.nodes[away as usize - 1] = None;
     let before = cluster.leader().status().first;
     for _ in 0..30 {
-        fill(cluster.leader(), 30);
+        fill(cluster.leader(), "app", 30);
     }
     for node in cluster.running() {
         until(node, "the log is compacted without the node that is away", |status| {
@@ -152,11 +123,11 @@ fn a_read_view_is_counted_and_keeps_checkpoints_away_until_it_is_closed() {
     for name in ["app", "other"] {
         node.write(name, |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
     }
-    fill(&node, 10);
+    fill(&node, "app", 10);
     let view = node.read_view("app").unwrap();
     let sum = node.checksum("app").unwrap();
     assert_eq!((view.at().position.0, view.at().checksum.0), sum);
-    fill(&node, 30);
+    fill(&node, "app", 30);
     // The upkeep looks at one database after the other: when the second one is done, it has met the gate of the first.
     node.write("other", |tx| Ok(tx.execute_batch("INSERT INTO b VALUES (1, 1)")?)).unwrap();
     let status = until(&node, "the other database is checkpointed", |status| {

@@ -8,18 +8,17 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use shoaldb_vfs::database::{Checkpoint, Database};
-use shoaldb_vfs::doublewrite::Plan;
 use shoaldb_vfs::env::Fs;
 use shoaldb_vfs::env::os::{OsClock, OsFs, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::error::{DAMAGED, NOT_COMMITTED, Refusal};
 use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::genesis::{AutoVacuum, Geometry};
-use shoaldb_vfs::mapfile::{Checkpointed, Owner};
-use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
+use shoaldb_vfs::mapfile::Owner;
+use shoaldb_vfs::page::{PageNo, PageSize};
 use shoaldb_vfs::spill::SpillTo;
 use shoaldb_vfs::transaction::Position;
-use support::{Choices, Stage, code, number, run, spill};
+use support::{Choices, Stage, code, files_up_to_the_lock_page, number, run, spill};
 
 /// The main file is, byte for byte, the state of the position that it claims, and stock SQLite is happy with it.
 fn assert_file_is_its_position(stage: &Stage, name: &str) {
@@ -284,30 +283,11 @@ fn scrub(db: &Database, step: u32) -> Vec<u32> {
 #[test]
 fn the_lock_page_is_in_no_checkpoint() {
     let page_size = PageSize::new(65536).unwrap();
-    let geometry = Geometry { page_size, auto_vacuum: AutoVacuum::None };
     let lock = page_size.lock_page().get();
-    let size = lock - 2;
     let stage = Stage::with_geometry(65536, AutoVacuum::None);
     let dir = tempfile::tempdir().unwrap();
-    let owner = Owner { database: 77, generation: 1, page_size };
-    let mut files = DatabaseFiles::create(Arc::new(OsFs), dir.path(), owner, geometry, Position(1)).unwrap();
-    let mut first = geometry.first_page();
-    first[28..32].copy_from_slice(&size.to_be_bytes());
-    let zeros = vec![0; page_size.len()];
-    let mut hashes = vec![PageHash::of(PageNo::FIRST, &first)];
-    hashes.extend((2..=size).map(|n| PageHash::of(PageNo::new(n).unwrap(), &zeros)));
-    files.map().write_hashes(PageNo::FIRST, &hashes, "test").unwrap();
-    let checksum = hashes.iter().copied().fold(PageHash::default(), PageHash::toggle);
-    let to = Checkpointed { position: Position(2), size: PageCount(size), checksum };
-    let plan = Plan { from: Position(1), to, pages: vec![(PageNo::FIRST, hashes[0])] };
-    files
-        .checkpoint(&plan, &mut |_, out| {
-            out.extend_from_slice(&first);
-            Ok(())
-        })
-        .unwrap();
     let shared = stage.database("app");
-    shared.bind(files).unwrap();
+    shared.bind(files_up_to_the_lock_page(dir.path(), page_size)).unwrap();
     stage.replicator.next_position();
     stage.replicator.next_position();
 
@@ -327,6 +307,7 @@ fn the_lock_page_is_in_no_checkpoint() {
                 .unwrap();
             assert!(status.success());
         }
+        let owner = Owner { database: 77, generation: 1, page_size };
         let files = DatabaseFiles::open(Arc::new(OsFs), copy.path(), owner).unwrap();
         assert_eq!(files.verify(PageNo::new(lock - 5).unwrap(), 1000).unwrap(), None);
         let stock = Connection::open(copy.path().join("77-1.db")).unwrap();

@@ -11,19 +11,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use shoaldb_vfs::database::{Checkpoint, Database};
-use shoaldb_vfs::doublewrite::Plan;
 use shoaldb_vfs::env::Fs;
 use shoaldb_vfs::env::os::{OsClock, OsFs, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::DatabaseFiles;
 use shoaldb_vfs::genesis::{AutoVacuum, Geometry};
-use shoaldb_vfs::mapfile::{Checkpointed, Owner};
-use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
+use shoaldb_vfs::mapfile::Owner;
+use shoaldb_vfs::page::{PageHash, PageNo, PageSize};
 use shoaldb_vfs::spill::{SpillTo, WalMemory};
 use shoaldb_vfs::transaction::Position;
 use shoaldb_vfs::view::{ReadView, ViewError};
-use support::{Choices, Stage, Twin, number, spill};
+use support::{Choices, Stage, Twin, files_up_to_the_lock_page, number, spill};
 
 fn page(number: u32) -> PageNo {
     PageNo::new(number).unwrap()
@@ -477,30 +476,11 @@ fn opening_a_view_maps_the_file_and_reads_nothing() {
 #[test]
 fn the_lock_page_of_a_view_is_zeros_and_has_no_hash() {
     let page_size = PageSize::new(65536).unwrap();
-    let geometry = Geometry { page_size, auto_vacuum: AutoVacuum::None };
     let lock = page_size.lock_page();
-    let size = lock.get() - 2;
     let stage = Stage::with_geometry(65536, AutoVacuum::None);
     let dir = tempfile::tempdir().unwrap();
-    let owner = Owner { database: 77, generation: 1, page_size };
-    let mut files = DatabaseFiles::create(Arc::new(OsFs), dir.path(), owner, geometry, Position(1)).unwrap();
-    let mut first = geometry.first_page();
-    first[28..32].copy_from_slice(&size.to_be_bytes());
-    let zeros = vec![0; page_size.len()];
-    let mut hashes = vec![PageHash::of(PageNo::FIRST, &first)];
-    hashes.extend((2..=size).map(|n| PageHash::of(page(n), &zeros)));
-    files.map().write_hashes(PageNo::FIRST, &hashes, "test").unwrap();
-    let checksum = hashes.iter().copied().fold(PageHash::default(), PageHash::toggle);
-    let to = Checkpointed { position: Position(2), size: PageCount(size), checksum };
-    let plan = Plan { from: Position(1), to, pages: vec![(PageNo::FIRST, hashes[0])] };
-    files
-        .checkpoint(&plan, &mut |_, out| {
-            out.extend_from_slice(&first);
-            Ok(())
-        })
-        .unwrap();
     let shared = stage.database("app");
-    shared.bind(files).unwrap();
+    shared.bind(files_up_to_the_lock_page(dir.path(), page_size)).unwrap();
     stage.replicator.next_position();
     stage.replicator.next_position();
     let db = stage.connect("app");

@@ -11,13 +11,14 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use shoaldb_vfs::Registration;
 use shoaldb_vfs::database::{Database, SessionId};
+use shoaldb_vfs::doublewrite::Plan;
 use shoaldb_vfs::env::Fs;
 use shoaldb_vfs::env::os::{OsClock, OsFs, OsRng};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::DatabaseFiles;
 use shoaldb_vfs::genesis::{AutoVacuum, Geometry};
-use shoaldb_vfs::mapfile::Owner;
-use shoaldb_vfs::page::{PageHash, PageNo, PageSize};
+use shoaldb_vfs::mapfile::{Checkpointed, Owner};
+use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
 use shoaldb_vfs::replicator::{Interrupted, Receipt, Replicator};
 use shoaldb_vfs::spill::SpillTo;
 use shoaldb_vfs::transaction::{Position, Transaction};
@@ -417,4 +418,28 @@ impl Choices {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % limit
     }
+}
+
+/// The files of a database that ends just before the lock page, made by hand and sparse, at position 2.
+pub fn files_up_to_the_lock_page(dir: &std::path::Path, page_size: PageSize) -> DatabaseFiles {
+    let geometry = Geometry { page_size, auto_vacuum: AutoVacuum::None };
+    let size = page_size.lock_page().get() - 2;
+    let owner = Owner { database: 77, generation: 1, page_size };
+    let mut files = DatabaseFiles::create(Arc::new(OsFs), dir, owner, geometry, Position(1)).unwrap();
+    let mut first = geometry.first_page();
+    first[28..32].copy_from_slice(&size.to_be_bytes());
+    let zeros = vec![0; page_size.len()];
+    let mut hashes = vec![PageHash::of(PageNo::FIRST, &first)];
+    hashes.extend((2..=size).map(|n| PageHash::of(PageNo::new(n).unwrap(), &zeros)));
+    files.map().write_hashes(PageNo::FIRST, &hashes, "test").unwrap();
+    let checksum = hashes.iter().copied().fold(PageHash::default(), PageHash::toggle);
+    let to = Checkpointed { position: Position(2), size: PageCount(size), checksum };
+    let plan = Plan { from: Position(1), to, pages: vec![(PageNo::FIRST, hashes[0])] };
+    files
+        .checkpoint(&plan, &mut |_, out| {
+            out.extend_from_slice(&first);
+            Ok(())
+        })
+        .unwrap();
+    files
 }
