@@ -471,6 +471,7 @@ fn transfer(hub: &Hub, to: NodeId) -> Result<serde_json::Value> {
                 membership: &status.membership,
                 pending: false,
                 committed: status.committed,
+                start: hub.core_start(),
                 peers: &status.peers,
                 catalogue,
             };

@@ -177,6 +177,7 @@ impl Engine {
                 membership: &status.membership,
                 pending: self.core.change_pending(),
                 committed: status.committed,
+                start: self.hub.core_start(),
                 peers: &status.peers,
                 catalogue,
             };

@@ -23,7 +23,7 @@
 //! add a learner          the id is a member's; it was one once (never again); the address is missing, too long, or another
 //!                        member's
 //! promote, replace by    no member; a voter already; not bound to a data directory; not heard of lately; it lacks more
-//!                        than CAUGHT_UP entries
+//!                        than CAUGHT_UP entries, or one that this leader does not have any more
 //! remove, replace        no member; (replace) no voter; the leader itself
 //! a change of voters     of the voters after the change, fewer than a majority were heard of lately
 //! ```
@@ -67,6 +67,8 @@ pub(crate) struct Situation<'a> {
     /// A change is in the log and not applied.
     pub(crate) pending: bool,
     pub(crate) committed: LogIndex,
+    /// The entry before the first one that the leader still has: who has less needs a snapshot.
+    pub(crate) start: LogIndex,
     pub(crate) peers: &'a [PeerStatus],
     pub(crate) catalogue: &'a Catalogue,
 }
@@ -210,7 +212,8 @@ impl Situation<'_> {
         let Some(peer) = self.peers.iter().find(|peer| peer.id == node && peer.active) else {
             return Err(Refusal::Silent(node));
         };
-        if peer.acknowledged.0.saturating_add(CAUGHT_UP) < self.committed.0 {
+        // However few entries it lacks: if they are gone, its vote would count in every majority long before it can be one.
+        if peer.acknowledged < self.start || peer.acknowledged.0.saturating_add(CAUGHT_UP) < self.committed.0 {
             return Err(Refusal::Behind { node, has: peer.acknowledged, committed: self.committed });
         }
         Ok(())

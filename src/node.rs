@@ -167,15 +167,7 @@ impl RaftThread {
             match admin::ask(door, &request, JOIN_PATIENCE, self.hub.config.allow_plaintext_remote)
                 .and_then(admin::Letter::read)
             {
-                Ok(letter) => {
-                    for (node, address) in letter.members {
-                        self.hub.hear_address(node, address);
-                    }
-                    identity.belongs = Belongs::Joined(letter.genesis.clone());
-                    let opened = directory.found(&identity, &letter.genesis)?;
-                    self.hub.findings.lock().alarms.remove("join");
-                    return Ok(Some(opened));
-                }
+                Ok(letter) => return let_in(&self.hub, directory, &mut identity, letter).map(Some),
                 Err(error) => {
                     let what = format!("node {} is in no cluster yet: {door}: {error}", self.hub.id);
                     let told = self.hub.findings.lock().alarms.insert("join".to_string(), what.clone());
@@ -276,6 +268,22 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
     Ok((Engine::new(core, hub.clone(), replay_to, sole_voter, founding), log))
 }
 
+/// Makes the directory that of a member, as the letter says.
+pub(crate) fn let_in(
+    hub: &Hub,
+    directory: &Directory,
+    identity: &mut Identity,
+    letter: admin::Letter,
+) -> Result<Opened> {
+    for (node, address) in letter.members {
+        hub.hear_address(node, address);
+    }
+    identity.belongs = Belongs::Joined(letter.genesis.clone());
+    let opened = directory.found(identity, &letter.genesis)?;
+    hub.findings.lock().alarms.remove("join");
+    Ok(opened)
+}
+
 /// Carries out what the founding wants; the opened log once this node has a cluster.
 pub(crate) fn carry_out(
     founding: &mut Founding,
@@ -338,13 +346,17 @@ fn run_snapshots(hub: &Hub) {
     while !hub.is_stopped() {
         let due = || (hub.is_stopped() || hub.snapshots.is_due()).then_some(());
         let _ = hub.snapshots.signal.wait(&hub.waiting, hub.deadline(SNAPSHOT_POLL), SNAPSHOT_POLL, due);
-        rounds.step(hub, &mut |node, ask| {
-            let transport = hub.transport().ok_or("this node is shutting down")?;
-            let answer =
-                transport.request(node, ask.encode(), snapshot::ASK_LIMIT).map_err(|error| error.to_string())?;
-            Answer::decode(&answer).map_err(|damaged| format!("an answer that makes no sense: {damaged}"))
-        });
+        step_rounds(hub, &mut rounds);
     }
+}
+
+/// Does what is due about snapshots, asking other nodes over the transport.
+pub(crate) fn step_rounds(hub: &Hub, rounds: &mut Rounds) {
+    rounds.step(hub, &mut |node, ask| {
+        let transport = hub.transport().ok_or("this node is shutting down")?;
+        let answer = transport.request(node, ask.encode(), snapshot::ASK_LIMIT).map_err(|error| error.to_string())?;
+        Answer::decode(&answer).map_err(|damaged| format!("an answer that makes no sense: {damaged}"))
+    });
 }
 
 /// Installs a snapshot and opens a core behind it; `None` if the log has got so far by itself.

@@ -279,6 +279,11 @@ impl Shared {
         self.log.get().map_or(LogIndex(0), |log| log.start().index)
     }
 
+    /// The entry before the first one that this node still sends to others: the core lets go of entries before their files go.
+    pub(crate) fn core_start(&self) -> LogIndex {
+        self.compacted.lock().unwrap_or_default().max(self.log_start())
+    }
+
     /// Does something while nothing is applied.
     pub(crate) fn between_entries(&self, act: &mut dyn FnMut()) {
         match self.driver() {

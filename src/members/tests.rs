@@ -13,6 +13,7 @@ fn ids<const N: usize>(ids: [u16; N]) -> Vec<NodeId> {
 struct World {
     membership: Membership,
     pending: bool,
+    start: LogIndex,
     peers: Vec<PeerStatus>,
     catalogue: Catalogue,
 }
@@ -32,7 +33,7 @@ fn world() -> World {
         active: true,
     };
     let membership = Membership { voters: ids([1, 2, 3]), learners: ids([4, 6]), ..Membership::default() };
-    World { membership, pending: false, peers: [2, 3, 4, 6].map(peer).to_vec(), catalogue }
+    World { membership, pending: false, start: LogIndex(1), peers: [2, 3, 4, 6].map(peer).to_vec(), catalogue }
 }
 
 impl World {
@@ -42,6 +43,7 @@ impl World {
             membership: &self.membership,
             pending: self.pending,
             committed: LogIndex(5000),
+            start: self.start,
             peers: &self.peers,
             catalogue: &self.catalogue,
         }
@@ -54,6 +56,12 @@ impl World {
 
     fn silent(mut self, silent: &[u16]) -> World {
         self.peers.iter_mut().filter(|peer| silent.contains(&peer.id.0)).for_each(|peer| peer.active = false);
+        self
+    }
+
+    /// The leader's log has the entries behind this one.
+    fn starts(mut self, start: u64) -> World {
+        self.start = LogIndex(start);
         self
     }
 
@@ -92,6 +100,8 @@ fn what_nothing_speaks_against_is_proposed() {
     assert_eq!(world.judge(remove(3)), Ok(vec![(Removed, 3)]));
     assert_eq!(world.judge(remove(4)), Ok(vec![(Removed, 4)]));
     assert_eq!(world.judge(replace(3, 4)), Ok(vec![(Voter, 4), (Removed, 3)]));
+    assert_eq!(world.starts(4990).has(4, 4990).judge(promote(4)), Ok(vec![(Voter, 4)]));
+    let world = self::world();
     assert_eq!(judge(&remove(3), &world.at()).unwrap().transition, Transition::Automatic);
     assert_eq!(judge(&replace(3, 4), &world.at()).unwrap().transition, Transition::JointThenLeave);
 }
@@ -105,6 +115,7 @@ fn each_line_of_the_table_refuses() {
     let len = long.len();
     let taken = Refusal::AddressTaken { address: "a:2".to_string(), other: NodeId(2) };
     let behind = Refusal::Behind { node: NodeId(4), has: LogIndex(3975), committed: LogIndex(5000) };
+    let needs_snapshot = Refusal::Behind { node: NodeId(4), has: LogIndex(4989), committed: LogIndex(5000) };
     let rows = [
         (world(), add(4, "a:9"), Refusal::Member(NodeId(4))),
         (world(), add(5, "a:9"), gone(5)),
@@ -118,6 +129,7 @@ fn each_line_of_the_table_refuses() {
         (world().silent(&[4]), promote(4), Refusal::Silent(NodeId(4))),
         (world().has(4, 5000 - CAUGHT_UP - 1), promote(4), behind.clone()),
         (world().has(4, 5000 - CAUGHT_UP - 1), replace(3, 4), behind),
+        (world().starts(4990).has(4, 4989), promote(4), needs_snapshot),
         (world(), remove(7), no_member(7)),
         (world(), remove(5), gone(5)),
         (world(), remove(1), Refusal::Leader(NodeId(1))),

@@ -12,6 +12,8 @@
 //! a local read never goes back in one process                at each read
 //! equal checksums at equal positions of one database         after each event, over the whole run
 //! positions never go back in one process                     after each event
+//! members are the same at the same index                     after each event (members.rs)
+//! what people were told of the members is so                 at the end (members.rs)
 //! one leader per term                                        after each event
 //! content equal to plain SQLite fed with the transactions    at the end, on every node
 //! integrity_check                                            at the end, on every node
@@ -165,6 +167,11 @@ impl State {
                     ));
                 }
             }
+        }
+        wrong.extend(self.observe_members());
+        let fetching = !leads.is_empty() && self.fetching();
+        if fetching {
+            self.count("leaders changed during a transfer");
         }
         for (at, term) in leads {
             self.note(format_args!("n{} leads term {term}", at + 1));

@@ -163,6 +163,9 @@ impl State {
         let leader = self.slots.iter().find_map(|slot| slot.hub().filter(|hub| hub.is_ready_leader()).cloned());
         if let Some(hub) = leader {
             let to = self.slots[at].id;
+            if !hub.core_status.lock().as_ref().is_some_and(|core| core.membership.names(to)) {
+                return;
+            }
             self.note(format_args!("n{} is asked to hand over to n{to}", hub.id));
             self.count("transfers asked for");
             hub.post(Input::Transfer { to });
@@ -181,22 +184,24 @@ impl State {
         self.after_millis(millis, Ev::Transfer(leader));
     }
 
-    /// The directory of a node is gone, and somebody starts it as if that were nothing: once in a run, when everybody
-    /// belongs to the cluster. The leader is cut off at the same time, which makes the wiped node's vote decisive.
-    fn wipe(&mut self, at: At) {
-        let leader = self.slots.iter().position(|slot| slot.hub().is_some_and(|hub| hub.is_ready_leader()));
-        let all_seated = self.slots.iter().all(|slot| slot.running.as_ref().is_some_and(|r| r.seat.is_some()));
+    /// The directory of a node is gone, and somebody starts it as if that were nothing: when all who founded the cluster
+    /// belong to it. The leader is cut off at the same time, which makes the wiped node's vote decisive.
+    pub(super) fn wipe(&mut self, at: At) {
+        let leader = self.newest_leader().map(|(leader, _)| leader);
+        let founders = self.slots.iter().filter(|slot| slot.founder);
+        let all_seated = founders.into_iter().all(|slot| slot.running.as_ref().is_some_and(|r| r.seat.is_some()));
         // Who is not bound yet may even come back.
         let unbound = leader.and_then(|leader| {
             let hub = self.slots[leader].hub()?;
             let ids = hub.with_catalogue(|catalogue| {
-                catalogue.members().find(|(_, member)| member.incarnation.is_none()).map(|(id, _)| id)
+                let founder = |id: &crate::types::NodeId| self.slots[usize::from(id.0) - 1].founder;
+                catalogue.members().find(|(id, member)| member.incarnation.is_none() && founder(id)).map(|(id, _)| id)
             });
             ids.ok().flatten().map(|id| usize::from(id.0) - 1)
         });
         let at = unbound.unwrap_or(at);
         let Some(leader) = leader.filter(|leader| *leader != at && all_seated) else { return };
-        if self.slots.iter().enumerate().any(|(other, slot)| slot.wiped && other != at) {
+        if !self.may_lose_a_disk(at, leader) {
             return;
         }
         if unbound.is_some() {
@@ -214,6 +219,9 @@ impl State {
     /// Whether this node's directory was wiped after it had been bound: it is refused for ever.
     pub(super) fn is_out(&self, at: At) -> bool {
         let slot = &self.slots[at];
+        if !slot.wiped {
+            return false;
+        }
         let id = slot.id;
         let bound = |hub: &Hub| {
             hub.with_catalogue(|catalogue| catalogue.member(id).and_then(|member| member.incarnation)).ok().flatten()
@@ -221,7 +229,7 @@ impl State {
         let others = self.slots.iter().filter(|other| other.id != id);
         let bound = others.filter_map(|other| bound(other.hub()?)).next_back();
         let own = slot.running.as_ref().map(|running| running.hub.incarnation);
-        slot.wiped && bound.is_some() && bound != own
+        bound.is_some() && bound != own
     }
 
     /// A new leader is cut off as soon as it leads, together with somebody who may have entries that it does not have.
@@ -266,7 +274,7 @@ impl State {
                 self.net.cut.iter_mut().flatten().for_each(|cut| *cut = false);
                 for from in 0..self.slots.len() {
                     for to in 0..self.slots.len() {
-                        self.transmit(from, to, super::node::Packet::Greeting);
+                        self.transmit(from, to, super::wire::Packet::Greeting);
                     }
                 }
             }
@@ -313,7 +321,7 @@ impl State {
             let failed = at == 0 && self.options.turn.is_some();
             if slot.running.as_ref().is_some_and(|running| running.crippled || failed) {
                 self.crash(at, false);
-            } else if slot.running.is_none() {
+            } else if slot.running.is_none() && slot.started {
                 self.after_millis(10, Ev::Restart(at));
             }
         }

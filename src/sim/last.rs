@@ -33,10 +33,11 @@ pub(super) fn begin_calm_load(world: &Arc<World>) {
 
 /// Everything that must hold when nothing moves any more.
 pub(super) fn final_checks(world: &Arc<World>) {
+    world.state.lock().check_members();
     let n = world.state.lock().slots.len();
     let mut first: Option<Vec<String>> = None;
     for at in 0..n {
-        if world.state.lock().is_out(at) {
+        if !world.state.lock().participants().contains(&at) {
             continue;
         }
         let Some(session) = world.connect(at, ("app", false)) else {

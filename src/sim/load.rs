@@ -202,7 +202,11 @@ impl State {
             ([oldest, ..], 5) => return *oldest,
             _ => {}
         }
-        self.dice.below(self.slots.len() as u64) as usize
+        let there: Vec<At> = match self.calm {
+            true => self.participants(),
+            false => (0..self.slots.len()).filter(|at| self.slots[*at].started).collect(),
+        };
+        there.get(self.dice.below(there.len() as u64) as usize).copied().unwrap_or(0)
     }
 
     fn script(&mut self, kind: u64) -> (u64, Vec<String>) {

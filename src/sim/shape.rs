@@ -25,6 +25,14 @@ pub(super) struct Shape {
     pub(super) cut_votes: u64,
     /// Out of 1000 requests for a vote so many take their time: several candidates of one term, and votes that come late.
     pub(super) late_votes: u64,
+    /// Out of 1000 questions and answers so many take their time.
+    pub(super) slow_answers: u64,
+    /// Milliseconds between two changes of the members, on average.
+    pub(super) changes: u64,
+    /// Age at which a view that is lent is closed.
+    pub(super) view_age: Duration,
+    /// Bytes of WAL that lent views may pin.
+    pub(super) view_pins: u64,
     /// Whether a new leader may be cut off, with one other node, as soon as it leads.
     pub(super) hunts_leaders: bool,
 }
@@ -32,7 +40,7 @@ pub(super) struct Shape {
 impl Shape {
     /// Without an adversary.
     pub(super) fn tame(self) -> Shape {
-        Shape { interruptions: 0, cut_votes: 0, late_votes: 0, hunts_leaders: false, ..self }
+        Shape { interruptions: 0, cut_votes: 0, late_votes: 0, slow_answers: 0, hunts_leaders: false, ..self }
     }
 
     pub(super) fn draw(dice: &SimRng) -> Shape {
@@ -52,6 +60,10 @@ impl Shape {
             interruptions: pick(&[0, 10, 50]),
             cut_votes: pick(&[0, 30, 300]),
             late_votes: pick(&[0, 0, 400]),
+            slow_answers: pick(&[0, 300, 800]),
+            changes: pick(&[1000, 2000, 4000]),
+            view_age: Duration::from_millis(pick(&[700, 5_000, 60_000])),
+            view_pins: pick(&[16 << 10, 256 << 10, 1 << 30]),
             hunts_leaders: dice.below(2) == 0,
         }
     }

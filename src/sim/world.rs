@@ -10,11 +10,16 @@ use shoaldb_vfs::env::Clock;
 use shoaldb_vfs::env::sim::{SimClock, SimRng};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::calls::{Held, Ticket};
 use super::check::Checks;
 use super::faults::Mend;
-use super::node::{Packet, Slot};
+use super::members::Answers;
+use super::node::Slot;
 use super::shape::Shape;
+use super::strand::{self, words_of};
+use super::transfers::Noticed;
 use super::turns::RESTART_AT;
+use super::wire::Packet;
 use super::{Options, Report, last, load, patient};
 use crate::signal::Pump;
 
@@ -24,6 +29,8 @@ const SHOWN: usize = 60;
 const HEAL: Duration = Duration::from_secs(60);
 /// Time in which clients go on after that.
 const CALM: Duration = Duration::from_millis(150);
+/// Nodes that may come into the cluster later.
+const SPARE: usize = 4;
 
 /// Index of a node in [`State::slots`].
 pub(super) type At = usize;
@@ -40,6 +47,20 @@ pub(super) enum Ev {
     Apply(At, u64),
     /// A node looks after its files.
     Upkeep(At, u64),
+    /// A person changes the members, or a disk is lost for good.
+    Person,
+    /// A node asks to be let in.
+    Join(At, u64),
+    /// A call that waited looks again.
+    GoOn {
+        call: u64,
+        time: u64,
+    },
+    /// A question will not be answered; whether it arrived, nobody knows or it did not.
+    NoAnswer {
+        ticket: u64,
+        arrived: bool,
+    },
     Deliver {
         from: At,
         from_life: u64,
@@ -85,7 +106,7 @@ pub(super) struct State {
     pub(super) dice: SimRng,
     pub(super) now: Duration,
     queue: BTreeMap<(Duration, u64), Ev>,
-    serial: u64,
+    pub(super) serial: u64,
     pub(super) slots: Vec<Slot>,
     pub(super) net: Net,
     pub(super) trace: Trace,
@@ -102,6 +123,13 @@ pub(super) struct State {
     pub(super) writes_calmly: bool,
     /// Labelled calls of the first node until it was restarted, in a run of one fault.
     pub(super) calls_of_first_life: BTreeMap<&'static str, u64>,
+    /// Calls that stand still, and questions without an answer.
+    pub(super) held: BTreeMap<u64, Held>,
+    pub(super) tickets: BTreeMap<u64, Ticket>,
+    /// What people were told of the members.
+    pub(super) answers: Answers,
+    /// What is noticed of the transfers of each node.
+    pub(super) noticed: Vec<Noticed>,
     /// Nodes of the clients' calls on the stack.
     pub(super) calls: Vec<At>,
     pub(super) failure: Option<String>,
@@ -117,11 +145,13 @@ pub(super) struct Pumper(pub(super) Weak<World>);
 
 impl Pump for Pumper {
     fn step(&self) {
+        if strand::pause() {
+            return;
+        }
         let Some(world) = self.0.upgrade() else { return };
         // A panic must not be lost in SQLite's stack.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.step())) {
-            let what = panic.downcast_ref::<String>().cloned();
-            let what = what.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default();
+            let what = words_of(&*panic);
             world.state.lock().fail(format!("panic: {what}"));
         }
     }
@@ -130,13 +160,14 @@ impl Pump for Pumper {
 /// Simulates one seed.
 pub fn run(options: &Options) -> Report {
     let clock = Arc::new(SimClock::default());
-    let n = usize::from(options.nodes);
+    let founders = usize::from(options.nodes);
+    let n = founders + if options.storm { SPARE } else { 0 };
     let dice = SimRng::new(options.seed);
     let world = Arc::new_cyclic(|me| World {
         clock: clock.clone(),
         me: me.clone(),
         state: Mutex::new(State {
-            slots: (0..n).map(|at| Slot::new(at, options.seed)).collect(),
+            slots: (0..n).map(|at| Slot::new(at, options.seed, at < founders)).collect(),
             net: Net { cut: vec![vec![false; n]; n], loss: 0, twice: 0, delay: 1 + dice.below(3000) },
             storm: 300 + dice.below(4000),
             rush: 3 + dice.below(40),
@@ -153,14 +184,17 @@ pub fn run(options: &Options) -> Report {
             stormy: true,
             calm: false,
             writes_calmly: false,
+            held: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            answers: Answers::default(),
+            noticed: (0..n).map(|_| Noticed::default()).collect(),
             calls: Vec::new(),
             failure: None,
         }),
     });
     let outcome = catch_unwind(AssertUnwindSafe(|| world.play(options.load_for)));
     if let Err(panic) = outcome {
-        let what = panic.downcast_ref::<String>().cloned();
-        let what = what.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default();
+        let what = words_of(&*panic);
         world.state.lock().fail(format!("panic: {what}"));
     }
     world.finish()
@@ -170,13 +204,17 @@ impl World {
     fn play(self: &Arc<World>, load_for: Duration) {
         {
             let mut state = self.state.lock();
-            for at in 0..state.slots.len() {
+            let founders = usize::from(state.options.nodes);
+            for at in 0..founders {
                 let wait = Duration::from_micros(state.dice.below(300_000));
                 state.at(wait, Ev::Restart(at));
             }
             state.after_millis(500, Ev::Client);
             match state.options.storm {
-                true => state.after_millis(300, Ev::Fault),
+                true => {
+                    state.after_millis(300, Ev::Fault);
+                    state.after_millis(1000, Ev::Person);
+                }
                 false => state.at(RESTART_AT, Ev::Mend(Mend::Restart)),
             }
         }
@@ -220,6 +258,8 @@ impl World {
         let mut slots = Vec::new();
         let report = {
             let mut state = self.state.lock();
+            // What still stands in a call goes before its node does.
+            (0..state.slots.len()).for_each(|at| state.end_calls_of(at));
             let mut hash = state.trace.hash;
             for slot in &state.slots {
                 hash = slot.hash_disk(hash);
@@ -323,26 +363,6 @@ impl State {
         }
     }
 
-    /// Puts a packet on the wire.
-    pub(super) fn transmit(&mut self, from: At, to: At, packet: Packet) {
-        if to >= self.slots.len() || from == to {
-            return;
-        }
-        let from_life = self.slots[from].life;
-        if self.net.cut[from][to] || self.chance(self.net.loss) {
-            self.count("messages lost");
-            return;
-        }
-        let copies = if self.chance(self.net.twice) { 2 } else { 1 };
-        for _ in 0..copies {
-            let mut micros = 50 + self.dice.below(self.net.delay);
-            if packet.asks_for_a_vote() && self.stormy && self.chance(self.shape.late_votes) {
-                micros += self.dice.below(1_500_000);
-            }
-            self.after_micros(micros, Ev::Deliver { from, from_life, to, packet: packet.clone() });
-        }
-    }
-
     fn handle(&mut self, event: Ev, world: &Arc<World>) {
         match event {
             Ev::Tick(at, life) => self.on_tick(at, life),
@@ -355,6 +375,10 @@ impl State {
             Ev::Restart(at) => self.on_restart(at, world),
             Ev::Mend(mend) => self.on_mend(mend),
             Ev::Transfer(to) => self.transfer(to),
+            Ev::Person => self.on_person(),
+            Ev::Join(at, life) => self.on_join(at, life),
+            Ev::GoOn { call, time } => self.on_go_on(call, time),
+            Ev::NoAnswer { ticket, arrived } => self.on_no_answer(ticket, arrived),
             Ev::Client | Ev::Bind { .. } => {}
         }
     }

@@ -96,10 +96,6 @@ fn open(hub: &Hub, have: LogIndex, ask: AskOther<'_>) -> Result<(ViewId, EntryId
 
 /// Waits as the other node wishes, unless this one ends.
 fn pause(hub: &Hub, millis: u32) -> Result<(), Stop> {
-    if hub.waiting.pump.is_some() {
-        // A simulated world does not move on while somebody waits in here.
-        return Err(Stop::Lost("it is busy".to_string()));
-    }
     let limit = Duration::from_millis(u64::from(millis));
     let stopped = hub.upkeep.wait(&hub.waiting, hub.deadline(limit), limit, || hub.is_stopped().then_some(()));
     if stopped.is_some() { Err(Stop::GivenUp("this node is shutting down".to_string())) } else { Ok(()) }

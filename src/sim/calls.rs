@@ -1,0 +1,182 @@
+//! Calls that are under way (`strand.rs`), and questions that wait for an answer.
+
+use std::time::Duration;
+
+use super::members::Change;
+use super::strand::{Outcome, Said, Strand, Told};
+use super::wire::Packet;
+use super::world::{At, Ev, State};
+use crate::admin;
+use crate::net::RequestError;
+use crate::snapshot::object;
+use crate::types::NodeId;
+
+/// Who waits for the answer of a call of administration.
+pub(super) enum Caller {
+    /// Another node, or a program elsewhere.
+    Ticket { ticket: u64, at: At },
+    /// A person at this node.
+    Person(Change),
+}
+
+/// What a call is for.
+pub(super) enum Purpose {
+    Serve(Caller),
+    Rounds,
+}
+
+/// A call that stands still.
+pub(super) struct Held {
+    strand: Strand,
+    pub(super) at: At,
+    pub(super) purpose: Purpose,
+    /// Which time it stands still: whatever it waited for before does not count any more.
+    time: u64,
+}
+
+impl Held {
+    /// Whether it may change something for somebody.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self.purpose, Purpose::Serve(_))
+    }
+}
+
+/// Who asked a question.
+#[derive(Clone, Copy)]
+pub(super) enum Asker {
+    /// A call, at this time.
+    Call(u64, u64),
+    /// A node that wants to join, in this life.
+    Joiner(At, u64),
+}
+
+/// A question that has no answer yet.
+pub(super) struct Ticket {
+    asker: Asker,
+    pub(super) to: At,
+}
+
+impl Ticket {
+    pub(super) fn asker(&self) -> Asker {
+        self.asker
+    }
+}
+
+impl State {
+    /// Sends a question.
+    pub(super) fn ask(&mut self, asker: Asker, from: At, to: At, who: Option<NodeId>, body: Vec<u8>, limit: Duration) {
+        self.serial += 1;
+        let ticket = self.serial;
+        self.tickets.insert(ticket, Ticket { asker, to });
+        self.at(limit, Ev::NoAnswer { ticket, arrived: true });
+        self.transmit(from, to, Packet::Question { ticket, from: who, body });
+    }
+
+    /// The answer to a question, or that there will be none.
+    pub(super) fn answered(&mut self, ticket: u64, answer: Result<Vec<u8>, RequestError>) {
+        let Some(Ticket { asker, .. }) = self.tickets.remove(&ticket) else { return };
+        match asker {
+            Asker::Call(call, time) => self.resume(call, time, Told::Answer(answer)),
+            Asker::Joiner(at, life) => self.on_letter(at, life, answer),
+        }
+    }
+
+    pub(super) fn on_no_answer(&mut self, ticket: u64, arrived: bool) {
+        let what = "the connection ended".to_string();
+        self.answered(ticket, Err(if arrived { RequestError::Lost(what) } else { RequestError::NotSent(what) }));
+    }
+
+    /// A question came.
+    pub(super) fn on_question(&mut self, from: At, to: At, who: Option<NodeId>, ticket: u64, body: Vec<u8>) {
+        // Who asked has given up.
+        if !self.tickets.contains_key(&ticket) {
+            return;
+        }
+        if body.first() == Some(&object::MAGIC) {
+            let Some(body) = self.answer_about_snapshots(from, to, who, &body) else { return };
+            return self.transmit(to, from, Packet::Answer { ticket, body });
+        }
+        self.serve(to, Caller::Ticket { ticket, at: from }, who, body);
+    }
+
+    /// Lets a node answer a question of administration.
+    pub(super) fn serve(&mut self, at: At, caller: Caller, who: Option<NodeId>, body: Vec<u8>) {
+        let Some(hub) = self.slots[at].hub().cloned() else { return };
+        self.begin_call(at, Purpose::Serve(caller), move || Outcome::Answer(admin::serve(&hub, who, &body)));
+    }
+
+    pub(super) fn begin_call(&mut self, at: At, purpose: Purpose, body: impl FnOnce() -> Outcome + Send + 'static) {
+        match Strand::new(body) {
+            Ok(strand) => {
+                self.serial += 1;
+                let call = self.serial;
+                self.held.insert(call, Held { strand, at, purpose, time: 0 });
+                self.resume(call, 0, Told::GoOn);
+            }
+            Err(error) => self.fail(format!("no thread for a call: {error}")),
+        }
+    }
+
+    pub(super) fn on_go_on(&mut self, call: u64, time: u64) {
+        let Some(at) = self.held.get(&call).map(|held| held.at) else { return };
+        match self.pause_left(at) {
+            Some(left) => self.at(left, Ev::GoOn { call, time }),
+            None => self.resume(call, time, Told::GoOn),
+        }
+    }
+
+    fn resume(&mut self, call: u64, time: u64, told: Told) {
+        let Some(held) = self.held.get_mut(&call).filter(|held| held.time == time) else { return };
+        held.time += 1;
+        let (at, time) = (held.at, held.time);
+        match held.strand.resume(told) {
+            Said::Pauses => {
+                let micros = 300 + self.dice.below(2000);
+                self.after_micros(micros, Ev::GoOn { call, time });
+            }
+            Said::Asks { to, body, limit } => {
+                let me = self.slots[at].id;
+                self.ask(Asker::Call(call, time), at, usize::from(to.0).saturating_sub(1), Some(me), body, limit);
+            }
+            Said::Panicked(what) => self.fail(format!("panic: {what}")),
+            Said::Over(outcome) => {
+                let Some(held) = self.held.remove(&call) else { return };
+                self.ended(at, held.purpose, outcome);
+            }
+        }
+        self.turn_soon(at);
+    }
+
+    fn ended(&mut self, at: At, purpose: Purpose, outcome: Outcome) {
+        match (purpose, outcome) {
+            (Purpose::Serve(Caller::Ticket { ticket, at: to }), Outcome::Answer(body)) => {
+                self.transmit(at, to, Packet::Answer { ticket, body });
+            }
+            (Purpose::Serve(Caller::Person(change)), Outcome::Answer(body)) => {
+                self.settle_change(at, &change, Some(&body))
+            }
+            (_, Outcome::Rounds(rounds)) => {
+                if let Some(seat) = self.slots[at].running.as_mut().and_then(|running| running.seat.as_mut()) {
+                    seat.rounds = Some(rounds);
+                }
+            }
+            (Purpose::Rounds, Outcome::Answer(_)) => self.fail("rounds ended with an answer".to_string()),
+        }
+    }
+
+    /// The process is gone, and its calls with it.
+    pub(super) fn end_calls_of(&mut self, at: At) {
+        let calls: Vec<u64> = self.held.iter().filter(|(_, held)| held.at == at).map(|(call, _)| *call).collect();
+        for call in calls {
+            let Some(Held { strand, purpose, .. }) = self.held.remove(&call) else { continue };
+            drop(strand);
+            match purpose {
+                Purpose::Serve(Caller::Person(change)) => self.settle_change(at, &change, None),
+                Purpose::Serve(Caller::Ticket { ticket, .. }) => {
+                    self.after_micros(500, Ev::NoAnswer { ticket, arrived: true });
+                }
+                Purpose::Rounds => self.transfer_died(at),
+            }
+        }
+    }
+}
