@@ -185,6 +185,8 @@ pub(crate) struct Shared {
     refused_changes: Mutex<BTreeSet<LogIndex>>,
     /// The core does not need the entries up to here any more; their files may go.
     compacted: Mutex<Option<LogIndex>>,
+    /// The core has let go of the entries up to here, whether their files are gone or not.
+    core_start: AtomicU64,
     pub(crate) findings: Mutex<Findings>,
     pub(crate) snapshots: Snapshots,
     /// The end, for the upkeep.
@@ -237,6 +239,7 @@ impl Shared {
             changed_at: AtomicU64::new(0),
             refused_changes: Mutex::default(),
             compacted: Mutex::new(None),
+            core_start: AtomicU64::new(0),
             findings: Mutex::default(),
             snapshots: Snapshots::default(),
             upkeep: Signal::default(),
@@ -279,9 +282,10 @@ impl Shared {
         self.log.get().map_or(LogIndex(0), |log| log.start().index)
     }
 
-    /// The entry before the first one that this node still sends to others: the core lets go of entries before their files go.
+    /// The entry before the first one that this node still sends to others. The core lets go of entries before their files
+    /// go, and those may stay for long: who has less than this needs a snapshot all the same.
     pub(crate) fn core_start(&self) -> LogIndex {
-        self.compacted.lock().unwrap_or_default().max(self.log_start())
+        LogIndex(self.core_start.load(Ordering::Acquire)).max(self.log_start())
     }
 
     /// Does something while nothing is applied.
@@ -439,6 +443,8 @@ impl Shared {
     /// This node belongs to a cluster, with this state before the first entry that will be applied.
     pub(crate) fn begin(&self, catalogue: Catalogue, applied: EntryId) {
         self.changed_at.store(applied.index.0, Ordering::Release);
+        // A core that begins has what the log has.
+        self.core_start.store(0, Ordering::Release);
         *self.catalogue.lock() = Some(catalogue);
         *self.progress.lock() = Progress { applied, split_floor: None };
         *self.history.lock() = History::new(applied);
@@ -517,6 +523,7 @@ impl Shared {
 
     /// The core's log begins after `start` now.
     pub(crate) fn set_compacted(&self, start: LogIndex) {
+        self.core_start.fetch_max(start.0, Ordering::AcqRel);
         *self.compacted.lock() = Some(start);
     }
 

@@ -219,7 +219,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
                     node: peer.id,
                     acknowledged: peer.acknowledged,
                     next: peer.next,
-                    state: state_of(&peer, hub.log_start()).to_string(),
+                    state: state_of(&peer, hub.core_start()).to_string(),
                     snapshot: hub.snapshots.views.progress(peer.id),
                     active: peer.active,
                 })

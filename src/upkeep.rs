@@ -113,7 +113,6 @@ impl Upkeep {
     pub(crate) fn begin_anew(&mut self) {
         self.anchored = self.hub.findings.lock().anchored;
         self.per_database.clear();
-        let _ = self.hub.take_compacted();
     }
 
     /// Does what is due now. Blocks for as long as the disk takes.
@@ -338,7 +337,7 @@ impl Upkeep {
             self.hub.findings.lock().members_floor = None;
             return;
         };
-        let (now, start) = (self.now(), self.hub.log_start());
+        let (now, start) = (self.now(), self.hub.core_start());
         let away = AWAY_AFTER * self.hub.config.election_timeout;
         let mut floor = core.persisted;
         for peer in core.peers.iter().filter(|peer| core.membership.names(peer.id)) {

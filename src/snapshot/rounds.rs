@@ -52,7 +52,7 @@ impl Rounds {
                 continue;
             }
             self.offered.insert(peer, now);
-            let offer = Ask::Offer { term: leadership.term, start: hub.log_start() };
+            let offer = Ask::Offer { term: leadership.term, start: hub.core_start() };
             if let Err(why) = ask(peer, &offer) {
                 tracing::debug!(node = hub.id.0, peer = peer.0, "a snapshot could not be offered: {why}");
             }

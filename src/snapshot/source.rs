@@ -56,7 +56,7 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             Answer::Yes
         }
         Ask::Open { have } => {
-            let log_start = hub.log_start();
+            let log_start = hub.core_start();
             if have >= log_start && log_start.0 > 0 {
                 return Answer::NotNeeded;
             }
