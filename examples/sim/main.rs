@@ -7,6 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::unix::process::CommandExt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use shoaldb::sim::{Options, every_fault, run};
@@ -25,6 +28,7 @@ struct Command {
 }
 
 fn main() {
+    fill_memory();
     let mut command =
         Command { seeds: 1..101, verbose: false, keep_going: false, planted: false, every_fault: None, bug: None };
     let mut args = std::env::args().skip(1);
@@ -58,6 +62,9 @@ fn main() {
     if let Some(calls) = command.every_fault {
         return take_turns(&command, calls);
     }
+    if command.bug.is_none() && command.seeds.end - command.seeds.start > 1 {
+        return simulate_apart(&command);
+    }
     simulate(command);
 }
 
@@ -83,6 +90,71 @@ fn take_turns(command: &Command, calls: u64) {
     }
 }
 
+/// Makes sure that memory which nobody has written to holds the same bytes in every run: SQLite leaves them in the unused
+/// parts of pages, so a run depends on them. The C library fills it, if it is told so before the process begins.
+fn fill_memory() {
+    if std::env::var_os(FILL).is_some() {
+        return;
+    }
+    let own = std::env::current_exe().unwrap_or_else(|error| fail(&format!("own path: {error}")));
+    let error = std::process::Command::new(own).args(std::env::args_os().skip(1)).env(FILL, "85").exec();
+    fail(&format!("it could not be started again: {error}"));
+}
+
+const FILL: &str = "MALLOC_PERTURB_";
+
+/// Runs each seed in a process of its own, several at once: what a seed does must not depend on those before it.
+fn simulate_apart(command: &Command) {
+    let begun = Instant::now();
+    let own = std::env::current_exe().unwrap_or_else(|error| fail(&format!("own path: {error}")));
+    let next = AtomicU64::new(command.seeds.start);
+    let (done, failed, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let coverage: Mutex<BTreeMap<String, u64>> = Mutex::default();
+    let run = |seed: u64| {
+        let seed = seed.to_string();
+        let output = std::process::Command::new(&own).args(["--seed", &seed]).output();
+        let output = output.unwrap_or_else(|error| fail(&format!("a process for seed {seed}: {error}")));
+        done.fetch_add(1, Ordering::Relaxed);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut coverage = coverage.lock().expect("no panic");
+        if !output.status.success() {
+            failed.fetch_add(1, Ordering::Relaxed);
+            over.store(!command.keep_going, Ordering::Relaxed);
+            println!("{}", text.trim_end());
+            if output.status.code() != Some(1) {
+                println!("seed {seed} FAILED: the process ended: {}", output.status);
+            }
+            return;
+        }
+        for (count, what) in text.lines().filter_map(|line| line.trim_start().split_once(' ')) {
+            if let (Ok(count), false) = (count.parse::<u64>(), what.starts_with("seeds,")) {
+                *coverage.entry(what.to_string()).or_insert(0) += count;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= command.seeds.end {
+                        return;
+                    }
+                    run(seed);
+                }
+            });
+        }
+    });
+    for (what, count) in coverage.into_inner().expect("no panic") {
+        println!("{count:>10} {what}");
+    }
+    let (done, failed) = (done.into_inner(), failed.into_inner());
+    println!("{done} seeds, {failed} failed, {:.0} seeds a minute", done as f64 / begun.elapsed().as_secs_f64() * 60.0);
+    if failed > 0 {
+        std::process::exit(1);
+    }
+}
+
 fn simulate(command: Command) {
     let begun = Instant::now();
     let (mut runs, mut failed, mut events, mut simulated) = (0_u32, 0, 0, Duration::ZERO);
@@ -95,6 +167,8 @@ fn simulate(command: Command) {
         for (what, count) in report.coverage {
             *coverage.entry(what).or_insert(0) += count;
         }
+        *coverage.entry("events").or_insert(0) += report.events;
+        *coverage.entry("simulated seconds").or_insert(0) += report.simulated.as_secs();
         match report.failure {
             Some(what) => {
                 failed += 1;

@@ -305,7 +305,9 @@ impl State {
         // Who was removed and can be told knows it.
         let ignorant = |hub: &Hub| catalogue.was_removed(hub.id) && !hub.is_removed();
         let ignorant = self.seated().filter_map(|at| self.slots[at].hub()).any(ignorant);
-        !rising && !absent && !ignorant && members.voters_outgoing.is_empty()
+        // What people asked for may still be done, as long as somebody is at it.
+        let asked = self.held.values().any(|held| held.serves());
+        !rising && !absent && !ignorant && !asked && members.voters_outgoing.is_empty()
     }
 
     /// Members are the same at the same index, on every node.
