@@ -15,6 +15,10 @@ test *args:
 demo *args:
     cargo run --release -- demo {{args}}
 
+# Three nodes under a mixed load, killed all the time; is anything lost, does anything grow?
+soak minutes="60" *args:
+    cargo run --release --example soak -- --minutes {{minutes}} {{args}}
+
 # The documentation of both crates, with the README and DESIGN.md in it.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items

@@ -1,0 +1,191 @@
+//! Three node processes, as their parent has them: started, asked, killed.
+//!
+//! A process that is gone answers nothing more: whatever it was asked and had not answered is unknown. One that lives and
+//! does not answer within [`PATIENCE`] hangs, which is a finding of its own.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::wire::{Answer, Failure, Fate, Job, Reply, Request};
+
+/// No job takes that long on a node that lives: a commit gives up after ten seconds, a part of a large one too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+/// Below the ports that systems give to outgoing connections, so that nothing takes a killed node's before it is back.
+const FIRST_PORT: u32 = 21_000;
+
+pub(crate) const NODES: [u64; 3] = [1, 2, 3];
+
+/// Who waits for which answer; `None` once the process is gone.
+type Waiting = Arc<Mutex<Option<HashMap<u64, Sender<Answer>>>>>;
+
+pub(crate) struct Child {
+    pub(crate) pid: u32,
+    process: Mutex<std::process::Child>,
+    stdin: Mutex<std::process::ChildStdin>,
+    waiting: Waiting,
+    next: AtomicU64,
+}
+
+pub(crate) struct Cluster {
+    dir: PathBuf,
+    addresses: Vec<String>,
+    children: [Mutex<Option<Arc<Child>>>; 3],
+    /// Who is thought to lead.
+    leader: AtomicU64,
+}
+
+impl Cluster {
+    pub(crate) fn new(dir: &Path) -> io::Result<Cluster> {
+        let from = FIRST_PORT + std::process::id() % 9000;
+        let held: Vec<TcpListener> = (from..from + 500)
+            .filter_map(|port| TcpListener::bind(("127.0.0.1", u16::try_from(port).ok()?)).ok())
+            .take(NODES.len())
+            .collect();
+        let addresses = held.iter().map(|port| Ok(port.local_addr()?.to_string())).collect::<io::Result<Vec<_>>>()?;
+        if addresses.len() < NODES.len() {
+            return Err(io::Error::other(format!("no free ports from {from} on")));
+        }
+        Ok(Cluster { dir: dir.to_path_buf(), addresses, children: Default::default(), leader: AtomicU64::new(1) })
+    }
+
+    /// The data directory of a node.
+    pub(crate) fn data(&self, id: u64) -> PathBuf {
+        self.dir.join(format!("node-{id}"))
+    }
+
+    pub(crate) fn child(&self, id: u64) -> Option<Arc<Child>> {
+        self.children[id as usize - 1].lock().clone()
+    }
+
+    pub(crate) fn start(&self, id: u64) -> io::Result<()> {
+        let log = File::options().create(true).append(true).open(self.dir.join(format!("node-{id}.log")))?;
+        let mut process = Command::new(std::env::current_exe()?)
+            .args(["--node", &id.to_string()])
+            .arg(self.data(id))
+            .args(&self.addresses)
+            // A group of its own: ctrl-c is for the parent, whose end closes stdin.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()?;
+        let (Some(stdin), Some(stdout)) = (process.stdin.take(), process.stdout.take()) else {
+            return Err(io::Error::other("the process has no pipes"));
+        };
+        let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
+        std::thread::spawn({
+            let waiting = waiting.clone();
+            move || {
+                listen(BufReader::new(stdout), &waiting);
+                // Whoever still waits hears that there will be no answer.
+                waiting.lock().take();
+            }
+        });
+        let child = Child {
+            pid: process.id(),
+            process: Mutex::new(process),
+            stdin: Mutex::new(stdin),
+            waiting,
+            next: AtomicU64::new(1),
+        };
+        *self.children[id as usize - 1].lock() = Some(Arc::new(child));
+        Ok(())
+    }
+
+    pub(crate) fn kill(&self, id: u64) {
+        if let Some(child) = self.children[id as usize - 1].lock().take() {
+            child.kill();
+        }
+    }
+
+    /// Who is thought to lead.
+    pub(crate) fn leader(&self) -> u64 {
+        self.leader.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn ask(&self, id: u64, job: &Job) -> Result<(u64, Value), Failure> {
+        match self.child(id) {
+            Some(child) => child.call(job),
+            None => Err(Failure::new(Fate::NotCommitted, format!("node {id} does not run"))),
+        }
+    }
+
+    /// One attempt on whoever is thought to lead. After a failure, somebody else may be.
+    pub(crate) fn on_leader(&self, job: &Job) -> Result<(u64, Value), Failure> {
+        let asked = self.leader();
+        let result = self.ask(asked, job);
+        if let Err(failure) = &result {
+            let next = failure.leader.filter(|leader| NODES.contains(leader)).unwrap_or(asked % 3 + 1);
+            let _ = self.leader.compare_exchange(asked, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl Child {
+    pub(crate) fn call(&self, job: &Job) -> Result<(u64, Value), Failure> {
+        let gone = || Failure::new(Fate::NotCommitted, "the process is gone");
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut line = serde_json::to_vec(&Request { id, job: job.clone() })
+            .map_err(|error| Failure::new(Fate::NotCommitted, error.to_string()))?;
+        line.push(b'\n');
+        let (to, from) = bounded(1);
+        self.waiting.lock().as_mut().ok_or_else(gone)?.insert(id, to);
+        // Part of a line that could not be written as a whole may have been read, but never its end.
+        self.stdin.lock().write_all(&line).map_err(|_| gone())?;
+        match from.recv_timeout(PATIENCE) {
+            Ok(Answer::Ok { micros, value }) => Ok((micros, value)),
+            Ok(Answer::Err(failure)) => Err(failure),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Failure::new(Fate::Unknown, "the process died before it answered"))
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Failure::new(Fate::Unsaid, format!("no answer within {PATIENCE:?}: it hangs")))
+            }
+        }
+    }
+
+    fn kill(&self) {
+        let mut process = self.process.lock();
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn listen(mut from: impl BufRead, waiting: &Waiting) {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match from.read_until(b'\n', &mut line) {
+            Ok(read) if read > 0 && line.ends_with(b"\n") => {}
+            _ => return,
+        }
+        match serde_json::from_slice::<Reply>(&line) {
+            Ok(reply) => {
+                let to = waiting.lock().as_mut().and_then(|waiting| waiting.remove(&reply.id));
+                if let Some(to) = to {
+                    let _ = to.send(reply.answer);
+                }
+            }
+            Err(error) => eprintln!("soak: a line of a node is not understood: {error}"),
+        }
+    }
+}
