@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use shoaldb_vfs::Database;
 use shoaldb_vfs::transaction::Position;
 
@@ -376,12 +376,12 @@ impl Driver {
                 Step::Stopped(reason) => self.end_applying(&reason),
             }
         }
+        self.tell_applied(&applier, before);
         drop(applier);
         fence(Ordering::SeqCst);
         if rest || !self.entries.lock().is_empty() {
             self.apply.ring();
         }
-        self.tell_applied(before);
     }
 
     /// A step of the applier. A panic in it ends the applying, not the thread that happened to step it, which may be a caller's;
@@ -398,7 +398,9 @@ impl Driver {
         applier.push(entries.into());
     }
 
-    fn tell_applied(&self, before: LogIndex) {
+    /// Whoever applied tells the engine while it still has the applier: the reports of two threads would overtake each other,
+    /// and the core takes one that goes back for a mistake, and stops.
+    fn tell_applied(&self, _applier: &MutexGuard<'_, Applier>, before: LogIndex) {
         let index = self.hub.applied().index;
         if index > before {
             self.hub.send(Input::Applied { index });
@@ -413,8 +415,8 @@ impl Driver {
 
     /// The apply thread's part: everything that waits, however large.
     pub(crate) fn apply_all(&self) -> Work {
-        let before = self.hub.applied().index;
         let mut applier = self.applier.lock();
+        let before = self.hub.applied().index;
         let work = loop {
             if self.apply_over.load(Ordering::Acquire) {
                 break Work::End;
@@ -427,8 +429,8 @@ impl Driver {
                 Step::Stopped(reason) => self.end_applying(&reason),
             }
         };
+        self.tell_applied(&applier, before);
         drop(applier);
-        self.tell_applied(before);
         self.turn(false);
         work
     }

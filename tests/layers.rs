@@ -215,7 +215,7 @@ fn unsafe_stays_in_its_rooms() {
 #[test]
 fn witnesses_exist() {
     let mut tests = BTreeSet::new();
-    for dir in ["src", "tests", "vfs/src", "vfs/tests"] {
+    for dir in ["src", "tests", "vfs/src", "vfs/tests", "examples"] {
         for file in sources(dir) {
             let text = std::fs::read_to_string(root().join(file)).unwrap();
             tests.extend(text.lines().filter_map(|line| {

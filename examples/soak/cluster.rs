@@ -65,16 +65,23 @@ impl Cluster {
         self.dir.join(format!("node-{id}"))
     }
 
+    /// What a node's process has said in words.
+    pub(crate) fn log(&self, id: u64) -> PathBuf {
+        self.dir.join(format!("node-{id}.log"))
+    }
+
     pub(crate) fn child(&self, id: u64) -> Option<Arc<Child>> {
         self.children[id as usize - 1].lock().clone()
     }
 
     pub(crate) fn start(&self, id: u64) -> io::Result<()> {
-        let log = File::options().create(true).append(true).open(self.dir.join(format!("node-{id}.log")))?;
+        let log = File::options().create(true).append(true).open(self.log(id))?;
         let mut process = Command::new(std::env::current_exe()?)
             .args(["--node", &id.to_string()])
             .arg(self.data(id))
             .args(&self.addresses)
+            // As the README recommends where memory is short: large buffers go back to the system when they are freed.
+            .env("MALLOC_MMAP_THRESHOLD_", "262144")
             // A group of its own: ctrl-c is for the parent, whose end closes stdin.
             .process_group(0)
             .stdin(Stdio::piped())

@@ -11,7 +11,8 @@
 //!
 //! Every acknowledged transaction is checked when the same writer writes again, every read when it comes (`ledger.rs`). In
 //! the end all nodes run, and then: what was acknowledged is there, on each of them, and what was said to be not committed is
-//! not; their checksums are equal at one position; `integrity_check` is content; there is no alarm. Memory and disk are
+//! not; their checksums are equal at one position; `integrity_check` is content; there is no alarm. No node may say that
+//! something is an error, ever. Memory and disk are
 //! judged by the rule in `watch.rs`. One line is printed for each minute. Exit code 0 only if nothing is wrong; else the
 //! nodes' directories and logs are kept, and it says where.
 //!
@@ -25,6 +26,7 @@ mod watch;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -122,10 +124,14 @@ fn watch(soak: &Soak, minutes: u64) -> Vec<[Usage; 3]> {
     );
     let began = Instant::now();
     let (mut all, mut worst) = (Vec::new(), [Usage::default(); 3]);
+    let mut logs = NODES.map(|id| Log { path: soak.cluster.log(id), read: 0 });
     loop {
         let stops = soak.stops_within(Duration::from_millis(500));
         for (id, worst) in NODES.into_iter().zip(&mut worst) {
             worst.rise(Usage::of(soak.cluster.child(id).map(|child| child.pid), &soak.cluster.data(id)));
+        }
+        if let Some(error) = logs.iter_mut().find_map(Log::next_error) {
+            soak.found(format!("a node says: {error}"));
         }
         if soak.last_commit.lock().elapsed() > PATIENCE {
             soak.found(format!("nothing was acknowledged for {PATIENCE:?}"));
@@ -141,6 +147,25 @@ fn watch(soak: &Soak, minutes: u64) -> Vec<[Usage; 3]> {
             soak.stop();
             return all;
         }
+    }
+}
+
+/// What a node says while it runs. Nobody harms its disk, so nothing may be an error to it.
+struct Log {
+    path: PathBuf,
+    read: u64,
+}
+
+impl Log {
+    fn next_error(&mut self) -> Option<String> {
+        let mut text = String::new();
+        let mut file = std::fs::File::open(&self.path).ok()?;
+        file.seek(SeekFrom::Start(self.read)).ok()?;
+        file.read_to_string(&mut text).ok()?;
+        // A line that is not whole yet is for the next time.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        self.read += whole as u64;
+        text[..whole].lines().find(|line| line.contains(" ERROR ") || line.contains("panicked at")).map(str::to_string)
     }
 }
 

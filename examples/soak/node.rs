@@ -31,7 +31,7 @@ const BULK: i64 = 12_000;
 
 /// Small limits, so that everything that a month brings comes within minutes: segments that come and go, WALs that leave
 /// memory, snapshots for who was away for half a minute.
-pub(crate) const LOG_LIMIT: u64 = 64 << 20;
+const LOG_LIMIT: u64 = 64 << 20;
 const SEGMENT: u64 = 4 << 20;
 const WAL_LIMIT: u64 = 16 << 20;
 
