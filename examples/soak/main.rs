@@ -150,7 +150,7 @@ fn watch(soak: &Soak, minutes: u64) -> Vec<[Usage; 3]> {
     }
 }
 
-/// What a node says while it runs. Nobody harms its disk, so nothing may be an error to it.
+/// What a node says while it runs. Nobody harms its disk, so nothing may be an error to it, but what it tries again.
 struct Log {
     path: PathBuf,
     read: u64,
@@ -165,7 +165,10 @@ impl Log {
         // A line that is not whole yet is for the next time.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         self.read += whole as u64;
-        text[..whole].lines().find(|line| line.contains(" ERROR ") || line.contains("panicked at")).map(str::to_string)
+        text[..whole]
+            .lines()
+            .find(|line| line.contains(" ERROR ") && !line.contains("tried again") || line.contains("panicked at"))
+            .map(str::to_string)
     }
 }
 
