@@ -29,13 +29,12 @@ use std::sync::atomic::Ordering;
 
 use shoaldb_vfs::Database;
 use shoaldb_vfs::database::ApplyError;
-use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
 
 use crate::catalogue::{DatabaseId, DatabaseInfo};
+use crate::databases::Damage;
 use crate::entry::split::{self, Form};
 use crate::entry::{self, Body, Kind, Origin, Payload};
-use crate::events::Event;
 use crate::history::Finding;
 use crate::members::{self, Context};
 use crate::pending::Decision;
@@ -356,6 +355,11 @@ impl Applier {
                 self.hub.found(index, Finding::Took(database));
                 Ok(Decision::Committed(index))
             }
+            // Everything that it can be built on is in the log before it, and took effect here if it did anywhere.
+            Err(ApplyError::WrongBase { base, position }) if base > position => {
+                let lacks = format!("a transaction is built on position {base}, which it never came to");
+                Ok(self.convict(database, format!("database {} at position {position}: {lacks}", db.name())))
+            }
             Err(ApplyError::WrongBase { base, position }) => {
                 self.hub.found(index, Finding::Refused);
                 tracing::debug!(
@@ -365,18 +369,22 @@ impl Applier {
                 );
                 Ok(Decision::NotCommitted)
             }
-            Err(error @ ApplyError::Diverged { .. }) => {
-                let what = format!("at position {position}: {error}");
-                tracing::error!(database = db.name(), "this copy diverged and is not served any more: {what}");
-                db.retire(Refusal::NodeStopped);
-                self.hub.events.tell(&Event::DivergenceFound { database: db.name().to_string(), what });
-                Ok(Decision::Lost)
+            Err(error @ (ApplyError::Diverged { .. } | ApplyError::Map(_))) => {
+                Ok(self.convict(database, format!("database {} at position {position}: {error}", db.name())))
             }
             Err(ApplyError::Retired(_)) => Ok(Decision::Lost),
             Err(error @ (ApplyError::Malformed(_) | ApplyError::Io(_))) => {
                 Err(format!("transaction of database {}: {error}", db.name()))
             }
         }
+    }
+
+    /// This copy of a database is not what the others have: it is passed over from here on, until it is repaired.
+    fn convict(&self, database: DatabaseId, what: String) -> Decision {
+        if self.hub.databases.convict(database, Damage::Diverged, what.clone()) {
+            self.hub.diverged(database, what);
+        }
+        Decision::Lost
     }
 }
 

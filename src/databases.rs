@@ -15,7 +15,7 @@
 //! ```text
 //! in the catalogue   files          what happens
 //! yes                whole          the database is at their position; entries up to there are skipped at replay
-//! yes                damaged, gone  the database is not served on this node, and says why; the others are
+//! yes                damaged, gone  the database is not served on this node until it is repaired; the others are
 //! no, id <= anchor   any            it was dropped: they are deleted
 //! no, id >  anchor   any            they wait for the entry that creates the database, which takes them if they are whole
 //! ```
@@ -63,12 +63,25 @@ fn owner(id: DatabaseId, info: &DatabaseInfo, generation: u64) -> Owner {
     Owner { database: id.0, generation, page_size: info.page_size }
 }
 
+/// What is wrong with the copy of a database on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Damage {
+    /// Its files could not be opened.
+    Unopened,
+    /// Its books are not those of the others, or it could not show what they say.
+    Diverged,
+    /// Bytes on the disk are not what was written. The books are right.
+    Rotten,
+}
+
 #[derive(Default)]
 struct Maps {
     by_name: HashMap<String, Arc<Database>>,
     by_id: HashMap<DatabaseId, Arc<Database>>,
-    /// Databases that could not be opened, and why.
-    damaged: BTreeMap<DatabaseId, String>,
+    /// Databases that are not served until they are repaired, and what is wrong with them.
+    damaged: BTreeMap<DatabaseId, (Damage, String)>,
+    /// How often one was found damaged.
+    convicted: u64,
     /// Which generation of its files a database has, where it is not the first.
     generations: BTreeMap<DatabaseId, u64>,
     stopped: bool,
@@ -217,20 +230,67 @@ impl Databases {
 
     fn enter_damaged(&self, id: DatabaseId, info: &DatabaseInfo, error: &io::Error) -> io::Result<()> {
         let [main, ..] = files::names(id.0, self.generation(id));
-        let what = format!(
-            "database {} ({}) cannot be opened and is not served on this node: {error}; remove this node from the cluster and \
-             let a new one take its place",
-            info.name.as_str(),
-            self.dir.join(main).display()
-        );
-        tracing::error!("{what}");
+        let what =
+            format!("database {} ({}) cannot be opened: {error}", info.name.as_str(), self.dir.join(main).display());
         let db = self.shape(info.name.as_str(), geometry_of(info))?;
-        db.retire(Refusal::Damaged);
         let mut maps = self.maps.lock();
         maps.by_name.insert(info.name.as_str().to_string(), db.clone());
         maps.by_id.insert(id, db);
-        maps.damaged.insert(id, what);
+        drop(maps);
+        self.convict(id, Damage::Unopened, what);
         Ok(())
+    }
+
+    /// The copy of a database is damaged: it is not served any more on this node, until it is repaired. `what` says what was
+    /// found. `false` if that was known.
+    pub(crate) fn convict(&self, id: DatabaseId, damage: Damage, what: String) -> bool {
+        let mut maps = self.maps.lock();
+        let Some(db) = maps.by_id.get(&id).filter(|_| !maps.damaged.contains_key(&id)).cloned() else { return false };
+        tracing::error!("{what}; it is not served on this node until it is repaired from the others");
+        maps.damaged.insert(id, (damage, what));
+        maps.convicted += 1;
+        drop(maps);
+        db.retire(Refusal::Damaged);
+        true
+    }
+
+    /// What is wrong with a database, if something is.
+    pub(crate) fn damage(&self, id: DatabaseId) -> Option<Damage> {
+        self.maps.lock().damaged.get(&id).map(|(damage, _)| *damage)
+    }
+
+    /// The databases that need repair.
+    pub(crate) fn all_damaged(&self) -> Vec<DatabaseId> {
+        self.maps.lock().damaged.keys().copied().collect()
+    }
+
+    /// How often a database was found damaged in this life of the node.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn convicted(&self) -> u64 {
+        self.maps.lock().convicted
+    }
+
+    /// A damaged database has other files now, which are on record as the ones that count; it is not served yet. Also
+    /// if they cannot be shown: what is on record is not built upon a second time.
+    pub(crate) fn exchange_damaged(&self, id: DatabaseId, files: DatabaseFiles) -> io::Result<()> {
+        let (old, new) = (self.generation(id), files.owner().generation);
+        self.maps.lock().generations.insert(id, new);
+        let db = self.get(id).ok_or_else(|| io::Error::other("it was dropped"))?;
+        db.replace_damaged(files).map_err(io::Error::other)?;
+        if let Err(error) = self.remove_files(id, old) {
+            // They are deleted at the next start.
+            tracing::warn!(%error, database = db.name(), "files of an earlier generation remain");
+        }
+        Ok(())
+    }
+
+    /// A database that was damaged is whole, and is served again.
+    pub(crate) fn acquit(&self, id: DatabaseId) {
+        let mut maps = self.maps.lock();
+        maps.damaged.remove(&id);
+        if let Some(db) = maps.by_id.get(&id) {
+            db.serve_again();
+        }
     }
 
     /// The generations that are not the first, for the next anchor.
@@ -238,7 +298,8 @@ impl Databases {
         self.maps.lock().generations.clone()
     }
 
-    fn generation(&self, id: DatabaseId) -> u64 {
+    /// Which generation of its files a database has.
+    pub(crate) fn generation(&self, id: DatabaseId) -> u64 {
         self.maps.lock().generations.get(&id).copied().unwrap_or(FIRST_GENERATION)
     }
 
@@ -248,9 +309,14 @@ impl Databases {
         self.redone.load(Ordering::Relaxed)
     }
 
-    /// Databases that could not be opened, in words.
+    /// What is wrong with databases, in words.
     pub(crate) fn damaged(&self) -> Vec<String> {
-        self.maps.lock().damaged.values().cloned().collect()
+        let maps = self.maps.lock();
+        let words = maps
+            .damaged
+            .values()
+            .map(|(_, what)| format!("{what}; it is not served on this node until it is repaired from the others"));
+        words.collect()
     }
 
     /// The entry at index `id` created a database. Its files may be there: this node applied the entry in an earlier life.

@@ -20,12 +20,22 @@ pub enum Event {
         /// Who leads, as far as this node knows.
         leader: Option<NodeId>,
     },
-    /// This copy of a database is not what the others have; it is not served any more on this node.
+    /// This copy of a database is not what the others have, or not what was written; it is not served on this node until it
+    /// is repaired.
     DivergenceFound {
         /// Name of the database.
         database: String,
         /// The difference in words.
         what: String,
+    },
+    /// A copy that was not what the others have was repaired from one of them; it is served again.
+    DivergenceRepaired {
+        /// Name of the database.
+        database: String,
+        /// The node that it was repaired from.
+        source: NodeId,
+        /// Bytes that this node sent for it: what was whole here did not travel.
+        bytes: u64,
     },
     /// The main file of a database is at a newer position on this node.
     CheckpointDone {

@@ -598,6 +598,13 @@ impl Shared {
         self.end_promises(what.clone(), Event::DiskTrouble { what });
     }
 
+    /// The copy of a database was found damaged.
+    pub(crate) fn diverged(&self, database: DatabaseId, what: String) {
+        if let Some(db) = self.databases.get(database) {
+            self.events.tell(&Event::DivergenceFound { database: db.name().to_string(), what });
+        }
+    }
+
     /// Whether this node was a member and is none any more.
     pub(crate) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)

@@ -25,7 +25,8 @@
 //! start finds everything in place. It is written only when the files are complete and synced.
 //!
 //! The files under `snapshot/` have the parts: `object.rs` the bytes, `views.rs` what is lent, `source.rs` the answers,
-//! `fetch.rs` the questions, `install.rs` the change, `rounds.rs` what is done when. Here is what they share.
+//! `fetch.rs` the questions, `install.rs` the change, `rounds.rs` what is done when. `repair.rs` and `mend.rs` do the same for
+//! one database whose copy is damaged, outside of what Raft knows. Here is what they share.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -35,16 +36,21 @@ use shoaldb_vfs::files::DatabaseFiles;
 
 pub(crate) mod fetch;
 pub(crate) mod install;
+pub(crate) mod mend;
 pub(crate) mod object;
+pub(crate) mod repair;
 pub(crate) mod rounds;
 pub(crate) mod source;
 pub(crate) mod views;
 
 use crate::catalogue::DatabaseId;
 use crate::signal::Signal;
-use crate::types::{LogIndex, NodeId};
-use object::{Manifest, Phase, ViewId};
+use crate::types::{EntryId, LogIndex, NodeId};
+use object::{Answer, Ask, Manifest, Phase, ViewId};
 use views::Views;
+
+/// How another node is asked.
+pub(crate) type AskNode<'a> = &'a mut dyn FnMut(NodeId, &Ask) -> Result<Answer, String>;
 
 /// Where a transfer is, for `Status`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,6 +81,17 @@ impl Staged {
     }
 }
 
+/// A copy of one database that is complete on this node's disk, to take the place of a damaged one.
+pub(crate) struct Mended {
+    pub(crate) source: NodeId,
+    pub(crate) view: ViewId,
+    pub(crate) at: EntryId,
+    pub(crate) database: DatabaseId,
+    pub(crate) files: DatabaseFiles,
+    /// Bytes that came for it.
+    pub(crate) received: u64,
+}
+
 /// A snapshot that was installed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Done {
@@ -94,6 +111,8 @@ pub(crate) struct Snapshots {
     offered: Mutex<Option<NodeId>>,
     /// What was fetched and waits to be installed.
     staged: Mutex<Option<Box<Staged>>>,
+    /// A copy of a damaged database that waits to take its place.
+    mended: Mutex<Option<Box<Mended>>>,
     /// Installed, and its source not told yet.
     done: Mutex<Option<Done>>,
     pub(crate) transfer: Mutex<Option<Transfer>>,
@@ -140,6 +159,25 @@ impl Snapshots {
 
     pub(crate) fn take_staged(&self) -> Option<Box<Staged>> {
         self.staged.lock().take()
+    }
+
+    pub(crate) fn set_mended(&self, mended: Mended) {
+        *self.mended.lock() = Some(Box::new(mended));
+    }
+
+    /// The copy that waits, once this node has applied the entry that it is of.
+    pub(crate) fn take_mended(&self, applied: LogIndex) -> Option<Box<Mended>> {
+        self.mended.lock().take_if(|mended| mended.at.index <= applied)
+    }
+
+    /// Something else makes the copy needless: a snapshot of everything.
+    pub(crate) fn drop_mended(&self) {
+        *self.mended.lock() = None;
+    }
+
+    /// Whether a copy waits: nothing else is built meanwhile.
+    pub(crate) fn has_mended(&self) -> bool {
+        self.mended.lock().is_some()
     }
 
     /// Fetched, and not installed yet: nothing else is fetched meanwhile.

@@ -1,8 +1,6 @@
 //! What a node reports of itself.
 
 use serde::{Deserialize, Serialize};
-use shoaldb_vfs::Database;
-use shoaldb_vfs::error::Refusal;
 
 use crate::catalogue::DatabaseId;
 use crate::raft::{PeerStatus as Peer, Role};
@@ -263,13 +261,6 @@ pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
     let mut alarms: Vec<String> = health(hub).err().into_iter().collect();
     alarms.extend(hub.databases.damaged());
     alarms.extend(hub.findings.lock().alarms.values().cloned());
-    let stopped = |db: &Database| db.retired() == Some(Refusal::NodeStopped) && !hub.is_stopped();
-    for (_, db) in hub.databases.all().iter().filter(|(_, db)| stopped(db)) {
-        alarms.push(format!(
-            "database {}: this copy is not what the others have, or could not be shown, and is not served; see the log",
-            db.name()
-        ));
-    }
     let failures = hub.databases.memory().failures();
     if failures > 0 {
         alarms.push(format!(

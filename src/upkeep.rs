@@ -9,6 +9,7 @@
 //! anchor       members and catalogue as of the floor, and what receipts need, written to the log: a start begins behind it
 //! compaction   when the log has more than `log_limit`: up to the anchor, and not beyond what every member has
 //! scrub        pages of main files against their hashes, `scrub_bytes` a second
+//! damage       a copy with a page that is not what was written is not served; one that was repaired is put in its place
 //! ```
 //!
 //! **The anchor's catalogue** must be what it was at the floor, and only the newest one is known. So the anchor waits until
@@ -28,17 +29,21 @@ use std::time::Duration;
 
 use shoaldb_vfs::Database;
 use shoaldb_vfs::database::{Checkpoint, CheckpointError};
+use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::WriteError;
 use shoaldb_vfs::page::PageNo;
 
 use crate::admin;
 use crate::catalogue::DatabaseId;
+use crate::databases::Damage;
 use crate::events::Event;
 use crate::log::{Anchor, Batch, Log};
 use crate::planted::{self, Bug};
 use crate::raft::Role;
 use crate::registry;
 use crate::shared::{Hub, Input};
+use crate::snapshot::mend::{self, Outcome};
+use crate::snapshot::repair;
 use crate::snapshot::views::Limits;
 use crate::types::{LogIndex, NodeId};
 
@@ -62,6 +67,9 @@ const AWAY_AFTER: u32 = 3;
 const LENT_FACTOR: u64 = 4;
 /// Time between two questions to the leader.
 const ASK_EVERY: Duration = Duration::from_secs(5);
+/// How long a leader with a rotten page serves what is whole of that database, so that another one can take over first.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(5);
+const HAND_OVER_EVERY: Duration = Duration::from_secs(2);
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 
 /// See the module's text.
@@ -80,14 +88,24 @@ pub(crate) struct Upkeep {
     scrubbed_at: Duration,
     /// Bytes that the scrubber may read now.
     scrub_credit: u64,
+    /// When leadership was last to go because of a damaged database.
+    handed_over: Option<Duration>,
 }
 
 #[derive(Default)]
 struct Chores {
     not_before: Duration,
     next_restart: Duration,
-    told_rotten: bool,
+    /// The hashes of its main file were added up, and make its checksum.
+    books_fit: bool,
+    /// Since when it is known to be damaged.
+    damaged_since: Option<Duration>,
     told_failed: bool,
+}
+
+/// The name of the alarm about rotten pages that nobody can repair.
+fn rotten_about(id: DatabaseId) -> String {
+    format!("rotten {id}")
 }
 
 impl Upkeep {
@@ -106,6 +124,7 @@ impl Upkeep {
             scrub_at: (DatabaseId(0), PageNo::FIRST),
             scrubbed_at: now,
             scrub_credit: 0,
+            handed_over: None,
         }
     }
 
@@ -119,6 +138,7 @@ impl Upkeep {
     pub(crate) fn step(&mut self) {
         self.close_views();
         self.learn_members();
+        self.mend();
         if let Some(start) = self.hub.take_compacted() {
             self.drop_segments(start);
         }
@@ -145,8 +165,86 @@ impl Upkeep {
         }
     }
 
+    /// A copy that was fetched takes the place of a damaged one, once this node has come to the entry that it is of.
+    fn mend(&mut self) {
+        let Some(mended) = self.hub.snapshots.take_mended(self.hub.applied().index) else { return };
+        let id = mended.database;
+        match mend::mend(&self.hub, &self.log, *mended) {
+            Outcome::Repaired | Outcome::NotNeeded => {
+                self.per_database.remove(&id);
+                self.alarm(&rotten_about(id), None);
+            }
+            Outcome::Later(mended) => self.hub.snapshots.set_mended(mended),
+            Outcome::Failed(what) => {
+                tracing::error!(node = self.hub.id.0, "database {id} was not repaired: {what}; it is tried again");
+                self.alarm(
+                    &repair::alarm_about(id),
+                    Some(format!("database {id} was not repaired: {what}; it is tried again")),
+                );
+            }
+        }
+    }
+
+    /// A damaged copy: whoever has a whole one should lead, and then it is not served any more. The only voter there is goes
+    /// on serving what is whole of it.
+    fn look_at_damage(&mut self, id: DatabaseId, db: &Arc<Database>) {
+        let (now, retired) = (self.now(), db.retired());
+        let rotten: Vec<u32> = db.status().rotten.iter().map(|page| page.get()).collect();
+        let chores = self.per_database.entry(id).or_default();
+        if retired.is_none() && !chores.books_fit {
+            // Once, soon after the files were opened.
+            chores.books_fit = db.books_fit().unwrap_or(false);
+        }
+        let fits = chores.books_fit || retired.is_some();
+        if rotten.is_empty() && fits && retired != Some(Refusal::Damaged) {
+            if chores.damaged_since.take().is_some() {
+                self.alarm(&rotten_about(id), None);
+            }
+            return;
+        }
+        let Some(core) = self.hub.core_status.lock().clone() else { return };
+        let first = chores.damaged_since.is_none();
+        let since = *chores.damaged_since.get_or_insert(now);
+        let alone = core.membership.voters.iter().all(|voter| *voter == self.hub.id);
+        let what = match (rotten.is_empty(), fits) {
+            (false, _) => format!("database {}: pages {rotten:?} of it are not what was written", db.name()),
+            (_, false) => format!("database {}: the page hashes of its main file do not make its checksum", db.name()),
+            _ => format!("database {}: what it would show is not what was committed; see the log", db.name()),
+        };
+        if first && !rotten.is_empty() {
+            tracing::error!("{what}");
+            self.hub.events.tell(&Event::DiskTrouble { what: what.clone() });
+        }
+        if first && self.hub.databases.damage(id) == Some(Damage::Unopened) {
+            // Nobody could listen when it was found.
+            self.hub.diverged(id, format!("database {}: its files could not be opened", db.name()));
+        }
+        let leads = self.hub.leadership().role == Role::Leader;
+        if leads && !alone && self.handed_over.is_none_or(|at| now >= at + HAND_OVER_EVERY) {
+            self.handed_over = Some(now);
+            self.hub.post(Input::HandOver);
+        }
+        if retired.is_none() {
+            if alone {
+                let advice =
+                    "what is damaged is not served, and there is no other node to repair it from; restore a backup";
+                self.alarm(&rotten_about(id), Some(format!("{what}; {advice}")));
+                return;
+            }
+            if leads && now < since + HAND_OVER_PATIENCE {
+                return;
+            }
+        }
+        let damage = if rotten.is_empty() { Damage::Diverged } else { Damage::Rotten };
+        if self.hub.databases.convict(id, damage, what.clone()) {
+            self.alarm(&rotten_about(id), None);
+            self.hub.diverged(id, what);
+        }
+    }
+
     /// Checkpoints a database, if it is time.
     fn look_after(&mut self, id: DatabaseId, db: &Arc<Database>, pressed: bool) {
+        self.look_at_damage(id, db);
         if db.retired().is_some() {
             return;
         }
@@ -155,18 +253,6 @@ impl Upkeep {
         let page = u64::from(db.geometry().page_size.bytes());
         let (pending, wal) = (u64::from(status.pending_frames) * page, u64::from(status.wal_frames) * page);
         let chores = self.per_database.entry(id).or_default();
-        if !status.rotten.is_empty() && !chores.told_rotten {
-            chores.told_rotten = true;
-            let pages: Vec<u32> = status.rotten.iter().map(|page| page.get()).collect();
-            let what = format!(
-                "database {}: pages {pages:?} of its main file are not what was written; they are not served; replace this node",
-                db.name()
-            );
-            tracing::error!("{what}");
-            self.hub.events.tell(&Event::DiskTrouble { what });
-            // Whoever has all pages should lead.
-            self.hub.post(Input::HandOver);
-        }
         let Some(dirty_for) = status.dirty_for else { return };
         let pins = pressed || self.hub.changed_at().0 > status.checkpointed.0;
         if now < chores.not_before
@@ -302,7 +388,7 @@ impl Upkeep {
             });
             match pinning {
                 Some((_, db)) if db.retired().is_some() => {
-                    format!("database {} is not served on this node and needs it; replace this node", db.name())
+                    format!("database {} is not served on this node until it is repaired, and needs it", db.name())
                 }
                 Some((_, db)) if db.status().views > 0 => {
                     format!("database {} is not checkpointed while a read view of it is open; close it", db.name())

@@ -2,6 +2,7 @@
 
 use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
 use shoaldb_vfs::env::{Clock, Env};
+use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
 use shoaldb_vfs::transaction::ChangedPage;
 
@@ -106,7 +107,7 @@ fn a_copy_that_diverged_is_retired_and_the_others_go_on() {
     let position = bad.1.position();
     assert!(matches!(bench.change(&bad, position, 1), Step::Done));
     assert_eq!(bad.1.position(), position, "nothing of it is shown");
-    assert_eq!(bad.1.wait_position(position, std::time::Duration::ZERO), Err(Refusal::NodeStopped));
+    assert_eq!(bad.1.wait_position(position, std::time::Duration::ZERO), Err(Refusal::Damaged));
     assert!(matches!(events.try_recv(), Ok(Event::DivergenceFound { database, .. }) if database == "bad"));
     let position = good.1.position();
     assert!(matches!(bench.change(&good, position, 0), Step::Done));

@@ -448,6 +448,11 @@ impl Log {
         self.index.read().segments.iter().map(|segment| segment.end.load(Ordering::Relaxed)).sum()
     }
 
+    /// The newest anchor.
+    pub fn anchor(&self) -> Anchor {
+        self.index.read().contents.anchor().clone()
+    }
+
     /// Term, vote and commit index as the log has them.
     pub fn hard_state(&self) -> HardState {
         self.index.read().contents.hard_state()

@@ -303,6 +303,11 @@ impl State {
                     self.count("compactions while a view was lent");
                 }
             }
+            // A disk of this world forgets and fails, but does not change what it has: whatever is found damaged, we damaged.
+            if let Some(hub) = self.slots[at].hub().filter(|hub| hub.databases.convicted() > 0) {
+                let what = format!("n{} found a database damaged: {:?}", at + 1, hub.databases.damaged());
+                self.fail(what);
+            }
             self.install_staged(at, life);
             self.begin_rounds(at, life);
             self.turn_soon(at);

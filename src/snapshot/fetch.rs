@@ -16,6 +16,8 @@
 //!
 //! Memory: the hashes of ranges that differ (1 KiB each: 4 MiB for each GiB of 4-KiB pages, if all of it does), and one object.
 //!
+//! A database that is damaged on this node is fetched in the same way, alone ([`fetch_one`]).
+//!
 //! Deliberately absent: threads and retries after a failure (`node.rs`), and making it count (`install.rs`).
 
 use std::collections::BTreeMap;
@@ -79,6 +81,23 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: AskOther<'_>) -> Result<Stag
         let _ = (fetch.ask)(&Ask::Done { view, outcome, index: at.index });
     }
     staged
+}
+
+/// Fetches one database, as it is in a view that was opened for that. Blocks for as long as it takes. The files, and how many
+/// bytes came for them.
+pub(crate) fn fetch_one(
+    hub: &Hub,
+    source: NodeId,
+    (view, at): (ViewId, EntryId),
+    listed: &Listed,
+    ask: AskOther<'_>,
+) -> Result<(DatabaseFiles, u64), Stop> {
+    let total = u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
+    let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total };
+    let mut fetch = Fetch { hub, source, ask, view, at, reported: hub.waiting.clock.now(), transfer, received: 0 };
+    let files = fetch.copy(listed);
+    *hub.snapshots.transfer.lock() = None;
+    Ok((files?, fetch.received))
 }
 
 fn open(hub: &Hub, have: LogIndex, ask: AskOther<'_>) -> Result<(ViewId, EntryId), Stop> {
@@ -179,15 +198,22 @@ impl Fetch<'_> {
                 return Ok(None);
             }
         }
+        self.copy(listed).map(Some)
+    }
+
+    /// The new files of a database. What is whole of the own copy is of use, also if that is damaged: every page counts by
+    /// its hash.
+    fn copy(&mut self, listed: &Listed) -> Result<DatabaseFiles, Stop> {
+        let here = self.hub.databases.get(listed.id);
         let local =
-            here.and_then(|db| db.read_view().ok()).filter(|view| view.geometry().page_size == listed.page_size);
+            here.and_then(|db| db.view_of_damaged().ok()).filter(|view| view.geometry().page_size == listed.page_size);
         let staging = self.hub.databases.stage(listed.id, listed.page_size, listed.at).map_err(disk)?;
         let mut copy = Copy { listed: listed.clone(), local, staging, known: BTreeMap::new() };
         let differing = self.compare(&mut copy)?;
         for ranges in differing.chunks(HASHED_RANGES) {
             self.differing(&mut copy, ranges)?;
         }
-        self.finish(copy).map(Some)
+        self.finish(copy)
     }
 
     /// Copies the ranges that are the same here, and returns the others.

@@ -10,6 +10,8 @@
 //!   3 fetch      view u64, object
 //!   4 progress   view u64, phase u8, done u64, total u64
 //!   5 done       view u64, outcome u8 (0 installed, 1 not needed, 2 given up), index u64
+//!   6 open one   database u64, beyond u64
+//!   7 sum        database u64, position u64
 //!
 //! object   kind u8, then
 //!   0 manifest
@@ -25,11 +27,13 @@
 //!   4 not needed
 //!   5 gone       (no such view, or it is closed)
 //!   6 no         text
+//!   7 opened one hash u128 (XXH3 of what follows), view u64, index u64, term u64, database
+//!   8 sum        hash u128 (XXH3 of what follows), position u64, checksum u128
 //!
+//! database id u64, page size u32, pages u32, position u64, checksum u128
 //! manifest version u8 = 1, index u64, term u64,
 //!          voters, learners, outgoing voters, learners next: each count u32 and node ids u16; auto-leave u8,
-//!          catalogue: length u32, bytes; count u32 of databases, each
-//!            id u64, page size u32, pages u32, position u64, checksum u128
+//!          catalogue: length u32, bytes; count u32 of databases, each as above
 //! ranges   one u128 for each: the XXH3 of the hashes of its pages (little-endian, in order)
 //! hashes   one u128 for each page of each range named, in order
 //! pages    the pages of each run, in order, nothing between
@@ -133,18 +137,46 @@ pub(crate) enum Ask {
         outcome: Outcome,
         index: LogIndex,
     },
+    /// My copy of this database is damaged: lend me a view of yours, of entry `beyond` or a later one.
+    OpenOne {
+        database: DatabaseId,
+        beyond: LogIndex,
+    },
+    /// What was the checksum of this database at that position?
+    Sum {
+        database: DatabaseId,
+        at: Position,
+    },
 }
 
 /// What the other one says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Answer {
     Yes,
-    Opened { view: ViewId, at: EntryId },
-    Object { bytes: Vec<u8> },
-    Busy { millis: u32 },
+    Opened {
+        view: ViewId,
+        at: EntryId,
+    },
+    Object {
+        bytes: Vec<u8>,
+    },
+    Busy {
+        millis: u32,
+    },
     NotNeeded,
     Gone,
     No(String),
+    /// A view of one database.
+    OpenedOne {
+        view: ViewId,
+        at: EntryId,
+        listed: Listed,
+    },
+    /// The checksum at the position that was asked for; or, if that is not known any more, at the one where the copy is now.
+    Sum {
+        position: Position,
+        checksum: PageHash,
+    },
 }
 
 /// One database in a manifest.
@@ -282,6 +314,16 @@ impl Ask {
                 out.push(*outcome as u8);
                 out.extend_from_slice(&index.0.to_le_bytes());
             }
+            Ask::OpenOne { database, beyond } => {
+                out.push(6);
+                out.extend_from_slice(&database.0.to_le_bytes());
+                out.extend_from_slice(&beyond.0.to_le_bytes());
+            }
+            Ask::Sum { database, at } => {
+                out.push(7);
+                out.extend_from_slice(&database.0.to_le_bytes());
+                out.extend_from_slice(&at.0.to_le_bytes());
+            }
         }
         out
     }
@@ -317,6 +359,8 @@ impl Ask {
                 };
                 Ask::Done { view, outcome, index: LogIndex(r.u64("index")?) }
             }
+            6 => Ask::OpenOne { database: DatabaseId(r.u64("database")?), beyond: LogIndex(r.u64("beyond")?) },
+            7 => Ask::Sum { database: DatabaseId(r.u64("database")?), at: Position(r.u64("position")?) },
             other => return Err(r.damaged(format!("ask of kind {other}"))),
         };
         r.end()?;
@@ -335,13 +379,7 @@ impl Answer {
                 }
                 out
             }
-            Answer::Object { bytes } => {
-                let mut out = Vec::with_capacity(17 + bytes.len());
-                out.push(2);
-                out.extend_from_slice(&xxhash_rust::xxh3::xxh3_128(bytes).to_le_bytes());
-                out.extend_from_slice(bytes);
-                out
-            }
+            Answer::Object { bytes } => hashed(2, bytes),
             Answer::Busy { millis } => [&[3][..], &millis.to_le_bytes()].concat(),
             Answer::NotNeeded => vec![4],
             Answer::Gone => vec![5],
@@ -349,6 +387,17 @@ impl Answer {
                 let mut out = vec![6];
                 put_text(&mut out, text, TEXT_BYTES);
                 out
+            }
+            Answer::OpenedOne { view, at, listed } => {
+                let mut body = Vec::new();
+                for number in [view.0, at.index.0, at.term.0] {
+                    body.extend_from_slice(&number.to_le_bytes());
+                }
+                listed.encode(&mut body);
+                hashed(7, &body)
+            }
+            Answer::Sum { position, checksum } => {
+                hashed(8, &[&position.0.to_le_bytes()[..], &checksum.0.to_le_bytes()].concat())
             }
         }
     }
@@ -363,22 +412,48 @@ impl Answer {
                 let at = EntryId { index: LogIndex(r.u64("index")?), term: Term(r.u64("term")?) };
                 Answer::Opened { view, at }
             }
-            2 => {
-                let hash = r.u128("hash")?;
-                let bytes = r.bytes(r.left(), "object")?;
-                if xxhash_rust::xxh3::xxh3_128(bytes) != hash {
-                    return Err(r.damaged("an object that is not what its hash says"));
-                }
-                Answer::Object { bytes: bytes.to_vec() }
-            }
+            2 => Answer::Object { bytes: check_hash(&mut r, "object")?.to_vec() },
             3 => Answer::Busy { millis: r.u32("milliseconds")? },
             4 => Answer::NotNeeded,
             5 => Answer::Gone,
             6 => Answer::No(r.text(TEXT_BYTES, "reason")?.to_string()),
+            7 => {
+                r = Reader::new(check_hash(&mut r, "opened view")?);
+                let view = ViewId(r.u64("view")?);
+                let at = EntryId { index: LogIndex(r.u64("index")?), term: Term(r.u64("term")?) };
+                let listed = Listed::decode(&mut r)?;
+                if listed.at.position.0 > at.index.0 {
+                    return Err(r.damaged(format!("database {} is not one of entry {}", listed.id, at.index)));
+                }
+                Answer::OpenedOne { view, at, listed }
+            }
+            8 => {
+                r = Reader::new(check_hash(&mut r, "checksum")?);
+                Answer::Sum { position: Position(r.u64("position")?), checksum: PageHash(r.u128("checksum")?) }
+            }
             other => return Err(r.damaged(format!("answer of kind {other}"))),
         };
         r.end()?;
         Ok(answer)
+    }
+}
+
+/// An answer of this kind whose bytes are vouched for by their hash.
+fn hashed(kind: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(17 + bytes.len());
+    out.push(kind);
+    out.extend_from_slice(&xxhash_rust::xxh3::xxh3_128(bytes).to_le_bytes());
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// All that is left behind a hash, if it is what the hash says.
+fn check_hash<'a>(r: &mut Reader<'a>, what: &str) -> Result<&'a [u8], Damaged> {
+    let hash = r.u128("hash")?;
+    let bytes = r.bytes(r.left(), what)?;
+    match xxhash_rust::xxh3::xxh3_128(bytes) == hash {
+        true => Ok(bytes),
+        false => Err(r.damaged(format!("the {what} is not what its hash says"))),
     }
 }
 
@@ -390,6 +465,29 @@ fn put_nodes(out: &mut Vec<u8>, nodes: &[NodeId]) {
 fn nodes(r: &mut Reader<'_>, name: &str) -> Result<Vec<NodeId>, Damaged> {
     let count = r.count(2, name)?;
     (0..count).map(|_| r.node(name)).collect()
+}
+
+impl Listed {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.id.0.to_le_bytes());
+        out.extend_from_slice(&self.page_size.bytes().to_le_bytes());
+        out.extend_from_slice(&self.at.size.0.to_le_bytes());
+        out.extend_from_slice(&self.at.position.0.to_le_bytes());
+        out.extend_from_slice(&self.at.checksum.0.to_le_bytes());
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Listed, Damaged> {
+        let id = DatabaseId(r.u64("database")?);
+        let bytes = r.u32("page size")?;
+        let page_size = PageSize::new(bytes).ok_or_else(|| r.damaged(format!("page size {bytes}")))?;
+        let size = PageCount(r.u32("pages")?);
+        if size.0 == 0 {
+            return Err(r.damaged(format!("database {id} without a page")));
+        }
+        let position = Position(r.u64("position")?);
+        let checksum = PageHash(r.u128("checksum")?);
+        Ok(Listed { id, page_size, at: Checkpointed { position, size, checksum } })
+    }
 }
 
 impl Manifest {
@@ -406,13 +504,7 @@ impl Manifest {
         put_count(&mut out, catalogue.len());
         out.extend_from_slice(&catalogue);
         put_count(&mut out, self.databases.len());
-        for listed in &self.databases {
-            out.extend_from_slice(&listed.id.0.to_le_bytes());
-            out.extend_from_slice(&listed.page_size.bytes().to_le_bytes());
-            out.extend_from_slice(&listed.at.size.0.to_le_bytes());
-            out.extend_from_slice(&listed.at.position.0.to_le_bytes());
-            out.extend_from_slice(&listed.at.checksum.0.to_le_bytes());
-        }
+        self.databases.iter().for_each(|listed| listed.encode(&mut out));
         out
     }
 
@@ -437,21 +529,14 @@ impl Manifest {
         let count = r.count(40, "databases")?;
         let mut databases = Vec::with_capacity(count);
         for _ in 0..count {
-            let id = DatabaseId(r.u64("database")?);
-            let bytes = r.u32("page size")?;
-            let page_size = PageSize::new(bytes).ok_or_else(|| r.damaged(format!("page size {bytes}")))?;
-            let size = PageCount(r.u32("pages")?);
-            let position = Position(r.u64("position")?);
-            let checksum = PageHash(r.u128("checksum")?);
-            databases.push(Listed { id, page_size, at: Checkpointed { position, size, checksum } });
+            databases.push(Listed::decode(&mut r)?);
         }
         r.end()?;
         let named = catalogue.databases().map(|(id, info)| (id, info.page_size));
         if !named.eq(databases.iter().map(|listed| (listed.id, listed.page_size))) {
             return Err(r.damaged("the databases are not those of the catalogue"));
         }
-        if let Some(beyond) = databases.iter().find(|listed| listed.at.position.0 > at.index.0 || listed.at.size.0 == 0)
-        {
+        if let Some(beyond) = databases.iter().find(|listed| listed.at.position.0 > at.index.0) {
             return Err(r.damaged(format!("database {} is not one of entry {}", beyond.id, at.index)));
         }
         Ok(Manifest { at, membership, catalogue, databases })

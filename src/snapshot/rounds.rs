@@ -1,4 +1,5 @@
-//! What a node does about snapshots by itself: a leader offers, a node that was offered one fetches, and says when it is done.
+//! What a node does about snapshots by itself: a leader offers, a node that was offered one fetches, and says when it is done;
+//! a node with a damaged copy repairs it.
 //!
 //! An offer is repeated as long as Raft wants it, so nothing here need be remembered: a transfer that ended badly begins
 //! anew with the next offer, and finds what the one before left.
@@ -8,8 +9,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::AskNode;
 use super::fetch::{self, Stop};
-use super::object::{Answer, Ask, Outcome};
+use super::object::{Ask, Outcome};
+use super::repair::Repairs;
 use crate::events::Event;
 use crate::raft::Role;
 use crate::shared::Hub;
@@ -20,14 +23,12 @@ const OFFER_EVERY: Duration = Duration::from_secs(1);
 /// Time until a transfer begins anew that another view will not mend by itself.
 const AFTER_GIVING_UP: Duration = Duration::from_secs(5);
 
-/// How another node is asked.
-pub(crate) type AskNode<'a> = &'a mut dyn FnMut(NodeId, &Ask) -> Result<Answer, String>;
-
 /// See the module's text.
 #[derive(Default)]
 pub(crate) struct Rounds {
     offered: BTreeMap<NodeId, Duration>,
     not_before: Duration,
+    repairs: Repairs,
 }
 
 impl Rounds {
@@ -38,6 +39,7 @@ impl Rounds {
         if let Some(source) = hub.snapshots.take_offer() {
             self.fetch(hub, source, ask);
         }
+        self.repairs.step(hub, ask);
     }
 
     fn offer(&mut self, hub: &Hub, ask: AskNode<'_>) {
@@ -72,6 +74,8 @@ impl Rounds {
         if hub.snapshots.has_staged() || now < self.not_before {
             return;
         }
+        // A snapshot has every database whole, and without it the log might never come to where that copy counts.
+        hub.snapshots.drop_mended();
         let about = "snapshot";
         match fetch::fetch(hub, source, &mut |question| ask(source, question)) {
             Ok(staged) => {

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoaldb_vfs::page::{PageNo, PageSize};
+use shoaldb_vfs::transaction::Position;
 use shoaldb_vfs::view::{ReadView, ViewError};
 
 use super::object::{
@@ -19,6 +20,7 @@ use super::object::{
 };
 use super::views::Cut;
 use crate::catalogue::DatabaseId;
+use crate::databases::Damage;
 use crate::events::Event;
 use crate::shared::{Hub, Input};
 use crate::types::{Membership, NodeId};
@@ -63,7 +65,7 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             if let Some((view, at)) = hub.snapshots.views.reuse(from, have, log_start, now) {
                 return Answer::Opened { view, at };
             }
-            match cut(hub, from) {
+            match cut(hub, from, None) {
                 Ok(cut) => {
                     let at = cut.at;
                     let view = hub.snapshots.views.lend(hub.session, cut, from, now);
@@ -73,6 +75,27 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
                 Err(answer) => answer,
             }
         }
+        Ask::OpenOne { database, beyond } => {
+            if let Some((view, at, listed)) = hub.snapshots.views.reuse_one(from, database, beyond, now) {
+                return Answer::OpenedOne { view, at, listed };
+            }
+            if hub.applied().index < beyond {
+                return Answer::Busy { millis: LATER_MILLIS };
+            }
+            match cut(hub, from, Some(database)) {
+                Ok(Cut { only: None, .. }) => Answer::No(format!("there is no database {database}")),
+                Ok(cut) => {
+                    let (at, listed) = (cut.at, cut.only.clone());
+                    let view = hub.snapshots.views.lend(hub.session, cut, from, now);
+                    match listed {
+                        Some(listed) => Answer::OpenedOne { view, at, listed },
+                        None => Answer::Gone,
+                    }
+                }
+                Err(answer) => answer,
+            }
+        }
+        Ask::Sum { database, at } => sum(hub, database, at),
         Ask::Fetch { view, object } => match hub.snapshots.views.renew(view, from, now) {
             Some(cut) => fetch(hub, &cut, &object),
             None => Answer::Gone,
@@ -102,14 +125,29 @@ fn named(membership: &Membership) -> Vec<NodeId> {
     [voters, learners, voters_outgoing, learners_next].into_iter().flatten().copied().collect()
 }
 
-fn cut(hub: &Hub, to: NodeId) -> Result<Cut, Answer> {
+/// What the books of this node say. Rotten pages are no reason to keep silent: they differ from the books.
+fn sum(hub: &Hub, database: DatabaseId, at: Position) -> Answer {
+    let Some(db) = hub.databases.get(database) else { return Answer::No(format!("there is no database {database}")) };
+    if hub.databases.damage(database).is_some_and(|damage| damage != Damage::Rotten) {
+        return Answer::No(format!("database {database} is damaged on node {}, too", hub.id));
+    }
+    if let Some(checksum) = db.checksum_at(at) {
+        return Answer::Sum { position: at, checksum };
+    }
+    match db.checksum() {
+        (position, _) if position < at => Answer::Busy { millis: LATER_MILLIS },
+        (position, checksum) => Answer::Sum { position, checksum },
+    }
+}
+
+fn cut(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answer> {
     let mut made = Err(Answer::Busy { millis: SOON_MILLIS });
-    hub.between_entries(&mut || made = cut_here(hub, to));
+    hub.between_entries(&mut || made = cut_here(hub, to, only));
     made
 }
 
 /// The caller sees to it that nothing is applied meanwhile.
-fn cut_here(hub: &Hub, to: NodeId) -> Result<Cut, Answer> {
+fn cut_here(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answer> {
     let soon = || Answer::Busy { millis: SOON_MILLIS };
     let at = hub.applied();
     let Some(core) = hub.core_status.lock().clone() else { return Err(soon()) };
@@ -124,7 +162,7 @@ fn cut_here(hub: &Hub, to: NodeId) -> Result<Cut, Answer> {
     let catalogue = hub.catalogue.lock().clone();
     let Some(catalogue) = catalogue else { return Err(soon()) };
     let (mut databases, mut listed) = (BTreeMap::new(), Vec::new());
-    for (id, info) in catalogue.databases() {
+    for (id, info) in catalogue.databases().filter(|(id, _)| only.is_none_or(|only| only == *id)) {
         let view = hub.databases.get(id).ok_or_else(soon)?.read_view().map_err(|error| {
             Answer::No(format!("database {} cannot be lent: {error}; ask another node", info.name.as_str()))
         })?;
@@ -136,14 +174,18 @@ fn cut_here(hub: &Hub, to: NodeId) -> Result<Cut, Answer> {
         listed.push(Listed { id, page_size: info.page_size, at: found });
         databases.insert(id, view);
     }
+    if only.is_some() {
+        return Ok(Cut { at, members, manifest: Vec::new(), databases, only: listed.pop() });
+    }
     let manifest = Manifest { at, membership: core.membership, catalogue, databases: listed }.encode();
-    Ok(Cut { at, members, manifest, databases })
+    Ok(Cut { at, members, manifest, databases, only: None })
 }
 
 fn fetch(hub: &Hub, cut: &Arc<Cut>, object: &Object) -> Answer {
     let Some(_sending) = hub.snapshots.views.begin_sending() else { return Answer::Busy { millis: LATER_MILLIS } };
     let view = |database: &DatabaseId| cut.databases.get(database);
     let made = match object {
+        Object::Manifest if cut.only.is_some() => None,
         Object::Manifest => Some(Ok(cut.manifest.clone())),
         Object::Ranges { database, first, count } => view(database).map(|view| ranges(view, *first, *count)),
         Object::Hashes { database, ranges } => view(database).map(|view| hashes(view, ranges)),
@@ -153,7 +195,7 @@ fn fetch(hub: &Hub, cut: &Arc<Cut>, object: &Object) -> Answer {
         Some(Ok(bytes)) => Answer::Object { bytes },
         Some(Err(Unmade::Closed)) => Answer::Gone,
         Some(Err(Unmade::No(why))) => Answer::No(why),
-        None => Answer::No("no such database in this view".to_string()),
+        None => Answer::No("no such object in this view".to_string()),
     }
 }
 

@@ -9,6 +9,9 @@
 //!             `snapshot_wal_pin_max` bytes
 //! ```
 //!
+//! A view may be of one database only, for a node whose copy of it is damaged. It is lent to such nodes and goes with its
+//! last lease; it holds back no log, since they have theirs.
+//!
 //! Closing costs nothing but time: whoever fetched keeps what it has, and goes on with another view.
 //!
 //! Leases are kept by node, not counted, so that one that is given back twice, or never, counts once.
@@ -23,7 +26,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shoaldb_vfs::view::ReadView;
 
-use super::object::ViewId;
+use super::object::{Listed, ViewId};
 use crate::catalogue::DatabaseId;
 use crate::types::{EntryId, LogIndex, NodeId};
 
@@ -43,6 +46,8 @@ pub(crate) struct Cut {
     /// Object 0.
     pub(crate) manifest: Vec<u8>,
     pub(crate) databases: BTreeMap<DatabaseId, ReadView>,
+    /// If it is of one database only, for a node whose copy is damaged: which, and what it is.
+    pub(crate) only: Option<Listed>,
 }
 
 #[derive(Debug)]
@@ -92,13 +97,34 @@ impl Views {
         let mut all = self.all.lock();
         let fits = |lent: &&mut Lent| {
             let at = lent.cut.at.index;
-            at >= log_start && at > have && lent.cut.members.contains(&to) && lent.is_open()
+            let whole = lent.cut.only.is_none();
+            whole && at >= log_start && at > have && lent.cut.members.contains(&to) && lent.is_open()
         };
         // The newest: it is the last one that was opened.
         let lent = all.iter_mut().rev().find(fits)?;
         lent.leases.insert(to, now + LEASE);
         lent.used = now;
         Some((lent.id, lent.cut.at))
+    }
+
+    /// Lends `to` a view of one database that is there already, if it is of `beyond` or a later entry.
+    pub(crate) fn reuse_one(
+        &self,
+        to: NodeId,
+        database: DatabaseId,
+        beyond: LogIndex,
+        now: Duration,
+    ) -> Option<(ViewId, EntryId, Listed)> {
+        let mut all = self.all.lock();
+        let fits = |lent: &&mut Lent| {
+            let of_it = lent.cut.only.as_ref().is_some_and(|only| only.id == database);
+            of_it && lent.cut.at.index >= beyond && lent.cut.members.contains(&to) && lent.is_open()
+        };
+        let lent = all.iter_mut().rev().find(fits)?;
+        let listed = lent.cut.only.clone()?;
+        lent.leases.insert(to, now + LEASE);
+        lent.used = now;
+        Some((lent.id, lent.cut.at, listed))
     }
 
     /// Lends `to` a view that was just opened. Older ones that nobody uses are closed. `session` is random for each start of
@@ -136,12 +162,12 @@ impl Views {
         lent.progress.get(&peer).copied()
     }
 
-    /// `peer` is done with a view. The entry that it is of, if there was such a lease.
+    /// `peer` is done with a view. The entry that it is of, if there was such a lease of a view of everything.
     pub(crate) fn give_back(&self, id: ViewId, peer: NodeId) -> Option<EntryId> {
         let mut all = self.all.lock();
-        let newest = all.last().map(|lent| lent.id);
+        let newest = newest(&all);
         let at = all.iter_mut().find(|lent| lent.id == id)?;
-        let there = at.leases.remove(&peer).map(|_| at.cut.at);
+        let there = at.leases.remove(&peer).filter(|_| at.cut.only.is_none()).map(|_| at.cut.at);
         at.progress.remove(&peer);
         all.retain(|lent| !lent.leases.is_empty() || Some(lent.id) == newest);
         there
@@ -150,7 +176,7 @@ impl Views {
     /// Closes what is over; how many.
     pub(crate) fn sweep(&self, now: Duration, limits: Limits, is_member: impl Fn(NodeId) -> bool) -> usize {
         let mut all = self.all.lock();
-        let (before, newest) = (all.len(), all.last().map(|lent| lent.id));
+        let (before, newest) = (all.len(), newest(&all));
         all.retain_mut(|lent| {
             lent.leases.retain(|peer, ends| *ends > now && is_member(*peer));
             let pinned: u64 = lent.cut.databases.values().map(ReadView::wal_bytes).sum();
@@ -163,7 +189,8 @@ impl Views {
     /// The first entry of those that lent views are of: whoever fetches one needs the log from there on.
     pub(crate) fn floor(&self) -> Option<LogIndex> {
         let all = self.all.lock();
-        all.iter().filter(|lent| !lent.leases.is_empty()).map(|lent| lent.cut.at.index).min()
+        let pins = |lent: &&Lent| !lent.leases.is_empty() && lent.cut.only.is_none();
+        all.iter().filter(pins).map(|lent| lent.cut.at.index).min()
     }
 
     /// How many views are open, and how many leases of them there are.
@@ -185,6 +212,11 @@ impl Views {
         }
         Some(Sending(&self.sending))
     }
+}
+
+/// The view that stays although nobody uses it. One of a single database is of use to nobody else.
+fn newest(all: &[Lent]) -> Option<ViewId> {
+    all.iter().rev().find(|lent| lent.cut.only.is_none()).map(|lent| lent.id)
 }
 
 impl Lent {

@@ -12,6 +12,7 @@ mod members;
 mod one_node;
 mod outcomes;
 mod receipts;
+mod repair;
 mod snapshots;
 mod three_nodes;
 mod trouble;

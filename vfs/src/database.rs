@@ -123,23 +123,43 @@ impl MainFile {
             if word.load(Ordering::Relaxed) & bit != 0 || page == page_size.lock_page() {
                 continue;
             }
-            loop {
-                let before = writing.lock().done;
-                if files::verify_page(&*self.file, &self.map, page, &mut vec![0; page_size.len()])? {
-                    word.fetch_or(bit, Ordering::Relaxed);
-                    break;
-                }
-                let now = writing.lock();
-                if now.pages.binary_search(&page).is_ok() {
-                    break;
-                }
-                if now.done == before {
-                    return Ok(Some(page));
-                }
+            match self.verify(page, writing)? {
+                Verdict::Whole => _ = word.fetch_or(bit, Ordering::Relaxed),
+                Verdict::Written => {}
+                Verdict::Rotten => return Ok(Some(page)),
             }
         }
         Ok(None)
     }
+
+    /// Compares a page with its hash, whether it was looked at before or not.
+    fn verify(&self, page: PageNo, writing: &Mutex<Writing>) -> std::io::Result<Verdict> {
+        let mut content = vec![0; self.map.owner().page_size.len()];
+        loop {
+            let before = writing.lock().done;
+            if files::verify_page(&*self.file, &self.map, page, &mut content)? {
+                return Ok(Verdict::Whole);
+            }
+            let now = writing.lock();
+            if now.pages.binary_search(&page).is_ok() {
+                return Ok(Verdict::Written);
+            }
+            if now.done == before {
+                return Ok(Verdict::Rotten);
+            }
+        }
+    }
+}
+
+/// What a look at a page of the main file says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// It is what was written.
+    Whole,
+    /// A checkpoint is writing it at this moment.
+    Written,
+    /// It is not what was written, or its hash is not.
+    Rotten,
 }
 
 /// The pages that a checkpoint is writing at this moment. Nobody who follows the locks needs their content in the main
@@ -551,9 +571,22 @@ impl Database {
         *self.main.write() = Arc::new(Main::Closed { len });
     }
 
+    /// A database that was retired as damaged is served again: what its files and its WAL show is whole. Any other reason
+    /// stays.
+    pub fn serve_again(&self) {
+        let mut state = self.state.lock();
+        state.retired.take_if(|reason| *reason == Refusal::Damaged);
+        self.changed.notify_all();
+    }
+
     /// Why nothing may use this database any more, if so.
     pub fn retired(&self) -> Option<Refusal> {
         self.state.lock().retired
+    }
+
+    /// Whether a transaction was accepted that SQLite has not shown yet. It ends by itself.
+    pub fn is_showing(&self) -> bool {
+        self.state.lock().writer.as_ref().is_some_and(Writer::is_accepted)
     }
 
     /// Number of open connections.

@@ -60,6 +60,14 @@ impl PageHashes {
         self.recent.iter().map(|(page, (hash, _))| (*page, *hash)).collect()
     }
 
+    /// Whether the hash of a page is the one that is on disk, and so may have rotted there.
+    pub fn is_of_file(&self, page: PageNo) -> bool {
+        self.map.is_some()
+            && self.size.contains(page)
+            && page != self.page_size.lock_page()
+            && !self.recent.contains_key(&page)
+    }
+
     /// Hash of a page; `None` beyond the end and for the lock page.
     pub fn get(&self, page: PageNo) -> io::Result<Option<PageHash>> {
         if page == self.page_size.lock_page() || !self.size.contains(page) {

@@ -14,6 +14,8 @@
 //!                                                               behind the others because of a disk that is full
 //! ```
 //!
+//! A page outside of memory is compared with its hash whenever it is read ([`PageImage::is_whole`]).
+//!
 //! Going past the limit is counted and makes an alarm: [`WalMemory::failures`].
 //!
 //! Deliberately absent: which pages are needed no more (a checkpoint decides), and files.
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::env::{Fs, Label, Scratch};
 use crate::page::PageSize;
@@ -89,6 +92,27 @@ impl Drop for InMemory {
     }
 }
 
+/// A page outside of memory, with the hash of what was put there: only a page of a main file has one on disk, and nobody else
+/// would notice that this one rotted before it got there.
+struct Outside {
+    piece: Arc<dyn PageBytes>,
+    hash: u64,
+}
+
+impl PageBytes for Outside {
+    fn bytes(&self) -> &[u8] {
+        self.piece.bytes()
+    }
+
+    fn is_kept(&self) -> bool {
+        true
+    }
+
+    fn is_whole(&self) -> bool {
+        xxh3_64(self.piece.bytes()) == self.hash
+    }
+}
+
 /// Where a node's databases keep the pages of their WALs.
 #[derive(Clone, Debug)]
 pub struct SpillTo {
@@ -124,7 +148,8 @@ impl Spill {
         if self.to.memory.reserve(bytes.len() as u64) {
             return Ok(self.in_memory(bytes));
         }
-        Ok(PageImage::new(self.scratch()?.put(bytes, LABEL)?))
+        let piece = self.scratch()?.put(bytes, LABEL)?;
+        Ok(PageImage::new(Arc::new(Outside { piece, hash: xxh3_64(bytes) })))
     }
 
     /// Keeps a page that must be kept: in memory past the limit if there is no room outside.

@@ -29,6 +29,10 @@ pub trait PageBytes: Send + Sync {
     fn is_kept(&self) -> bool {
         false
     }
+    /// Whether they are what was put there. Bytes outside of memory are a disk's, which may have lost them.
+    fn is_whole(&self) -> bool {
+        true
+    }
 }
 
 impl PageBytes for Vec<u8> {
@@ -51,6 +55,11 @@ impl PageImage {
     /// See [`PageBytes::is_kept`].
     pub fn is_kept(&self) -> bool {
         self.0.is_kept()
+    }
+
+    /// See [`PageBytes::is_whole`].
+    pub fn is_whole(&self) -> bool {
+        self.0.is_whole()
     }
 
     /// Whether both are the same bytes in the same place.

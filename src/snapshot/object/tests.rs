@@ -31,6 +31,8 @@ fn asks() -> Vec<Ask> {
         Ask::Open { have: LogIndex(3) },
         Ask::Progress { view, phase: Phase::Verify, done: 5, total: u64::MAX },
         Ask::Done { view, outcome: Outcome::GivenUp, index: LogIndex(8) },
+        Ask::OpenOne { database, beyond: LogIndex(12) },
+        Ask::Sum { database, at: Position(13) },
     ];
     asks.extend(objects.map(|object| Ask::Fetch { view, object }));
     asks
@@ -56,6 +58,8 @@ fn what_is_written_is_read_and_nothing_shorter_is() {
         Answer::NotNeeded,
         Answer::Gone,
         Answer::No("because".to_string()),
+        Answer::OpenedOne { view: ViewId(2), at, listed: manifest().databases[0].clone() },
+        Answer::Sum { position: Position(5), checksum: PageHash(7 << 99) },
     ];
     for answer in answers {
         let bytes = answer.encode();
@@ -75,12 +79,19 @@ fn what_is_written_is_read_and_nothing_shorter_is() {
 /// Shows INV-32.
 #[test]
 fn an_object_with_one_bit_changed_is_no_object() {
-    let bytes = Answer::Object { bytes: b"a page or so".to_vec() }.encode();
-    for at in 1..bytes.len() {
-        for bit in 0..8 {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 1 << bit;
-            assert!(Answer::decode(&damaged).is_err(), "byte {at}, bit {bit}");
+    let (at, listed) = (EntryId { index: LogIndex(20), term: Term(3) }, manifest().databases[0].clone());
+    for answer in [
+        Answer::Object { bytes: b"a page or so".to_vec() },
+        Answer::OpenedOne { view: ViewId(2), at, listed },
+        Answer::Sum { position: Position(5), checksum: PageHash(7) },
+    ] {
+        let bytes = answer.encode();
+        for at in 1..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                assert!(Answer::decode(&damaged).is_err(), "{answer:?}: byte {at}, bit {bit}");
+            }
         }
     }
 }

@@ -5,7 +5,13 @@ const LIMITS: Limits = Limits { age: Duration::from_secs(3600), pinned_bytes: 0 
 
 fn cut(index: u64) -> Cut {
     let at = EntryId { index: LogIndex(index), term: Term(1) };
-    Cut { at, members: vec![NodeId(1), NodeId(2), NodeId(3)], manifest: Vec::new(), databases: BTreeMap::new() }
+    Cut {
+        at,
+        members: vec![NodeId(1), NodeId(2), NodeId(3)],
+        manifest: Vec::new(),
+        databases: BTreeMap::new(),
+        only: None,
+    }
 }
 
 fn at(seconds: u64) -> Duration {

@@ -42,7 +42,9 @@ pub enum ApplyError {
     Malformed(String),
     /// The database was retired.
     Retired(Refusal),
-    /// Memory could not be mapped or extended, or the page-hash map not be read.
+    /// The page-hash map could not be read: this copy is damaged.
+    Map(std::io::Error),
+    /// Memory could not be mapped or extended.
     Io(std::io::Error),
 }
 
@@ -57,7 +59,8 @@ impl std::fmt::Display for ApplyError {
             }
             ApplyError::Malformed(what) => write!(f, "malformed transaction: {what}"),
             ApplyError::Retired(why) => write!(f, "the database was retired: {why:?}"),
-            ApplyError::Io(error) => write!(f, "wal-index or page-hash map: {error}"),
+            ApplyError::Map(error) => write!(f, "page-hash map: {error}"),
+            ApplyError::Io(error) => write!(f, "wal-index: {error}"),
         }
     }
 }
@@ -78,6 +81,24 @@ impl Database {
     /// Applies a committed transaction and shows it at `position`. Takes WRITE from whoever has it, without waiting for
     /// a local transaction. Readers see all of it or nothing. A transaction that is refused takes WRITE from nobody.
     pub fn apply(&self, transaction: &Transaction, position: Position) -> Result<(), ApplyError> {
+        self.apply_if(transaction, position, |state| state.alive())
+    }
+
+    /// [`Database::apply`] to a database that is not served because it was damaged: its files were replaced, and it is to
+    /// catch up before it is served again.
+    pub fn apply_to_damaged(&self, transaction: &Transaction, position: Position) -> Result<(), ApplyError> {
+        self.apply_if(transaction, position, |state| match state.retired {
+            Some(Refusal::Damaged) => Ok(()),
+            other => Err(other.unwrap_or(Refusal::Busy)),
+        })
+    }
+
+    fn apply_if(
+        &self,
+        transaction: &Transaction,
+        position: Position,
+        allowed: impl Fn(&State) -> Result<(), Refusal>,
+    ) -> Result<(), ApplyError> {
         transaction.check().map_err(ApplyError::Malformed)?;
         if transaction.page_size != self.geometry.page_size {
             return Err(ApplyError::Malformed(format!(
@@ -89,7 +110,7 @@ impl Database {
         let mut state = self.state.lock();
         self.wait_published(&mut state);
         // Not earlier: a publication that failed retires the database, one that succeeded moves the position.
-        state.alive().map_err(ApplyError::Retired)?;
+        allowed(&state).map_err(ApplyError::Retired)?;
         let checksum = check_applicable(&state, transaction)?;
         self.take_write_for_apply(&mut state).map_err(ApplyError::Io)?;
         // The state lock is free meanwhile: readers come and go, and WRITE is ours.
@@ -198,7 +219,7 @@ fn check_applicable(state: &State, transaction: &Transaction) -> Result<PageHash
         return Err(ApplyError::Malformed(format!("new page {} is missing", hole.get())));
     }
     let changes = transaction.pages.iter().map(|page| (page.number, page.hash));
-    let found = state.hashes.prepare(changes, transaction.size_after).map_err(ApplyError::Io)?;
+    let found = state.hashes.prepare(changes, transaction.size_after).map_err(ApplyError::Map)?;
     if found != transaction.checksum_after {
         return Err(ApplyError::Diverged { expected: transaction.checksum_after, found });
     }

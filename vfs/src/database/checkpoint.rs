@@ -146,7 +146,7 @@ impl Database {
             Err(error) => {
                 if matches!(error, CheckpointError::Diverged { .. }) {
                     tracing::error!(database = self.name, %error, "nothing was written, and this copy is not served any more");
-                    state.retired.get_or_insert(Refusal::NodeStopped);
+                    state.retired.get_or_insert(Refusal::Damaged);
                     self.changed.notify_all();
                 }
                 Err(error)
@@ -359,6 +359,15 @@ impl Database {
             }
         }
         Ok(next.filter(|page| size.contains(*page)))
+    }
+
+    /// Whether the hashes of the main file make its checksum; see [`DatabaseFiles::books_fit`]. A checkpoint waits meanwhile.
+    pub fn books_fit(&self) -> std::io::Result<bool> {
+        match self.files.lock().as_ref() {
+            // What a failed checkpoint left is a mixture that is known, and ended at the next start.
+            Some(files) if files.unfinished().is_none() && files.failed().is_none() => files.books_fit(),
+            _ => Ok(true),
+        }
     }
 
     /// Why no checkpoint is made any more until the node starts again, if so.

@@ -17,6 +17,9 @@
 //! 3 fails, for want of memory, nothing has changed: connections that have their copy keep it to the end of their
 //! transaction.
 //!
+//! A copy that was found damaged is mended the same way, and is not served before what the log has beyond the new files is
+//! applied on top of them.
+//!
 //! The old generation's files stay open as long as such a transaction, or a read view, needs them. Views of the old generation
 //! do not gate checkpoints of the new one, which writes to other files.
 //!
@@ -81,6 +84,16 @@ impl Database {
     /// what ends by itself: a publication, a checkpoint. The caller applies nothing meanwhile, and may delete the old
     /// files afterwards.
     pub fn replace(&self, files: DatabaseFiles) -> Result<(), ReplaceError> {
+        self.replace_and(files, true)
+    }
+
+    /// [`Database::replace`] for a database that was retired as damaged, and stays so until [`Database::serve_again`]: what
+    /// the log has beyond these files is to be applied first ([`Database::apply_to_damaged`]).
+    pub fn replace_damaged(&self, files: DatabaseFiles) -> Result<(), ReplaceError> {
+        self.replace_and(files, false)
+    }
+
+    fn replace_and(&self, files: DatabaseFiles, serve: bool) -> Result<(), ReplaceError> {
         let (found, expected) = (files.owner().page_size, self.geometry.page_size);
         if found != expected {
             return Err(ReplaceError::PageSize { found: found.bytes(), expected: expected.bytes() });
@@ -97,6 +110,9 @@ impl Database {
         let result = mendable(&state).and_then(|()| self.exchange(&mut state, &files).map_err(ReplaceError::Io));
         if result.is_ok() {
             *slot = Some(files);
+            if serve {
+                state.retired = None;
+            }
         }
         self.release_ours(&mut state, Owner::Applier);
         result
@@ -144,7 +160,6 @@ impl Database {
         state.dirty_since = None;
         state.position = at.position;
         state.bound = true;
-        state.retired = None;
         state.views.begin_generation();
         self.counters.replaced.fetch_add(1, Ordering::Relaxed);
         Ok(())

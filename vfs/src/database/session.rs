@@ -23,7 +23,7 @@ use std::time::Duration;
 use parking_lot::MutexGuard;
 
 use super::apply::header_lost;
-use super::{Database, FileState, Link, Mode, Overlay, State};
+use super::{Database, FileState, Link, Main, Mode, Overlay, State, Verdict};
 use crate::capture::{self, Capture, CommitFrame};
 use crate::error::Refusal;
 use crate::lock::{FileId, READ_0};
@@ -92,6 +92,10 @@ impl Writer {
     /// WRITE in hands other than SQLite's.
     pub(super) fn ours(owner: Owner, session: SessionId, start_frame: u32) -> Writer {
         Writer { session, owner, phase: Phase::Open, capture: Capture::new(), start_frame, stale: false }
+    }
+
+    pub(super) fn is_accepted(&self) -> bool {
+        matches!(self.phase, Phase::Accepted(..))
     }
 
     pub(super) fn is(&self, owner: Owner) -> bool {
@@ -303,7 +307,7 @@ impl Database {
                 if let Err(error) = result {
                     // The log has the transaction, this process cannot show it: nothing here may be served any more.
                     tracing::error!(database = self.name, %error, "a committed transaction could not be published");
-                    state.retired.get_or_insert(Refusal::NodeStopped);
+                    state.retired.get_or_insert(Refusal::Damaged);
                     return;
                 }
                 let Prepared { changes, size_after, checksum_after, .. } = prepared;
@@ -321,7 +325,7 @@ impl Database {
                         "frames up to {max_frame:?} were published without a commit that was captured, expected {}",
                         writer.start_frame
                     );
-                    state.retired.get_or_insert(Refusal::NodeStopped);
+                    state.retired.get_or_insert(Refusal::Damaged);
                     return;
                 }
                 // Recovery of the wal-index trusts any unbroken chain of frames, up to a commit frame: what was refused
@@ -423,7 +427,8 @@ impl Database {
         replicator: &dyn Replicator,
     ) -> Result<(), Refusal> {
         // Hashing happens without the state lock: a large transaction must not stop readers from getting their locks.
-        let pages = self.captured_pages(start, commit);
+        let pages = self.captured_pages(start, commit)?;
+        self.check_base_pages(&pages, commit.size)?;
         let transaction = {
             let mut state = self.state.lock();
             state.alive()?;
@@ -470,22 +475,59 @@ impl Database {
         }
     }
 
-    fn captured_pages(&self, start: u32, commit: CommitFrame) -> Vec<ChangedPage> {
+    /// The checksum that is proposed is made from the hashes of what the transaction overwrites or cuts off. One of them that
+    /// rotted in the map would convict every node that has the right one: so each is compared with the page that it is of.
+    fn check_base_pages(&self, pages: &[ChangedPage], size_after: PageCount) -> Result<(), Refusal> {
+        let old: Vec<PageNo> = {
+            let state = self.state.lock();
+            let cut_off = (size_after.0 + 1..=state.hashes.size().0).filter_map(PageNo::new);
+            let all = pages.iter().map(|page| page.number).chain(cut_off);
+            all.filter(|page| state.hashes.is_of_file(*page)).collect()
+        };
+        for page in old {
+            let main = self.main.read().clone();
+            let Main::File(file) = &*main else { return Ok(()) };
+            match file.verify(page, &self.writing) {
+                Ok(Verdict::Whole | Verdict::Written) => {}
+                Ok(Verdict::Rotten) => {
+                    tracing::error!(
+                        database = self.name,
+                        page = page.get(),
+                        "the base of a transaction is not what was written"
+                    );
+                    self.rotten.lock().insert(page);
+                    return Err(Refusal::Damaged);
+                }
+                Err(error) => {
+                    tracing::error!(database = self.name, %error, "the base of a transaction could not be read");
+                    return Err(Refusal::Damaged);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn captured_pages(&self, start: u32, commit: CommitFrame) -> Result<Vec<ChangedPage>, Refusal> {
         let wal = self.wal.read();
         let lost = u32::from(planted::is(Bug::LoseSpilledFrame) && commit.frame.get() - start > 12);
         let frames = (start + 1 + lost..=commit.frame.get()).filter_map(|number| {
             let frame = FrameNo::new(number)?;
             Some((frame, wal.frame_header(frame)?.page))
         });
-        let finals: Vec<(PageNo, PageImage)> = capture::final_frames(frames, commit.size)
-            .into_iter()
-            .filter_map(|(page, frame)| Some((page, wal.image(frame)?)))
-            .collect();
+        let mut finals: Vec<(PageNo, PageImage)> = Vec::new();
+        for (page, frame) in capture::final_frames(frames, commit.size) {
+            let Some(image) = wal.image(frame) else { continue };
+            if !image.is_whole() {
+                return Err(self.rotten_frame(&wal, frame));
+            }
+            finals.push((page, image));
+        }
         drop(wal);
-        finals
-            .into_iter()
-            .map(|(number, image)| ChangedPage { number, hash: PageHash::of(number, &image), image })
-            .collect()
+        let changed = |(number, image): (PageNo, PageImage)| {
+            let hash = PageHash::of(number, &image);
+            ChangedPage { number, hash, image }
+        };
+        Ok(finals.into_iter().map(changed).collect())
     }
 
     fn with_zero_pages(&self, mut pages: Vec<ChangedPage>, holes: &[PageNo]) -> Vec<ChangedPage> {
@@ -633,6 +675,11 @@ impl Database {
     /// Reads the WAL as a connection sees it; returns how many bytes there were.
     pub(crate) fn read_wal(&self, link: &Link, buf: &mut [u8], offset: u64) -> Result<usize, Refusal> {
         let wal = self.wal.read();
+        if buf.len() >= self.geometry.page_size.len()
+            && let Some(frame) = wal.first_rotten(offset, buf.len())
+        {
+            return Err(self.rotten_frame(&wal, frame));
+        }
         match link.mode() {
             Mode::Normal => Ok(wal.read(buf, offset)),
             Mode::Fenced | Mode::Detached => {
@@ -643,6 +690,14 @@ impl Database {
                 }
             }
         }
+    }
+
+    /// A page of the WAL is not what was put there. It is noted like one of the main file.
+    fn rotten_frame(&self, wal: &VirtualWal, frame: FrameNo) -> Refusal {
+        let page = wal.frame_header(frame).map(|header| header.page);
+        tracing::error!(database = self.name, %frame, ?page, "a page of the wal outside of memory is not what was written");
+        self.rotten.lock().extend(page);
+        Refusal::Damaged
     }
 
     /// Size of the WAL file as SQLite sees it.

@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use super::{Database, Main, State};
+use crate::error::Refusal;
 use crate::mapfile::Checkpointed;
 use crate::page::PageNo;
 use crate::view::{Content, Gate, ReadView, ViewError, ViewRef};
@@ -108,8 +109,20 @@ impl Database {
     /// A view of what is published now, one consistent state. Checkpoints of this database are gated until the view is
     /// closed and the last page that it lent is given back; everything else goes on.
     pub fn read_view(self: &Arc<Database>) -> Result<ReadView, ViewError> {
+        self.view_if(|retired| retired.is_none())
+    }
+
+    /// [`Database::read_view`] of a database that may have been retired as damaged: what is whole of it is of use to whoever
+    /// mends it. Each page that is lent is what its hash says, as always; whether the hash is right is the caller's business.
+    pub fn view_of_damaged(self: &Arc<Database>) -> Result<ReadView, ViewError> {
+        self.view_if(|retired| matches!(retired, None | Some(Refusal::Damaged)))
+    }
+
+    fn view_if(self: &Arc<Database>, allowed: impl Fn(Option<Refusal>) -> bool) -> Result<ReadView, ViewError> {
         let mut state = self.state.lock();
-        state.alive().map_err(ViewError::Retired)?;
+        if let Some(why) = state.retired.filter(|_| !allowed(state.retired)) {
+            return Err(ViewError::Retired(why));
+        }
         if !state.bound {
             return Err(ViewError::NotBound);
         }
@@ -151,7 +164,7 @@ impl Database {
         let content = Content { at, geometry, changed, main, map, checked: Default::default(), gate };
         let (view, reference) = ReadView::new(content);
         let mut state = self.state.lock();
-        if state.retired.is_some() {
+        if !allowed(state.retired) {
             // Whoever retired it has closed the views that it knew.
             drop(state);
             view.close();

@@ -95,6 +95,14 @@ impl VirtualWal {
         Some(self.frame(frame)?.image.clone())
     }
 
+    /// The first frame that these bytes are of whose page is not what was put there.
+    pub fn first_rotten(&self, offset: u64, len: usize) -> Option<FrameNo> {
+        let last = offset.saturating_add(len as u64).min(self.size).checked_sub(1).filter(|last| *last >= offset)?;
+        let number = |byte| FrameNo::containing(byte, self.page_size).map_or(1, |(frame, _)| frame.get());
+        let mut frames = (number(offset)..=number(last)).filter_map(FrameNo::new);
+        frames.find(|frame| self.frame(*frame).is_some_and(|frame| !frame.image.is_whole()))
+    }
+
     /// Reads from byte `offset`. Returns how many bytes there were, less than `buf.len()` only at the end of the WAL; the
     /// rest of `buf` is left alone.
     pub fn read(&self, buf: &mut [u8], offset: u64) -> usize {

@@ -1,0 +1,157 @@
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use shoaldb_vfs::Database;
+use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
+use shoaldb_vfs::env::{Clock, Env};
+use shoaldb_vfs::error::Refusal;
+use shoaldb_vfs::mapfile::Checkpointed;
+use shoaldb_vfs::page::{PageCount, PageHash, PageSize};
+use shoaldb_vfs::transaction::Position;
+
+use super::*;
+use crate::catalogue::{AutoVacuum, Catalogue, DatabaseInfo, DatabaseName};
+use crate::config::Config;
+use crate::databases::Databases;
+use crate::raft::{CoreStatus, Role, RoleChange};
+use crate::shared::Shared;
+use crate::signal::Waiting;
+use crate::types::{ClusterId, Incarnation, Term};
+
+const APP: DatabaseId = DatabaseId(2);
+const AT: Position = Position(2);
+const RIGHT: PageHash = PageHash(77);
+const WRONG: PageHash = PageHash(78);
+
+/// A node of three whose copy of `app` is damaged.
+struct Bench {
+    hub: Hub,
+    clock: Arc<SimClock>,
+    repairs: Repairs,
+    db: Arc<Database>,
+}
+
+/// What the others say: their checksum, if they answer.
+type Others = [(u16, Option<PageHash>); 2];
+
+impl Bench {
+    fn new(damage: Damage, voters: &[u16]) -> Bench {
+        let clock = Arc::new(SimClock::default());
+        let shared: Arc<dyn Clock> = clock.clone();
+        let env = Env { fs: Arc::new(SimFs::new(1)), clock: shared.clone(), rng: Arc::new(SimRng::new(1)) };
+        let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
+        let name = DatabaseName::new("app").unwrap();
+        let info = DatabaseInfo { name, page_size: PageSize::DEFAULT, auto_vacuum: AutoVacuum::None };
+        databases.bind(APP, &info).unwrap();
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let waiting = Waiting { clock: shared, pump: None };
+        let hub: Hub =
+            Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, Config::default(), waiting, mailbox, databases));
+        let at = EntryId { index: LogIndex(2), term: Term(1) };
+        hub.begin(Catalogue::new(ClusterId(1)), at);
+        let membership = Membership { voters: voters.iter().map(|id| NodeId(*id)).collect(), ..Membership::default() };
+        *hub.core_status.lock() = Some(CoreStatus {
+            role: RoleChange { role: Role::Follower, term: Term(1), leader: Some(NodeId(3)) },
+            last: at.index,
+            persisted: at.index,
+            committed: at.index,
+            applied: at.index,
+            membership,
+            refused_messages: 0,
+            peers: Vec::new(),
+        });
+        let db = hub.databases.get(APP).unwrap();
+        assert!(hub.databases.convict(APP, damage, "a test wants it".to_string()));
+        Bench { hub, clock, repairs: Repairs::default(), db }
+    }
+
+    /// One step; who was asked for pages.
+    fn step(&mut self, lends: PageHash, others: Others) -> Vec<NodeId> {
+        let fetched = RefCell::new(Vec::new());
+        let of = |node: NodeId| others.iter().find(|(id, _)| *id == node.0).and_then(|(_, sum)| *sum);
+        self.repairs.step(&self.hub, &mut |node, ask| match ask {
+            Ask::OpenOne { database, .. } => {
+                let at = EntryId { index: LogIndex(2), term: Term(1) };
+                let state = Checkpointed { position: AT, size: PageCount(1), checksum: lends };
+                let listed = Listed { id: *database, page_size: PageSize::DEFAULT, at: state };
+                Ok(Answer::OpenedOne { view: ViewId(u64::from(node.0)), at, listed })
+            }
+            Ask::Sum { at, .. } => match of(node) {
+                Some(checksum) => Ok(Answer::Sum { position: *at, checksum }),
+                None => Err("no answer".to_string()),
+            },
+            Ask::Fetch { .. } => {
+                fetched.borrow_mut().push(node);
+                Err("no pages in this test".to_string())
+            }
+            _ => Ok(Answer::Yes),
+        });
+        fetched.into_inner()
+    }
+}
+
+/// Shows INV-39.
+#[test]
+fn nobody_is_believed_with_whom_no_majority_agrees() {
+    let mut bench = Bench::new(Damage::Diverged, &[1, 2, 3]);
+    // Node 2 lends first, node 3 leads and has something else: one against one, and the own books do not count.
+    assert!(bench.step(WRONG, [(2, None), (3, Some(RIGHT))]).is_empty());
+    let alarms = bench.hub.findings.lock().alarms.clone();
+    assert!(alarms.values().any(|alarm| alarm.contains("no majority has what node 2 has")), "{alarms:?}");
+    // The next lender is node 3, after a while: the same.
+    assert!(bench.step(RIGHT, [(2, Some(WRONG)), (3, None)]).is_empty());
+    bench.clock.advance(PAUSE);
+    assert!(bench.step(RIGHT, [(2, Some(WRONG)), (3, None)]).is_empty());
+    // Two of three agree: pages are fetched, whoever lends.
+    for lender in [2, 3] {
+        bench.clock.advance(PAUSE);
+        let fetched = bench.step(RIGHT, [(2, Some(RIGHT)), (3, Some(RIGHT))]);
+        assert!(!fetched.is_empty() && fetched.iter().all(|node| node.0 == lender), "{fetched:?}");
+    }
+    assert_eq!(bench.db.retired(), Some(Refusal::Damaged));
+}
+
+#[test]
+fn who_does_not_answer_is_asked_again_and_not_for_ever() {
+    let mut bench = Bench::new(Damage::Unopened, &[1, 2, 3]);
+    for _ in 0..3 {
+        assert!(bench.step(RIGHT, [(2, None), (3, None)]).is_empty());
+    }
+    assert!(bench.hub.findings.lock().alarms.is_empty(), "it may still come");
+    assert!(!bench.step(RIGHT, [(2, None), (3, Some(RIGHT))]).is_empty());
+    bench.clock.advance(PAUSE);
+    assert!(bench.step(RIGHT, [(2, None), (3, None)]).is_empty());
+    bench.clock.advance(AGREE_WITHIN);
+    assert!(bench.step(RIGHT, [(2, None), (3, None)]).is_empty());
+    assert!(!bench.hub.findings.lock().alarms.is_empty());
+}
+
+/// Books that are right, beside bytes that are not, are one voice; and the alarm ends with the damage.
+#[test]
+fn the_own_books_count_if_only_the_disk_is_wrong() {
+    for (damage, fetches) in [(Damage::Rotten, true), (Damage::Diverged, false), (Damage::Unopened, false)] {
+        let mut bench = Bench::new(damage, &[1, 2]);
+        let own = bench.db.checksum().1;
+        assert_eq!(!bench.step(own, [(2, Some(own)), (3, None)]).is_empty(), fetches, "{damage:?}");
+        bench.hub.databases.acquit(APP);
+        bench.step(own, [(2, Some(own)), (3, None)]);
+        assert!(bench.hub.findings.lock().alarms.is_empty() && bench.db.retired().is_none());
+    }
+    // The lender has something else where the books have this.
+    let mut bench = Bench::new(Damage::Rotten, &[1, 2]);
+    assert!(bench.step(RIGHT, [(2, Some(RIGHT)), (3, None)]).is_empty());
+    let mut alone = Bench::new(Damage::Rotten, &[1]);
+    assert!(alone.step(RIGHT, [(2, Some(RIGHT)), (3, Some(RIGHT))]).is_empty());
+    assert!(alone.hub.findings.lock().alarms.values().any(|alarm| alarm.contains("no other voter")));
+}
+
+#[test]
+fn in_a_joint_configuration_each_half_must_agree() {
+    let set = |ids: &[u16]| ids.iter().map(|id| NodeId(*id)).collect::<BTreeSet<_>>();
+    let list = |ids: &[u16]| ids.iter().map(|id| NodeId(*id)).collect::<Vec<_>>();
+    let joint = Membership { voters: list(&[1, 2, 3]), voters_outgoing: list(&[3, 4, 5]), ..Membership::default() };
+    assert!(!is_majority(&joint, &set(&[1, 2])) && !is_majority(&joint, &set(&[3, 4])));
+    assert!(is_majority(&joint, &set(&[2, 3, 4])));
+    let four = Membership { voters: list(&[1, 2, 3, 4]), ..Membership::default() };
+    assert!(!is_majority(&four, &set(&[1, 2])) && is_majority(&four, &set(&[1, 2, 3])));
+}

@@ -1,0 +1,383 @@
+//! Bytes that rot on one node: it stops serving that database, repairs it from a node with which a majority agrees, and serves
+//! it again. Everything else goes on meanwhile.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use shoaldb::{Event, Node, Outcome, Status};
+
+type Events = crossbeam_channel::Receiver<Event>;
+
+use crate::cluster::{Cluster, LONG};
+
+fn until(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+    let started = Instant::now();
+    loop {
+        let status = node.status();
+        if wanted(&status) {
+            return status;
+        }
+        assert!(started.elapsed() < LONG, "{what}: {status:#?}");
+        std::thread::yield_now();
+    }
+}
+
+const ROWS: i64 = 120;
+
+/// Two databases with some hundred pages each, all of them in the main files.
+fn filled(settings: fn(shoaldb::Builder) -> shoaldb::Builder) -> Cluster {
+    let cluster = Cluster::start_with(3, settings);
+    for db in ["app", "other"] {
+        let created = cluster.leader().write(db, |tx| {
+            tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, n DEFAULT 0, v)")?;
+            for _ in 0..ROWS {
+                tx.execute("INSERT INTO b(v) VALUES (randomblob(3000))", [])?;
+            }
+            Ok(())
+        });
+        created.unwrap();
+    }
+    for node in cluster.running() {
+        checkpointed(node);
+    }
+    cluster
+}
+
+fn checkpointed(node: &Node) {
+    until(node, "all is in the main files", |status| {
+        status.databases.len() == 2
+            && status.databases.iter().all(|db| db.checkpointed == db.position && db.wal_frames == 0)
+    });
+}
+
+fn scrubbed(builder: shoaldb::Builder) -> shoaldb::Builder {
+    unscrubbed(builder).scrub_bytes(1 << 30)
+}
+
+fn unscrubbed(builder: shoaldb::Builder) -> shoaldb::Builder {
+    builder
+        .checkpoint_bytes(64 << 10)
+        .checkpoint_age(std::time::Duration::from_millis(100))
+        .scrub_bytes(0)
+        .segment_bytes(256 << 10)
+}
+
+fn id_of(node: &Node, db: &str) -> u64 {
+    node.status().databases.iter().find(|known| known.name == db).unwrap().id.0
+}
+
+fn path_of(cluster: &Cluster, node: u64, db: &str, generation: u64, end: &str) -> PathBuf {
+    let id = id_of(cluster.leader(), db);
+    cluster.dirs[node as usize - 1].path().join(format!("db/{id}-{generation}.{end}"))
+}
+
+fn flip(file: &File, at: u64) {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+}
+
+fn flip_in(path: &Path, at: u64) {
+    flip(&OpenOptions::new().read(true).write(true).open(path).unwrap(), at);
+}
+
+fn update(node: &Node, db: &str, row: i64) -> Result<(), shoaldb::Error> {
+    node.write(db, |tx| {
+        tx.execute("UPDATE b SET n = n + 1 WHERE id = ?1", [row])?;
+        Ok(())
+    })
+}
+
+/// Writes through whoever leads.
+fn write(cluster: &Cluster, db: &str, row: i64) {
+    loop {
+        match update(cluster.leader(), db, row) {
+            Err(error) if error.is_retryable() => {}
+            other => return other.unwrap(),
+        }
+    }
+}
+
+/// Waits for the events of a repair, each once, and until nothing needs attention; how many bytes came for it.
+fn repaired(node: &Node, events: &Events, database: &str) -> u64 {
+    let started = Instant::now();
+    let mut found = 0;
+    let bytes = loop {
+        match events.try_recv() {
+            Ok(Event::DivergenceFound { database: named, .. }) => {
+                assert_eq!(named, database);
+                found += 1;
+            }
+            Ok(Event::DivergenceRepaired { database: named, source, bytes }) => {
+                assert!(named == database && source.0 != node.id() as u16, "{named} from {source}");
+                break bytes;
+            }
+            _ => assert!(started.elapsed() < LONG, "no repair: {:#?}", node.status()),
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(found, 1);
+    until(node, "nothing needs attention", |status| status.alarms.is_empty() && status.snapshot.is_none());
+    assert!(!events.try_iter().any(|event| matches!(event, Event::DivergenceFound { .. })));
+    bytes
+}
+
+/// Nobody but the node that rotted was suspected.
+fn unsuspected(cluster: &Cluster, events: &[(u64, Events)], victim: u64) {
+    for (id, events) in events.iter().filter(|(id, _)| *id != victim) {
+        let found = events.try_iter().find(|event| matches!(event, Event::DivergenceFound { .. }));
+        assert!(found.is_none(), "node {id}: {found:?}");
+        assert!(cluster.node(*id).status().alarms.is_empty());
+    }
+}
+
+fn all_events(cluster: &Cluster) -> Vec<(u64, Events)> {
+    cluster.running().map(|node| (node.id(), node.events())).collect()
+}
+
+/// Shows INV-39. Writes go on, the other database is served all the time, and only what is damaged travels.
+#[test]
+fn a_follower_whose_page_or_hash_rots_repairs_that_database_and_nothing_else() {
+    for end in ["db", "map"] {
+        let cluster = filled(scrubbed);
+        let victim = cluster.follower().id();
+        let node = cluster.node(victim);
+        let events = all_events(&cluster);
+        let mine = &events.iter().find(|(id, _)| *id == victim).unwrap().1;
+        let other = node.connect("other").unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let mut row = 0;
+                while !over.load(Ordering::Relaxed) {
+                    row += 1;
+                    write(&cluster, "app", row % 3 + 1);
+                    write(&cluster, "other", row % 3 + 1);
+                }
+                row
+            });
+            let _over = Over(&over);
+            // These are a byte of page 57 and one of its hash.
+            let at = if end == "db" { 57 * 4096 - 1000 } else { 4096 + 56 * 16 + 3 };
+            flip_in(&path_of(&cluster, victim, "app", 1, end), at);
+            let rows = || other.query_row("SELECT count(*) FROM b", [], |row| row.get::<_, i64>(0));
+            assert_eq!(rows().unwrap(), ROWS);
+            let bytes = repaired(node, mine, "app");
+            assert!(bytes < 150_000, "{bytes} bytes came for one page");
+            assert_eq!(rows().unwrap(), ROWS);
+            over.store(true, Ordering::Relaxed);
+            assert!(writer.join().unwrap() > 0);
+        });
+        unsuspected(&cluster, &events, victim);
+        for db in ["app", "other"] {
+            cluster.assert_equal(db);
+        }
+        assert!(
+            path_of(&cluster, victim, "app", 2, "db").exists() && !path_of(&cluster, victim, "app", 1, "db").exists()
+        );
+        assert!(path_of(&cluster, victim, "other", 1, "db").exists());
+    }
+}
+
+/// Ends a writer, also when an assertion fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What was repaired is what a start finds.
+#[test]
+fn a_repaired_database_outlives_its_node_and_may_rot_again() {
+    let mut cluster = filled(scrubbed);
+    let victim = cluster.follower().id();
+    for generation in 1..=2 {
+        let events = cluster.node(victim).events();
+        flip_in(&path_of(&cluster, victim, "app", generation, "db"), 33 * 4096 + 17);
+        repaired(cluster.node(victim), &events, "app");
+        write(&cluster, "app", 5);
+        cluster.assert_equal("app");
+        cluster.nodes[victim as usize - 1] = None;
+        write(&cluster, "app", 6);
+        cluster.start_node(victim);
+        cluster.assert_equal("app");
+        checkpointed(cluster.node(victim));
+    }
+}
+
+#[test]
+fn a_leader_whose_page_rots_hands_over_and_repairs() {
+    let cluster = filled(scrubbed);
+    let victim = cluster.leader().id();
+    let events = all_events(&cluster);
+    let mine = &events.iter().find(|(id, _)| *id == victim).unwrap().1;
+    flip_in(&path_of(&cluster, victim, "app", 1, "db"), 80 * 4096 + 1);
+    repaired(cluster.node(victim), mine, "app");
+    assert_ne!(cluster.leader().id(), victim);
+    write(&cluster, "app", 1);
+    unsuspected(&cluster, &events, victim);
+    cluster.assert_equal("app");
+}
+
+/// Shows INV-40. A rotten hash on the leader would get into the checksums that it proposes, and every other copy would be taken for the wrong
+/// one. SQLite does not read the page again: only the look at what a transaction is built on can find it.
+#[test]
+fn a_hash_that_rots_on_the_leader_convicts_nobody_else() {
+    let cluster = filled(unscrubbed);
+    let victim = cluster.leader().id();
+    let node = cluster.node(victim);
+    let db = node.connect("app").unwrap();
+    // Every page was looked at and found to be what its hash says.
+    assert_eq!(db.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
+    let events = all_events(&cluster);
+    let map = path_of(&cluster, victim, "app", 1, "map");
+    for page in 1..90 {
+        flip_in(&map, 4096 + page * 16 + 9);
+    }
+    let error = update(node, "app", 9).unwrap_err();
+    assert!(error.is_corrupt() && error.outcome() != Some(Outcome::Unknown), "{error}");
+    let mine = &events.iter().find(|(id, _)| *id == victim).unwrap().1;
+    repaired(node, mine, "app");
+    for row in 1..=ROWS {
+        write(&cluster, "app", row);
+    }
+    unsuspected(&cluster, &events, victim);
+    cluster.assert_equal("app");
+}
+
+/// Bytes that rot while their node is stopped: files that cannot be opened at all, a page, a hash, and a double-write that is
+/// the only one who could end a checkpoint.
+#[test]
+fn what_rots_while_a_node_is_stopped_is_repaired_after_its_start() {
+    let mut cluster = filled(scrubbed);
+    let victim = cluster.follower().id();
+    let mut generation = 1;
+    for what in ["main file cut off", "map without a head", "main file gone", "page", "hash", "double-write"] {
+        for row in 1..20 {
+            write(&cluster, "app", row);
+        }
+        cluster.assert_equal("app");
+        checkpointed(cluster.node(victim));
+        let path = |end| path_of(&cluster, victim, "app", generation, end);
+        let (main, map, doublewrite) = (path("db"), path("map"), path("dw"));
+        cluster.nodes[victim as usize - 1] = None;
+        let cut_off = |path: &Path, len| OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+        match what {
+            "main file cut off" => cut_off(&main, 4096 * 50),
+            "map without a head" => flip_in(&map, 20),
+            "main file gone" => std::fs::remove_file(&main).unwrap(),
+            "page" => flip_in(&main, 4096 * 90),
+            "hash" => flip_in(&map, 4096 + 16 * 30),
+            _ => {
+                // The newest position record is lost, as if the last checkpoint had been interrupted before it: the
+                // double-write would end it, and is rotten, too.
+                let bytes = std::fs::read(&map).unwrap();
+                let sequence = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+                let newest = if sequence(512) > sequence(1024) { 512 } else { 1024 };
+                flip_in(&map, newest as u64 + 10);
+                flip_in(&doublewrite, 4096 + 100);
+            }
+        }
+        cluster.start_node(victim);
+        let node = cluster.node(victim);
+        let mine = node.events();
+        let started = Instant::now();
+        while !path_of(&cluster, victim, "app", generation + 1, "db").exists() || !node.status().alarms.is_empty() {
+            assert!(started.elapsed() < LONG, "{what}: {:#?}", node.status());
+            std::thread::yield_now();
+        }
+        generation += 1;
+        assert!(mine.try_iter().all(|event| !matches!(event, Event::Removed { .. })));
+        write(&cluster, "app", 3);
+        cluster.assert_equal("app");
+        cluster.assert_equal("other");
+    }
+}
+
+/// The nameless files in which a node of this process keeps pages of its WALs.
+fn scratch_files(dir: &Path) -> Vec<File> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let target = std::fs::read_link(&path).ok()?;
+        let named = target.to_str()?;
+        (target.starts_with(dir) && named.ends_with("(deleted)")).then_some(path)
+    });
+    all.map(|path| OpenOptions::new().read(true).write(true).open(path).unwrap()).collect()
+}
+
+/// Pages of a WAL that are outside of memory: at their first use, and when a checkpoint would move them.
+#[test]
+fn a_wal_page_that_rots_outside_of_memory_is_not_shown_and_not_checkpointed() {
+    for read in [true, false] {
+        let cluster = Cluster::start_with(3, |builder| {
+            builder.wal_limit(0).checkpoint_bytes(1 << 30).checkpoint_age(std::time::Duration::from_secs(3600))
+        });
+        let created = cluster.leader().write("app", |tx| {
+            tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, n DEFAULT 0, v)")?;
+            for _ in 0..ROWS {
+                tx.execute("INSERT INTO b(v) VALUES (randomblob(3000))", [])?;
+            }
+            Ok(())
+        });
+        created.unwrap();
+        cluster.assert_equal("app");
+        let victim = cluster.follower().id();
+        let node = cluster.node(victim);
+        let events = all_events(&cluster);
+        let mine = &events.iter().find(|(id, _)| *id == victim).unwrap().1;
+        let files = scratch_files(&cluster.dirs[victim as usize - 1].path().canonicalize().unwrap());
+        assert!(!files.is_empty());
+        for file in &files {
+            let pages = file.metadata().unwrap().len() / 4096;
+            (0..pages).for_each(|page| flip(file, page * 4096 + 2000));
+        }
+        if read {
+            let db = node.connect("app").unwrap();
+            let sum = db.query_row("SELECT sum(length(v)) FROM b", [], |row| row.get::<_, i64>(0));
+            assert!(shoaldb::Error::from(sum.unwrap_err()).is_corrupt());
+        } else {
+            // Whoever reads all of it back has it in the main file before.
+            let client = shoaldb::client::Client::new(shoaldb::client::Doors::Endpoints(vec![
+                cluster.list[victim as usize - 1].address.clone(),
+            ]));
+            let _ = client.verify(Some("app"), true);
+        }
+        repaired(node, mine, "app");
+        unsuspected(&cluster, &events, victim);
+        cluster.assert_equal("app");
+    }
+}
+
+/// There is nobody to ask: what is whole is served, and a person is told.
+#[test]
+fn a_node_alone_serves_what_is_whole_and_says_that_nobody_can_repair_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || {
+        let node = scrubbed(Node::builder(1, dir.path())).start().unwrap();
+        node.wait_leader(LONG).unwrap();
+        node
+    };
+    let node = start();
+    node.write("app", |tx| {
+        tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, n DEFAULT 0, v)")?;
+        for _ in 0..ROWS {
+            tx.execute("INSERT INTO b(v) VALUES (randomblob(3000))", [])?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    until(&node, "all is in the main file", |status| status.databases[0].checkpointed == status.databases[0].position);
+    let id = id_of(&node, "app");
+    flip_in(&dir.path().join(format!("db/{id}-1.db")), 4096 * 60 + 5);
+    let alarmed = |status: &Status| status.alarms.iter().any(|alarm| alarm.contains("no other node to repair"));
+    until(&node, "an alarm", alarmed);
+    let db = node.connect("app").unwrap();
+    assert_eq!(db.query_row("SELECT length(v) FROM b WHERE id = 2", [], |row| row.get::<_, i64>(0)).unwrap(), 3000);
+    let all = db.query_row("SELECT sum(length(v)) FROM b", [], |row| row.get::<_, i64>(0));
+    assert!(shoaldb::Error::from(all.unwrap_err()).is_corrupt());
+}
