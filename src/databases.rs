@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use shoaldb_vfs::Database;
-use shoaldb_vfs::env::Env;
+use shoaldb_vfs::env::{Env, Open};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::genesis::Geometry;
@@ -358,6 +358,20 @@ impl Databases {
         Staging::begin(self.env.fs.clone(), &self.dir, owner, at)
     }
 
+    /// Bytes that the files here can still grow by, if that is known.
+    pub(crate) fn room(&self) -> Option<u64> {
+        self.env.fs.room(&self.dir, "stage.room").ok().flatten()
+    }
+
+    /// Bytes of a database's next generation that an earlier attempt left.
+    pub(crate) fn staged(&self, id: DatabaseId) -> u64 {
+        let generation = self.generation(id) + 1;
+        let [main, ..] = files::names(id.0, generation);
+        let names = [files::part_name(id.0, generation), main];
+        let there = names.iter().find_map(|name| self.env.fs.open(&self.dir.join(name), Open::Read, "stage.room").ok());
+        there.and_then(|file| file.len("stage.room").ok()).unwrap_or(0)
+    }
+
     /// A snapshot counts: the databases are those of its catalogue, and those that are named have these files now.
     pub(crate) fn install(&self, catalogue: &Catalogue, files: Vec<(DatabaseId, DatabaseFiles)>) -> io::Result<()> {
         for (id, _) in self.all() {
@@ -440,8 +454,8 @@ impl Databases {
 mod tests {
     use std::path::Path;
 
+    use shoaldb_vfs::env::Fs;
     use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
-    use shoaldb_vfs::env::{Fs, Open};
     use shoaldb_vfs::mapfile::Checkpointed;
     use shoaldb_vfs::page::{PageCount, PageHash, PageNo};
     use shoaldb_vfs::staging::Staging;

@@ -111,6 +111,10 @@ impl Engine {
         (self.replay_to, self.replayed) = (applied, false);
         self.in_flight.clear();
         self.handed_over_at = None;
+        // The old core takes its rounds with it, and those who wait would do so to their deadline.
+        for request in self.hub.unanswered_reads() {
+            self.core.on_event(Event::ReadIndex { request });
+        }
     }
 
     /// The core as it is.

@@ -416,3 +416,6 @@ fn run_apply(hub: &Hub, driver: &Driver) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

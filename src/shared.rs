@@ -563,6 +563,11 @@ impl Shared {
         self.changed.notify();
     }
 
+    /// Reads that no index was found for yet.
+    pub(crate) fn unanswered_reads(&self) -> Vec<u64> {
+        self.reads.lock().iter().filter(|(_, index)| index.is_none()).map(|(request, _)| *request).collect()
+    }
+
     pub(crate) fn read_index(&self, request: u64) -> Option<LogIndex> {
         *self.reads.lock().get(&request)?
     }

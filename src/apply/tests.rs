@@ -11,6 +11,7 @@ use crate::catalogue::{AutoVacuum, Catalogue, DatabaseName};
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::entry::Payload;
+use crate::events::Event;
 use crate::shared::Shared;
 use crate::signal::Waiting;
 use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, NodeId, Term};

@@ -16,6 +16,9 @@
 //!
 //! Memory: the hashes of ranges that differ (1 KiB each: 4 MiB for each GiB of 4-KiB pages, if all of it does), and one object.
 //!
+//! Nothing is begun for which there is no room on the disk: whoever fetches keeps what it has, says how much it wants, and
+//! tries again later.
+//!
 //! A database that is damaged on this node is fetched in the same way, alone ([`fetch_one`]).
 //!
 //! Deliberately absent: threads and retries after a failure (`node.rs`), and making it count (`install.rs`).
@@ -32,6 +35,7 @@ use super::object::{
     self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, Phase, RANGES_PER_OBJECT, ViewId,
 };
 use super::{Staged, Transfer};
+use crate::catalogue::DatabaseId;
 use crate::shared::Hub;
 use crate::types::{EntryId, LogIndex, NodeId};
 
@@ -93,11 +97,25 @@ pub(crate) fn fetch_one(
     ask: AskOther<'_>,
 ) -> Result<(DatabaseFiles, u64), Stop> {
     let total = u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
+    check_room(hub, [(listed.id, total)])?;
     let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total };
     let mut fetch = Fetch { hub, source, ask, view, at, reported: hub.waiting.clock.now(), transfer, received: 0 };
     let files = fetch.copy(listed);
     *hub.snapshots.transfer.lock() = None;
     Ok((files?, fetch.received))
+}
+
+/// Whether there is room for new generations of so many bytes each: the old ones stay until the new ones count.
+fn check_room(hub: &Hub, wanted: impl IntoIterator<Item = (DatabaseId, u64)>) -> Result<(), Stop> {
+    // Beside the pages there are their hashes: 16 bytes for 512 at most.
+    let missing = |(id, bytes): (DatabaseId, u64)| bytes.saturating_sub(hub.databases.staged(id)) + bytes / 32;
+    let wanted: u64 = wanted.into_iter().map(missing).sum();
+    match hub.databases.room() {
+        Some(room) if room < wanted => {
+            Err(Stop::GivenUp(format!("it wants {wanted} bytes on this disk, which has room for {room}; make room")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn open(hub: &Hub, have: LogIndex, ask: AskOther<'_>) -> Result<(ViewId, EntryId), Stop> {
@@ -129,6 +147,9 @@ impl Fetch<'_> {
         }
         let size = |listed: &Listed| u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
         self.transfer.total = manifest.databases.iter().map(size).sum();
+        let wanted =
+            manifest.databases.iter().filter(|listed| !self.is_here(listed)).map(|listed| (listed.id, size(listed)));
+        check_room(self.hub, wanted)?;
         let mut files = Vec::new();
         for listed in &manifest.databases {
             if let Some(staged) = self.database(listed)? {
@@ -185,20 +206,23 @@ impl Fetch<'_> {
 
     /// The new files of a database; `None` if the ones that are there will do.
     fn database(&mut self, listed: &Listed) -> Result<Option<DatabaseFiles>, Stop> {
-        let here = self.hub.databases.get(listed.id).filter(|db| db.retired().is_none());
-        let bytes = u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
-        if let Some(db) = &here {
-            let status = db.status();
-            // The main file alone counts: what is in the WAL would come again from a log that will be gone.
-            if status.dirty_for.is_none()
-                && status.checkpointed == listed.at.position
-                && db.checksum().1 == listed.at.checksum
-            {
-                self.report(Phase::Compare, bytes)?;
-                return Ok(None);
-            }
+        if self.is_here(listed) {
+            self.report(Phase::Compare, u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes()))?;
+            return Ok(None);
         }
         self.copy(listed).map(Some)
+    }
+
+    /// Whether the files of a database are just that. The main file alone counts: what is in the WAL would come again from
+    /// a log that will be gone.
+    fn is_here(&self, listed: &Listed) -> bool {
+        let here = self.hub.databases.get(listed.id).filter(|db| db.retired().is_none());
+        here.is_some_and(|db| {
+            let status = db.status();
+            status.dirty_for.is_none()
+                && status.checkpointed == listed.at.position
+                && db.checksum().1 == listed.at.checksum
+        })
     }
 
     /// The new files of a database. What is whole of the own copy is of use, also if that is damaged: every page counts by

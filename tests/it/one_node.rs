@@ -48,6 +48,26 @@ fn an_unmodified_client_reaches_the_node_by_uri() {
     assert_eq!(count(&node.connect("app").unwrap(), "t"), 1);
 }
 
+/// A write that had to create its database first found that "it changed since SQLite looked", and a connection without a busy
+/// timeout failed with "database is locked", once. What is created is what the connection saw already, so it goes on.
+#[test]
+fn the_first_write_to_a_new_database_needs_no_busy_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    for (name, first) in [
+        ("plain", "CREATE TABLE t(x)"),
+        ("deferred", "BEGIN; SELECT * FROM sqlite_schema; CREATE TABLE t(x); COMMIT"),
+        ("immediate", "BEGIN IMMEDIATE; CREATE TABLE t(x); COMMIT"),
+    ] {
+        let db = node.connect(name).unwrap();
+        db.busy_timeout(std::time::Duration::ZERO).unwrap();
+        db.execute_batch(first).unwrap();
+        db.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        let other = node.connect(name).unwrap();
+        assert_eq!(count(&other, "t"), 1);
+    }
+}
+
 #[test]
 fn after_shutdown_everything_says_so() {
     let dir = tempfile::tempdir().unwrap();

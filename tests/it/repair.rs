@@ -216,9 +216,12 @@ fn a_leader_whose_page_rots_hands_over_and_repairs() {
     let victim = cluster.leader().id();
     let events = all_events(&cluster);
     let mine = &events.iter().find(|(id, _)| *id == victim).unwrap().1;
+    let leaders = cluster.node(victim).events();
     flip_in(&path_of(&cluster, victim, "app", 1, "db"), 80 * 4096 + 1);
     repaired(cluster.node(victim), mine, "app");
-    assert_ne!(cluster.leader().id(), victim);
+    let handed_over =
+        |event| matches!(event, Event::LeaderChanged { leader: Some(to), .. } if u64::from(to.0) != victim);
+    assert!(leaders.try_iter().any(handed_over));
     write(&cluster, "app", 1);
     unsuspected(&cluster, &events, victim);
     cluster.assert_equal("app");

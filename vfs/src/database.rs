@@ -458,7 +458,8 @@ impl Database {
         }))
     }
 
-    /// A log entry created this database, or this process found it: from now on it is what its files say.
+    /// A log entry created this database, or this process found it: from now on it is what its files say. If that is what it
+    /// shows already, nobody need look again: a connection whose write created the database goes on with its snapshot.
     pub fn bind(&self, files: DatabaseFiles) -> std::io::Result<()> {
         let at = files.at();
         let mut slot = self.files.lock();
@@ -466,9 +467,12 @@ impl Database {
         *self.main.write() = Arc::new(Main::File(MainFile::new(&files)));
         let publisher = self.publisher.lock();
         let mut header = state.live_header().ok_or_else(apply::header_lost)?;
-        header.page_count = at.size;
-        header.change_counter = header.change_counter.wrapping_add(1);
-        index::publish_header(&*publisher, &header);
+        let (size, checksum) = (state.hashes.size(), state.hashes.checksum());
+        if (size, checksum) != (at.size, at.checksum) {
+            header.page_count = at.size;
+            header.change_counter = header.change_counter.wrapping_add(1);
+            index::publish_header(&*publisher, &header);
+        }
         state.hashes = PageHashes::of_file(files.map().clone(), at.size, at.checksum);
         state.checkpointed = Some(at);
         state.bound = true;

@@ -51,6 +51,10 @@ pub trait Fs: Send + Sync + Debug {
     /// Takes the exclusive lock of a directory (a file `LOCK` in it) until the guard is dropped. `WouldBlock` if another
     /// process, or this one, has it.
     fn lock_dir(&self, dir: &Path, label: Label) -> io::Result<Box<dyn DirLock>>;
+    /// Bytes that files in this directory can still grow by; `None` where nobody knows.
+    fn room(&self, _dir: &Path, _label: Label) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
     /// Room outside of memory for pieces of `piece` bytes each, on the file system of `dir`. It has no name and leaves
     /// nothing behind, however the process ends.
     fn scratch(&self, dir: &Path, piece: usize, label: Label) -> io::Result<Arc<dyn Scratch>>;

@@ -1,14 +1,17 @@
 use std::cell::RefCell;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use shoaldb_vfs::Database;
 use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
-use shoaldb_vfs::env::{Clock, Env};
+use shoaldb_vfs::env::{Clock, DirLock, Env, File, Fs, Label, Open, Scratch};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::mapfile::Checkpointed;
 use shoaldb_vfs::page::{PageCount, PageHash, PageSize};
 use shoaldb_vfs::transaction::Position;
 
+use super::super::object::{Manifest, Object};
 use super::*;
 use crate::catalogue::{AutoVacuum, Catalogue, DatabaseInfo, DatabaseName};
 use crate::config::Config;
@@ -31,14 +34,60 @@ struct Bench {
     db: Arc<Database>,
 }
 
+/// A disk that has room for so many bytes more.
+#[derive(Debug)]
+struct Small(SimFs, u64);
+
+impl Fs for Small {
+    fn open(&self, path: &Path, how: Open, label: Label) -> io::Result<Arc<dyn File>> {
+        self.0.open(path, how, label)
+    }
+
+    fn rename(&self, from: &Path, to: &Path, label: Label) -> io::Result<()> {
+        self.0.rename(from, to, label)
+    }
+
+    fn remove(&self, path: &Path, label: Label) -> io::Result<()> {
+        self.0.remove(path, label)
+    }
+
+    fn create_dir_all(&self, path: &Path, label: Label) -> io::Result<()> {
+        self.0.create_dir_all(path, label)
+    }
+
+    fn list(&self, dir: &Path, label: Label) -> io::Result<Vec<String>> {
+        self.0.list(dir, label)
+    }
+
+    fn sync_dir(&self, dir: &Path, label: Label) -> io::Result<()> {
+        self.0.sync_dir(dir, label)
+    }
+
+    fn lock_dir(&self, dir: &Path, label: Label) -> io::Result<Box<dyn DirLock>> {
+        self.0.lock_dir(dir, label)
+    }
+
+    fn scratch(&self, dir: &Path, piece: usize, label: Label) -> io::Result<Arc<dyn Scratch>> {
+        self.0.scratch(dir, piece, label)
+    }
+
+    fn room(&self, _: &Path, _: Label) -> io::Result<Option<u64>> {
+        Ok(Some(self.1))
+    }
+}
+
 /// What the others say: their checksum, if they answer.
 type Others = [(u16, Option<PageHash>); 2];
 
 impl Bench {
     fn new(damage: Damage, voters: &[u16]) -> Bench {
+        Bench::on(Arc::new(SimFs::new(1)), damage, voters)
+    }
+
+    fn on(fs: Arc<dyn Fs>, damage: Damage, voters: &[u16]) -> Bench {
         let clock = Arc::new(SimClock::default());
         let shared: Arc<dyn Clock> = clock.clone();
-        let env = Env { fs: Arc::new(SimFs::new(1)), clock: shared.clone(), rng: Arc::new(SimRng::new(1)) };
+        let env = Env { fs, clock: shared.clone(), rng: Arc::new(SimRng::new(1)) };
         let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
         let name = DatabaseName::new("app").unwrap();
         let info = DatabaseInfo { name, page_size: PageSize::DEFAULT, auto_vacuum: AutoVacuum::None };
@@ -154,4 +203,41 @@ fn in_a_joint_configuration_each_half_must_agree() {
     assert!(is_majority(&joint, &set(&[2, 3, 4])));
     let four = Membership { voters: list(&[1, 2, 3, 4]), ..Membership::default() };
     assert!(!is_majority(&four, &set(&[1, 2])) && is_majority(&four, &set(&[1, 2, 3])));
+}
+
+/// A page and its hash want 4096 bytes and no more than 128.
+#[test]
+fn nothing_is_fetched_that_there_is_no_room_for() {
+    for (room, fetches) in [(4096 + 127, false), (4096 + 128, true)] {
+        let mut bench = Bench::on(Arc::new(Small(SimFs::new(1), room)), Damage::Diverged, &[1, 2, 3]);
+        let fetched = bench.step(RIGHT, [(2, Some(RIGHT)), (3, Some(RIGHT))]);
+        let alarms = bench.hub.findings.lock().alarms.clone();
+        assert_eq!(!fetched.is_empty(), fetches, "{alarms:?}");
+        let told = alarms.values().any(|alarm| alarm.contains("wants 4224 bytes") && alarm.contains("make room"));
+        assert_eq!(told, !fetches, "{alarms:?}");
+
+        // A snapshot of everything: not a page is asked for, and the view is given back.
+        let mut catalogue = Catalogue::new(ClusterId(1));
+        let (name, none) = (DatabaseName::new("app").unwrap(), AutoVacuum::None);
+        catalogue.apply_create(LogIndex(2), name, PageSize::DEFAULT, none).unwrap();
+        let at = EntryId { index: LogIndex(9), term: Term(1) };
+        let state = Checkpointed { position: Position(9), size: PageCount(1), checksum: RIGHT };
+        let databases = vec![Listed { id: APP, page_size: PageSize::DEFAULT, at: state }];
+        let manifest = Manifest { at, membership: Membership::default(), catalogue, databases }.encode();
+        let (mut asked, mut given_back) = (0, false);
+        let stop = fetch::fetch(&bench.hub, NodeId(2), &mut |ask| match ask {
+            Ask::Open { .. } => Ok(Answer::Opened { view: ViewId(1), at }),
+            Ask::Fetch { object: Object::Manifest, .. } => Ok(Answer::Object { bytes: manifest.clone() }),
+            Ask::Done { outcome: Outcome::GivenUp, .. } => {
+                given_back = true;
+                Ok(Answer::Yes)
+            }
+            _ => {
+                asked += 1;
+                Err("no pages in this test".to_string())
+            }
+        });
+        assert_eq!((asked > 0, given_back), (fetches, true));
+        assert_eq!(matches!(stop, Err(Stop::GivenUp(why)) if why.contains("make room")), !fetches);
+    }
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, statvfs};
 use rustix::io::Errno;
 
 use super::{Clock, DirLock, Env, File, Fs, Label, Mapped, Open, Rng, Scratch};
@@ -92,6 +92,11 @@ impl Fs for OsFs {
         let file = options.open(dir.join(LOCK_FILE))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(OsDirLock { _file: file }))
+    }
+
+    fn room(&self, dir: &Path, _label: Label) -> io::Result<Option<u64>> {
+        let there = statvfs(dir)?;
+        Ok(Some(there.f_bavail.saturating_mul(there.f_frsize)))
     }
 
     fn scratch(&self, dir: &Path, piece: usize, _label: Label) -> io::Result<Arc<dyn Scratch>> {
@@ -285,6 +290,13 @@ mod tests {
         assert_eq!(OsFs.lock_dir(dir.path(), "t").unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(lock);
         OsFs.lock_dir(dir.path(), "t").unwrap();
+    }
+
+    #[test]
+    fn room_is_what_the_file_system_has() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(OsFs.room(dir.path(), "t").unwrap() > Some(0));
+        assert!(OsFs.room(&dir.path().join("none"), "t").is_err());
     }
 
     #[test]
