@@ -31,6 +31,11 @@ assert *args:
 deny:
     cargo deny check bans licenses sources
 
+# All of sqllogictest through three nodes (SHOAL_TESTDATA names the folder with it), and rusqlite's own tests on our VFS.
+conformance:
+    SHOAL_CONFORMANCE=all cargo test --test conformance -- --nocapture
+    tests/conformance/rusqlite.sh
+
 # Each fuzz target for a minute, with AddressSanitizer, on the stable toolchain (needs cargo-fuzz).
 fuzz seconds="60":
     #!/usr/bin/env bash
