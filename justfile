@@ -36,6 +36,10 @@ conformance:
     SHOAL_CONFORMANCE=all cargo test --test conformance -- --nocapture
     tests/conformance/rusqlite.sh
 
+# Power cuts, stopped processes and partitions, for longer (as root: loop devices and network namespaces).
+power rounds="200" seed="1":
+    SHOAL_POWER=required SHOAL_ROUNDS={{rounds}} SHOAL_SEED={{seed}} cargo test --test power -- --nocapture
+
 # Each fuzz target for a minute, with AddressSanitizer, on the stable toolchain (needs cargo-fuzz).
 fuzz seconds="60":
     #!/usr/bin/env bash

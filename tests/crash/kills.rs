@@ -24,9 +24,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::common::{Dice, Writers, judge, logs, number, write};
 use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::ledger::Ledger;
 use crate::harness::wire::Act;
@@ -38,35 +39,6 @@ const KILLS_PER_LIFE: u64 = 35;
 const WRITERS: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(30);
 const PHASES: [&str; 5] = ["append", "sync", "apply", "publish", "recovery"];
-
-fn number(variable: &str, default: u64) -> u64 {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text}: not a number")),
-        Err(_) => default,
-    }
-}
-
-/// SplitMix64: any seed is a good one.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-
-    /// Some of the nodes: one, two or all.
-    fn nodes(&mut self) -> Vec<u64> {
-        let mut ids = vec![1, 2, 3];
-        for _ in 0..self.below(3) {
-            ids.swap_remove(self.below(ids.len() as u64) as usize);
-        }
-        ids
-    }
-}
 
 /// What kills interrupted.
 #[derive(Default, Debug)]
@@ -121,13 +93,6 @@ fn kill_loop() {
     }
 }
 
-/// Switches for the writers.
-#[derive(Default)]
-struct Writers {
-    stop: AtomicBool,
-    pause: AtomicBool,
-}
-
 fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
     let dir = tempfile::tempdir().unwrap();
     let plan = Plan {
@@ -137,6 +102,7 @@ fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
         heartbeat: Duration::from_millis(30),
         election_timeout: Duration::from_millis(150),
         phases: true,
+        hosts: Vec::new(),
     };
     let cluster = Cluster::new(&plan, Arc::new(|_, _| {})).unwrap();
     let ledger = Ledger::default();
@@ -165,16 +131,10 @@ fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
         eprintln!("{}", logs(&cluster));
         std::panic::resume_unwind(panic);
     }
-    judge(&cluster, &ledger, sums);
-}
-
-fn write(cluster: &Cluster, ledger: &Ledger, writers: &Writers, writer: u64) {
-    while !writers.stop.load(Ordering::SeqCst) {
-        let paused = writers.pause.load(Ordering::SeqCst);
-        if paused || cluster.append(ledger, writer, Duration::from_millis(200)).is_err() {
-            std::thread::sleep(Duration::from_millis(3));
-        }
-    }
+    let verdict = judge(&cluster, &ledger, PATIENCE);
+    sums.acknowledged += verdict.acknowledged;
+    sums.unknown += verdict.unknown;
+    sums.not_committed += verdict.not_committed;
 }
 
 /// Starts a node, which may die by itself on the way; then once more, until it stays.
@@ -246,43 +206,4 @@ fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers)
     if dice.below(2) == 0 && !cluster.wait_ready(&[1, 2, 3], PATIENCE) {
         panic!("not all nodes came back within {PATIENCE:?}; leader {:?}", cluster.leader());
     }
-}
-
-fn judge(cluster: &Cluster, ledger: &Ledger, sums: &mut Sums) {
-    let fail = |text: String| -> ! { panic!("{text}\n{}", logs(cluster)) };
-    // An entry of the last term: whatever came before it is decided.
-    let until = Instant::now() + PATIENCE;
-    while let Err(failure) = cluster.append(ledger, 0, PATIENCE) {
-        if Instant::now() > until {
-            fail(format!("nothing can be written after the last kill: {failure:?}"));
-        }
-    }
-    let sums_of_nodes = cluster.checksums(PATIENCE).unwrap_or_else(|text| fail(text));
-    assert!(sums_of_nodes.iter().all(|(_, sum)| *sum == sums_of_nodes[0].1), "{sums_of_nodes:?}");
-    for id in cluster.ids() {
-        let integrity = cluster.integrity(id).unwrap_or_else(|failure| fail(failure.text));
-        assert_eq!(integrity, "ok", "node {id}");
-        let found = cluster.numbers(id).unwrap_or_else(|failure| fail(failure.text));
-        let verdict = ledger.judge(&found);
-        if !verdict.is_good() {
-            fail(format!("node {id}: {verdict:?}"));
-        }
-        if id == 1 {
-            sums.acknowledged += verdict.acknowledged;
-            sums.unknown += verdict.unknown;
-            sums.not_committed += verdict.not_committed;
-        }
-    }
-}
-
-/// What the nodes are, and the last lines of what they said.
-fn logs(cluster: &Cluster) -> String {
-    let mut text = String::new();
-    for id in cluster.ids() {
-        let all = std::fs::read_to_string(cluster.log(id)).unwrap_or_default();
-        let lines: Vec<&str> = all.lines().collect();
-        let status = cluster.ask(id, &Act::Status);
-        text.push_str(&format!("--- node {id}\n{status:?}\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n")));
-    }
-    text
 }

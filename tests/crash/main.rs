@@ -1,5 +1,6 @@
 //! Nodes as processes that are killed.
 
+mod common;
 mod kills;
 
 #[allow(dead_code, reason = "shared with the program, which uses the rest")]

@@ -131,6 +131,7 @@ fn run_in(args: &DemoArgs, source: &data::Source, dir: &Path) -> Result<(), Fail
         heartbeat: Duration::from_millis(100),
         election_timeout: Duration::from_millis(500),
         phases: false,
+        hosts: Vec::new(),
     };
     let cluster = Cluster::new(&plan, watcher(&show)).map_err(|error| failed(error.to_string()))?;
     show.say(&format!("{} in {}", nodes(args.nodes), dir.display()));

@@ -115,6 +115,11 @@ impl Child {
         }
     }
 
+    /// For signals other than SIGKILL. Valid until [`Child::kill`].
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.lock().id()
+    }
+
     /// SIGKILL. Returns when the process is gone and everything it said has been read.
     pub(crate) fn kill(&self) {
         let mut process = self.process.lock();

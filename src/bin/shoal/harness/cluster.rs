@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) heartbeat: Duration,
     pub(crate) election_timeout: Duration,
     pub(crate) phases: bool,
+    /// Where each node listens, if not all on loopback: then `program` puts each of them where its address is.
+    pub(crate) hosts: Vec<String>,
 }
 
 /// Who leads, as far as the workers told.
@@ -50,7 +52,7 @@ pub(crate) struct Cluster {
     watcher: Watcher,
 }
 
-/// Addresses that are free.
+/// Addresses of loopback that are free.
 fn addresses(n: u64) -> io::Result<Vec<String>> {
     let seed = std::process::id().wrapping_mul(7919) ^ Instant::now().elapsed().subsec_nanos();
     let mut port = u16::try_from(seed % u32::from(PORTS)).unwrap_or(0);
@@ -73,7 +75,7 @@ fn addresses(n: u64) -> io::Result<Vec<String>> {
 impl Cluster {
     /// Prepares a cluster; no process is started.
     pub(crate) fn new(plan: &Plan, watcher: Watcher) -> io::Result<Cluster> {
-        let addresses = addresses(plan.nodes)?;
+        let addresses = if plan.hosts.is_empty() { addresses(plan.nodes)? } else { plan.hosts.clone() };
         let pair = |(id, address): (u64, &String)| format!("{id}={address}");
         let bootstrap = (1..=plan.nodes).zip(&addresses).map(pair).collect::<Vec<_>>().join(",");
         let launch = |(id, address): (u64, &String)| Launch {

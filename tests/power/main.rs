@@ -1,0 +1,138 @@
+//! Three real processes on real disks and networks: the power goes, a process stands still, the network falls apart.
+//! The kill loop (`tests/crash`) is the model, and its writers and its judgement are used here:
+//! acknowledged = found on every node, not committed = found nowhere, nothing twice, all nodes equal.
+//!
+//! | file | what is done | what it needs |
+//! |---|---|---|
+//! | `cuts.rs` | a file system is shut down under a running process, so that all that was not synced is gone; then the process is killed | root, loop devices, `mkfs.ext4`, `mount` |
+//! | `stops.rs` | SIGSTOP of one or two nodes, others are killed meanwhile, then SIGCONT | nothing |
+//! | `nets.rs` | network namespaces on a bridge: a node is cut off, or two of them from each other | root, `ip netns`, veth, bridge |
+//!
+//! A machine that lacks something skips that file and says so on its standard error, also where the output of tests that
+//! pass is hidden. With `SHOAL_POWER=required` that is an error.
+//!
+//! In `cargo test` each runs for some seconds. For longer, and with another sequence:
+//!
+//! ```text
+//! SHOAL_ROUNDS=500 SHOAL_SEED=7 SHOAL_POWER=required cargo test --release --test power -- --nocapture
+//! ```
+//!
+//! **What this cannot see.** The loop files are in the page cache of this machine: a disk that lies about its own cache is
+//! not tested, only what file system and processes do. netem is missing in many kernels: loss and delay are left to the
+//! simulation.
+
+mod cuts;
+mod disk;
+mod nets;
+mod stops;
+
+#[path = "../crash/common.rs"]
+mod common;
+
+#[allow(dead_code, reason = "shared with the program, which uses the rest")]
+#[path = "../../src/bin/shoal/harness/mod.rs"]
+mod harness;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::common::{Writers, write};
+use crate::harness::cluster::{Cluster, Plan};
+use crate::harness::ledger::Ledger;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const WRITERS: u64 = 4;
+
+/// One test at a time: each has a cluster and writers that use the whole machine.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock()
+}
+
+/// Runs a command of the system. What it said, if it failed.
+pub(crate) fn run(line: &str) -> Result<(), String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match Command::new(words[0]).args(&words[1..]).output() {
+        Err(error) => Err(format!("{line}: {error}")),
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+/// Says that a test does not run here, and why.
+pub(crate) fn skip(test: &str, why: &str) {
+    assert!(std::env::var("SHOAL_POWER").as_deref() != Ok("required"), "{test}: {why}");
+    // Not `eprintln!`: what that says of a test that passes is not shown.
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+}
+
+/// A cluster below `dir`, not started.
+pub(crate) fn cluster(dir: &Path, program: PathBuf, hosts: Vec<String>) -> Cluster {
+    let plan = Plan {
+        program,
+        dir: dir.to_path_buf(),
+        nodes: 3,
+        heartbeat: Duration::from_millis(30),
+        election_timeout: Duration::from_millis(150),
+        phases: false,
+        hosts,
+    };
+    Cluster::new(&plan, Arc::new(|_, _| {})).unwrap()
+}
+
+pub(crate) fn program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_shoal"))
+}
+
+/// Starts all nodes and makes the table.
+pub(crate) fn found(cluster: &Cluster) {
+    cluster.ids().for_each(|id| cluster.start(id, None).unwrap());
+    cluster.prepare(PATIENCE).unwrap_or_else(|failure| panic!("{failure:?}\n{}", common::logs(cluster)));
+}
+
+/// Lets writers write while `act` does something to the nodes.
+pub(crate) fn among_writers(cluster: &Cluster, ledger: &Ledger, act: impl FnOnce()) {
+    let writers = Writers::default();
+    let result = std::thread::scope(|scope| {
+        for writer in 1..=WRITERS {
+            let writers = &writers;
+            scope.spawn(move || write(cluster, ledger, writers, writer));
+        }
+        // A panic in here must not wait for writers that nobody stops.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+        writers.stop.store(true, Ordering::SeqCst);
+        if result.is_err() {
+            eprintln!("{}", common::logs(cluster));
+            // A writer may wait for a process that stands still.
+            cluster.ids().for_each(|id| cluster.kill(id));
+        }
+        result
+    });
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Waits until something was acknowledged that was attempted from now on.
+pub(crate) fn assert_that_it_goes_on(cluster: &Cluster, ledger: &Ledger, what: &str) {
+    let until = Instant::now() + PATIENCE;
+    while let Err(failure) = cluster.append(ledger, 0, PATIENCE) {
+        assert!(Instant::now() < until, "{what}: nothing is acknowledged: {failure:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until somebody else than `old` is told to lead.
+pub(crate) fn wait_replaced(cluster: &Cluster, old: u64) {
+    let until = Instant::now() + PATIENCE;
+    while cluster.leader().is_none_or(|leader| leader == old) {
+        assert!(Instant::now() < until, "leader {old} does not answer and is not replaced");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,121 @@
+//! Partitions. Each node has a network namespace of its own and is plugged into a bridge, which is in a fourth one. Nobody
+//! else sees these addresses, and what is cut is cut for the kernel: no connection is refused, nothing is reset, packets just
+//! do not arrive.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::common::{Dice, judge, number};
+use crate::harness::ledger::Ledger;
+use crate::{
+    PATIENCE, alone, among_writers, assert_that_it_goes_on, cluster, found, program, run, skip, wait_replaced,
+};
+
+/// Four namespaces, as long as it lives.
+struct Net {
+    name: String,
+}
+
+impl Net {
+    fn new() -> Result<Net, String> {
+        let net = Net { name: format!("shoal-{}", std::process::id()) };
+        let hub = net.hub();
+        run(&format!("ip netns add {hub}"))?;
+        run(&format!("ip -n {hub} link add name hub type bridge"))?;
+        run(&format!("ip -n {hub} link set hub up"))?;
+        for id in 1..=3 {
+            let node = net.node(id);
+            run(&format!("ip netns add {node}"))?;
+            run(&format!("ip -n {hub} link add port{id} type veth peer name eth0 netns {node}"))?;
+            run(&format!("ip -n {hub} link set port{id} master hub up"))?;
+            run(&format!("ip -n {node} addr add 10.90.0.{id}/24 dev eth0"))?;
+            run(&format!("ip -n {node} link set eth0 up"))?;
+            run(&format!("ip -n {node} link set lo up"))?;
+        }
+        Ok(net)
+    }
+
+    fn hub(&self) -> String {
+        format!("{}-hub", self.name)
+    }
+
+    fn node(&self, id: u64) -> String {
+        format!("{}-{id}", self.name)
+    }
+
+    /// A program that starts a worker in its namespace: its arguments are `worker --id N ...`.
+    fn launcher(&self, dir: &Path) -> PathBuf {
+        let path = dir.join("launch");
+        let text = format!("#!/bin/sh\nexec ip netns exec {}-$3 '{}' \"$@\"\n", self.name, program().display());
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    /// Pulls a node's plug, or puts it in again.
+    fn plug(&self, id: u64, on: bool) {
+        run(&format!("ip -n {} link set port{id} {}", self.hub(), if on { "up" } else { "down" })).unwrap();
+    }
+
+    /// Isolated ports do not hear each other, but all that are not.
+    fn isolate(&self, id: u64, on: bool) {
+        let on = if on { "on" } else { "off" };
+        run(&format!("ip -n {} link set dev port{id} type bridge_slave isolated {on}", self.hub())).unwrap();
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for name in [self.node(1), self.node(2), self.node(3), self.hub()] {
+            let _ = run(&format!("ip netns del {name}"));
+        }
+    }
+}
+
+#[test]
+fn partitions_lose_nothing_and_a_majority_goes_on() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let net = match Net::new() {
+        Ok(net) => net,
+        Err(why) => return skip("partitions in network namespaces", &why),
+    };
+    let (rounds, seed) = (number("SHOAL_ROUNDS", 6), number("SHOAL_SEED", 1));
+    let hosts = (1..=3).map(|id| format!("10.90.0.{id}:4000")).collect();
+    let (cluster, ledger) = (cluster(dir.path(), net.launcher(dir.path()), hosts), Ledger::default());
+    let mut dice = Dice(seed);
+    found(&cluster);
+    among_writers(&cluster, &ledger, || {
+        for _ in 0..rounds {
+            std::thread::sleep(Duration::from_millis(dice.below(100)));
+            let leader = cluster.wait_leader(PATIENCE).unwrap();
+            match dice.below(3) {
+                // The leader alone: it acknowledges nothing, the others go on.
+                0 => {
+                    net.plug(leader, false);
+                    wait_replaced(&cluster, leader);
+                    assert_that_it_goes_on(&cluster, &ledger, "the leader is cut off");
+                    net.plug(leader, true);
+                }
+                // Two that do not hear each other, but both hear the third.
+                1 => {
+                    let other = leader % 3 + 1;
+                    [leader, other].iter().for_each(|id| net.isolate(*id, true));
+                    assert_that_it_goes_on(&cluster, &ledger, "the leader and another node do not hear each other");
+                    [leader, other].iter().for_each(|id| net.isolate(*id, false));
+                }
+                // Everybody alone.
+                _ => {
+                    cluster.ids().for_each(|id| net.plug(id, false));
+                    std::thread::sleep(Duration::from_millis(dice.below(600)));
+                    cluster.ids().for_each(|id| net.plug(id, true));
+                    assert_that_it_goes_on(&cluster, &ledger, "the network is back");
+                }
+            }
+        }
+    });
+    let verdict = judge(&cluster, &ledger, PATIENCE);
+    eprintln!("{rounds} partitions, seed {seed}: {} acknowledged, all found", verdict.acknowledged);
+    drop(cluster);
+}
