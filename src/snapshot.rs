@@ -161,8 +161,8 @@ impl Snapshots {
         self.staged.lock().take()
     }
 
-    pub(crate) fn set_mended(&self, mended: Mended) {
-        *self.mended.lock() = Some(Box::new(mended));
+    pub(crate) fn set_mended(&self, mended: Box<Mended>) {
+        *self.mended.lock() = Some(mended);
     }
 
     /// The copy that waits, once this node has applied the entry that it is of.

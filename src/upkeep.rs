@@ -169,7 +169,7 @@ impl Upkeep {
     fn mend(&mut self) {
         let Some(mended) = self.hub.snapshots.take_mended(self.hub.applied().index) else { return };
         let id = mended.database;
-        match mend::mend(&self.hub, &self.log, *mended) {
+        match mend::mend(&self.hub, &self.log, mended) {
             Outcome::Repaired | Outcome::NotNeeded => {
                 self.per_database.remove(&id);
                 self.alarm(&rotten_about(id), None);

@@ -19,6 +19,8 @@ const ENOUGH: usize = 10;
 const ROOM_MEMORY: u64 = 48 * MIB;
 const ROOM_DISK: u64 = 128 * MIB;
 
+type Measure = fn(&Usage) -> u64;
+
 /// One node, at one moment or at the worst of a minute.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -87,8 +89,8 @@ pub(crate) fn judge(node: u64, minutes: &[Usage]) -> Result<(), String> {
         return Ok(());
     }
     let third = minutes.len() / 3;
-    let highest = |minutes: &[Usage], of: fn(&Usage) -> u64| minutes.iter().map(of).max().unwrap_or(0);
-    let kinds: [(&str, fn(&Usage) -> u64, u64); 2] =
+    let highest = |minutes: &[Usage], of: Measure| minutes.iter().map(of).max().unwrap_or(0);
+    let kinds: [(&str, Measure, u64); 2] =
         [("memory", |usage| usage.memory, ROOM_MEMORY), ("disk", Usage::disk, ROOM_DISK)];
     for (what, of, room) in kinds {
         let (first, last) = (highest(&minutes[..third], of), highest(&minutes[minutes.len() - third..], of));

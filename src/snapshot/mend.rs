@@ -59,13 +59,13 @@ pub(crate) enum Outcome {
     /// Its copy is not needed any more: it was dropped, or replaced by a snapshot.
     NotNeeded,
     /// A transaction is to be shown first. Nothing has happened yet.
-    Later(Mended),
+    Later(Box<Mended>),
     /// It stays as it is, for this reason. What is on record counts.
     Failed(String),
 }
 
 /// Makes the copy count and brings it to where this node is. Nothing else writes anchors meanwhile; everything else goes on.
-pub(crate) fn mend(hub: &Hub, log: &Log, mended: Mended) -> Outcome {
+pub(crate) fn mend(hub: &Hub, log: &Log, mended: Box<Mended>) -> Outcome {
     let id = mended.database;
     let next = hub.databases.generation(id) + 1;
     let Some(db) = hub.databases.get(id).filter(|db| db.retired() == Some(Refusal::Damaged)) else {
@@ -86,7 +86,7 @@ pub(crate) fn mend(hub: &Hub, log: &Log, mended: Mended) -> Outcome {
         hub.post(Input::Failed { what: what.clone() });
         return Outcome::Failed(what);
     }
-    let Mended { source, view, at, files, received, .. } = mended;
+    let Mended { source, view, at, files, received, .. } = *mended;
     hub.snapshots.set_done(Done { source, view, index: at.index });
     if let Err(error) = hub.databases.exchange_damaged(id, files) {
         return Outcome::Failed(format!("a copy is on disk, but cannot be shown: {error}"));

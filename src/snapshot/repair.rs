@@ -101,7 +101,7 @@ impl Repairs {
                 continue;
             }
             match treat(hub, id, patient, &core.membership, ask) {
-                Ok(Some(mended)) => return hub.snapshots.set_mended(mended),
+                Ok(Some(mended)) => return hub.snapshots.set_mended(Box::new(mended)),
                 Ok(None) => {}
                 Err(why) => {
                     if let Some(attempt) = patient.attempt.take() {

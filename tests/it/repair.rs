@@ -259,8 +259,8 @@ fn a_hash_that_rots_on_the_leader_convicts_nobody_else() {
 fn what_rots_while_a_node_is_stopped_is_repaired_after_its_start() {
     let mut cluster = filled(scrubbed);
     let victim = cluster.follower().id();
-    let mut generation = 1;
-    for what in ["main file cut off", "map without a head", "main file gone", "page", "hash", "double-write"] {
+    let damages = ["main file cut off", "map without a head", "main file gone", "page", "hash", "double-write"];
+    for (generation, what) in (1..).zip(damages) {
         for row in 1..20 {
             write(&cluster, "app", row);
         }
@@ -294,7 +294,6 @@ fn what_rots_while_a_node_is_stopped_is_repaired_after_its_start() {
             assert!(started.elapsed() < LONG, "{what}: {:#?}", node.status());
             std::thread::yield_now();
         }
-        generation += 1;
         assert!(mine.try_iter().all(|event| !matches!(event, Event::Removed { .. })));
         write(&cluster, "app", 3);
         cluster.assert_equal("app");
