@@ -22,6 +22,7 @@
 //! last.rs     the end of a run
 //! faults.rs   what goes wrong, and when
 //! turns.rs    every fault in turn, instead of those that the seed chooses
+//! lists.rs    transactions on lists, and whether there is an order that explains them
 //! check.rs    what must hold; knows nothing of the code under test but SQL results, positions and checksums
 //! ```
 //!
@@ -46,6 +47,7 @@ mod check;
 mod faults;
 mod inside;
 mod last;
+mod lists;
 mod load;
 mod members;
 mod node;

@@ -16,14 +16,18 @@
 //! what people were told of the members is so                 at the end (members.rs)
 //! one leader per term                                        after each event
 //! content equal to plain SQLite fed with the transactions    at the end, on every node
+//! transactions on lists have an order (lists.rs)             at the end
+//! a receipt is answered the same everywhere, and truly       at any time, at the end
 //! integrity_check                                            at the end, on every node
 //! a cluster without faults is well again, its reads succeed  at the end (world.rs, last.rs)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::lists;
 use super::world::{At, State};
 use crate::raft::Role;
+use crate::receipt::{Receipt, ReceiptOutcome};
 
 /// Accounts, and what each starts with.
 pub(super) const ACCOUNTS: u64 = 8;
@@ -61,6 +65,12 @@ pub(super) struct Checks {
     checksums: BTreeMap<(u64, u64), (At, u128)>,
     positions: BTreeMap<(At, u64), u64>,
     leaders: BTreeMap<u64, At>,
+    /// Transactions on lists.
+    pub(super) lists: Vec<lists::Transaction>,
+    /// Receipts of transactions, by unique number.
+    receipts: BTreeMap<u64, Receipt>,
+    /// What a node said about one, once it knew.
+    settled: BTreeMap<u64, bool>,
     led: BTreeMap<At, u64>,
 }
 
@@ -84,6 +94,62 @@ impl Checks {
 }
 
 impl State {
+    /// A later moment than any before.
+    pub(super) fn moment(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// The receipt of a transaction that was acknowledged, or whose outcome is not known.
+    pub(super) fn keep_receipt(&mut self, unique: u64, receipt: Option<Receipt>) {
+        if let Some(receipt) = receipt.filter(|_| !self.checks.refused.contains(&unique)) {
+            self.checks.receipts.insert(unique, receipt);
+        }
+    }
+
+    /// Somebody asks a node what became of a transaction.
+    pub(super) fn ask_about_a_receipt(&mut self, at: At) {
+        let count = self.checks.receipts.len() as u64;
+        let unsettled = self.checks.unknown.iter().filter(|unique| self.checks.receipts.contains_key(unique));
+        let unsettled = unsettled.copied().nth(self.dice.below(8) as usize);
+        let any = || self.checks.receipts.keys().copied().nth(self.dice.below(count) as usize);
+        if let Some(unique) = unsettled.or_else(any) {
+            self.settle_receipt(at, unique);
+        }
+    }
+
+    fn settle_receipt(&mut self, at: At, unique: u64) {
+        let receipt = self.checks.receipts.get(&unique).copied();
+        let Some((receipt, hub)) = receipt.zip(self.slots[at].hub()) else { return };
+        let committed = match hub.outcome_of(receipt.entry) {
+            ReceiptOutcome::Committed(_) => true,
+            ReceiptOutcome::NotCommitted => false,
+            ReceiptOutcome::Unknown(_) => return,
+        };
+        self.count(if committed { "receipts of what is committed" } else { "receipts of what is not" });
+        let first = *self.checks.settled.entry(unique).or_insert(committed);
+        if first != committed {
+            self.fail(format!("u{unique} {receipt}: committed {first}, they said; n{} says {committed}", at + 1));
+        }
+        if !committed && self.checks.acknowledged.contains_key(&unique) {
+            self.fail(format!("u{unique} {receipt} was acknowledged; n{} says that it is not committed", at + 1));
+        }
+    }
+
+    /// At the end every node is asked about every receipt, and what was said is compared with what is there.
+    pub(super) fn check_receipts(&mut self, there: &BTreeMap<u64, u64>) {
+        for at in self.participants() {
+            for unique in self.checks.receipts.keys().copied().collect::<Vec<_>>() {
+                self.settle_receipt(at, unique);
+            }
+        }
+        let settled = self.checks.settled.clone();
+        for (unique, _) in settled.iter().filter(|(unique, committed)| there.contains_key(unique) != **committed) {
+            let is = if there.contains_key(unique) { "there" } else { "not there" };
+            self.fail(format!("u{unique} is {is}, and its receipt says otherwise"));
+        }
+    }
+
     /// A transaction was acknowledged that read its own place, and began when `before` was acknowledged.
     pub(super) fn acknowledged(&mut self, unique: u64, ord: u64, before: u64) {
         if ord <= before {

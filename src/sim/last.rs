@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rusqlite::Connection as Plain;
 
 use super::check::{ACCOUNTS, BALANCE};
+use super::lists;
 use super::load::{SCHEMA, text, write};
 use super::world::{Ev, State, World};
 
@@ -45,6 +46,7 @@ pub(super) fn final_checks(world: &Arc<World>) {
         };
         let dumped = dump(&session.connection);
         let order = dumped.and_then(|rows| order(&session.connection).map(|order| (rows, order)));
+        let lists = lists::all(&session.connection);
         world.put_back(session);
         let (rows, order) = match order {
             Ok(found) => found,
@@ -60,7 +62,14 @@ pub(super) fn final_checks(world: &Arc<World>) {
             }
             continue;
         }
-        world.state.lock().compare(&order, &rows);
+        let mut state = world.state.lock();
+        state.compare(&order, &rows);
+        let wrong = match lists {
+            Ok(lists) => lists::check(&state.checks.lists, &lists),
+            Err(error) => vec![format!("the lists cannot be read: {error}")],
+        };
+        wrong.into_iter().for_each(|what| state.fail(what));
+        drop(state);
         first = Some(rows);
     }
 }
@@ -126,6 +135,7 @@ impl State {
         for what in wrong {
             self.fail(what);
         }
+        self.check_receipts(&there);
     }
 
     /// Plain SQLite in memory, fed with the transactions that are there.

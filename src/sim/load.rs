@@ -4,6 +4,7 @@
 //! items(ord INTEGER PRIMARY KEY, u UNIQUE, body)   one row per transaction, in the order of the transactions
 //! accounts(id, balance)                            each transaction moves money between two of them
 //! register(k, v)                                   the last transaction's unique number
+//! lists(k, body)                                   lists that transactions of their own append to and read (lists.rs)
 //! notes(id INTEGER PRIMARY KEY, body)              large values come and go, so that pages are freed and reused
 //! ```
 //!
@@ -17,6 +18,7 @@ use rusqlite::Connection as Plain;
 
 use super::check::{ACCOUNTS, Seen};
 use super::inside::{self, Inside};
+use super::lists::use_lists;
 use super::node::ConnKey;
 use super::patient::{patient_read, patient_write};
 use super::world::{At, Ev, State, World};
@@ -36,6 +38,7 @@ CREATE TABLE IF NOT EXISTS items(ord INTEGER PRIMARY KEY, u INTEGER UNIQUE, body
 CREATE TABLE IF NOT EXISTS accounts(id INTEGER PRIMARY KEY, balance INTEGER);
 CREATE TABLE IF NOT EXISTS register(k INTEGER PRIMARY KEY, v INTEGER);
 CREATE TABLE IF NOT EXISTS notes(id INTEGER PRIMARY KEY, body);
+CREATE TABLE IF NOT EXISTS lists(k INTEGER PRIMARY KEY, body TEXT NOT NULL);
 INSERT OR IGNORE INTO register VALUES (1, 0);
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 8) INSERT OR IGNORE INTO accounts SELECT i, 100 FROM n;
 ";
@@ -117,7 +120,7 @@ impl World {
 /// Reads what a transaction must show as a whole; with `notes` that of all pages.
 pub(super) fn see(connection: &Plain, notes: bool) -> Result<Seen, rusqlite::Error> {
     let exists: bool =
-        connection.query_row("SELECT count(*) = 4 FROM sqlite_schema WHERE type = 'table'", [], |row| row.get(0))?;
+        connection.query_row("SELECT count(*) = 5 FROM sqlite_schema WHERE type = 'table'", [], |row| row.get(0))?;
     if !exists {
         return Ok(Seen::default());
     }
@@ -170,7 +173,8 @@ pub(super) fn act(world: &Arc<World>) {
     };
     match kind {
         0..=44 => write(world, at, kind),
-        45..=69 => read(world, at, false),
+        45..=59 => read(world, at, false),
+        60..=69 => use_lists(world, at, kind < 65),
         70..=77 => read(world, at, true),
         78..=87 => patient_read(world, at),
         88..=95 => patient_write(world, at, kind < 91),
@@ -339,9 +343,12 @@ pub(super) fn write(world: &Arc<World>, at: At, kind: u64) {
                 session.inside.fail_write.store(nth, Ordering::Relaxed);
             }
             let result = connection.execute_batch("COMMIT");
+            let receipt = session.connection.last_receipt();
             session.inside.fail_sync.store(false, Ordering::Relaxed);
             session.inside.fail_write.store(0, Ordering::Relaxed);
-            world.state.lock().settle(at, unique, ord, before, result);
+            let mut state = world.state.lock();
+            state.settle(at, unique, ord, before, result);
+            state.keep_receipt(unique, receipt);
         }
     }
     world.put_back(session);
@@ -406,6 +413,7 @@ fn damage_index(world: &World, session: &Session) {
 
 fn read(world: &Arc<World>, at: At, linearizable: bool) {
     let Some(session) = world.connect(at, ("app", linearizable)) else { return };
+    world.state.lock().ask_about_a_receipt(at);
     if !linearizable && world.state.lock().chance(20) {
         damage_index(world, &session);
     }
