@@ -326,7 +326,12 @@ fn valid(name: &str) -> Result<DatabaseName> {
 }
 
 fn decided(hub: &Hub, body: Body, refused: ErrorKind) -> Result<serde_json::Value> {
-    match hub.propose(body, None) {
+    told(hub.propose(body, None), refused)
+}
+
+/// What became of a proposal.
+pub(crate) fn told(decision: Decision, refused: ErrorKind) -> Result<serde_json::Value> {
+    match decision {
         Decision::Committed(_) => Ok(serde_json::Value::Null),
         Decision::Refused(why) => Err(Error::new(refused, why)),
         Decision::NotCommitted => {

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::types::PROTOCOL;
+
 /// Settings of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -48,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) snapshot_read_view_close_timeout: Duration,
     /// Bytes of WAL that lent views may keep from being checkpointed before they are closed. 1 GiB.
     pub(crate) snapshot_wal_pin_max: u64,
+    /// Oldest and newest protocol version that this node speaks: what this program knows, but in tests of upgrades.
+    pub(crate) speaks: (u16, u16),
     /// Whether peers may be reached over addresses that are not loopback, unencrypted.
     pub(crate) allow_plaintext_remote: bool,
 }
@@ -70,6 +74,7 @@ impl Default for Config {
             session_idle: Duration::from_secs(600),
             snapshot_read_view_close_timeout: Duration::from_secs(86_400),
             snapshot_wal_pin_max: 1 << 30,
+            speaks: (PROTOCOL, PROTOCOL),
             allow_plaintext_remote: false,
         }
     }

@@ -236,6 +236,13 @@ impl Builder {
         self
     }
 
+    /// Oldest and newest protocol version that this node speaks. For tests of upgrades.
+    #[doc(hidden)]
+    pub fn speaks(mut self, oldest: u16, newest: u16) -> Builder {
+        self.config.speaks = (oldest, newest);
+        self
+    }
+
     /// Other doors to files, time and randomness than the operating system's. For tests; there is no admin socket then.
     #[doc(hidden)]
     pub fn env(mut self, env: Env) -> Builder {
@@ -405,6 +412,7 @@ impl Builder {
         let mut options = Options::new(hub.id, listen);
         options.advertise = self.own_address().unwrap_or_default();
         options.allow_plaintext_remote = self.config.allow_plaintext_remote;
+        options.speaks = self.config.speaks;
         let inbound = Arc::new(NodeInbound::new(hub.clone()));
         let tcp = Tcp::start(options, inbound, env.rng.clone()).map_err(|error| match error {
             ListenError::Address(_) => Error::caused(ErrorKind::BadInput, error.to_string(), error),
@@ -803,6 +811,13 @@ impl Node {
         if let (Some(tcp), Ok(other)) = (self.inner.transport.lock().as_ref(), node_id(other)) {
             tcp.set_blocked(other, blocked);
         }
+    }
+
+    /// Writes an entry of the next version, on the leader. For tests of upgrades.
+    #[doc(hidden)]
+    pub fn rehearse(&self) -> Result<()> {
+        self.check_running()?;
+        admin::told(self.inner.hub.propose_rehearsal(), ErrorKind::Busy).map(|_| ())
     }
 
     /// Whether a transaction is open of which this node has applied some parts, and not the last. For tests.

@@ -33,7 +33,7 @@ use crate::pending::Decision;
 use crate::planted::{self, Bug};
 use crate::raft::{Core, CoreStatus, Effects, Event, MembershipChange, NotProposed, PersistBatch, Role};
 use crate::shared::{Hub, Input, Leadership};
-use crate::types::{LogEntry, LogIndex, Membership, Message, NodeId};
+use crate::types::{LogEntry, LogIndex, Membership, Message, NodeId, PROTOCOL};
 
 /// What the alarm of a disk that does not answer is about.
 const STALLED: &str = "stalled disk";
@@ -260,6 +260,12 @@ impl Engine {
             Input::Message(message) => Event::Message(*message),
             // Its caller may have given up before it came here.
             Input::Propose { number, .. } if !self.hub.pending.take_up(number) => return,
+            Input::Propose { number, data } if self.is_too_new(&data) => {
+                let protocol = entry::protocol_of(&data);
+                let who = self.hub.who_does_not_know(protocol).unwrap_or_default();
+                let why = format!("this needs protocol {protocol} on every member, and {who}; upgrade that node first");
+                return self.hub.pending.decide(number, Decision::Refused(why));
+            }
             Input::Propose { number, data } => Event::Propose { proposal: number, data },
             Input::Read { request } => Event::ReadIndex { request },
             Input::CancelRead { request } => Event::CancelRead { request },
@@ -307,6 +313,12 @@ impl Engine {
         };
         self.core.on_event(event);
         self.end_replay();
+    }
+
+    /// Whether a member would have to stop at such an entry. Every entry that this node would lead with comes by here.
+    fn is_too_new(&self, data: &[u8]) -> bool {
+        let protocol = entry::protocol_of(data);
+        protocol > PROTOCOL && self.hub.who_does_not_know(protocol).is_some()
     }
 
     fn silence_if_due(&mut self) {

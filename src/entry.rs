@@ -27,7 +27,11 @@
 //!    4  checkpoint      anything: nobody reads it
 //!    5  bind incarnation 2 node, 8 incarnation, 2 length of address, address
 //!    6  part            of a transaction that is larger than one entry: entry/split.rs
+//!  255  rehearsal       of protocol 2: nothing. Tests of upgrades write it, in place of what the next version brings
 //! ```
+//!
+//! A kind that is added later belongs to a protocol version, [`protocol_of`]. The leader's engine lets no entry into the log
+//! of which a member has not announced that it knows its version.
 //!
 //! The origin lets the node that proposed an entry find its waiting caller again when the entry is committed.
 //!
@@ -91,6 +95,9 @@ pub enum Kind {
     /// A part of a transaction that is larger than one entry.
     Part = 6,
 }
+
+/// The kind that no program writes but for tests of upgrades. To this version it is as unknown as any later one.
+const REHEARSAL: u8 = 255;
 
 /// What an entry says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -265,6 +272,28 @@ fn put_head(out: &mut Vec<u8>, kind: Kind, origin: Origin) {
     out.extend_from_slice(&origin.node.0.to_le_bytes());
     out.extend_from_slice(&origin.session.to_le_bytes());
     out.extend_from_slice(&origin.number.to_le_bytes());
+}
+
+/// An entry of the next version, for tests of upgrades.
+pub(crate) fn rehearsal(origin: Origin) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_head(&mut out, Kind::Checkpoint, origin);
+    out[1] = REHEARSAL;
+    out
+}
+
+/// The protocol version that a node must speak to apply this entry.
+pub(crate) fn protocol_of(bytes: &[u8]) -> u16 {
+    if bytes.get(1) == Some(&REHEARSAL) { 2 } else { 1 }
+}
+
+/// Who proposed an entry of a later version, as a node that speaks it reads it.
+pub(crate) fn origin_of_later(bytes: &[u8]) -> Result<Origin, EntryError> {
+    let mut fields = Reader::new(bytes);
+    fields.bytes(4, "head")?;
+    let node = fields.node("origin node")?;
+    let session = fields.u64("origin session")?;
+    Ok(Origin { node, session, number: fields.u64("origin number")? })
 }
 
 /// Kind and origin of a payload, without a look at its body.

@@ -28,7 +28,7 @@ impl NodeInbound {
     fn judge<T>(&self, act: impl FnOnce(&Judge<'_>) -> T) -> T {
         let catalogue = self.hub.catalogue.lock();
         let cluster = catalogue.as_ref().map(|catalogue| catalogue.cluster());
-        act(&Judge { me: self.hub.id, cluster, catalogue: catalogue.as_ref() })
+        act(&Judge { me: self.hub.id, speaks: self.hub.config.speaks, cluster, catalogue: catalogue.as_ref() })
     }
 
     /// A listed node that had not answered when the cluster was founded is here now, with its first data directory: the
@@ -64,6 +64,9 @@ impl Inbound for NodeInbound {
 
     fn check_hello(&self, hello: &Hello) -> Result<Standing, Reject> {
         let standing = self.judge(|judge| judge.hello(hello))?;
+        if let Some(from) = hello.from.filter(|_| hello.purpose == Purpose::Peer) {
+            self.hub.hear_version(from, hello.versions.1);
+        }
         if let (Standing::Unbound, Some(from), Some(_)) = (standing, hello.from, hello.cluster) {
             self.bind(from, hello.incarnation);
         }

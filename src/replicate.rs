@@ -216,6 +216,14 @@ impl crate::shared::Shared {
         self.await_decision(number, &signal, interrupted)
     }
 
+    /// Proposes an entry of the next version, for tests of upgrades.
+    pub(crate) fn propose_rehearsal(&self) -> Decision {
+        let (number, signal) = self.pending.register(None);
+        let data = entry::rehearsal(Origin { node: self.id, session: self.session, number });
+        self.deliver_and_write(Input::Propose { number, data: data.into() });
+        self.await_decision(number, &signal, None)
+    }
+
     /// Waits for what becomes of a proposal.
     pub(crate) fn await_decision(
         &self,

@@ -165,6 +165,8 @@ pub(crate) struct Shared {
     pub(crate) genesis: OnceLock<Genesis>,
     /// Where other nodes said that they are reached. Newer than the catalogue, but known to this process only.
     heard: Mutex<BTreeMap<NodeId, String>>,
+    /// The newest protocol version that other nodes said they speak, each when it dialed last.
+    announced: Mutex<BTreeMap<NodeId, u16>>,
     /// Where members may be instead, as this node was told at its start.
     hints: Mutex<BTreeMap<NodeId, String>>,
     pub(crate) core_status: Mutex<Option<CoreStatus>>,
@@ -224,6 +226,7 @@ impl Shared {
             log: OnceLock::new(),
             genesis: OnceLock::new(),
             heard: Mutex::default(),
+            announced: Mutex::default(),
             hints: Mutex::default(),
             core_status: Mutex::new(None),
             changed: Signal::default(),
@@ -303,6 +306,28 @@ impl Shared {
     /// Where members may be, if they are not where the catalogue has them.
     pub(crate) fn set_hints(&self, hints: BTreeMap<NodeId, String>) {
         *self.hints.lock() = hints;
+    }
+
+    /// A node said which protocol version it speaks.
+    pub(crate) fn hear_version(&self, node: NodeId, newest: u16) {
+        self.announced.lock().insert(node, newest);
+    }
+
+    /// A member that has not announced that it speaks this protocol version, in words; `None` if all have. A member that is away
+    /// counts by what it said last, and one that never dialed this process has said nothing.
+    pub(crate) fn who_does_not_know(&self, protocol: u16) -> Option<String> {
+        if self.config.speaks.1 < protocol {
+            return Some(format!("node {} speaks protocol {}", self.id, self.config.speaks.1));
+        }
+        let members = self.with_catalogue(|catalogue| catalogue.members().map(|(id, _)| id).collect::<Vec<_>>());
+        let announced = self.announced.lock().clone();
+        let others = members.unwrap_or_default().into_iter().filter(|id| *id != self.id);
+        let lacks = |id: NodeId| match announced.get(&id) {
+            Some(newest) if *newest >= protocol => None,
+            Some(newest) => Some(format!("node {id} speaks protocol {newest}")),
+            None => Some(format!("node {id} has not said which protocol it speaks")),
+        };
+        others.into_iter().find_map(lacks)
     }
 
     /// A node said where it is reached, or another one did.

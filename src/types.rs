@@ -8,6 +8,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+/// The newest protocol version that this program speaks, and the oldest. It covers what travels between nodes and which kinds
+/// of entries a log may have.
+pub const PROTOCOL: u16 = 1;
+
 /// Id of a node within its cluster, 1..=65535. Never used again for another disk (see [`Incarnation`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]

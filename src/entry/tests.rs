@@ -125,6 +125,7 @@ fn what_a_later_version_wrote_is_unknown_and_not_damaged() {
         (0, 2, "format version"),
         (1, 7, "kind"),
         (1, 0, "kind"),
+        (1, 255, "kind"),
         (3, 1, "flags"),
         (first_operation, 2, "page operation"),
     ] {

@@ -28,6 +28,11 @@
 //!      3       text: what, where, and what to do
 //! ```
 //!
+//! **Versions.** Each side speaks a range of protocol versions; the connection has the newest that both speak, and without one
+//! there is no connection, and both sides say why. What a dialer calls its newest is also its *announcement*: it knows every
+//! kind of entry that came up to that version. A leader writes a kind of a later version than 1 only when every member has
+//! announced it (`Shared::who_does_not_know`).
+//!
 //! Who may say what on a connection is a [`Standing`]. A node's id is bound to the incarnation of its data directory: the
 //! same id with another incarnation is a wiped disk, and refused. A listed member that is *not bound yet* may lead and
 //! send, but its votes and acknowledgements do not count: it could be the second life of one that voted already. A node
@@ -40,10 +45,8 @@
 use crate::catalogue::{Catalogue, MAX_ADDRESS};
 use crate::fields::{Damaged, Reader, put_text};
 use crate::planted::{self, Bug};
+pub use crate::types::PROTOCOL;
 use crate::types::{ClusterId, Incarnation, MessageKind, NodeId};
-
-/// The protocol version that this program writes, and the only one it reads.
-pub const PROTOCOL: u16 = 1;
 
 const MAGIC: [u8; 4] = *b"SHwp";
 const MAX_TEXT: usize = 1024;
@@ -195,6 +198,8 @@ impl Standing {
 pub struct Judge<'a> {
     /// This node.
     pub me: NodeId,
+    /// Oldest and newest protocol version that it speaks.
+    pub speaks: (u16, u16),
     /// Its cluster, once it has one.
     pub cluster: Option<ClusterId>,
     /// Its catalogue, once it has a cluster.
@@ -205,10 +210,13 @@ impl Judge<'_> {
     /// Whether the dialer may connect, and what it may say.
     pub fn hello(&self, hello: &Hello) -> Result<Standing, Reject> {
         let me = self.me;
-        let (oldest, newest) = hello.versions;
-        if !(oldest..=newest).contains(&PROTOCOL) {
+        if self.common_version(hello.versions).is_none() {
+            let dialer = hello.from.map_or("the caller".to_string(), |from| format!("node {from}"));
+            let older = if hello.versions.1 < self.speaks.0 { dialer.clone() } else { format!("node {me}") };
             let text = format!(
-                "the dialer speaks protocol {oldest} to {newest}, node {me} speaks {PROTOCOL}; upgrade the older of the two"
+                "{dialer} speaks protocol {}, node {me} speaks {}; start a newer version of shoal on {older}",
+                range(hello.versions),
+                range(self.speaks)
             );
             return Err(Reject::new(RejectReason::Version, text));
         }
@@ -235,10 +243,15 @@ impl Judge<'_> {
         self.peer(from, hello.cluster, hello.incarnation)
     }
 
+    /// The protocol version of a connection with somebody who speaks these.
+    pub fn common_version(&self, (oldest, newest): (u16, u16)) -> Option<u16> {
+        Some(newest.min(self.speaks.1)).filter(|version| *version >= oldest.max(self.speaks.0))
+    }
+
     /// Whether the one who answered is the one we meant, and what we may expect of it.
     pub fn welcome(&self, meant: NodeId, welcome: &Welcome) -> Result<Standing, Reject> {
-        if welcome.version != PROTOCOL {
-            let text = format!("node {meant} chose protocol {}, we speak {PROTOCOL}", welcome.version);
+        if !(self.speaks.0..=self.speaks.1).contains(&welcome.version) {
+            let text = format!("node {meant} chose protocol {}, we speak {}", welcome.version, range(self.speaks));
             return Err(Reject::new(RejectReason::Version, text));
         }
         if welcome.node != meant {
@@ -290,6 +303,10 @@ impl Judge<'_> {
             Some(_) | None => Ok(Standing::Member),
         }
     }
+}
+
+fn range((oldest, newest): (u16, u16)) -> String {
+    if oldest == newest { newest.to_string() } else { format!("{oldest} to {newest}") }
 }
 
 impl Hello {
@@ -417,7 +434,7 @@ mod tests {
     #[test]
     fn who_may_connect_and_say_what() {
         let catalogue = catalogue();
-        let judge = Judge { me: NodeId(1), cluster: Some(OURS), catalogue: Some(&catalogue) };
+        let judge = Judge { me: NodeId(1), speaks: (1, 1), cluster: Some(OURS), catalogue: Some(&catalogue) };
         let reason = |hello: Hello| judge.hello(&hello).map_err(|reject| reject.reason);
         let ours = Some(OURS);
         // The table: one line per case.
@@ -440,11 +457,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn versions_are_compared_and_whoever_is_too_old_is_named() {
+        let said = |speaks, versions| {
+            let judge = Judge { me: NodeId(1), speaks, cluster: None, catalogue: None };
+            let text = judge.hello(&Hello { versions, ..hello(2, None, 22) }).map_err(|reject| reject.text);
+            (judge.common_version(versions), text.err())
+        };
+        for (ours, theirs, common) in
+            [((1, 1), (1, 2), 1), ((1, 2), (1, 1), 1), ((1, 3), (2, 4), 3), ((2, 3), (1, 2), 2)]
+        {
+            assert_eq!(said(ours, theirs), (Some(common), None));
+        }
+        let (none, text) = said((2, 3), (1, 1));
+        let old = "node 2 speaks protocol 1, node 1 speaks 2 to 3; start a newer version of shoal on node 2";
+        assert_eq!((none, text.as_deref()), (None, Some(old)));
+        let (none, text) = said((1, 1), (2, 2));
+        let new = "node 2 speaks protocol 2, node 1 speaks 1; start a newer version of shoal on node 1";
+        assert_eq!((none, text.as_deref()), (None, Some(new)));
+    }
+
     /// Shows INV-13.
     #[test]
     fn a_wiped_disk_is_told_what_to_do() {
         let catalogue = catalogue();
-        let judge = Judge { me: NodeId(1), cluster: Some(OURS), catalogue: Some(&catalogue) };
+        let judge = Judge { me: NodeId(1), speaks: (1, 1), cluster: Some(OURS), catalogue: Some(&catalogue) };
         let text = judge.hello(&hello(2, Some(OURS), 23)).unwrap_err().to_string();
         assert!(text.contains("remove node 2 and join it again under a new id"), "{text}");
         let welcome = Welcome { version: 1, node: NodeId(2), incarnation: Incarnation(23), cluster: Some(OURS) };

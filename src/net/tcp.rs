@@ -57,6 +57,8 @@ pub struct Options {
     pub advertise: String,
     /// Whether addresses beyond this machine may be listened on and dialed, although nothing is encrypted.
     pub allow_plaintext_remote: bool,
+    /// Oldest and newest protocol version that this node speaks.
+    pub speaks: (u16, u16),
     /// Most bytes queued for one peer's small messages. Heartbeats are 80 bytes: this is minutes of them.
     pub small_queue: usize,
     /// Most bytes queued for one peer's large appends.
@@ -79,6 +81,7 @@ impl Options {
             listen: listen.to_string(),
             advertise: String::new(),
             allow_plaintext_remote: false,
+            speaks: (PROTOCOL, PROTOCOL),
             small_queue: 8 << 20,
             bulk_queue: 64 << 20,
             handshake_timeout: Duration::from_secs(3),

@@ -1,8 +1,12 @@
 //! Starting and ending: what a node says when something is not as it should be.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shoaldb::{CreateOptions, Error, ErrorKind, Member, Node, Outcome, rusqlite};
+
+use shoaldb_vfs::env::os::OsClock;
+use shoaldb_vfs::env::{Clock, Env};
 
 use crate::cluster::{Cluster, LONG, count, free_ports, insert, table};
 
@@ -41,6 +45,78 @@ fn a_wiped_member_does_not_come_back_and_everybody_says_why() {
     alarm(rest, &["no leader known"]);
     assert_eq!(rest.wait_leader(Duration::from_secs(2)).unwrap_err().kind(), ErrorKind::Timeout);
     assert_eq!(cluster.node(3).status().term.0, 0);
+}
+
+#[test]
+fn a_second_running_node_with_a_known_id_is_refused_and_the_first_goes_on() {
+    let cluster = Cluster::start(3);
+    table(&cluster);
+    cluster.assert_equal("app");
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_ports(1)[0]);
+    let second = Node::builder(3, dir.path())
+        .listen(format!("127.0.0.1:{port}"))
+        .bootstrap(cluster.list.clone())
+        .heartbeat(Duration::from_millis(50))
+        .election_timeout(Duration::from_millis(400))
+        .start()
+        .unwrap();
+    let said = alarm(&second, &["node 3 is known with data directory", "remove node 3"]);
+    assert!(said.contains("node 1 at") || said.contains("node 2 at"), "{said}");
+    // The first one is what it was: it votes, also for an entry that needs it.
+    insert(&cluster, 1).unwrap();
+    cluster.assert_equal("app");
+    let mut cluster = cluster;
+    let other = cluster.running().map(Node::id).find(|id| *id != 3 && *id != cluster.leader().id()).unwrap_or(1);
+    cluster.nodes[other as usize - 1].take().unwrap().shutdown().unwrap();
+    insert(&cluster, 2).unwrap();
+    cluster.assert_equal("app");
+    assert_eq!(second.status().last.0, 0, "nothing came to the second one");
+}
+
+#[test]
+fn a_member_that_is_never_reached_is_shown_as_such_and_missed_by_nobody() {
+    let mut cluster = Cluster::prepare(3);
+    [1, 2].into_iter().for_each(|id| cluster.start_node(id));
+    table(&cluster);
+    insert(&cluster, 1).unwrap();
+    let leader = cluster.leader();
+    let peers = leader.status().peers;
+    let third = peers.iter().find(|peer| peer.node.0 == 3).unwrap();
+    assert!(!third.active && third.acknowledged.0 == 0, "{third:?}");
+    let members = leader.status().members;
+    assert!(members.iter().any(|member| member.node.0 == 3 && member.incarnation.is_none()), "{members:?}");
+    cluster.assert_equal("app");
+}
+
+/// A clock that was set to something else.
+#[derive(Debug)]
+struct Elsewhen(Duration);
+
+impl Clock for Elsewhen {
+    fn now(&self) -> Duration {
+        OsClock.now() + self.0
+    }
+}
+
+#[test]
+fn nodes_whose_clocks_are_years_apart_are_one_cluster() {
+    let mut cluster = Cluster::prepare(3);
+    for id in 1..=3u64 {
+        let years = Duration::from_secs(10 * 365 * 86_400) * (id as u32 - 1);
+        let env = Env { clock: Arc::new(Elsewhen(years)), ..Env::os() };
+        cluster.nodes[id as usize - 1] = Some(cluster.builder(id).env(env).start().unwrap());
+    }
+    table(&cluster);
+    for id in 1..=3 {
+        // May fail if the other one is behind; then who leads goes on.
+        let _ = cluster.leader().transfer_leadership(id);
+        insert(&cluster, id as i64).unwrap();
+    }
+    let db = cluster.follower().connect("app").unwrap();
+    db.set_read_level(shoaldb::ReadLevel::Linearizable);
+    assert_eq!(count(&db), 3);
+    drop(db);
+    cluster.assert_equal("app");
 }
 
 /// Shows INV-37.

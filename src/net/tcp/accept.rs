@@ -18,7 +18,7 @@ use crate::fields::Damaged;
 use crate::found::format::FoundMessage;
 use crate::net::codec;
 use crate::net::frame::FrameKind;
-use crate::net::handshake::{Hello, PROTOCOL, Purpose, Reject, RejectReason, Standing, Welcome};
+use crate::net::handshake::{Hello, Purpose, Reject, RejectReason, Standing, Welcome};
 use crate::types::NodeId;
 
 /// What others need to know of a connection while it is served.
@@ -89,7 +89,8 @@ fn serve(shared: &Shared, id: u64, stream: TcpStream) -> Result<(), LinkError> {
     }
     let introduction = shared.inbound.introduction();
     let welcome = Welcome {
-        version: PROTOCOL,
+        // They have one in common, or it had not been admitted.
+        version: hello.versions.1.min(shared.options.speaks.1),
         node: shared.options.node,
         incarnation: introduction.incarnation,
         cluster: introduction.cluster,

@@ -21,7 +21,7 @@ use super::Shared;
 use super::link::{Link, LinkError, Wait, connect, resolve};
 use crate::found::format::FoundMessage;
 use crate::net::frame::{self, FrameKind};
-use crate::net::handshake::{Hello, PROTOCOL, Purpose, Reject, RejectReason, Welcome};
+use crate::net::handshake::{Hello, Purpose, Reject, RejectReason, Welcome};
 use crate::net::{Introduction, codec};
 use crate::types::{Message, NodeId};
 
@@ -285,7 +285,7 @@ pub(super) fn dial(
 /// The hello of this node.
 pub(super) fn hello(shared: &Shared, said: Introduction, purpose: Purpose, to: NodeId) -> Hello {
     Hello {
-        versions: (PROTOCOL, PROTOCOL),
+        versions: shared.options.speaks,
         purpose,
         cluster: said.cluster,
         from: Some(shared.options.node),

@@ -46,7 +46,7 @@ impl Recorder {
     fn judge<T>(&self, ask: impl FnOnce(Judge<'_>) -> T) -> T {
         let catalogue = self.catalogue.lock();
         let cluster = self.introduction.lock().cluster;
-        ask(Judge { me: self.me, cluster, catalogue: Some(&catalogue) })
+        ask(Judge { me: self.me, speaks: (PROTOCOL, PROTOCOL), cluster, catalogue: Some(&catalogue) })
     }
 }
 
