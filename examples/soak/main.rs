@@ -150,7 +150,8 @@ fn watch(soak: &Soak, minutes: u64) -> Vec<[Usage; 3]> {
     }
 }
 
-/// What a node says while it runs. Nobody harms its disk, so nothing may be an error to it, but what it tries again.
+/// What a node says while it runs. Nobody harms its disk, so nothing may be an error to it, but what it tries again, and a
+/// disk that others of the machine keep from answering.
 struct Log {
     path: PathBuf,
     read: u64,
@@ -165,10 +166,9 @@ impl Log {
         // A line that is not whole yet is for the next time.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         self.read += whole as u64;
-        text[..whole]
-            .lines()
-            .find(|line| line.contains(" ERROR ") && !line.contains("tried again") || line.contains("panicked at"))
-            .map(str::to_string)
+        let passes = |line: &str| line.contains("tried again") || line.contains("the disk has not answered");
+        let error = |line: &&str| (line.contains(" ERROR ") && !passes(line)) || line.contains("panicked at");
+        text[..whole].lines().find(error).map(str::to_string)
     }
 }
 

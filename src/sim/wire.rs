@@ -126,7 +126,8 @@ impl State {
         };
         let mine = cluster_of(&receiver.hub);
         let catalogue = receiver.hub.catalogue.lock();
-        let judge = Judge { me: self.slots[to].id, speaks: (PROTOCOL, PROTOCOL), cluster: mine, catalogue: catalogue.as_ref() };
+        let judge =
+            Judge { me: self.slots[to].id, speaks: (PROTOCOL, PROTOCOL), cluster: mine, catalogue: catalogue.as_ref() };
         Some(judge.hello(&hello).map(|standing| (standing, cluster)))
     }
 
