@@ -11,19 +11,7 @@ use shoaldb::{Event, Node, Outcome, Status};
 
 type Events = crossbeam_channel::Receiver<Event>;
 
-use crate::cluster::{Cluster, LONG};
-
-fn until(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
-    let started = Instant::now();
-    loop {
-        let status = node.status();
-        if wanted(&status) {
-            return status;
-        }
-        assert!(started.elapsed() < LONG, "{what}: {status:#?}");
-        std::thread::yield_now();
-    }
-}
+use crate::cluster::{Cluster, LONG, until};
 
 const ROWS: i64 = 120;
 

@@ -329,3 +329,18 @@ fn names_say_whose_files_they_are() {
         assert_eq!(owner_of_name(other), None, "{other}");
     }
 }
+
+/// A page and its hash from another position fit each other, and only all hashes together show that they are out of place.
+#[test]
+fn a_mixture_of_two_positions_does_not_make_the_checksum() {
+    let (_fs, mut files) = fresh(1);
+    for n in 1..=6 {
+        checkpoint(&mut files, n).unwrap();
+        assert!(files.books_fit().unwrap(), "state {n}");
+    }
+    let foreign = content(7, page(2));
+    files.main.write_at(&foreign, page(2).offset(SIZE), "t").unwrap();
+    files.map.write_hashes(page(2), &[PageHash::of(page(2), &foreign)], "t").unwrap();
+    assert_eq!(files.verify(PageNo::FIRST, size(6)).unwrap(), None);
+    assert!(!files.books_fit().unwrap());
+}
