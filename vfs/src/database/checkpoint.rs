@@ -346,6 +346,11 @@ impl Database {
     pub fn scrub(&self, first: PageNo, count: u32) -> std::io::Result<Option<PageNo>> {
         let slot = self.files.lock();
         let Some(files) = slot.as_ref() else { return Ok(None) };
+        // What a failed checkpoint left is a mixture that is known: pages and hashes of two positions, but no rot. It is ended
+        // when there is room, or at the next start.
+        if files.unfinished().is_some() || files.failed().is_some() {
+            return Ok(None);
+        }
         let size = files.at().size;
         let mut next = Some(first).filter(|first| size.contains(*first));
         let end = first.get().saturating_add(count);
