@@ -45,9 +45,11 @@ fuzz seconds="60":
     #!/usr/bin/env bash
     set -euo pipefail
     cd fuzz
-    for target in entry wire log files wal; do
+    for target in entry wire messages log files disk wal sql cluster; do
         mkdir -p "corpus/$target"
-        RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . "$target" "corpus/$target" "seeds/$target" -- -max_total_time={{seconds}}
+        dict=(); if [ -f "dicts/$target.dict" ]; then dict=("-dict=dicts/$target.dict"); fi
+        RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . "$target" "corpus/$target" "seeds/$target" -- \
+            -max_total_time={{seconds}} "${dict[@]}"
     done
 
 # Every fuzz target once over its seeds, without a fuzzer: builds and runs on plain stable.

@@ -29,6 +29,9 @@ pub mod error;
 mod events;
 pub mod fields;
 pub mod found;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzzed;
 mod history;
 pub mod identity;
 mod inbound;

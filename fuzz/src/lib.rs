@@ -2,14 +2,39 @@
 //! without a fuzzer, and a crash that the fuzzer found becomes a test by copying one file into `seeds/`.
 //!
 //! ```text
-//! target  first byte selects                             what must hold besides "no panic"
-//! entry   (nothing)                                      what decodes encodes, and comes back the same
-//! wire    frame, message, hello, welcome, reject, found  the same
-//! log     raw segment, or edits of a good log            an opened log has no entry that was not written, takes another
-//!                                                        one, and opens again with it
-//! files   identity, catalogue, membership change         what decodes encodes, and comes back the same
-//! wal     WAL header, frame, virtual WAL, wal-index      a file is a file; a search of a damaged index ends
+//! target    first byte selects                             what must hold besides "no panic"
+//! entry     (nothing)                                      what decodes encodes, and comes back the same
+//! wire      frame, message, hello, welcome, reject, found  the same
+//! messages  snapshots, administration, SQL sessions,       the same, after one round
+//!           receipts, context of a change (`fuzzed.rs`)
+//! log       raw segment, or edits of a good log            an opened log has no entry that was not written, takes another
+//!                                                          one, and opens again with it
+//! files     identity, catalogue, membership change,        what decodes encodes, and comes back the same; a receipt is one
+//!           registry, receipt                              text
+//! disk      map, double-write, all files of a database     a whole plan has its hashes; what opens is what its record says,
+//!                                                          and opens again as the same
+//! wal       WAL header, frame, virtual WAL, wal-index      a file is a file; a search of a damaged index ends
+//! sql       (structured: `arbitrary`)                      two connections to a node answer like two to a plain file
+//! cluster   three or five cores                            Raft's promises, after each step (tests/cluster/schedule.rs)
 //! ```
+//!
+//! Formats with a checksum would refuse nearly everything that a fuzzer makes. So every second selector means that the
+//! checksum is put right first: then what lies behind it is reached.
+
+mod cluster;
+mod disk;
+mod sql;
+
+#[allow(dead_code, reason = "shared with the cluster tests, which use the rest")]
+#[path = "../../tests/cluster/harness.rs"]
+mod harness;
+
+#[path = "../../tests/cluster/schedule.rs"]
+mod schedule;
+
+pub use cluster::cluster;
+pub use disk::{disk, file_of_a_database};
+pub use sql::sql;
 
 use std::cell::RefCell;
 use std::io;
@@ -20,11 +45,13 @@ use bytes::Bytes;
 use shoaldb::catalogue::Catalogue;
 use shoaldb::entry::{self, Body};
 use shoaldb::found::format::{FoundMessage, Identity};
+use shoaldb::fuzzed;
 use shoaldb::log::{Anchor, Batch, Log, LogOptions};
 use shoaldb::net::codec;
 use shoaldb::net::frame::{self, Head};
 use shoaldb::net::handshake::{Hello, Reject, Welcome};
 use shoaldb::raft::MembershipChange;
+use shoaldb::registry;
 use shoaldb::types::{
     ClusterId, EntryClass, EntryId, GENESIS, HardState, LogEntry, LogIndex, Membership, NodeId, Term,
 };
@@ -58,7 +85,7 @@ pub fn entry(data: &[u8]) {
 /// What comes from the network.
 pub fn wire(data: &[u8]) {
     let Some((selector, body)) = data.split_first() else { return };
-    match selector % 6 {
+    match selector % 7 {
         0 => {
             let Some((head, body)) = body.split_first_chunk::<{ frame::HEAD }>() else { return };
             let Ok(head) = Head::parse(head) else { return };
@@ -172,7 +199,8 @@ pub fn log(data: &[u8]) {
     assert!(recovered.start <= recovered.last);
     let mut index = recovered.start.index.next();
     while index <= recovered.last.index {
-        let entries = log.entries(index, recovered.last.index.next(), 1 << 16).expect("what opening accepted reads back");
+        let entries =
+            log.entries(index, recovered.last.index.next(), 1 << 16).expect("what opening accepted reads back");
         assert!(!entries.is_empty());
         if selector % 2 == 1 {
             for entry in &entries {
@@ -193,24 +221,60 @@ pub fn log(data: &[u8]) {
     assert_eq!(again.last, id);
 }
 
+/// The bytes, their last four being the CRC32C of the others.
+fn sealed(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let end = bytes.len().saturating_sub(4);
+    bytes.truncate(end);
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
 /// Small files and values that hold a node's memory of itself.
 pub fn files(data: &[u8]) {
     let Some((selector, body)) = data.split_first() else { return };
-    match selector % 3 {
+    let body = &if *selector >= 128 { sealed(body) } else { body.to_vec() }[..];
+    match selector % 128 % 5 {
         0 => {
             let Ok(identity) = Identity::decode(body) else { return };
             assert_eq!(Identity::decode(&identity.encode()), Ok(identity));
         }
         1 => {
-            let _ = shoaldb::registry::decode(body);
             let Ok(catalogue) = Catalogue::decode(body) else { return };
             assert_eq!(Catalogue::decode(&catalogue.encode()).as_ref().ok(), Some(&catalogue));
         }
-        _ => {
+        2 => {
             let Ok(change) = MembershipChange::decode(&Bytes::copy_from_slice(body)) else { return };
             assert_eq!(MembershipChange::decode(&change.encode()), Ok(change));
         }
+        3 => {
+            let Ok(read) = registry::decode(body) else { return };
+            let again =
+                registry::decode(&registry::encode(&read.catalogue, &read.generations)).expect("as it was written");
+            assert_eq!(again.catalogue, read.catalogue);
+            let listed = |registry: &registry::Registry| {
+                let listed =
+                    registry.generations.iter().filter(|(_, generation)| **generation != registry::FIRST_GENERATION);
+                listed.map(|(id, generation)| (*id, *generation)).collect::<Vec<_>>()
+            };
+            assert_eq!(listed(&again), listed(&read));
+        }
+        _ => {
+            let Ok(text) = std::str::from_utf8(body) else { return };
+            let Ok(receipt) = text.parse::<shoaldb::Receipt>() else { return };
+            assert_eq!(receipt.to_string(), text, "one receipt, one text");
+        }
     }
+}
+
+/// What nodes, programs and people say to each other, and small values that go with it.
+pub fn messages(data: &[u8]) {
+    let Some((selector, body)) = data.split_first() else { return };
+    let kind = fuzzed::Kind::ALL[usize::from(*selector) % 128 % fuzzed::Kind::ALL.len()];
+    let body = &if *selector >= 128 { sealed(body) } else { body.to_vec() }[..];
+    let Some(once) = fuzzed::again(kind, body) else { return };
+    let twice = fuzzed::again(kind, &once);
+    assert!(twice.as_ref() == Some(&once), "{kind:?}: {once:x?}, then {twice:x?}");
 }
 
 /// A wal-index in plain memory, with whatever bytes.

@@ -46,3 +46,23 @@ fn files() {
 fn wal() {
     around_seeds("wal", shoaldb_fuzz::wal);
 }
+
+#[test]
+fn messages() {
+    around_seeds("messages", shoaldb_fuzz::messages);
+}
+
+#[test]
+fn disk() {
+    around_seeds("disk", shoaldb_fuzz::disk);
+}
+
+#[test]
+fn sql() {
+    around_seeds("sql", shoaldb_fuzz::sql);
+}
+
+#[test]
+fn cluster() {
+    around_seeds("cluster", shoaldb_fuzz::cluster);
+}

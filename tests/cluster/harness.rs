@@ -434,13 +434,35 @@ fn describe_message(message: &Message) -> String {
     }
 }
 
-/// SplitMix64.
-pub(crate) struct Dice(pub(crate) u64);
+/// Chance: SplitMix64 from a seed, or the bytes of a script.
+pub(crate) struct Dice {
+    state: u64,
+    script: Option<std::vec::IntoIter<u8>>,
+}
 
 impl Dice {
+    pub(crate) fn of(seed: u64) -> Dice {
+        Dice { state: seed, script: None }
+    }
+
+    /// Each roll takes as many bytes as its sides need.
+    #[allow(dead_code, reason = "the fuzz target `cluster`, which includes this file, uses it")]
+    pub(crate) fn script(bytes: &[u8]) -> Dice {
+        Dice { state: 0, script: Some(bytes.to_vec().into_iter()) }
+    }
+
+    /// A script that came to its end rolls zeros. A seed has no end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.script.as_ref().is_some_and(|script| script.len() == 0)
+    }
+
     pub(crate) fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        if let Some(script) = &mut self.script {
+            let bytes = (64 - (sides - 1).leading_zeros()).div_ceil(8);
+            return (0..bytes).fold(0, |value, _| value << 8 | u64::from(script.next().unwrap_or(0))) % sides;
+        }
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % sides

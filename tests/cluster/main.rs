@@ -5,5 +5,6 @@
 
 mod harness;
 mod random;
+mod schedule;
 mod transcript;
 mod traps;

@@ -698,7 +698,7 @@ fn a_shell_that_breaks_the_contract_is_stopped() {
 /// Shows INV-15.
 #[test]
 fn no_message_makes_a_core_panic() {
-    let mut dice = crate::harness::Dice(5);
+    let mut dice = crate::harness::Dice::of(5);
     let numbers = [0, 1, 2, 3, 4, 5, 6, 1 << 40, (1 << 56) - 1, 1 << 56, u64::MAX - 1, u64::MAX];
     count_panics();
     let mut stopped = BTreeSet::new();
