@@ -43,4 +43,18 @@ shoaldb_vfs::planted_bugs! {
     UnboundVotes,
     /// the anchor says that a start may begin behind entries that are in no main file
     AnchorTooFar,
+    /// a node that joins votes before it has caught up
+    PromotedEarly,
+    /// a node that was removed is let in
+    RemovedLetIn,
+    /// a view is cut while the parts of a transaction are still coming
+    ViewOfOpenSplit,
+    /// a view is lent again although the log begins behind it by now
+    ViewTooOld,
+    /// a snapshot is offered only to whoever lacks what the files of the log lack
+    OfferByFiles,
+    /// the install of a snapshot forgets this node's vote
+    InstallForgetsVote,
+    /// a node says of a receipt that it is not committed when it only does not know yet
+    ReceiptByGuess,
 }

@@ -278,7 +278,7 @@ impl Judge<'_> {
     fn peer(&self, node: NodeId, cluster: Option<ClusterId>, incarnation: Incarnation) -> Result<Standing, Reject> {
         self.same_cluster(&format!("node {node}"), cluster)?;
         if let Some(catalogue) = self.catalogue {
-            if catalogue.was_removed(node) {
+            if catalogue.was_removed(node) && !planted::is(Bug::RemovedLetIn) {
                 let text = format!(
                     "node {node} was removed from cluster {}; to bring the machine back, join it with an empty data directory under a new id",
                     catalogue.cluster()
