@@ -49,8 +49,6 @@ shoaldb_vfs::planted_bugs! {
     RemovedLetIn,
     /// a view is cut while the parts of a transaction are still coming
     ViewOfOpenSplit,
-    /// a view is lent again although the log begins behind it by now
-    ViewTooOld,
     /// a snapshot is offered only to whoever lacks what the files of the log lack
     OfferByFiles,
     /// the install of a snapshot forgets this node's vote

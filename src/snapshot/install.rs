@@ -22,6 +22,7 @@ use bytes::Bytes;
 
 use super::Staged;
 use crate::log::{Anchor, Log};
+use crate::planted::{self, Bug};
 use crate::raft::{CoreStatus, Restored, Role};
 use crate::registry;
 use crate::shared::Hub;
@@ -49,7 +50,8 @@ pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Stag
     let hard_state = if at.term > durable.term {
         HardState { term: at.term, vote: None, commit: at.index }
     } else {
-        HardState { commit: at.index, ..durable }
+        let vote = durable.vote.filter(|_| !planted::is(Bug::InstallForgetsVote));
+        HardState { commit: at.index, vote, ..durable }
     };
     let mut generations = hub.databases.generations();
     generations.retain(|id, _| staged.manifest.catalogue.databases().any(|(known, _)| known == *id));
