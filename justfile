@@ -36,7 +36,7 @@ conformance:
     SHOAL_CONFORMANCE=all cargo test --test conformance -- --nocapture
     tests/conformance/rusqlite.sh
 
-# Power cuts, stopped processes and partitions, for longer (as root: loop devices and network namespaces).
+# Power cuts, full disks, stopped processes and partitions, for longer (as root: loop devices and network namespaces).
 power rounds="200" seed="1":
     SHOAL_POWER=required SHOAL_ROUNDS={{rounds}} SHOAL_SEED={{seed}} cargo test --test power -- --nocapture
 

@@ -44,6 +44,11 @@ impl Disk {
         (1..=3).map(|id| Disk::new(dir, id, bytes)).collect()
     }
 
+    /// Where the disk is seen.
+    pub(crate) fn mount(&self) -> &Path {
+        &self.mount
+    }
+
     fn plug_in(&self) -> Result<(), String> {
         run(&format!("mount -o loop {} {}", self.image.display(), self.mount.display()))
     }

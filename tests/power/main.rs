@@ -1,10 +1,11 @@
-//! Three real processes on real disks and networks: the power goes, a process stands still, the network falls apart.
-//! The kill loop (`tests/crash`) is the model, and its writers and its judgement are used here:
+//! Three real processes on real disks and networks: the power goes, a process stands still, the network falls apart, a disk
+//! fills up. The kill loop (`tests/crash`) is the model, and its writers and its judgement are used here:
 //! acknowledged = found on every node, not committed = found nowhere, nothing twice, all nodes equal.
 //!
 //! | file | what is done | what it needs |
 //! |---|---|---|
 //! | `cuts.rs` | a file system is shut down under a running process, so that all that was not synced is gone; then the process is killed | root, loop devices, `mkfs.ext4`, `mount` |
+//! | `full.rs` | disks of one node and of all nodes fill up | the same |
 //! | `stops.rs` | SIGSTOP of one or two nodes, others are killed meanwhile, then SIGCONT | nothing |
 //! | `nets.rs` | network namespaces on a bridge: a node is cut off, or two of them from each other | root, `ip netns`, veth, bridge |
 //!
@@ -23,6 +24,7 @@
 
 mod cuts;
 mod disk;
+mod full;
 mod nets;
 mod stops;
 

@@ -1,0 +1,101 @@
+//! Disks that have no room left: of the leader, then of everybody. Nothing is acknowledged that is not there afterwards, and
+//! with room and a new start all go on.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::common::{judge, logs};
+use crate::disk::Disk;
+use crate::harness::cluster::Cluster;
+use crate::harness::ledger::Ledger;
+use crate::harness::wire::Act;
+use crate::{PATIENCE, alone, among_writers, assert_that_it_goes_on, cluster, program, skip};
+
+const DISK_BYTES: u64 = 512 << 20;
+
+/// Takes all room of a disk.
+fn fill(disk: &Disk) {
+    let mut ballast = std::fs::File::create(disk.mount().join("ballast")).unwrap();
+    let zeros = vec![0u8; 1 << 20];
+    let mut piece = zeros.len();
+    while piece > 0 {
+        // Smaller and smaller pieces, until not even a byte has room.
+        match ballast.write(&zeros[..piece]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => piece /= 2,
+            Err(error) => panic!("ballast: {error}"),
+        }
+    }
+}
+
+/// Makes room again; only a start makes the node believe in its disk again.
+fn make_room(cluster: &Cluster, disk: &Disk, id: u64) {
+    std::fs::remove_file(disk.mount().join("ballast")).unwrap();
+    cluster.kill(id);
+    cluster.start(id, None).unwrap();
+}
+
+/// Whether a node says that its log has no room: then only a start makes it write again.
+fn log_is_full(cluster: &Cluster, id: u64) -> bool {
+    let status = cluster.ask(id, &Act::Status).unwrap_or(Value::Null);
+    status["alarms"].to_string().contains("make room on the disk and start the node again")
+}
+
+fn wait_for_full_log(cluster: &Cluster, id: u64) {
+    let until = Instant::now() + PATIENCE;
+    while !log_is_full(cluster, id) {
+        assert!(Instant::now() < until, "node {id} does not say that its log has no room\n{}", logs(cluster));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Either two logs are full, and there is no majority; or the leader has no room for the pages of a transaction, and refuses
+/// it before it gets to the log.
+fn wait_until_there_is_no_room(cluster: &Cluster, ledger: &Ledger) {
+    let until = Instant::now() + PATIENCE;
+    while cluster.ids().filter(|id| log_is_full(cluster, *id)).count() < 2 {
+        let refused = cluster.append(ledger, 0, PATIENCE).is_err_and(|failure| failure.text.contains("room"));
+        if refused {
+            return;
+        }
+        assert!(Instant::now() < until, "full disks, and still there is room\n{}", logs(cluster));
+    }
+}
+
+#[test]
+fn full_disks_lose_nothing_and_all_go_on_when_there_is_room() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let disks = match Disk::three(dir.path(), DISK_BYTES) {
+        Ok(disks) => disks,
+        Err(why) => return skip("full disks", &why),
+    };
+    let (cluster, ledger) = (cluster(dir.path(), program(), Vec::new()), Ledger::default());
+    cluster.ids().for_each(|id| cluster.start(id, None).unwrap());
+    // Each row brings its own weight: the log needs new files all the time.
+    let weight = "weight BLOB DEFAULT (randomblob(100000))";
+    let sql =
+        format!("CREATE TABLE IF NOT EXISTS shoal_demo(number INTEGER NOT NULL, writer INTEGER NOT NULL, {weight})");
+    cluster.on_leader(&Act::Batch { sql }, PATIENCE).unwrap();
+    among_writers(&cluster, &ledger, || {
+        let leader = cluster.wait_leader(PATIENCE).unwrap();
+        fill(&disks[leader as usize - 1]);
+        wait_for_full_log(&cluster, leader);
+        assert_that_it_goes_on(&cluster, &ledger, "one full disk");
+        make_room(&cluster, &disks[leader as usize - 1], leader);
+        assert!(cluster.wait_ready(&[1, 2, 3], PATIENCE), "the node did not come back");
+
+        disks.iter().for_each(fill);
+        wait_until_there_is_no_room(&cluster, &ledger);
+        for id in cluster.ids() {
+            make_room(&cluster, &disks[id as usize - 1], id);
+        }
+        assert!(cluster.wait_ready(&[1, 2, 3], PATIENCE), "not all nodes came back");
+        assert_that_it_goes_on(&cluster, &ledger, "after all disks were full");
+    });
+    let verdict = judge(&cluster, &ledger, PATIENCE);
+    eprintln!("full disks: {} acknowledged, all found", verdict.acknowledged);
+    drop(cluster);
+}
