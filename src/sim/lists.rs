@@ -325,12 +325,15 @@ mod tests {
         assert_eq!(wrong(&history, &[&[101, 102, 103], &[201]]), "");
     }
 
+    /// Why it is in no order, the transactions, and the list as it is in the end.
+    type Row = (&'static str, Vec<Transaction>, &'static [&'static [u64]]);
+
     #[test]
     fn each_anomaly_is_found() {
         let base = transaction(1, 2, &[append(101), append(201)]);
         let local = |ops: &[Op]| Transaction { local: true, ..transaction(3, 4, ops) };
         let refused = Transaction { said: Said::NotCommitted, ..transaction(3, 4, &[append(102)]) };
-        let rows: [(&str, Vec<Transaction>, &[&[u64]]); 10] = [
+        let rows: [Row; 10] = [
             ("it is not there", vec![base.clone()], &[&[201]]),
             ("there in part", vec![Transaction { said: Said::Unknown, ..base.clone() }], &[&[101]]),
             ("not committed, they said", vec![base.clone(), refused], &[&[101, 102], &[201]]),
