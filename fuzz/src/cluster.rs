@@ -10,5 +10,5 @@ const STEPS: usize = 2000;
 pub fn cluster(data: &[u8]) {
     let Some((selector, script)) = data.split_first() else { return };
     let n = if selector % 2 == 0 { 3 } else { 5 };
-    schedule(n, u64::from(*selector), Dice::script(script), STEPS);
+    schedule(n, u64::from(*selector), Dice::script(script.to_vec()), STEPS);
 }

@@ -447,8 +447,8 @@ impl Dice {
 
     /// Each roll takes as many bytes as its sides need.
     #[allow(dead_code, reason = "the fuzz target `cluster`, which includes this file, uses it")]
-    pub(crate) fn script(bytes: &[u8]) -> Dice {
-        Dice { state: 0, script: Some(bytes.to_vec().into_iter()) }
+    pub(crate) fn script(bytes: Vec<u8>) -> Dice {
+        Dice { state: 0, script: Some(bytes.into_iter()) }
     }
 
     /// A script that came to its end rolls zeros. A seed has no end.
