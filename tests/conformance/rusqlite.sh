@@ -21,7 +21,6 @@ excluded=(
     "pragma::test::locking_mode $refused"
     "pragma::test::pragma_update_and_check $refused"
     "test::test_execute_batch $refused"
-    "transaction::test::txn_state it reads a database before there is one and writes in the same transaction: SQLITE_BUSY_SNAPSHOT"
 )
 
 manifest=$(cargo metadata --format-version 1 --locked | grep -o '"manifest_path":"[^"]*/rusqlite-[0-9.]*/Cargo.toml"' | head -1)
