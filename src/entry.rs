@@ -30,7 +30,7 @@
 //!  255  rehearsal       of protocol 2: nothing. Tests of upgrades write it, in place of what the next version brings
 //! ```
 //!
-//! A kind that is added later belongs to a protocol version, [`protocol_of`]. The leader's engine lets no entry into the log
+//! A kind that is added later belongs to a protocol version, `protocol_of`. The leader's engine lets no entry into the log
 //! of which a member has not announced that it knows its version.
 //!
 //! The origin lets the node that proposed an entry find its waiting caller again when the entry is committed.
