@@ -158,9 +158,10 @@ impl From<rusqlite::Error> for Error {
                 ErrorKind::Unknown,
                 "whether the transaction is committed is not known: no answer before the deadline; read before you retry",
             ),
-            Some(TOO_LARGE) => {
-                (ErrorKind::Io, "the transaction is not committed: it is larger than one log entry may be; split it")
-            }
+            Some(TOO_LARGE) => (
+                ErrorKind::Io,
+                "the transaction is not committed: it has more pages than `transaction_limit` allows; split it, or raise the limit",
+            ),
             Some(NO_ROOM) => (
                 ErrorKind::Io,
                 "the transaction is not committed: the disk of this node has no room for its pages; make room and run it again",
@@ -171,7 +172,7 @@ impl From<rusqlite::Error> for Error {
             ),
             Some(DAMAGED) => (
                 ErrorKind::Corrupt,
-                "a page on this node's disk is not what was written; nothing was committed; use another node, and replace this one",
+                "a page on this node's disk is not what was written; nothing was committed; use another node until this one has repaired it, and check the disk",
             ),
             Some(DROPPED) => (
                 ErrorKind::NotFound,
@@ -269,7 +270,7 @@ mod tests {
     fn codes_become_outcomes_and_words() {
         assert_eq!(outcome(&failure(NOT_COMMITTED)), Some(Outcome::NotCommitted));
         assert_eq!(outcome(&failure(UNKNOWN)), Some(Outcome::Unknown));
-        for refused in [NO_ROOM, NOT_KEPT, TOO_LARGE] {
+        for refused in [NO_ROOM, NOT_KEPT, TOO_LARGE, DAMAGED] {
             assert_eq!(outcome(&failure(refused)), Some(Outcome::NotCommitted));
         }
         assert_eq!(outcome(&failure(ffi::SQLITE_CONSTRAINT)), None);

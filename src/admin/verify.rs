@@ -52,6 +52,15 @@ pub struct Verified {
     pub same: bool,
 }
 
+impl Verified {
+    /// Whether no node that answered has something else than another, or a damaged page.
+    pub fn those_that_answered_agree(&self) -> bool {
+        let mut sums = self.nodes.iter().filter_map(|node| node.checksum.as_ref());
+        let first = sums.next();
+        sums.all(|sum| Some(sum) == first) && self.nodes.iter().all(|node| node.damaged.is_empty())
+    }
+}
+
 /// What one node has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]

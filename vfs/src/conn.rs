@@ -124,7 +124,7 @@ impl Conn {
     }
 
     pub(crate) fn read_wal(&self, buf: &mut [u8], offset: u64) -> Result<usize, Refusal> {
-        self.db.read_wal(&self.link, buf, offset)
+        self.db.read_wal(self.id, &self.link, buf, offset)
     }
 
     pub(crate) fn write_wal(&self, offset: u64, bytes: &[u8]) -> Result<(), Refusal> {

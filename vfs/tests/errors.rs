@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, MAIN_DB, ffi};
 use shoaldb_vfs::error::{
-    DROPPED, NODE_STOPPED, NOT_COMMITTED, READ_UNCONFIRMED, Refusal, SECOND_WRITER, UNKNOWN, not_leader,
+    DAMAGED, DROPPED, NO_ROOM, NODE_STOPPED, NOT_COMMITTED, NOT_KEPT, READ_UNCONFIRMED, Refusal, SECOND_WRITER,
+    TOO_LARGE, UNKNOWN, not_leader,
 };
 use support::{Stage, code, number, spill};
 
@@ -16,13 +17,16 @@ const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 
 /// Every refusal as the answer to a commit, and what the application sees. A plain `SQLITE_BUSY` would keep the
 /// transaction open with a broken chain of checksums, so that one is told in other words.
-const VERDICTS: [(Refusal, i32); 13] = [
+const VERDICTS: [(Refusal, i32); 16] = [
     (Refusal::Busy, NOT_COMMITTED),
     (Refusal::NotLeader(None), not_leader(0)),
     (Refusal::NotLeader(Some(7)), not_leader(7)),
     (Refusal::NotCommitted, NOT_COMMITTED),
     (Refusal::Unknown, UNKNOWN),
-    (Refusal::TooLarge, ffi::SQLITE_FULL | (77 << 8)),
+    (Refusal::TooLarge, TOO_LARGE),
+    (Refusal::NoRoom, NO_ROOM),
+    (Refusal::NotKept, NOT_KEPT),
+    (Refusal::Damaged, DAMAGED),
     (Refusal::Dropped, DROPPED),
     (Refusal::NodeStopped, NODE_STOPPED),
     (Refusal::ReadUnconfirmed, READ_UNCONFIRMED),

@@ -2,10 +2,16 @@
 
 mod support;
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, ffi};
+use shoaldb_vfs::env::os::OsFs;
+use shoaldb_vfs::spill::{SpillTo, WalMemory};
 use support::{Stage, code, number, spill};
 
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
@@ -83,6 +89,59 @@ fn a_commit_that_sqlite_fails_to_finish_is_published_all_the_same() {
             assert_eq!(heals(&stage), 1, "{what}");
             stage.compare("app");
         }
+    }
+}
+
+/// Pages of the WAL outside of memory that are not what was written are what SQLite gets to see when it makes the checksums
+/// of rewritten frames anew, behind the commit frame. Shows INV-V4.
+#[test]
+fn rot_that_is_found_behind_the_commit_frame_does_not_say_that_nothing_was_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().canonicalize().unwrap();
+    let stage = Stage::new();
+    let spill_to = SpillTo { memory: WalMemory::new(0), outside: Some((Arc::new(OsFs), outside.clone())) };
+    *stage.replicator.spill.lock() = spill_to;
+    let db = stage.connect("app");
+    db.execute_batch(TABLE).unwrap();
+    transaction(&stage, &db, true);
+    let rot = Arc::new(Mutex::new(Vec::new()));
+    let (replicator, rots) = (stage.replicator.clone(), rot.clone());
+    stage.answer_next(move |db, session, transaction| {
+        let position = replicator.acknowledge(db, session, transaction);
+        let pages = nameless_files(&outside).into_iter().map(|file| (file.metadata().unwrap().len(), file));
+        rots.lock().extend(pages);
+        rots.lock().iter().for_each(|(len, file)| flip_every_page(file, *len));
+        Ok(position)
+    });
+    let error = db.execute_batch("COMMIT").unwrap_err();
+    assert_eq!(error.sqlite_error().map(|error| error.extended_code), Some(ffi::SQLITE_IOERR), "{error}");
+    assert!(!rot.lock().is_empty(), "pages were outside of memory");
+    rot.lock().iter().for_each(|(len, file)| flip_every_page(file, *len));
+    assert_eq!(heals(&stage), 1);
+    assert!(db.is_autocommit());
+    for connection in [&db, &stage.connect("app")] {
+        assert_eq!(number(connection, "SELECT count(*) FROM t"), 401);
+    }
+    // No comparison with a recovered index: the chain of checksums is over what was found in the frames.
+    stage.check_integrity("app");
+}
+
+/// Files below `dir` that this process has open and that have no name.
+fn nameless_files(dir: &Path) -> Vec<File> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let target = std::fs::read_link(&path).ok()?;
+        (target.starts_with(dir) && target.to_str()?.ends_with("(deleted)")).then_some(path)
+    });
+    all.map(|path| OpenOptions::new().read(true).write(true).open(path).unwrap()).collect()
+}
+
+/// Of what the file had when it was so long.
+fn flip_every_page(file: &File, len: u64) {
+    for at in (100..len).step_by(4096) {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
     }
 }
 

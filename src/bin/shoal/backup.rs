@@ -155,11 +155,15 @@ pub(crate) fn verify(args: VerifyArgs) -> Result<(), Failed> {
     } else {
         show(&all, args.deep);
     }
-    let different: Vec<&str> = all.iter().filter(|one| !one.same).map(|one| one.database.as_str()).collect();
-    if different.is_empty() {
-        return Ok(());
-    }
-    Err(Failed { code: 1, text: format!("not the same on all nodes: {}", different.join(", ")) })
+    let names = |those: &[&Verified]| those.iter().map(|one| one.database.as_str()).collect::<Vec<_>>().join(", ");
+    let (silent, different): (Vec<&Verified>, Vec<&Verified>) =
+        all.iter().filter(|one| !one.same).partition(|one| one.those_that_answered_agree());
+    let text = match (different.is_empty(), silent.is_empty()) {
+        (true, true) => return Ok(()),
+        (true, false) => format!("the same on all nodes that answered, but not all did: {}", names(&silent)),
+        (false, _) => format!("not the same on all nodes: {}", names(&different)),
+    };
+    Err(Failed { code: 1, text })
 }
 
 fn show(all: &[Verified], deep: bool) {
@@ -170,7 +174,7 @@ fn show(all: &[Verified], deep: bool) {
             let verdict = match &node.problem {
                 Some(problem) => problem.clone(),
                 None if !node.damaged.is_empty() => format!("damaged pages: {:?}", node.damaged),
-                None if one.same => "same".to_string(),
+                None if one.same || one.those_that_answered_agree() => "same".to_string(),
                 None => "see the others".to_string(),
             };
             table.add_row([

@@ -143,7 +143,9 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
                     notify(&format!("STATUS={}", what.replace('\n', " ")));
                     tracing::error!(node = args.id, "{what}");
                 }
-                Ok(event) => tracing::warn!(node = args.id, ?event, "event"),
+                Ok(event @ Event::DivergenceFound { .. }) => tracing::error!(node = args.id, "{event:?}"),
+                // Checkpoints, compactions, snapshots, repairs: what a healthy node does.
+                Ok(event) => tracing::debug!(node = args.id, "{event:?}"),
                 Err(_) => break,
             },
         }

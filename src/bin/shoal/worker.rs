@@ -80,7 +80,10 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<(), Error> {
                     let leader = leader.map(|id| u64::from(id.0));
                     say(&Line::Event { event: Told::Leader { leader, term: term.0 } });
                 }
-                other => say(&Line::Event { event: Told::Trouble { text: format!("{other:?}") } }),
+                trouble @ (Event::DiskTrouble { .. } | Event::DivergenceFound { .. } | Event::Removed { .. }) => {
+                    say(&Line::Event { event: Told::Trouble { text: format!("{trouble:?}") } });
+                }
+                _ => {}
             }
         }
     });

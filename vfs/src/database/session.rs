@@ -673,23 +673,31 @@ impl Database {
     }
 
     /// Reads the WAL as a connection sees it; returns how many bytes there were.
-    pub(crate) fn read_wal(&self, link: &Link, buf: &mut [u8], offset: u64) -> Result<usize, Refusal> {
+    pub(crate) fn read_wal(&self, file: FileId, link: &Link, buf: &mut [u8], offset: u64) -> Result<usize, Refusal> {
         let wal = self.wal.read();
+        if link.mode() != Mode::Normal {
+            let overlay = link.overlay.lock();
+            if let Some((overlay, offset)) = overlay.as_ref().and_then(|o| Some((o, self.overlay_offset(o, offset)?))) {
+                return Ok(overlay.frames.read(buf, offset));
+            }
+        }
         if buf.len() >= self.geometry.page_size.len()
             && let Some(frame) = wal.first_rotten(offset, buf.len())
         {
-            return Err(self.rotten_frame(&wal, frame));
+            let refusal = self.rotten_frame(&wal, frame);
+            drop(wal);
+            return Err(if self.may_be_committed(file, link) { Refusal::Io } else { refusal });
         }
-        match link.mode() {
-            Mode::Normal => Ok(wal.read(buf, offset)),
-            Mode::Fenced | Mode::Detached => {
-                let overlay = link.overlay.lock();
-                match overlay.as_ref().and_then(|o| Some((o, self.overlay_offset(o, offset)?))) {
-                    Some((overlay, offset)) => Ok(overlay.frames.read(buf, offset)),
-                    None => Ok(wal.read(buf, offset)),
-                }
-            }
-        }
+        Ok(wal.read(buf, offset))
+    }
+
+    /// Whether the transaction of this connection left its hands: SQLite reads frames back behind the commit frame, and what
+    /// it is told there must not say that nothing was committed.
+    fn may_be_committed(&self, file: FileId, link: &Link) -> bool {
+        let state = self.state.lock();
+        let is_own =
+            |writer: &Writer| writer.is(Owner::Writer(file)) && !matches!(writer.phase, Phase::Open | Phase::Refused);
+        link.mode() == Mode::Detached || state.writer.as_ref().is_some_and(is_own)
     }
 
     /// A page of the WAL is not what was put there. It is noted like one of the main file.
