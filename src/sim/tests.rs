@@ -173,7 +173,7 @@ const LABELS: [&str; 49] = [
 #[test]
 fn every_fault_in_turn_and_no_label_is_left_out() {
     let reached = on_a_large_stack(|| {
-        every_fault(5, 1, |turn, report| {
+        every_fault(1, 1, |turn, report| {
             if let Some(what) = report.failure {
                 panic!("{turn:?}: {what}\nthe last events:\n{}", report.last_events.join("\n"));
             }
