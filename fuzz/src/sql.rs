@@ -136,7 +136,13 @@ fn world() -> &'static World {
 
 /// Rows, or the primary code of the error.
 fn run(db: &Connection, sql: &str) -> Result<Vec<Vec<Value>>, i32> {
-    let code = |error: rusqlite::Error| error.sqlite_error().map_or(-1, |error| error.extended_code & 0xff);
+    // Where in the text an error is may or may not be known, which changes the shape of the error, not its code.
+    let code = |error: rusqlite::Error| match error {
+        rusqlite::Error::SqliteFailure(error, _) | rusqlite::Error::SqlInputError { error, .. } => {
+            error.extended_code & 0xff
+        }
+        other => panic!("{sql}: {other:?}"),
+    };
     let mut statement = db.prepare(sql).map_err(code)?;
     let columns = statement.column_count();
     let mut rows = statement.query([]).map_err(code)?;
