@@ -43,6 +43,8 @@ use crate::types::{EntryId, LogIndex, NodeId};
 const TRIES: usize = 3;
 /// How often a node that is busy is asked again.
 const BUSY_TRIES: usize = 200;
+/// How long this node lets itself be told to wait: an answer is only bytes from the network.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The other node hears of this one at least this often, so that it keeps the view.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -131,9 +133,9 @@ fn open(hub: &Hub, have: LogIndex, ask: AskOther<'_>) -> Result<(ViewId, EntryId
     Err(Stop::Lost("it is busy all the time".to_string()))
 }
 
-/// Waits as the other node wishes, unless this one ends.
+/// Waits as the other node wishes, but not for long, and not if this one ends.
 fn pause(hub: &Hub, millis: u32) -> Result<(), Stop> {
-    let limit = Duration::from_millis(u64::from(millis));
+    let limit = Duration::from_millis(u64::from(millis)).min(LONGEST_PAUSE);
     let stopped = hub.upkeep.wait(&hub.waiting, hub.deadline(limit), limit, || hub.is_stopped().then_some(()));
     if stopped.is_some() { Err(Stop::GivenUp("this node is shutting down".to_string())) } else { Ok(()) }
 }
