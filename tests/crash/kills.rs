@@ -47,7 +47,10 @@ struct Buckets(BTreeMap<&'static str, u64>);
 impl Buckets {
     /// Reads what a dead node noted.
     fn count(&mut self, cluster: &Cluster, id: u64) {
-        let notes = std::fs::read(cluster.phases(id).unwrap()).unwrap_or_default();
+        let path = cluster.phases(id).unwrap();
+        // One that died before it could note anything counts for nothing, and not as what its life before did.
+        let Ok(notes) = std::fs::read(&path) else { return };
+        std::fs::remove_file(&path).unwrap();
         let mut idle = true;
         for (at, phase) in PHASES.iter().enumerate() {
             if notes.get(at) == Some(&1) {
