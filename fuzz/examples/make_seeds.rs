@@ -113,7 +113,10 @@ fn main() {
     welcome.encode(&mut bytes);
     save("wire", "welcome", Some(3), &bytes);
     bytes.clear();
-    Judge { me: NodeId(3), speaks: (PROTOCOL, PROTOCOL), cluster: None, catalogue: None }.hello(&hello).unwrap_err().encode(&mut bytes);
+    Judge { me: NodeId(3), speaks: (PROTOCOL, PROTOCOL), cluster: None, catalogue: None }
+        .hello(&hello)
+        .unwrap_err()
+        .encode(&mut bytes);
     save("wire", "reject", Some(4), &bytes);
 
     let member = |id: u16| GenesisMember {

@@ -136,16 +136,7 @@ fn whole(script: &[u8]) {
     for edit in edits.chunks_exact(5).take(32) {
         let name = &files::names(OWNER.database, OWNER.generation)[usize::from(edit[0]) % 3];
         fs.edit(&Path::new(DIR).join(name), |bytes| {
-            let at = usize::from(u16::from_le_bytes([edit[1], edit[2]])) % bytes.len().max(1);
-            match edit[3] {
-                0 => bytes.truncate(at),
-                1 => bytes[at..].fill(0),
-                _ => {
-                    if let Some(byte) = bytes.get_mut(at) {
-                        *byte ^= edit[4];
-                    }
-                }
-            }
+            crate::edit_bytes(bytes, edit);
         });
     }
     let door: Arc<dyn Fs> = Arc::new(fs);

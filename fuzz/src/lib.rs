@@ -180,16 +180,7 @@ pub fn log(data: &[u8]) {
         for edit in rest.chunks_exact(5).take(64) {
             let file = &files[edit[0] as usize % files.len()];
             disk.edit(&Path::new(DIR).join(file), |bytes| {
-                let at = usize::from(u16::from_le_bytes([edit[1], edit[2]])) % bytes.len().max(1);
-                match edit[3] {
-                    0 => bytes.truncate(at),
-                    1 => bytes[at..].fill(0),
-                    _ => {
-                        if let Some(byte) = bytes.get_mut(at) {
-                            *byte ^= edit[4];
-                        }
-                    }
-                }
+                edit_bytes(bytes, edit);
             });
         }
         fs = disk;
@@ -381,4 +372,19 @@ fn damaged_index(body: &[u8]) {
         let _ = index::append(&mut memory, FrameNo::FIRST, page);
     }
     index::cleanup(&mut memory, 17);
+}
+
+/// One edit of a file, as a fuzzer chooses it: of five bytes, two are the offset, one the kind (0 cuts, 1 zeros, all others
+/// change a bit or more), one the value.
+fn edit_bytes(bytes: &mut Vec<u8>, edit: &[u8]) {
+    let at = usize::from(u16::from_le_bytes([edit[1], edit[2]])) % bytes.len().max(1);
+    match edit[3] {
+        0 => bytes.truncate(at),
+        1 => bytes[at..].fill(0),
+        _ => {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= edit[4];
+            }
+        }
+    }
 }

@@ -70,6 +70,17 @@ impl State {
         staging.finish(&mut |first, count| Ok(self.hashes(first, count)))
     }
 
+    /// Nothing of an earlier attempt is there, and the next one succeeds and survives a power cut.
+    fn assert_built_anew(&self, fs: &SimFs, seed: u64) {
+        let mut staging = self.begin(fs).unwrap();
+        // Pages 1 and 6 are zeros in this state, and so is what was never written.
+        assert_eq!(self.fill(&mut staging).unwrap(), 68);
+        drop(self.finish(staging).unwrap());
+        fs.crash(seed);
+        fs.restart();
+        self.assert_is(fs, &open(fs).unwrap());
+    }
+
     fn assert_is(&self, fs: &SimFs, files: &DatabaseFiles) {
         assert_eq!(files.at(), self.at());
         assert_eq!(files.verify(PageNo::FIRST, u32::MAX).unwrap(), None);
@@ -222,13 +233,7 @@ fn after_a_failed_sync_nothing_that_was_written_counts() {
             fs.fail_at(Aim::At(label), 1, Lasts::Once, Failure::EIO);
             assert!(state.finish(staging).is_err());
             assert!(names(&fs).is_empty(), "{label}: {:?}", names(&fs));
-            let mut staging = state.begin(&fs).unwrap();
-            // Pages 1 and 6 are zeros in this state, and so is what was never written.
-            assert_eq!(state.fill(&mut staging).unwrap(), 68);
-            drop(state.finish(staging).unwrap());
-            fs.crash(seed);
-            fs.restart();
-            state.assert_is(&fs, &open(&fs).unwrap());
+            state.assert_built_anew(&fs, seed);
         }
     }
 }
@@ -244,12 +249,7 @@ fn after_a_failed_sync_among_the_pages_the_part_is_gone() {
         assert!(names(&fs).is_empty(), "{:?}", names(&fs));
         assert!(state.finish(staging).is_err(), "nothing can be made of it");
         assert!(open(&fs).is_err());
-        let mut staging = state.begin(&fs).unwrap();
-        assert_eq!(state.fill(&mut staging).unwrap(), 68);
-        drop(state.finish(staging).unwrap());
-        fs.crash(seed);
-        fs.restart();
-        state.assert_is(&fs, &open(&fs).unwrap());
+        state.assert_built_anew(&fs, seed);
     }
 }
 
