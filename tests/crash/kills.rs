@@ -49,8 +49,8 @@ impl Buckets {
     fn count(&mut self, cluster: &Cluster, id: u64) {
         let path = cluster.phases(id).unwrap();
         // One that died before it could note anything counts for nothing, and not as what its life before did.
-        let Ok(notes) = std::fs::read(&path) else { return };
-        std::fs::remove_file(&path).unwrap();
+        let Ok(notes) = std::fs::read(path) else { return };
+        std::fs::remove_file(path).unwrap();
         let mut idle = true;
         for (at, phase) in PHASES.iter().enumerate() {
             if notes.get(at) == Some(&1) {

@@ -174,7 +174,7 @@ fn show(all: &[Verified], deep: bool) {
             let verdict = match &node.problem {
                 Some(problem) => problem.clone(),
                 None if !node.damaged.is_empty() => format!("damaged pages: {:?}", node.damaged),
-                None if one.same || one.those_that_answered_agree() => "same".to_string(),
+                None if one.those_that_answered_agree() => "same".to_string(),
                 None => "see the others".to_string(),
             };
             table.add_row([
