@@ -83,6 +83,9 @@ pub struct DatabaseStatus {
     pub position: LogIndex,
     /// Checksum of its content at that position, in hexadecimal.
     pub checksum: String,
+    /// Connections of this node that wait for their turn to write.
+    #[serde(default)]
+    pub writers_waiting: u64,
     /// Read views that keep its WAL from being checkpointed.
     #[serde(default)]
     pub views: u64,
@@ -171,6 +174,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
                 page_size: db.geometry().page_size.bytes(),
                 wal_frames: status.wal_frames,
                 wal_spilled: status.wal_spilled,
+                writers_waiting: status.writers_waiting as u64,
                 checkpointed: LogIndex(status.checkpointed.0),
                 position: LogIndex(status.position.0),
                 checksum: status.checksum.to_string(),

@@ -71,6 +71,7 @@ struct Sums {
     acknowledged: usize,
     unknown: usize,
     not_committed: usize,
+    untried: usize,
 }
 
 #[test]
@@ -84,13 +85,17 @@ fn kill_loop() {
         eprintln!("{:4} kills, {:.0} s, {:?}", sums.kills, began.elapsed().as_secs_f64(), sums.buckets.0);
     }
     eprintln!(
-        "{} kills in {:.0} s; {} acknowledged, all found; {} not committed, none found; {} unknown",
+        "{} kills in {:.0} s; {} acknowledged, all found; {} not committed as nodes said, and {} not tried, none found; \
+         {} unknown",
         sums.kills,
         began.elapsed().as_secs_f64(),
         sums.acknowledged,
         sums.not_committed,
+        sums.untried,
         sums.unknown
     );
+    // "Certainly not committed" is a promise of the nodes: if none ever said it, nothing was tested about it.
+    assert!(sums.not_committed > 0 && sums.unknown > 0, "no node said what is to be judged");
     for bucket in PHASES.iter().chain(&["idle"]) {
         assert!(sums.buckets.0.contains_key(bucket), "no kill interrupted: {bucket}; {:?}", sums.buckets);
     }
@@ -138,6 +143,7 @@ fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
     sums.acknowledged += verdict.acknowledged;
     sums.unknown += verdict.unknown;
     sums.not_committed += verdict.not_committed;
+    sums.untried += verdict.untried;
 }
 
 /// Starts a node, which may die by itself on the way; then once more, until it stays.

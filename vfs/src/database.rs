@@ -348,6 +348,8 @@ pub struct DatabaseStatus {
     pub checkpointed: Position,
     /// How long the WAL has had something that the main file has not.
     pub dirty_for: Option<Duration>,
+    /// Connections that sleep until it is their turn to write.
+    pub writers_waiting: usize,
     /// Read views that keep checkpoints away: open ones, and closed ones of which a page is still lent.
     pub views: usize,
     /// Pages of the main file that are not what was written.
@@ -532,6 +534,7 @@ impl Database {
             checksum: state.hashes.checksum(),
             checkpointed: state.checkpointed.map_or(Position(0), |at| at.position),
             dirty_for: state.dirty_since.map(|since| self.clock.now().saturating_sub(since)),
+            writers_waiting: state.queue.sleepers(),
             views: state.views.count(),
             rotten: self.rotten.lock().iter().copied().collect(),
         }

@@ -188,6 +188,11 @@ impl WriteQueue {
         self.tickets.iter().any(|ticket| ticket.file == file)
     }
 
+    /// How many sleep until it is their turn.
+    pub fn sleepers(&self) -> usize {
+        self.tickets.iter().filter(|ticket| ticket.sleeper.is_some()).count()
+    }
+
     fn drop_lapsed(&mut self, now: Duration) {
         self.tickets.retain(|ticket| ticket.sleeper.is_some() || now < ticket.honoured_until);
     }

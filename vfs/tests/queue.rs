@@ -9,10 +9,52 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
+use shoaldb_vfs::env::Clock;
 use shoaldb_vfs::error::Refusal;
 use support::{Stage, code, number};
 
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+
+/// A clock that stands still: no ticket lapses because a thread of a busy machine comes late.
+#[derive(Debug)]
+struct Noon;
+
+impl Clock for Noon {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Not only fair shares: nobody is overtaken by whoever came later, not even by who finds the lock free.
+#[test]
+fn writers_come_in_order_of_arrival_and_newcomers_behind_them() {
+    const WRITERS: i64 = 6;
+    let stage = Stage::new();
+    *stage.replicator.clock.lock() = Arc::new(Noon);
+    let holder = stage.connect("app");
+    holder.execute_batch(TABLE).unwrap();
+    holder.busy_timeout(Duration::from_secs(60)).unwrap();
+    for _ in 0..10 {
+        holder.execute_batch("DELETE FROM t; BEGIN IMMEDIATE").unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let db = stage.connect("app");
+                db.busy_timeout(Duration::from_secs(60)).unwrap();
+                scope.spawn(move || db.execute("INSERT INTO t(v) VALUES (?1)", [writer]).unwrap());
+                while (stage.database("app").status().writers_waiting as i64) <= writer {
+                    std::thread::yield_now();
+                }
+            }
+            holder.execute_batch("COMMIT").unwrap();
+            holder.execute("INSERT INTO t(v) VALUES (?1)", [WRITERS]).unwrap();
+        });
+        let mut rows = holder.prepare("SELECT v FROM t ORDER BY id").unwrap();
+        let order: Vec<i64> = rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(order, (0..=WRITERS).collect::<Vec<_>>());
+    }
+    assert_eq!(stage.database("app").status().writers_waiting, 0);
+    stage.compare("app");
+}
 
 #[test]
 fn every_writer_gets_its_share() {

@@ -345,7 +345,7 @@ fn report(
     millis.sort_unstable();
     let middle = millis.get(millis.len() / 2).copied().unwrap_or(0);
     let (found, lost) = (least(|verdict| verdict.found), most(|verdict| verdict.lost.len()));
-    let (refused, risen) = (most(|verdict| verdict.not_committed), most(|verdict| verdict.risen.len()));
+    let (refused, risen) = (most(|v| v.not_committed + v.untried), most(|verdict| verdict.risen.len()));
     let (unknown, unknown_found) = (most(|verdict| verdict.unknown), most(|verdict| verdict.unknown_found));
     let wrong = most(|v| v.doubled.len() + v.strange.len());
     let (kills, longest) = (outages.len(), millis.last().copied().unwrap_or(0));

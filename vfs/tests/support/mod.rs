@@ -12,8 +12,8 @@ use rusqlite::{Connection, OpenFlags};
 use shoaldb_vfs::Registration;
 use shoaldb_vfs::database::{Database, SessionId};
 use shoaldb_vfs::doublewrite::Plan;
-use shoaldb_vfs::env::Fs;
 use shoaldb_vfs::env::os::{OsClock, OsFs, OsRng};
+use shoaldb_vfs::env::{Clock, Fs};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::DatabaseFiles;
 use shoaldb_vfs::genesis::{AutoVacuum, Geometry};
@@ -53,6 +53,8 @@ pub struct TestReplicator {
     pub geometry: Mutex<Geometry>,
     /// Where they keep their WALs.
     pub spill: Mutex<SpillTo>,
+    /// The clock of databases that `open` creates.
+    pub clock: Mutex<Arc<dyn Clock>>,
     /// Answers every commit for which there is no verdict, instead of yes.
     pub handler: Mutex<Option<Handler>>,
     /// Position at which each database began.
@@ -72,7 +74,8 @@ impl TestReplicator {
         databases
             .entry(name.to_string())
             .or_insert_with(|| {
-                let db = Database::new(name, geometry, Arc::new(OsClock), &OsRng, self.spill.lock().clone()).unwrap();
+                let (clock, spill) = (self.clock.lock().clone(), self.spill.lock().clone());
+                let db = Database::new(name, geometry, clock, &OsRng, spill).unwrap();
                 let position = Position(self.next_position.fetch_add(1, Ordering::Relaxed));
                 self.bind(&db, name, geometry, position);
                 db
@@ -191,6 +194,7 @@ impl Stage {
             acquires: AtomicU64::new(0),
             geometry: Mutex::default(),
             spill: Mutex::new(SpillTo::nowhere()),
+            clock: Mutex::new(Arc::new(OsClock)),
             handler: Mutex::default(),
             origins: Mutex::default(),
         });

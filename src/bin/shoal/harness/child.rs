@@ -92,20 +92,20 @@ impl Child {
         Ok(Child { process: Mutex::new(process), stdin: Mutex::new(stdin), waiting, next: AtomicU64::new(1), gone })
     }
 
-    /// Asks and waits. No answer is `Unknown`; a request that never left is `NotCommitted`.
+    /// Asks and waits. No answer is `Unknown`; a request that never left is `NotSent`.
     pub(crate) fn call(&self, act: &Act, limit: Duration) -> Result<Value, Failure> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (to, from) = bounded(1);
         match &mut *self.waiting.lock() {
             Some(waiting) => waiting.insert(id, to),
-            None => return Err(failure(Fate::NotCommitted, "the process is gone")),
+            None => return Err(failure(Fate::NotSent, "the process is gone")),
         };
         let mut line = serde_json::to_vec(&Request { id, act: act.clone() })
-            .map_err(|error| failure(Fate::NotCommitted, &error.to_string()))?;
+            .map_err(|error| failure(Fate::NotSent, &error.to_string()))?;
         line.push(b'\n');
         if self.stdin.lock().write_all(&line).is_err() {
             // Part of it may have been read, but never its end.
-            return Err(failure(Fate::NotCommitted, "the process is gone"));
+            return Err(failure(Fate::NotSent, "the process is gone"));
         }
         match from.recv_timeout(limit) {
             Ok(Answer::Ok(value)) => Ok(value),

@@ -181,14 +181,14 @@ impl Cluster {
     pub(crate) fn ask(&self, id: u64, act: &Act) -> Result<Value, Failure> {
         match self.child(id) {
             Some(child) => child.call(act, PATIENCE),
-            None => Err(Failure { outcome: Fate::NotCommitted, leader: None, text: format!("node {id} does not run") }),
+            None => Err(Failure { outcome: Fate::NotSent, leader: None, text: format!("node {id} does not run") }),
         }
     }
 
     /// One attempt on whoever is thought to lead. Follows a hint for the next attempt.
     pub(crate) fn try_on_leader(&self, act: &Act, patience: Duration) -> Result<Value, Failure> {
         let Some(leader) = self.wait_leader(patience) else {
-            return Err(Failure { outcome: Fate::NotCommitted, leader: None, text: "no leader".to_string() });
+            return Err(Failure { outcome: Fate::NotSent, leader: None, text: "no leader".to_string() });
         };
         let result = self.ask(leader, act);
         match &result {
@@ -216,7 +216,7 @@ impl Cluster {
     pub(crate) fn append(&self, ledger: &Ledger, writer: u64, patience: Duration) -> Result<Instant, Failure> {
         // Without a leader there is nothing to attempt.
         if self.wait_leader(patience).is_none() {
-            return Err(Failure { outcome: Fate::NotCommitted, leader: None, text: "no leader".to_string() });
+            return Err(Failure { outcome: Fate::NotSent, leader: None, text: "no leader".to_string() });
         }
         let number = ledger.begin();
         let act = Act::Write {

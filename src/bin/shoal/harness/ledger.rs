@@ -6,6 +6,7 @@
 //! acknowledged     never                 LOST
 //! not committed    never                 kept
 //! not committed    at all                RISEN: it was to be safe to run it again
+//! untried          as not committed      never sent, or the statement itself was refused: no node gave its word
 //! unknown          once or never         kept
 //! anything         more than once        DOUBLED
 //! never written    at all                STRANGE
@@ -25,6 +26,7 @@ use super::wire::Fate;
 enum Told {
     Acknowledged,
     NotCommitted,
+    Untried,
     Unknown,
 }
 
@@ -41,7 +43,9 @@ pub(crate) struct Ledger {
 pub(crate) struct Verdict {
     pub(crate) acknowledged: usize,
     pub(crate) found: usize,
+    /// Attempts of which a node said so.
     pub(crate) not_committed: usize,
+    pub(crate) untried: usize,
     pub(crate) unknown: usize,
     pub(crate) unknown_found: usize,
     pub(crate) lost: Vec<u64>,
@@ -70,9 +74,12 @@ impl Ledger {
     }
 
     pub(crate) fn failed(&self, number: u64, outcome: Fate) {
-        if outcome != Fate::Unknown {
-            self.told.lock().insert(number, Told::NotCommitted);
-        }
+        let told = match outcome {
+            Fate::NotCommitted => Told::NotCommitted,
+            Fate::NotSent | Fate::Refused => Told::Untried,
+            Fate::Unknown => return,
+        };
+        self.told.lock().insert(number, told);
     }
 
     /// How many were acknowledged so far.
@@ -93,15 +100,16 @@ impl Ledger {
             match told {
                 Told::Acknowledged => verdict.acknowledged += 1,
                 Told::NotCommitted => verdict.not_committed += 1,
+                Told::Untried => verdict.untried += 1,
                 Told::Unknown => verdict.unknown += 1,
             }
             match (told, found) {
                 (_, 2..) => verdict.doubled.push(*number),
                 (Told::Acknowledged, 1) => verdict.found += 1,
                 (Told::Acknowledged, 0) => verdict.lost.push(*number),
-                (Told::NotCommitted, 1) => verdict.risen.push(*number),
+                (Told::NotCommitted | Told::Untried, 1) => verdict.risen.push(*number),
                 (Told::Unknown, 1) => verdict.unknown_found += 1,
-                (Told::NotCommitted | Told::Unknown, 0) => {}
+                (Told::NotCommitted | Told::Untried | Told::Unknown, 0) => {}
             }
         }
         verdict.strange = times.into_keys().collect();
@@ -116,14 +124,16 @@ mod tests {
     #[test]
     fn every_row_of_the_table() {
         let ledger = Ledger::default();
-        let numbers: Vec<u64> = (0..8).map(|_| ledger.begin()).collect();
+        let numbers: Vec<u64> = (0..10).map(|_| ledger.begin()).collect();
         numbers[..3].iter().for_each(|n| ledger.acknowledged(*n));
         numbers[3..5].iter().for_each(|n| ledger.failed(*n, Fate::NotCommitted));
-        numbers[5..].iter().for_each(|n| ledger.failed(*n, Fate::Unknown));
-        let verdict = ledger.judge(&[1, 2, 2, 4, 6, 99]);
+        numbers[5..8].iter().for_each(|n| ledger.failed(*n, Fate::Unknown));
+        numbers[8..].iter().for_each(|n| ledger.failed(*n, Fate::NotSent));
+        let mut verdict = ledger.judge(&[1, 2, 2, 4, 6, 9, 99]);
         assert_eq!((verdict.acknowledged, verdict.found, verdict.not_committed), (3, 1, 2));
-        assert_eq!((verdict.unknown, verdict.unknown_found), (3, 1));
-        assert_eq!((verdict.lost, verdict.risen), (vec![3], vec![4]));
+        assert_eq!((verdict.unknown, verdict.unknown_found, verdict.untried), (3, 1, 2));
+        verdict.risen.sort_unstable();
+        assert_eq!((verdict.lost, verdict.risen), (vec![3], vec![4, 9]));
         assert_eq!((verdict.doubled, verdict.strange), (vec![2], vec![99]));
         assert!(ledger.judge(&[1, 2, 3]).is_good());
         assert!(!ledger.judge(&[1, 2]).is_good());

@@ -79,6 +79,8 @@ pub(crate) struct Failure {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Fate {
     NotCommitted,
+    /// It was asked of no node, which is not for a node to say: it certainly never was.
+    NotSent,
     Unknown,
     /// The error says nothing about it: the statement itself was refused.
     Refused,
