@@ -315,12 +315,9 @@ impl Applier {
             Body::DropDatabase { database } => {
                 let dropped = self.hub.change_catalogue(index, |catalogue| catalogue.apply_drop(database))?;
                 match dropped {
-                    Ok(info) => {
+                    Ok(_) => {
                         self.hub.found(index, Finding::Dropped(database));
-                        if let Err(error) = self.hub.databases.drop(database) {
-                            // An orphan; it is deleted at the next start.
-                            tracing::warn!(%error, database = info.name.as_str(), "a dropped database's file remains");
-                        }
+                        self.hub.databases.drop(database, index);
                         Ok(Decision::Committed(index))
                     }
                     Err(refused) => Ok(Decision::Refused(refused.to_string())),

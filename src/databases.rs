@@ -20,6 +20,9 @@
 //! no, id >  anchor   any            they wait for the entry that creates the database, which takes them if they are whole
 //! ```
 //!
+//! For the second line's sake the files of a dropped database stay until an anchor knows of the drop: a start before that
+//! comes through a state in which the database exists.
+//!
 //! Which generation counts is told by the anchor, with the catalogue. Files of an earlier one are deleted. Those of a later
 //! one did not get to count: a main file is a part again, to go on with, and the rest is deleted.
 
@@ -84,6 +87,8 @@ struct Maps {
     convicted: u64,
     /// Which generation of its files a database has, where it is not the first.
     generations: BTreeMap<DatabaseId, u64>,
+    /// Databases that were dropped, by which entry, and whose files are still there.
+    dropped: BTreeMap<DatabaseId, LogIndex>,
     stopped: bool,
 }
 
@@ -372,13 +377,20 @@ impl Databases {
         there.and_then(|file| file.len("stage.room").ok()).unwrap_or(0)
     }
 
-    /// A snapshot counts: the databases are those of its catalogue, and those that are named have these files now.
-    pub(crate) fn install(&self, catalogue: &Catalogue, files: Vec<(DatabaseId, DatabaseFiles)>) -> io::Result<()> {
+    /// A snapshot of entry `at` counts: the databases are those of its catalogue, and those that are named have these files
+    /// now.
+    pub(crate) fn install(
+        &self,
+        at: LogIndex,
+        catalogue: &Catalogue,
+        files: Vec<(DatabaseId, DatabaseFiles)>,
+    ) -> io::Result<()> {
         for (id, _) in self.all() {
             if !catalogue.databases().any(|(known, _)| known == id) {
-                self.drop(id)?;
+                self.drop(id, at);
             }
         }
+        self.delete_dropped(at);
         for (id, files) in files {
             let Some(info) = catalogue.database(id) else { continue };
             let (old, new) = (self.generation(id), files.owner().generation);
@@ -405,8 +417,9 @@ impl Databases {
         Ok(())
     }
 
-    /// An entry dropped the database. Its connections get an error from now on.
-    pub(crate) fn drop(&self, id: DatabaseId) -> io::Result<()> {
+    /// The entry at `at` dropped the database. Its connections get an error from now on; its files stay until
+    /// [`Databases::delete_dropped`].
+    pub(crate) fn drop(&self, id: DatabaseId, at: LogIndex) {
         let mut maps = self.maps.lock();
         if let Some(db) = maps.by_id.remove(&id) {
             maps.by_name.remove(db.name());
@@ -414,10 +427,27 @@ impl Databases {
         }
         maps.damaged.remove(&id);
         maps.generations.remove(&id);
-        drop(maps);
-        // A generation that is being built goes, too, whichever it is.
-        let there = self.env.fs.list(&self.dir, "db.drop")?;
-        for name in there.iter().filter(|name| files::owner_of_name(name).is_some_and(|(owner, _)| owner == id.0)) {
+        maps.dropped.insert(id, at);
+    }
+
+    /// An anchor of entry `anchor` is on disk: whatever was dropped up to there is missed by no start. Files that cannot
+    /// be deleted now are tried again with the next anchor, and at the next start.
+    pub(crate) fn delete_dropped(&self, anchor: LogIndex) {
+        let gone: Vec<_> =
+            self.maps.lock().dropped.iter().filter(|(_, at)| **at <= anchor).map(|(id, _)| *id).collect();
+        if gone.is_empty() {
+            return;
+        }
+        match self.remove_all_files(&gone) {
+            Ok(()) => self.maps.lock().dropped.retain(|id, _| !gone.contains(id)),
+            Err(error) => tracing::warn!(%error, "files of a dropped database remain"),
+        }
+    }
+
+    /// Of each generation, also of one that is being built.
+    fn remove_all_files(&self, ids: &[DatabaseId]) -> io::Result<()> {
+        let is_theirs = |name: &str| files::owner_of_name(name).is_some_and(|(id, _)| ids.contains(&DatabaseId(id)));
+        for name in self.env.fs.list(&self.dir, "db.drop")?.iter().filter(|name| is_theirs(name)) {
             match self.env.fs.remove(&self.dir.join(name), "db.drop") {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -516,9 +546,31 @@ mod tests {
             assert_eq!((furthest, databases.damaged()), (Position(position), vec![]));
             assert_eq!(databases.generations(), generations);
             assert_eq!(names(&fs), kept);
-            databases.drop(DatabaseId(3)).unwrap();
-            assert!(names(&fs).is_empty() && databases.generations().is_empty());
+            databases.drop(DatabaseId(3), LogIndex(20));
+            assert!(databases.generations().is_empty());
+            databases.delete_dropped(LogIndex(20));
+            assert!(names(&fs).is_empty());
         }
+    }
+
+    /// A start whose anchor is older than the drop finds the database whole, and not damaged.
+    #[test]
+    fn files_of_a_dropped_database_stay_until_an_anchor_knows_of_it() {
+        let (fs, env) = disk();
+        two_generations(&env);
+        let generations: BTreeMap<_, _> = [(DatabaseId(3), 2)].into_iter().collect();
+        for _ in 0..2 {
+            let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
+            databases.restore(&catalogue(), generations.clone(), LogIndex(5)).unwrap();
+            assert_eq!((databases.damaged(), databases.convicted()), (vec![], 0));
+            databases.drop(DatabaseId(3), LogIndex(20));
+            databases.delete_dropped(LogIndex(19));
+            assert_eq!(names(&fs), ["3-2.db", "3-2.map"]);
+            databases.stop();
+        }
+        let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+        databases.restore(&Catalogue::new(ClusterId(1)), BTreeMap::new(), LogIndex(20)).unwrap();
+        assert!(names(&fs).is_empty(), "the anchor knows of it");
     }
 
     #[test]

@@ -339,6 +339,7 @@ impl Upkeep {
         match self.log.append(&Batch { anchor: Some(anchor), ..Batch::default() }) {
             Ok(()) => {
                 self.anchored = floor;
+                self.hub.databases.delete_dropped(floor);
                 let mut findings = self.hub.findings.lock();
                 findings.anchored = floor;
                 findings.anchors += 1;

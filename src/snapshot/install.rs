@@ -61,7 +61,7 @@ pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Stag
     log.reset(at, Anchor { applied: at.index, membership: membership.clone(), registry }, hard_state)
         .map_err(|error| format!("the log could not be begun anew behind a snapshot: {}", error.in_words()))?;
     hub.databases
-        .install(&staged.manifest.catalogue, staged.files)
+        .install(at.index, &staged.manifest.catalogue, staged.files)
         .map_err(|error| format!("a snapshot is on disk, but not shown: {error}; start the node again"))?;
     hub.begin(staged.manifest.catalogue, at);
     hub.pending.on_skipped(at);

@@ -26,7 +26,7 @@
 //!   3 busy       milliseconds u32
 //!   4 not needed
 //!   5 gone       (no such view, or it is closed)
-//!   6 no         text
+//!   6 no         length u16, text
 //!   7 opened one hash u128 (XXH3 of what follows), view u64, index u64, term u64, database
 //!   8 sum        hash u128 (XXH3 of what follows), position u64, checksum u128
 //!

@@ -240,6 +240,26 @@ mod tests {
         assert_eq!(complete.page(2).unwrap(), content(PageNo::new(9).unwrap()));
     }
 
+    /// What a later version must still be able to end after a crash.
+    #[test]
+    fn version_1_looks_like_this() {
+        let (_fs, file) = written();
+        let mut bytes = vec![0; 88 + 3 * (24 + 512)];
+        assert_eq!(file.read_at(&mut bytes, 0, "t").unwrap(), bytes.len());
+        let u64s = |values: &[u64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        assert_eq!(bytes[..16], *b"SHOALDBW\x01\0\0\0\0\x02\0\0");
+        assert_eq!(bytes[16..48], u64s(&[7, 1, 4, 20]));
+        assert_eq!(bytes[48..56], [9, 0, 0, 0, 3, 0, 0, 0]);
+        assert_eq!(bytes[56..72], u64s(&[5, 0]));
+        assert_eq!(bytes[72..88], u64s(&[0xee71_4e19_fbf2_a026, 0x5b4e_9303_a3ff_0f3a]));
+        for (at, page) in [1u8, 2, 9].into_iter().enumerate() {
+            let listed = &bytes[88 + 24 * at..][..24];
+            assert_eq!(listed[..8], [page, 0, 0, 0, 0, 0, 0, 0]);
+            assert!(bytes[88 + 3 * 24 + 512 * at..][..512].iter().all(|byte| *byte == page));
+        }
+        assert_eq!(bytes[96..112], u64s(&[0xeb1f_9cf9_2e00_baa4, 0x8d9f_a670_7564_e986]));
+    }
+
     #[test]
     fn any_byte_that_is_not_what_it_was_makes_it_incomplete() {
         let (_fs, file) = written();

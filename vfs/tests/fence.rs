@@ -14,7 +14,15 @@ use support::{Stage, Twin, code, number, run, spill};
 
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 
+/// Tells a run of these tests, in a build with `--cfg shoal_planted`, which mistake it has.
+#[cfg(shoal_planted)]
+const PLANT: &str = "SHOAL_PLANT";
+
 fn stage() -> (Stage, Connection, Twin) {
+    #[cfg(shoal_planted)]
+    if let Ok(mistake) = std::env::var(PLANT) {
+        assert!(shoaldb_vfs::planted::select(&mistake), "no such mistake: {mistake}");
+    }
     let stage = Stage::new();
     let db = stage.connect("app");
     db.execute_batch(&format!("{TABLE}; CREATE TABLE u(v)")).unwrap();
@@ -453,4 +461,28 @@ fn race(seed: u64, rounds: u32) -> (u64, u64) {
     run(&db, "PRAGMA quick_check");
     stage.compare("app");
     (fences(&stage), detaches(&stage))
+}
+
+/// Each test in a process of its own, with the mistake that it is there to notice, and without.
+#[cfg(shoal_planted)]
+#[test]
+fn the_mistakes_of_a_fence_are_noticed() {
+    for (mistake, test) in [
+        ("SkipDetach", "a_rollback_between_the_entries_of_an_apply_and_its_header_damages_nothing"),
+        ("SkipDetach", "a_fenced_transaction_reads_its_snapshot_and_writes_nothing"),
+        ("SkipFence", "the_rollback_of_a_fenced_writer_damages_nothing"),
+    ] {
+        let run = |plant: Option<&str>| {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", test]).env_remove(PLANT).envs(plant.map(|mistake| (PLANT, mistake)));
+            let output = command.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(text.contains("running 1 test\n"), "{test}: {text}");
+            (output.status.success(), text)
+        };
+        let (green, text) = run(None);
+        assert!(green, "{test}: {text}");
+        let (green, text) = run(Some(mistake));
+        assert!(!green && text.contains(&format!("{test} ... FAILED")), "{test} does not notice {mistake}: {text}");
+    }
 }

@@ -76,6 +76,67 @@ fn what_is_written_is_read_and_nothing_shorter_is() {
     }
 }
 
+/// What other nodes understand: a change of these bytes is a change of the protocol.
+#[test]
+fn version_1_looks_like_this() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let u32s = |values: &[u32]| values.iter().map(|value| hex(&value.to_le_bytes())).collect::<String>();
+    let u64s = |values: &[u64]| values.iter().map(|value| hex(&value.to_le_bytes())).collect::<String>();
+    let view = u64::MAX - 1;
+    let golden = [
+        "b50101".to_string() + &u64s(&[9, 70]),
+        "b50102".to_string() + &u64s(&[3]),
+        "b50104".to_string() + &u64s(&[view]) + "02" + &u64s(&[5, u64::MAX]),
+        "b50105".to_string() + &u64s(&[view]) + "02" + &u64s(&[8]),
+        "b50106".to_string() + &u64s(&[5, 12]),
+        "b50107".to_string() + &u64s(&[5, 13]),
+        "b50103".to_string() + &u64s(&[view]) + "00",
+        "b50103".to_string() + &u64s(&[view]) + "01" + &u64s(&[5]) + &u32s(&[3, 4]),
+        "b50103".to_string() + &u64s(&[view]) + "02" + &u64s(&[5]) + &u32s(&[3, 0, 7, u32::MAX]),
+        "b50103".to_string() + &u64s(&[view]) + "03" + &u64s(&[5]) + &u32s(&[2, 1, 64, u32::MAX, 1]),
+    ];
+    for (ask, golden) in asks().iter().zip(golden) {
+        assert_eq!(hex(&ask.encode()), golden, "{ask:?}");
+    }
+    let listed = u64s(&[5]) + &u32s(&[4096, 130]) + &u64s(&[6]) + &u64s(&[0, 3 << 26]);
+    let manifest = manifest();
+    let one = manifest.databases[0].clone();
+    let (at, view) = (manifest.at, ViewId(2));
+    let answers = [
+        (Answer::Yes, "00".to_string()),
+        (Answer::Opened { view, at }, "01".to_string() + &u64s(&[2, 20, 3])),
+        (Answer::Object { bytes: vec![1, 2, 3] }, "023b73ae32769bceebd4b8c4cb88eb77ac010203".to_string()),
+        (Answer::Busy { millis: 20 }, "0314000000".to_string()),
+        (Answer::NotNeeded, "04".to_string()),
+        (Answer::Gone, "05".to_string()),
+        (Answer::No("why".to_string()), "060300776879".to_string()),
+        (
+            Answer::OpenedOne { view, at, listed: one },
+            "0791f0984aa1e7bca1091eb05889f96fc0".to_string() + &u64s(&[2, 20, 3]) + &listed,
+        ),
+        (
+            Answer::Sum { position: Position(5), checksum: PageHash(7) },
+            "081deae545d125b124bfc02e3336f58170".to_string() + &u64s(&[5, 7, 0]),
+        ),
+    ];
+    for (answer, golden) in answers {
+        assert_eq!(hex(&answer.encode()), golden, "{answer:?}");
+    }
+    let catalogue = manifest.catalogue.encode();
+    let golden = "01".to_string()
+        + &u64s(&[20, 3])
+        + "0100000001000100000004000000000000000000"
+        + "00"
+        + &u32s(&[catalogue.len() as u32])
+        + &hex(&catalogue)
+        + &u32s(&[2])
+        + &listed
+        + &u64s(&[9])
+        + &u32s(&[512, 130])
+        + &u64s(&[10, 0, 3 << 26]);
+    assert_eq!(hex(&manifest.encode()), golden);
+}
+
 /// Shows INV-32.
 #[test]
 fn an_object_with_one_bit_changed_is_no_object() {
