@@ -309,6 +309,7 @@ fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
              can reach a port",
         )),
         Request::AddLearner { node, address } => {
+            check_address(hub, address)?;
             let address = address.clone();
             change(hub, &Operation::AddLearner { node: *node, address, incarnation: None, rises: false })
         }
@@ -426,6 +427,12 @@ impl Letter {
     }
 }
 
+/// A member that nobody may dial would be none.
+fn check_address(hub: &Hub, address: &str) -> Result<()> {
+    tcp::check_address(address, hub.config.allow_plaintext_remote)
+        .map_err(|error| Error::caused(ErrorKind::BadInput, error.to_string(), error))
+}
+
 /// Lets a node in. Asked again, because an answer was lost, it says the same.
 fn join(hub: &Hub, node: NodeId, incarnation: Incarnation, address: &str) -> Result<serde_json::Value> {
     let known = hub.with_catalogue(|catalogue| catalogue.member(node).cloned()).ok().flatten();
@@ -436,6 +443,7 @@ fn join(hub: &Hub, node: NodeId, incarnation: Incarnation, address: &str) -> Res
             decided(hub, body, ErrorKind::BadInput)?;
         }
         None => {
+            check_address(hub, address)?;
             let incarnation = Some(incarnation);
             change(hub, &Operation::AddLearner { node, address: address.to_string(), incarnation, rises: true })?;
         }

@@ -30,7 +30,7 @@ use crate::found::format::Belongs;
 use crate::found::{self, Founding};
 use crate::inbound::NodeInbound;
 use crate::net::Transport;
-use crate::net::tcp::{ListenError, Options, Tcp};
+use crate::net::tcp::{self, ListenError, Options, Tcp};
 use crate::node::{self, Joining, Start};
 use crate::raft::Role;
 use crate::receipt::{Receipt, ReceiptOutcome};
@@ -258,6 +258,7 @@ impl Builder {
         let id = node_id(self.id)?;
         let list = self.member_list(id)?;
         self.check_join()?;
+        self.check_addresses()?;
         env.fs.create_dir_all(&self.dir, "dir.create").map_err(|error| {
             let text = format!("{}: cannot be made a data directory: {error}", self.dir.display());
             Error::caused(ErrorKind::Io, text, error)
@@ -345,6 +346,16 @@ impl Builder {
     /// Where others reach this node.
     fn own_address(&self) -> Option<String> {
         self.advertise.clone().or_else(|| self.listen.clone())
+    }
+
+    /// An address that no node would dial is told before anything is founded on it.
+    fn check_addresses(&self) -> Result<()> {
+        let listed = self.bootstrap.iter().map(|member| &member.address);
+        for address in listed.chain(&self.advertise).chain(&self.join) {
+            tcp::check_address(address, self.config.allow_plaintext_remote)
+                .map_err(|error| Error::caused(ErrorKind::BadInput, error.to_string(), error))?;
+        }
+        Ok(())
     }
 
     fn check_join(&self) -> Result<()> {

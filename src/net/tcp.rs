@@ -380,6 +380,17 @@ impl Transport for Tcp {
     }
 }
 
+/// Whether nodes may reach each other at `address`. A name that cannot be resolved here and now may be resolved later.
+pub fn check_address(address: &str, allow_plaintext_remote: bool) -> Result<(), AddressError> {
+    if allow_plaintext_remote {
+        return Ok(());
+    }
+    match link::resolve(address, false) {
+        Err(remote @ AddressError::Remote { .. }) => Err(remote),
+        _ => Ok(()),
+    }
+}
+
 /// One call of a program that is no node: to whoever listens at `address`.
 pub fn call(
     address: &str,

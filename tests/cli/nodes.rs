@@ -29,6 +29,7 @@ fn one_node_from_start_to_end() {
     assert!(fails(&["db", "drop", "none", "--data", &data], 1).contains("no database named none"));
     assert_eq!(works(&["db", "drop", "app", "--yes", "--data", &data]), "dropped app\n");
     assert!(fails(&["transfer", "7", "--data", &data], 1).contains("node 7 cannot take over"));
+    assert!(fails(&["member", "add", "2=192.0.2.1:4002", "--data", &data], 2).contains("not a loopback"));
 
     assert_eq!(node.terminate(), 0);
     assert!(fails(&["status", "--data", &data], 4).contains("no node runs in this directory"));
@@ -102,7 +103,11 @@ fn wrong_usage_is_told_in_words() {
     refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--bootstrap", "1=127.0.0.1"]), "needs a port");
     let list = "2=127.0.0.1:4002,3=127.0.0.1:4003";
     refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--bootstrap", list]), "does not name node 1");
+    let remote = "1=127.0.0.1:4001,2=192.0.2.1:4002";
+    refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--bootstrap", remote]), "192.0.2.1:4002");
+    refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--advertise", "192.0.2.1:4002"]), "not a loopback");
     refused(vec!["status".to_string()], "which node?");
+    refused(vec!["status".to_string(), "--data".to_string(), format!("{data}-of-nobody")], "no such directory");
     refused(vec!["demo".to_string(), "--nodes".to_string(), "2".to_string()], "use 1 or 3");
     refused(vec!["status".to_string(), "--log".to_string(), "a=b=c".to_string()], "--log");
 }

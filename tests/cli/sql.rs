@@ -313,6 +313,25 @@ fn a_row_that_is_too_large_is_refused_and_the_session_goes_on() {
 }
 
 #[test]
+fn a_path_and_a_name_that_does_not_exist_are_told_apart_from_databases() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    works(&["sql", "app", "CREATE TABLE t(x); INSERT INTO t VALUES (7)", "--data", &data]);
+    let file = text(&dir.path().join("plain.db"));
+    for sql in [format!("ATTACH '{file}' AS p"), format!("VACUUM INTO '{file}'")] {
+        let reason = fails(&["sql", "app", &sql, "--data", &data], 1);
+        assert!(reason.contains(&format!("'file:{file}?vfs=unix'")), "{reason}");
+    }
+    works(&["sql", "app", &format!("VACUUM INTO 'file:{file}?vfs=unix'"), "--data", &data]);
+    let attached = format!("ATTACH 'file:{file}?vfs=unix' AS p; SELECT x FROM p.t");
+    assert_eq!(works(&["sql", "app", &attached, "--data", &data]), "7\n");
+
+    let asked = run(&["sql", "ap", ".tables", "--data", &data]);
+    assert!(asked.status.success() && reason(&asked).contains("there is no database ap yet"), "{}", reason(&asked));
+    assert_eq!(reason(&run(&["sql", "app", "SELECT x FROM t", "--data", &data])), "");
+}
+
+#[test]
 fn a_follower_reads_and_says_who_writes() {
     let dir = tempfile::tempdir().unwrap();
     let (members, mut nodes) = three_nodes(dir.path());
@@ -341,6 +360,8 @@ fn a_follower_reads_and_says_who_writes() {
     }
     let reason = fails(&["sql", "app", "INSERT INTO t VALUES (3)", "--data", &members.data(1)], 4);
     assert!(reason.contains("no leader at the moment; nothing was written"), "{reason}");
+    let read = ["sql", "app", "SELECT x FROM t", "--read", "linearizable", "--data", &members.data(1)];
+    assert!(fails(&read, 4).contains("no majority confirmed"));
     assert_eq!(works(&["sql", "app", "SELECT x FROM t", "--data", &members.data(1)]), "1\n");
 }
 

@@ -57,10 +57,14 @@ impl Where {
         let file = || (config::defaults().data.clone(), config::defaults().endpoints.clone().unwrap_or_default());
         let any = |(dir, addresses): &Said| dir.is_some() || !addresses.is_empty();
         let said = [flags(), variables(), file()].into_iter().find(any);
-        said.ok_or_else(|| {
-            let text = "which node? use --data DIR or --endpoints ADDR,ADDR".to_string();
-            Failed { code: Failed::USAGE, text }
-        })
+        let usage = |text: String| Failed { code: Failed::USAGE, text };
+        match said {
+            Some((Some(dir), _)) if !dir.is_dir() => {
+                Err(usage(format!("{}: there is no such directory; --data is that of a running node", dir.display())))
+            }
+            Some(said) => Ok(said),
+            None => Err(usage("which node? use --data DIR or --endpoints ADDR,ADDR".to_string())),
+        }
     }
 }
 

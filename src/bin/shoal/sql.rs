@@ -14,6 +14,7 @@ use std::io::{self, IsTerminal};
 use std::process::exit;
 
 use shoaldb::ReadLevel;
+use shoaldb::client::{Client, Doors};
 
 use crate::Failed;
 use crate::ask::Where;
@@ -78,7 +79,8 @@ pub(crate) fn run(args: SqlArgs) -> Result<(), Failed> {
     let target = Target { dir: args.at.directory()?, database: args.database.clone(), level };
     let current = Current::default();
     interrupt_on_signals(current.clone())?;
-    let mut shell = Shell::open(target, Printer::new(mode, args.headers || for_person), current)?;
+    let mut shell = Shell::open(target.clone(), Printer::new(mode, args.headers || for_person), current)?;
+    note_of_a_new_name(&target);
     let result = match &args.sql {
         Some(sql) => shell.script("", sql.as_bytes()).map(|_| ()),
         None if prompt => prompt::run(&mut shell, &args.database),
@@ -87,6 +89,15 @@ pub(crate) fn run(args: SqlArgs) -> Result<(), Failed> {
     match result {
         Err(failed) if failed.is_reader_gone() => Ok(()),
         other => other,
+    }
+}
+
+/// A name that was typed wrong looks like an empty database.
+fn note_of_a_new_name(target: &Target) {
+    let known = Client::new(Doors::Directory(target.dir.clone())).databases();
+    // Whoever cannot tell will say more when the session is opened.
+    if known.is_ok_and(|status| status.databases.iter().all(|database| database.name != target.database)) {
+        eprintln!("note: there is no database {} yet; the first write creates it", target.database);
     }
 }
 

@@ -182,6 +182,8 @@ impl Shell {
         let code = match trouble.kind() {
             Some(ErrorKind::Unknown) => Failed::UNKNOWN,
             Some(ErrorKind::NotLeader) if trouble.leader.is_none() => Failed::NO_LEADER,
+            // A linearizable read that no majority confirmed.
+            Some(ErrorKind::Timeout) => Failed::NO_LEADER,
             _ if trouble.outcome == Some(Outcome::Unknown) => Failed::UNKNOWN,
             _ if trouble.kind == "output" => return Failed::reader_gone(),
             _ => 1,
@@ -198,7 +200,14 @@ impl Shell {
                     self.target.dir.display()
                 )
             }
-            _ => trouble.text,
+            _ => match trouble.text.strip_prefix("unable to open database: ") {
+                Some(path) if path.contains('/') => format!(
+                    "{}; databases of the cluster have plain names; an ordinary file on the node's machine is \
+                     'file:{path}?vfs=unix'",
+                    trouble.text
+                ),
+                _ => trouble.text,
+            },
         };
         Failed { code, text }
     }
