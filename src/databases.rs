@@ -17,6 +17,7 @@
 //! yes                whole          the database is at their position; entries up to there are skipped at replay
 //! yes                damaged, gone  the database is not served on this node until it is repaired; the others are
 //! no, id <= anchor   any            it was dropped: they are deleted
+//! yes, and gone      any            a snapshot lacks it, since an entry that is still to come drops it: they are deleted
 //! no, id >  anchor   any            they wait for the entry that creates the database, which takes them if they are whole
 //! ```
 //!
@@ -45,7 +46,7 @@ use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::transaction::Position;
 
 use crate::catalogue::{AutoVacuum, Catalogue, DatabaseId, DatabaseInfo, DatabaseName};
-use crate::registry::FIRST_GENERATION;
+use crate::registry::{FIRST_GENERATION, GONE};
 use crate::types::LogIndex;
 
 /// The geometry that a catalogue entry describes.
@@ -162,7 +163,9 @@ impl Databases {
     ) -> io::Result<Position> {
         self.maps.lock().generations = generations;
         self.tidy(catalogue, anchor)?;
-        let all: Vec<_> = catalogue.databases().map(|(id, info)| (id, info.clone())).collect();
+        let named = catalogue.databases().map(|(id, info)| (id, info.clone()));
+        let (gone, all): (Vec<_>, Vec<_>) = named.partition(|(id, _)| self.generation(*id) == GONE);
+        gone.iter().try_for_each(|(id, info)| self.enter_gone(*id, info))?;
         let opened = self.open_all(&all);
         let mut furthest = Position(0);
         for ((id, info), opened) in all.iter().zip(opened) {
@@ -188,7 +191,8 @@ impl Databases {
         let fs = &*self.env.fs;
         for name in &there {
             let path = self.dir.join(name);
-            let known = |id: u64| catalogue.databases().any(|(known, _)| known.0 == id);
+            let gone = |id: DatabaseId| self.generation(id) == GONE;
+            let known = |id: u64| catalogue.databases().any(|(known, _)| known.0 == id && !gone(known));
             let Some((id, generation)) = files::owner_of_name(name).filter(|(id, _)| *id > anchor.0 || known(*id))
             else {
                 fs.remove(&path, "db.orphan")?;
@@ -378,13 +382,18 @@ impl Databases {
     }
 
     /// A snapshot of entry `at` counts: the databases are those of its catalogue, and those that are named have these files
-    /// now.
+    /// now. Those of `gone` are dropped by an entry that is still to come.
     pub(crate) fn install(
         &self,
         at: LogIndex,
         catalogue: &Catalogue,
         files: Vec<(DatabaseId, DatabaseFiles)>,
+        gone: &[DatabaseId],
     ) -> io::Result<()> {
+        for id in gone {
+            self.drop(*id, at);
+            catalogue.database(*id).map_or(Ok(()), |info| self.enter_gone(*id, info))?;
+        }
         for (id, _) in self.all() {
             if !catalogue.databases().any(|(known, _)| known == id) {
                 self.drop(id, at);
@@ -404,6 +413,18 @@ impl Databases {
             drop(maps);
             self.remove_files(id, old)?;
         }
+        Ok(())
+    }
+
+    /// A snapshot begins before a database is dropped, and does not have it any more. Its name leads nowhere until that entry
+    /// comes, and what the log has for it before is passed over.
+    fn enter_gone(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<()> {
+        let db = self.shape(info.name.as_str(), geometry_of(info))?;
+        db.retire(Refusal::Dropped);
+        let mut maps = self.maps.lock();
+        maps.generations.insert(id, GONE);
+        maps.by_name.insert(info.name.as_str().to_string(), db.clone());
+        maps.by_id.insert(id, db);
         Ok(())
     }
 
@@ -571,6 +592,29 @@ mod tests {
         let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
         databases.restore(&Catalogue::new(ClusterId(1)), BTreeMap::new(), LogIndex(20)).unwrap();
         assert!(names(&fs).is_empty(), "the anchor knows of it");
+    }
+
+    /// Also over a start; and nobody takes it for damage.
+    #[test]
+    fn what_a_snapshot_lacks_since_it_will_be_dropped_leads_nowhere_until_then() {
+        let (fs, env) = disk();
+        two_generations(&env);
+        let id = DatabaseId(3);
+        let mut generations: BTreeMap<_, _> = [(id, 2)].into_iter().collect();
+        for installs in [true, false] {
+            let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
+            databases.restore(&catalogue(), generations, LogIndex(6)).unwrap();
+            if installs {
+                databases.install(LogIndex(6), &catalogue(), Vec::new(), &[id]).unwrap();
+            }
+            assert_eq!(databases.get(id).unwrap().retired(), Some(Refusal::Dropped));
+            assert_eq!((databases.damaged(), databases.convicted(), names(&fs)), (vec![], 0, vec![]));
+            generations = databases.generations();
+            assert_eq!(generations, [(id, GONE)].into_iter().collect());
+            databases.drop(id, LogIndex(20));
+            assert!(databases.get(id).is_none() && databases.generations().is_empty());
+            databases.stop();
+        }
     }
 
     #[test]

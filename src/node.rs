@@ -233,14 +233,14 @@ impl RaftThread {
 /// From what was opened to an engine that can turn; the hub knows its log, its members and its catalogue from here on.
 pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<(Engine, Arc<Log>)> {
     let applied = opened.applied();
-    let Opened { log, mut restored, catalogue, generations, history, founding, genesis } = opened;
+    let Opened { log, mut restored, catalogue, generations, reach, history, founding, genesis } = opened;
     let end = restored.last.index;
     if let Some(genesis) = genesis {
         // Set once: a node begins once.
         let _ = hub.genesis.set(genesis);
     }
     let furthest = LogIndex(hub.databases.restore(&catalogue, generations, applied.index)?.0);
-    if furthest > restored.last.index {
+    if furthest > restored.last.index.max(reach) {
         return Err(Error::new(
             ErrorKind::Corrupt,
             format!(
@@ -250,8 +250,11 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
             ),
         ));
     }
-    // Only what is committed is ever applied, and the commit index need not have reached the disk.
-    restored.hard_state.commit = restored.hard_state.commit.max(furthest);
+    // Only what is committed is ever applied, and the commit index need not have reached the disk. What came with a snapshot
+    // says nothing of the entries that this log has there.
+    if furthest > reach {
+        restored.hard_state.commit = restored.hard_state.commit.max(furthest);
+    }
     let replay_to = restored.hard_state.commit.max(restored.applied);
     let sole_voter = restored.membership.voters == [hub.id];
     let log = Arc::new(log);
@@ -259,6 +262,7 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
         .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
     hub.set_log(&log);
     hub.begin(catalogue, applied);
+    hub.set_reach(reach);
     // Of a log that lost its end it would know more than this node has.
     if let Some(history) = history.filter(|history| history.last() <= end) {
         hub.set_history(history);

@@ -1,13 +1,14 @@
-//! What an anchor of the log carries besides the members: the catalogue, and which generation of its files each database
-//! has on this node.
+//! What an anchor of the log carries besides the members: the catalogue, which generation of its files each database
+//! has on this node, and how far those may be ahead of the log.
 //!
 //! ```text
 //! offset size  field (little-endian)
 //!      0    4  magic "SHrg"
-//!      4    2  format version, 1
+//!      4    2  format version, 1, or 2 if files may be ahead
 //!      6    2  0
 //!      8    4  length of the catalogue, then the catalogue (catalogue.rs)
 //!          4  number of generations; then for each, ids ascending: 8 id of the database, 8 generation
+//!          8  in version 2: the last entry that a database may show already
 //!          4  CRC32C of everything before
 //! ```
 //!
@@ -15,19 +16,30 @@
 //! snapshots, so the catalogue is the same on all nodes and the generations are each node's own. An anchor that is a catalogue
 //! and nothing else is one of a node that knew no generations: all are the first.
 //!
+//! A main file is never ahead of the log on the same disk, with one exception: a snapshot that was taken while a transaction
+//! was open in parts. Its log begins before that transaction, its pages are later. Until the log has come to where they are,
+//! the anchor says how far that is, and so a start can tell such files from a log that lost its end.
+//!
 //! Deliberately absent: positions, which are in the databases' files.
 
 use std::collections::BTreeMap;
 
 use crate::catalogue::{Catalogue, CatalogueError, DatabaseId};
 use crate::fields::{Damaged, Reader, put_checksum, put_count, verified};
+use crate::types::LogIndex;
 
 const MAGIC: [u8; 4] = *b"SHrg";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// As long as no files are ahead, what is written is what an older program reads.
+const WITHOUT_REACH: u16 = 1;
 const GENERATION_BYTES: usize = 16;
 
 /// The generation of a database's files that has seen no snapshot.
 pub const FIRST_GENERATION: u64 = 1;
+
+/// In the place of a generation: there are no files. The snapshot that this log begins with lacks the database, since an entry
+/// that the log is still to get drops it.
+pub const GONE: u64 = 0;
 
 /// See the module's text.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +48,8 @@ pub struct Registry {
     pub catalogue: Catalogue,
     /// Generations that are not the first.
     pub generations: BTreeMap<DatabaseId, u64>,
+    /// The last entry that a database may show although the log has not got there; 0 if there is none.
+    pub reach: LogIndex,
 }
 
 /// Why bytes are no registry.
@@ -53,12 +67,13 @@ pub enum RegistryError {
 }
 
 /// The bytes of a registry.
-pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>) -> Vec<u8> {
+pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>, reach: LogIndex) -> Vec<u8> {
     let catalogue = catalogue.encode();
     let listed: Vec<_> = generations.iter().filter(|(_, generation)| **generation != FIRST_GENERATION).collect();
     let mut out = Vec::with_capacity(24 + catalogue.len() + listed.len() * GENERATION_BYTES);
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    let version = if reach == LogIndex(0) { WITHOUT_REACH } else { VERSION };
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&[0; 2]);
     put_count(&mut out, catalogue.len());
     out.extend_from_slice(&catalogue);
@@ -66,6 +81,9 @@ pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>) ->
     for (id, generation) in listed {
         out.extend_from_slice(&id.0.to_le_bytes());
         out.extend_from_slice(&generation.to_le_bytes());
+    }
+    if version == VERSION {
+        out.extend_from_slice(&reach.0.to_le_bytes());
     }
     put_checksum(&mut out);
     out
@@ -75,10 +93,11 @@ pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>) ->
 pub fn decode(bytes: &[u8]) -> Result<Registry, RegistryError> {
     let mut fields = Reader::new(bytes);
     if fields.bytes(4, "magic")? != MAGIC {
-        return Ok(Registry { catalogue: Catalogue::decode(bytes)?, generations: BTreeMap::new() });
+        let catalogue = Catalogue::decode(bytes)?;
+        return Ok(Registry { catalogue, generations: BTreeMap::new(), reach: LogIndex(0) });
     }
     let version = fields.u16("version")?;
-    if version != VERSION {
+    if version != VERSION && version != WITHOUT_REACH {
         return Err(RegistryError::UnknownVersion(version));
     }
     let mut fields = Reader::new(verified(bytes)?);
@@ -93,8 +112,9 @@ pub fn decode(bytes: &[u8]) -> Result<Registry, RegistryError> {
         }
         generations.insert(id, generation);
     }
+    let reach = LogIndex(if version == VERSION { fields.u64("reach")? } else { 0 });
     fields.end()?;
-    Ok(Registry { catalogue, generations })
+    Ok(Registry { catalogue, generations, reach })
 }
 
 #[cfg(test)]
@@ -104,7 +124,7 @@ mod tests {
 
     fn registry() -> Registry {
         let generations = [(DatabaseId(3), 2), (DatabaseId(9), 7)].into_iter().collect();
-        Registry { catalogue: Catalogue::new(ClusterId(0x0102_0304)), generations }
+        Registry { catalogue: Catalogue::new(ClusterId(0x0102_0304)), generations, reach: LogIndex(0) }
     }
 
     #[test]
@@ -112,13 +132,16 @@ mod tests {
         let wanted = registry();
         let mut generations = wanted.generations.clone();
         generations.insert(DatabaseId(5), FIRST_GENERATION);
-        assert_eq!(decode(&encode(&wanted.catalogue, &generations)), Ok(wanted));
+        for reach in [0, 1, u64::MAX].map(LogIndex) {
+            let wanted = Registry { reach, ..wanted.clone() };
+            assert_eq!(decode(&encode(&wanted.catalogue, &generations, reach)), Ok(wanted));
+        }
     }
 
     #[test]
     fn version_1_looks_like_this() {
         let wanted = registry();
-        let bytes = encode(&wanted.catalogue, &wanted.generations);
+        let bytes = encode(&wanted.catalogue, &wanted.generations, wanted.reach);
         let catalogue = wanted.catalogue.encode();
         assert_eq!(bytes[..8], *b"SHrg\x01\0\0\0");
         assert_eq!(bytes[8..12], (catalogue.len() as u32).to_le_bytes());
@@ -128,6 +151,11 @@ mod tests {
             rest.extend_from_slice(&number.to_le_bytes());
         }
         assert_eq!(bytes[12 + catalogue.len()..bytes.len() - 4], rest);
+        // And version 2 besides how far files may be ahead.
+        let ahead = encode(&wanted.catalogue, &wanted.generations, LogIndex(0x0506));
+        assert_eq!(ahead[4..8], [2, 0, 0, 0]);
+        assert_eq!(ahead[8..ahead.len() - 12], bytes[8..bytes.len() - 4]);
+        assert_eq!(ahead[ahead.len() - 12..ahead.len() - 4], 0x0506u64.to_le_bytes());
         // What was there before it: a catalogue alone.
         let alone = decode(&catalogue).unwrap();
         assert_eq!((alone.catalogue, alone.generations.len()), (wanted.catalogue, 0));
@@ -136,7 +164,7 @@ mod tests {
     #[test]
     fn a_flipped_bit_or_a_missing_byte_is_an_error_and_never_a_panic() {
         let wanted = registry();
-        let bytes = encode(&wanted.catalogue, &wanted.generations);
+        let bytes = encode(&wanted.catalogue, &wanted.generations, wanted.reach);
         for at in 0..bytes.len() {
             assert!(decode(&bytes[..at]).is_err(), "{at} bytes");
             for bit in 0..8 {
@@ -146,7 +174,7 @@ mod tests {
             }
         }
         let mut later = bytes;
-        later[4] = 2;
-        assert_eq!(decode(&later), Err(RegistryError::UnknownVersion(2)));
+        later[4] = 3;
+        assert_eq!(decode(&later), Err(RegistryError::UnknownVersion(3)));
     }
 }

@@ -30,7 +30,7 @@ use crate::databases::Databases;
 use crate::events::{self, Event, Events};
 use crate::found::format::{FoundMessage, Genesis};
 use crate::history::{Finding, History};
-use crate::log::Log;
+use crate::log::{Anchor, Log};
 use crate::members::{Operation, Refusal};
 use crate::net::Transport;
 use crate::pending::Pending;
@@ -161,6 +161,8 @@ pub(crate) struct Shared {
     /// How far the backups and restores are that programs asked for, by the number that they gave them.
     pub(crate) jobs: Mutex<HashMap<u64, events::Progress>>,
     log: OnceLock<Arc<Log>>,
+    /// The last entry that a database may show although it is not applied yet; see `registry.rs`.
+    reach: AtomicU64,
     /// The genesis of this node's cluster, for nodes that join.
     pub(crate) genesis: OnceLock<Genesis>,
     /// Where other nodes said that they are reached. Newer than the catalogue, but known to this process only.
@@ -224,6 +226,7 @@ impl Shared {
             home: OnceLock::new(),
             jobs: Mutex::default(),
             log: OnceLock::new(),
+            reach: AtomicU64::new(0),
             genesis: OnceLock::new(),
             heard: Mutex::default(),
             announced: Mutex::default(),
@@ -475,6 +478,23 @@ impl Shared {
         *self.progress.lock() = Progress { applied, split_floor: None };
         *self.history.lock() = History::new(applied);
         self.changed.notify();
+    }
+
+    /// Databases may show entries up to this one before they are applied.
+    pub(crate) fn set_reach(&self, reach: LogIndex) {
+        self.reach.store(reach.0, Ordering::Release);
+    }
+
+    pub(crate) fn reach(&self) -> LogIndex {
+        LogIndex(self.reach.load(Ordering::Acquire))
+    }
+
+    /// The anchor that the log has now.
+    pub(crate) fn anchor(&self) -> Option<(EntryId, Anchor)> {
+        let log = self.log.get()?;
+        let anchor = log.anchor();
+        let term = log.term(anchor.applied)?;
+        Some((EntryId { index: anchor.applied, term }, anchor))
     }
 
     /// What the last process on this directory knew of the entries before.

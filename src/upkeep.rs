@@ -320,6 +320,10 @@ impl Upkeep {
         if now < self.next_anchor || floor <= self.anchored || !worth {
             return;
         }
+        // The anchor that a snapshot wrote says how far its pages are ahead of the log; a later one does not.
+        if self.hub.applied().index < self.hub.reach() {
+            return;
+        }
         let Some(core) = self.hub.core_status.lock().clone() else { return };
         // The core hears later than the catalogue changes; an anchor has both of one moment.
         if core.applied < floor {
@@ -332,7 +336,7 @@ impl Upkeep {
                 return;
             }
             let Some(catalogue) = catalogue.as_ref() else { return };
-            registry::encode(catalogue, &self.hub.databases.generations())
+            registry::encode(catalogue, &self.hub.databases.generations(), LogIndex(0))
         };
         self.next_anchor = now + ANCHOR_EVERY;
         let anchor = Anchor { applied: floor, membership: core.membership, registry: self.hub.registry(&catalogue) };
@@ -357,7 +361,11 @@ impl Upkeep {
         let limit = self.hub.config.log_limit;
         // The core hears of what was applied later than this thread does, and goes on from there.
         let core = self.hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.applied);
-        let through = self.anchored.min(self.cluster_floor).min(core);
+        let mut through = self.anchored.min(self.cluster_floor).min(core);
+        if self.log.bytes() <= LENT_FACTOR * limit {
+            // What was learned of the members may be older than a view that was lent since.
+            through = self.hub.snapshots.views.floor().map_or(through, |lent| through.min(lent));
+        }
         if let Err(error) = self.log.seal_for(through) {
             return self.hub.post(Input::Failed { what: error.in_words() });
         }

@@ -4,18 +4,25 @@ use std::path::Path;
 
 use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
 use shoaldb_vfs::env::{Clock, Env};
+use shoaldb_vfs::genesis::Geometry;
+use shoaldb_vfs::mapfile::Checkpointed;
+use shoaldb_vfs::page::{PageCount, PageHash, PageNo};
+use shoaldb_vfs::transaction::Position;
 
 use super::*;
 use crate::appender::Appender;
 use crate::boot::genesis_of;
+use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseName};
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::engine::Outlet;
 use crate::found::format::FoundMessage;
+use crate::log::{Anchor, Batch};
 use crate::raft::PersistBatch;
+use crate::registry;
 use crate::shared::Shared;
 use crate::signal::Waiting;
-use crate::types::{Message, NodeId};
+use crate::types::{EntryClass, EntryId, HardState, Message, NodeId, Term};
 
 const NODE: NodeId = NodeId(1);
 
@@ -82,4 +89,67 @@ fn reads_that_wait_are_asked_of_the_core_behind_a_snapshot() {
     }
     assert!(hub.read_index(request).is_some());
     assert!(hub.unanswered_reads().is_empty());
+}
+
+/// A node whose databases came with a snapshot that was cut while a transaction was open, and that died before its log had the
+/// rest: files ahead of the log, as far as the log's anchor says. What this log has there need not be what was committed.
+/// Shows INV-31.
+#[test]
+fn files_may_be_ahead_of_the_log_as_far_as_a_snapshot_brought_them() {
+    let id = DatabaseId(3);
+    let start = |reach: u64, entries: u64| {
+        let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
+        let env = Env { fs: Arc::new(SimFs::new(1)), clock: clock.clone(), rng: Arc::new(SimRng::new(3)) };
+        env.fs.create_dir_all(Path::new("/a"), "test").unwrap();
+        let directory = Directory::new(env.clone(), Path::new("/a"), &Config::default());
+        let mut founding = Founding::new(directory.identify(NODE).unwrap(), &[(NODE, String::new())]).unwrap();
+        founding.on_event(found::Event::Tick, 7);
+        let identity = founding.take_effects().persist.unwrap();
+        let opened = directory.found(&identity, genesis_of(&identity).unwrap()).unwrap();
+
+        // A log that begins behind entry 10, and database 3 as it is at entry 20.
+        let mut catalogue = opened.catalogue.clone();
+        let geometry = Geometry::default();
+        let name = DatabaseName::new("app").unwrap();
+        catalogue.apply_create(LogIndex(3), name, geometry.page_size, AutoVacuum::None).unwrap();
+        let generations = [(id, 2)].into_iter().collect();
+        let registry = registry::encode(&catalogue, &generations, LogIndex(reach)).into();
+        let at = EntryId { index: LogIndex(10), term: Term(1) };
+        let anchor = Anchor { applied: at.index, membership: opened.restored.membership.clone(), registry };
+        let hard_state = HardState { term: Term(1), vote: None, commit: at.index };
+        opened.log.reset(at, anchor, hard_state).unwrap();
+        let entry = |index| LogEntry {
+            id: EntryId { index: LogIndex(index), term: Term(1) },
+            class: EntryClass::Normal,
+            data: Default::default(),
+        };
+        let entries = (11..11 + entries).map(entry).collect();
+        opened.log.append(&Batch { entries, ..Batch::default() }).unwrap();
+        drop(opened);
+        let databases = Databases::open(env.clone(), "/a/db".into(), u64::MAX).unwrap();
+        let page = geometry.first_page();
+        let hash = PageHash::of(PageNo::FIRST, &page);
+        let at = Checkpointed { position: Position(20), size: PageCount(1), checksum: hash };
+        let mut staging = databases.stage(id, geometry.page_size, at).unwrap();
+        staging.write(PageNo::FIRST, &page).unwrap();
+        staging.finish(&mut |_, _| Ok(vec![hash])).unwrap();
+
+        let opened = directory.open_log(&identity).unwrap();
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let waiting = Waiting { clock, pump: None };
+        let hub: Hub =
+            Arc::new(Shared::new(NODE, identity.incarnation, 5, Config::default(), waiting, mailbox, databases));
+        let engine = begin(&hub, opened, &directory)?;
+        assert_eq!(hub.databases.get(id).unwrap().position(), Position(20));
+        assert_eq!(hub.reach(), LogIndex(reach));
+        Ok::<u64, Error>(engine.0.core_status().committed.0)
+    };
+    for (reach, entries) in [(0, 5), (19, 5), (19, 0)] {
+        let refused = start(reach, entries).unwrap_err();
+        assert!(refused.to_string().contains("the log lost what it had"), "{reach}, {entries}: {refused}");
+    }
+    for entries in [0, 5, 15] {
+        assert_eq!(start(20, entries).unwrap(), 10, "{entries} entries, of which nobody said that they are committed");
+    }
+    assert_eq!(start(0, 15).unwrap(), 20, "what was applied from this log is committed");
 }

@@ -147,6 +147,11 @@ impl Fetch<'_> {
         if manifest.at != self.at || manifest.at.index <= have {
             return Err(Stop::GivenUp(format!("a manifest of {:?} in a view of {:?}", manifest.at, self.at)));
         }
+        // What is shown here may be ahead of the log, if a snapshot brought it; no reader may see it go back.
+        if let Some(older) = manifest.databases.iter().find(|listed| self.shows_more(listed)) {
+            let what = format!("database {} is further here than in a view of entry {}", older.id, manifest.reach);
+            return Err(Stop::Lost(what));
+        }
         let size = |listed: &Listed| u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
         self.transfer.total = manifest.databases.iter().map(size).sum();
         let wanted =
@@ -213,6 +218,11 @@ impl Fetch<'_> {
             return Ok(None);
         }
         self.copy(listed).map(Some)
+    }
+
+    fn shows_more(&self, listed: &Listed) -> bool {
+        let here = self.hub.databases.get(listed.id).filter(|db| db.retired().is_none());
+        here.is_some_and(|db| db.position() > listed.at.position)
     }
 
     /// Whether the files of a database are just that. The main file alone counts: what is in the WAL would come again from

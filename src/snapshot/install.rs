@@ -14,6 +14,12 @@
 //! acknowledged is in the snapshot or was never committed (a log that has not the snapshot's entry differs from the
 //! committed one before it), and term and vote stay what they were on disk.
 //!
+//! **Pages that are ahead of the log.** A snapshot that was cut while a transaction was open in parts has them: its log begins
+//! before that transaction. What the log brings then is skipped as far as a database has it, as after any start. The record
+//! of step 2 says how far the pages are, so that a start in between does not take this for a log that lost its end; it is the
+//! newest anchor until the log has got there. Nothing is promised that this disk has not: the node votes and acknowledges by
+//! its log alone, and what the pages show is on a majority of other disks.
+//!
 //! Deliberately absent: who holds up engine, log and applier meanwhile (`driver.rs`).
 
 use std::sync::Arc;
@@ -24,9 +30,9 @@ use super::Staged;
 use crate::log::{Anchor, Log};
 use crate::planted::{self, Bug};
 use crate::raft::{CoreStatus, Restored, Role};
-use crate::registry;
+use crate::registry::{self, GONE};
 use crate::shared::Hub;
-use crate::types::HardState;
+use crate::types::{HardState, LogIndex};
 
 /// What became of it.
 pub(crate) enum Installed {
@@ -56,14 +62,19 @@ pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Stag
     let mut generations = hub.databases.generations();
     generations.retain(|id, _| staged.manifest.catalogue.databases().any(|(known, _)| known == *id));
     generations.extend(staged.files.iter().map(|(id, files)| (*id, files.owner().generation)));
+    let gone = staged.manifest.gone();
+    generations.extend(gone.iter().map(|id| (*id, GONE)));
     let membership = staged.manifest.membership.clone();
-    let registry = Bytes::from(registry::encode(&staged.manifest.catalogue, &generations));
+    // Nothing is ahead of a log that begins where the pages are.
+    let reach = if staged.manifest.reach > at.index { staged.manifest.reach } else { LogIndex(0) };
+    let registry = Bytes::from(registry::encode(&staged.manifest.catalogue, &generations, reach));
     log.reset(at, Anchor { applied: at.index, membership: membership.clone(), registry }, hard_state)
         .map_err(|error| format!("the log could not be begun anew behind a snapshot: {}", error.in_words()))?;
     hub.databases
-        .install(at.index, &staged.manifest.catalogue, staged.files)
+        .install(at.index, &staged.manifest.catalogue, staged.files, &gone)
         .map_err(|error| format!("a snapshot is on disk, but not shown: {error}; start the node again"))?;
     hub.begin(staged.manifest.catalogue, at);
+    hub.set_reach(reach);
     hub.pending.on_skipped(at);
     Ok(Installed::Yes(Box::new(Restored { hard_state, membership, start: at, last: at, applied: at.index })))
 }

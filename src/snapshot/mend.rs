@@ -108,7 +108,7 @@ fn with_generation(anchor: Anchor, id: DatabaseId, generation: u64) -> Result<An
     let receipts = &anchor.registry[..anchor.registry.len() - registry.len()];
     let mut known = registry::decode(registry).map_err(|error| error.to_string())?;
     known.generations.insert(id, generation);
-    let registry = [receipts, &registry::encode(&known.catalogue, &known.generations)].concat();
+    let registry = [receipts, &registry::encode(&known.catalogue, &known.generations, known.reach)].concat();
     Ok(Anchor { registry: registry.into(), ..anchor })
 }
 
@@ -240,7 +240,7 @@ mod tests {
         let catalogue = Catalogue::new(ClusterId(7));
         let of = |generations: &[(u64, u64)]| {
             let generations: BTreeMap<_, _> = generations.iter().map(|(id, of)| (DatabaseId(*id), *of)).collect();
-            let registry = history.encode(&registry::encode(&catalogue, &generations)).into();
+            let registry = history.encode(&registry::encode(&catalogue, &generations, LogIndex(20))).into();
             let membership = Membership { voters: vec![crate::types::NodeId(1)], ..Membership::default() };
             Anchor { applied: LogIndex(9), membership, registry }
         };

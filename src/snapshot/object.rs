@@ -31,7 +31,7 @@
 //!   8 sum        hash u128 (XXH3 of what follows), position u64, checksum u128
 //!
 //! database id u64, page size u32, pages u32, position u64, checksum u128
-//! manifest version u8 = 1, index u64, term u64,
+//! manifest version u8 = 2, index u64, term u64, reach u64,
 //!          voters, learners, outgoing voters, learners next: each count u32 and node ids u16; auto-leave u8,
 //!          catalogue: length u32, bytes; count u32 of databases, each as above
 //! ranges   one u128 for each: the XXH3 of the hashes of its pages (little-endian, in order)
@@ -55,6 +55,7 @@ use crate::types::{EntryId, LogIndex, Membership, NodeId, Term};
 /// First byte of an ask.
 pub(crate) const MAGIC: u8 = 0xB5;
 const VERSION: u8 = 1;
+const MANIFEST_VERSION: u8 = 2;
 /// Pages whose hashes are hashed together.
 pub(crate) const RANGE_PAGES: u32 = 64;
 /// Bytes of content that an object has at most; larger asks are refused.
@@ -190,10 +191,13 @@ pub(crate) struct Listed {
 /// Object 0: everything that there is at one entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Manifest {
+    /// The log begins behind this entry; members and catalogue are of it.
     pub(crate) at: EntryId,
+    /// The entry that the pages are of: the same, or a later one if a transaction is open in parts.
+    pub(crate) reach: LogIndex,
     pub(crate) membership: Membership,
     pub(crate) catalogue: Catalogue,
-    /// Ascending by id; the ones of the catalogue.
+    /// Ascending by id; the ones of the catalogue that are still there at `reach`.
     pub(crate) databases: Vec<Listed>,
 }
 
@@ -491,10 +495,17 @@ impl Listed {
 }
 
 impl Manifest {
+    /// Databases of the catalogue that are dropped before the entry that the pages are of.
+    pub(crate) fn gone(&self) -> Vec<DatabaseId> {
+        let there = |id: &DatabaseId| self.databases.iter().any(|listed| listed.id == *id);
+        self.catalogue.databases().map(|(id, _)| id).filter(|id| !there(id)).collect()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![MANIFEST_VERSION];
         out.extend_from_slice(&self.at.index.0.to_le_bytes());
         out.extend_from_slice(&self.at.term.0.to_le_bytes());
+        out.extend_from_slice(&self.reach.0.to_le_bytes());
         let members = &self.membership;
         for list in [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next] {
             put_nodes(&mut out, list);
@@ -512,10 +523,14 @@ impl Manifest {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Manifest, Damaged> {
         let mut r = Reader::new(bytes);
         let version = r.u8("version")?;
-        if version != VERSION {
+        if version != MANIFEST_VERSION {
             return Err(r.damaged(format!("version {version} of manifests")));
         }
         let at = EntryId { index: LogIndex(r.u64("index")?), term: Term(r.u64("term")?) };
+        let reach = LogIndex(r.u64("reach")?);
+        if reach < at.index {
+            return Err(r.damaged(format!("pages of entry {reach} for a log that begins behind {}", at.index)));
+        }
         let membership = Membership {
             voters: nodes(&mut r, "voters")?,
             learners: nodes(&mut r, "learners")?,
@@ -532,14 +547,16 @@ impl Manifest {
             databases.push(Listed::decode(&mut r)?);
         }
         r.end()?;
-        let named = catalogue.databases().map(|(id, info)| (id, info.page_size));
+        // Those that are dropped between the log's beginning and the pages are not there any more.
+        let gone = |id: DatabaseId| reach > at.index && databases.iter().all(|listed| listed.id != id);
+        let named = catalogue.databases().filter(|(id, _)| !gone(*id)).map(|(id, info)| (id, info.page_size));
         if !named.eq(databases.iter().map(|listed| (listed.id, listed.page_size))) {
             return Err(r.damaged("the databases are not those of the catalogue"));
         }
-        if let Some(beyond) = databases.iter().find(|listed| listed.at.position.0 > at.index.0) {
-            return Err(r.damaged(format!("database {} is not one of entry {}", beyond.id, at.index)));
+        if let Some(beyond) = databases.iter().find(|listed| listed.at.position.0 > reach.0) {
+            return Err(r.damaged(format!("database {} is not one of entry {reach}", beyond.id)));
         }
-        Ok(Manifest { at, membership, catalogue, databases })
+        Ok(Manifest { at, reach, membership, catalogue, databases })
     }
 }
 

@@ -1,8 +1,12 @@
 //! The answers: opening a view, and making objects out of it.
 //!
-//! A view is cut between two applied entries, when no part of a transaction is among them whose other parts may still come,
-//! and when everything that is committed up to there is shown. Nothing waits for it but the applier, for moments: opening a
-//! view of a database reads nothing of it.
+//! A view is cut between two applied entries, when everything that is committed up to there is shown. Nothing waits for it but
+//! the applier, for moments: opening a view of a database reads nothing of it.
+//!
+//! Whoever takes it goes on behind that entry by the log. While a transaction is open in parts that would be too late, since
+//! its first parts are in no database yet. Then the log of the snapshot begins where this node's own start would begin, at
+//! the newest anchor, with the members and the catalogue of that entry; what the pages have already is skipped, as it is
+//! after a start. The leader must not depend on the end of that transaction: it may need just this node for a majority.
 //!
 //! Any node that is a member answers, whatever it is in Raft: what it has applied is committed.
 //!
@@ -19,12 +23,14 @@ use super::object::{
     self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, RANGES_PER_OBJECT,
 };
 use super::views::Cut;
-use crate::catalogue::DatabaseId;
+use crate::catalogue::{Catalogue, DatabaseId};
 use crate::databases::Damage;
 use crate::events::Event;
+use crate::history::History;
 use crate::planted::{self, Bug};
+use crate::registry;
 use crate::shared::{Hub, Input};
-use crate::types::{Membership, NodeId};
+use crate::types::{EntryId, Membership, NodeId};
 
 /// When one should ask again that came at a bad moment.
 const SOON_MILLIS: u32 = 20;
@@ -153,18 +159,26 @@ fn cut_here(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answ
     let at = hub.applied();
     let Some(core) = hub.core_status.lock().clone() else { return Err(soon()) };
     // Members as of this entry are known once the core has heard that it is applied.
-    let settled = hub.progress().settled() == at.index || planted::is(Bug::ViewOfOpenSplit);
-    if !settled || core.applied != at.index {
+    if core.applied != at.index {
         return Err(soon());
     }
-    let members = named(&core.membership);
+    let current = hub.catalogue.lock().clone().ok_or_else(soon)?;
+    let settled = hub.progress().settled() == at.index || planted::is(Bug::ViewOfOpenSplit);
+    let start = match (settled, only) {
+        (true, _) => Start { at, membership: core.membership.clone(), catalogue: current.clone() },
+        (false, None) => beginning(hub).ok_or_else(soon)?,
+        // A copy is mended behind the transaction; nobody needs it for a majority.
+        (false, Some(_)) => return Err(soon()),
+    };
+    let members = named(&start.membership);
     if !members.contains(&to) {
-        return Err(Answer::No(format!("node {to} is no member as of entry {}", at.index)));
+        // An anchor may be from before this node was told of; the next one is not.
+        let no = || Answer::No(format!("node {to} is no member as of entry {}", at.index));
+        return Err(if core.membership.names(to) { soon() } else { no() });
     }
-    let catalogue = hub.catalogue.lock().clone();
-    let Some(catalogue) = catalogue else { return Err(soon()) };
     let (mut databases, mut listed) = (BTreeMap::new(), Vec::new());
-    for (id, info) in catalogue.databases().filter(|(id, _)| only.is_none_or(|only| only == *id)) {
+    let wanted = |id: DatabaseId| only.is_none_or(|only| only == id) && start.catalogue.database(id).is_some();
+    for (id, info) in current.databases().filter(|(id, _)| wanted(*id)) {
         let view = hub.databases.get(id).ok_or_else(soon)?.read_view().map_err(|error| {
             Answer::No(format!("database {} cannot be lent: {error}; ask another node", info.name.as_str()))
         })?;
@@ -179,8 +193,24 @@ fn cut_here(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answ
     if only.is_some() {
         return Ok(Cut { at, members, manifest: Vec::new(), databases, only: listed.pop() });
     }
-    let manifest = Manifest { at, membership: core.membership, catalogue, databases: listed }.encode();
-    Ok(Cut { at, members, manifest, databases, only: None })
+    let Start { at: start, membership, catalogue } = start;
+    let manifest = Manifest { at: start, reach: at.index, membership, catalogue, databases: listed }.encode();
+    Ok(Cut { at: start, members, manifest, databases, only: None })
+}
+
+/// What the log of a snapshot begins with.
+struct Start {
+    at: EntryId,
+    membership: Membership,
+    catalogue: Catalogue,
+}
+
+/// What a start of this node would begin with. It is at or before what is settled, and the log has everything behind it.
+fn beginning(hub: &Hub) -> Option<Start> {
+    let (at, anchor) = hub.anchor()?;
+    let (_, registry) = History::split(&anchor.registry).ok()?;
+    let catalogue = registry::decode(registry).ok()?.catalogue;
+    Some(Start { at, membership: anchor.membership, catalogue })
 }
 
 fn fetch(hub: &Hub, cut: &Arc<Cut>, object: &Object) -> Answer {

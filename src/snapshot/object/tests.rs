@@ -14,7 +14,7 @@ fn manifest() -> Manifest {
     }
     let membership = Membership { voters: vec![NodeId(1)], learners: vec![NodeId(4)], ..Membership::default() };
     let at = EntryId { index: LogIndex(20), term: Term(3) };
-    Manifest { at, membership, catalogue, databases }
+    Manifest { at, reach: at.index, membership, catalogue, databases }
 }
 
 fn asks() -> Vec<Ask> {
@@ -123,8 +123,8 @@ fn version_1_looks_like_this() {
         assert_eq!(hex(&answer.encode()), golden, "{answer:?}");
     }
     let catalogue = manifest.catalogue.encode();
-    let golden = "01".to_string()
-        + &u64s(&[20, 3])
+    let golden = "02".to_string()
+        + &u64s(&[20, 3, 20])
         + "0100000001000100000004000000000000000000"
         + "00"
         + &u32s(&[catalogue.len() as u32])
@@ -160,18 +160,37 @@ fn an_object_with_one_bit_changed_is_no_object() {
 #[test]
 fn a_manifest_whose_databases_are_not_those_of_its_catalogue_is_none() {
     type Change = fn(&mut Manifest);
-    let changes: [(&str, Change); 5] = [
+    let changes: [(&str, Change); 7] = [
         ("one less", |m| m.databases.truncate(1)),
         ("another id", |m| m.databases[0].id = DatabaseId(6)),
         ("another page size", |m| m.databases[0].page_size = PageSize::new(8192).unwrap()),
         ("a position behind the entry", |m| m.databases[1].at.position = Position(21)),
         ("no pages", |m| m.databases[1].at.size = PageCount(0)),
+        ("pages of before the log", |m| m.reach = LogIndex(19)),
+        ("one that is not in the catalogue, of pages ahead of the log", |m| {
+            m.reach = LogIndex(30);
+            m.databases[1].id = DatabaseId(10);
+        }),
     ];
     for (what, change) in changes {
         let mut manifest = manifest();
         change(&mut manifest);
         assert!(Manifest::decode(&manifest.encode()).is_err(), "{what}");
     }
+}
+
+/// Between the beginning of the log and the pages databases may have been dropped, and others written.
+#[test]
+fn a_manifest_whose_pages_are_ahead_of_its_log_may_lack_what_is_dropped_by_then() {
+    let mut ahead = Manifest { reach: LogIndex(30), ..manifest() };
+    ahead.databases[1].at.position = Position(30);
+    assert_eq!(Manifest::decode(&ahead.encode()).unwrap(), ahead);
+    assert!(ahead.gone().is_empty());
+    ahead.databases.remove(0);
+    assert_eq!(Manifest::decode(&ahead.encode()).unwrap(), ahead);
+    assert_eq!(ahead.gone(), [DatabaseId(5)]);
+    ahead.databases[0].at.position = Position(31);
+    assert!(Manifest::decode(&ahead.encode()).is_err());
 }
 
 #[test]

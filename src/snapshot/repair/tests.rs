@@ -223,7 +223,8 @@ fn nothing_is_fetched_that_there_is_no_room_for() {
         let at = EntryId { index: LogIndex(9), term: Term(1) };
         let state = Checkpointed { position: Position(9), size: PageCount(1), checksum: RIGHT };
         let databases = vec![Listed { id: APP, page_size: PageSize::DEFAULT, at: state }];
-        let manifest = Manifest { at, membership: Membership::default(), catalogue, databases }.encode();
+        let manifest =
+            Manifest { at, reach: at.index, membership: Membership::default(), catalogue, databases }.encode();
         let (mut asked, mut given_back) = (0, false);
         let stop = fetch::fetch(&bench.hub, NodeId(2), &mut |ask| match ask {
             Ask::Open { .. } => Ok(Answer::Opened { view: ViewId(1), at }),
