@@ -39,6 +39,7 @@ mod read;
 mod storage;
 mod timeout;
 mod trace;
+mod window;
 
 use std::io;
 
@@ -64,6 +65,9 @@ pub struct CoreConfig {
     pub max_message_bytes: u64,
     /// Append messages a follower may have unacknowledged.
     pub max_inflight: usize,
+    /// Payload bytes that a follower may have unacknowledged, beyond one message; within one turn half of it is read from the
+    /// disk for all of them together.
+    pub max_inflight_bytes: u64,
     /// Payload bytes of one proposal. Raft itself knows no such limit.
     pub max_entry_bytes: u64,
     /// Payload bytes of proposals that are not committed yet; beyond it proposals are refused.
@@ -85,6 +89,7 @@ impl CoreConfig {
             heartbeat_ticks: 2,
             max_message_bytes: 1 << 20,
             max_inflight: 256,
+            max_inflight_bytes: 16 << 20,
             max_entry_bytes: 8 << 20,
             max_uncommitted_bytes: 64 << 20,
             max_apply_bytes: 32 << 20,

@@ -189,7 +189,8 @@ fn parts(db: &(DatabaseId, Arc<Database>)) -> Vec<Vec<u8>> {
     let mut head = split::PartHead { database: db.0, split: 4, number: 0, chain: 0, page_size, last: false };
     let (mut parts, mut from) = (Vec::new(), 0);
     while from < transaction.pages.len() {
-        let (part, next) = split::encode_next(ELSEWHERE, &head, &transaction, from, page_size.len());
+        let mut part = Vec::new();
+        let next = split::encode_next(ELSEWHERE, &head, &transaction, from, page_size.len(), &mut part);
         head = split::PartHead { number: head.number + 1, chain: split::chain_after(&part), ..head };
         (from, parts) = (next, [parts, vec![part]].concat());
     }

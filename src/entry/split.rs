@@ -98,8 +98,8 @@ pub fn chain_after(payload: &[u8]) -> u128 {
     xxh3_128(payload)
 }
 
-/// Writes the next part of `transaction`, with its pages from `from` on: its payload, and the page with which the one
-/// after it begins. It is the last part if that is their number; then it goes by the number of the split, because who
+/// Writes the next part of `transaction`, with its pages from `from` on, in the place of what is in `out`. Returns the page
+/// with which the one after it begins. It is the last part if that is their number; then it goes by the number of the split, because who
 /// waits for the transaction waits for that. `head.last` is not looked at.
 pub fn encode_next(
     origin: Origin,
@@ -107,12 +107,14 @@ pub fn encode_next(
     transaction: &Transaction,
     from: usize,
     part_bytes: usize,
-) -> (Vec<u8>, usize) {
+    out: &mut Vec<u8>,
+) -> usize {
     let page_bytes = transaction.page_size.len();
     let left = transaction.pages.len() - from;
     let room = part_bytes.min(PART_HEAD + END + left * (PAGE_HEAD + page_bytes));
-    let mut out = Vec::with_capacity(room + PAGE_HEAD + END + page_bytes + PageEncoder::slack(transaction.page_size));
-    put_part_head(&mut out, origin, head);
+    out.clear();
+    out.reserve(room + PAGE_HEAD + END + page_bytes + PageEncoder::slack(transaction.page_size));
+    put_part_head(out, origin, head);
     let mut encoder = PageEncoder::default();
     let mut next = from;
     for page in &transaction.pages[from..] {
@@ -121,15 +123,15 @@ pub fn encode_next(
         if full && next > from {
             break;
         }
-        put_page(&mut out, &mut encoder, page);
+        put_page(out, &mut encoder, page);
         next += 1;
     }
     let last = next == transaction.pages.len();
     if last {
         out[HEAD - 8..HEAD].copy_from_slice(&head.split.to_le_bytes());
     }
-    close(&mut out, next - from, last.then(|| End::of(transaction)));
-    (out, next)
+    close(out, next - from, last.then(|| End::of(transaction)));
+    next
 }
 
 /// Writes a part.
@@ -275,7 +277,8 @@ mod tests {
         let mut head = head();
         let (mut parts, mut from) = (Vec::new(), 0);
         while from < transaction.pages.len() {
-            let (part, next) = encode_next(ORIGIN, &head, transaction, from, part_bytes);
+            let mut part = Vec::new();
+            let next = encode_next(ORIGIN, &head, transaction, from, part_bytes, &mut part);
             assert!(next > from);
             head = PartHead { number: head.number + 1, chain: chain_after(&part), ..head };
             from = next;

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
+use shoaldb_vfs::buffer::Buffer;
 use shoaldb_vfs::env::{File, Fs, Label, Open};
 
 use super::LogError;
@@ -183,6 +185,15 @@ pub(super) fn sync(file: &dyn File, name: &str, label: Label) -> Result<(), LogE
 
 pub(super) fn len(file: &dyn File, name: &str) -> Result<u64, LogError> {
     file.len("log.len").map_err(|e| LogError::io("log.len", name, e))
+}
+
+/// [`read`] of bytes that many may come to hold, each as much of them as it needs.
+pub(super) fn read_shared(file: &dyn File, name: &str, at: u64, len: usize) -> Result<Bytes, LogError> {
+    let mut buffer = Buffer::zeroed(len);
+    let n = file.read_at(buffer.as_mut(), at, "log.read").map_err(|e| LogError::io("log.read", name, e))?;
+    let mut bytes = Bytes::from_owner(buffer);
+    bytes.truncate(n);
+    Ok(bytes)
 }
 
 /// `len` bytes from `at`, fewer where the file ends.

@@ -718,7 +718,7 @@ impl Run {
         let (Some(first), Some(last)) = (self.slots.first(), self.slots.last()) else { return Ok(()) };
         let from = u64::from(first.offset);
         let name = &self.segment.name;
-        let bytes = Bytes::from(segment::read(&*self.segment.file, name, from, (record_end(*last) - from) as usize)?);
+        let bytes = segment::read_shared(&*self.segment.file, name, from, (record_end(*last) - from) as usize)?;
         for (i, slot) in self.slots.iter().enumerate() {
             let index = LogIndex(self.first.0 + i as u64);
             entries.push(read_entry(&bytes, first.offset, index, *slot, name)?);

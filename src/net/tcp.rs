@@ -61,7 +61,8 @@ pub struct Options {
     pub speaks: (u16, u16),
     /// Most bytes queued for one peer's small messages. Heartbeats are 80 bytes: this is minutes of them.
     pub small_queue: usize,
-    /// Most bytes queued for one peer's large appends.
+    /// Most bytes queued for one peer's large appends. A leader sends no more than half of it unasked: what is beyond is for
+    /// messages that go out again.
     pub bulk_queue: usize,
     /// A connection and its handshake must be complete within this time.
     pub handshake_timeout: Duration,
@@ -83,7 +84,7 @@ impl Options {
             allow_plaintext_remote: false,
             speaks: (PROTOCOL, PROTOCOL),
             small_queue: 8 << 20,
-            bulk_queue: 64 << 20,
+            bulk_queue: 32 << 20,
             handshake_timeout: Duration::from_secs(3),
             backoff: (Duration::from_millis(20), Duration::from_secs(1)),
             max_pending: 64,

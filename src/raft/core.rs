@@ -35,6 +35,7 @@ use super::read::Reads;
 use super::storage::{Budget, LogStore, bytes_of};
 use super::timeout::{ElectionTimeout, Seeded};
 use super::trace::ToTracing;
+use super::window::Windows;
 use super::{
     CoreConfig, CoreStatus, Effects, EntryReader, Event, MembershipChange, NotProposed, OpenError, PeerStatus,
     PersistBatch, ReadFailed, Restored, RoleChange,
@@ -49,6 +50,7 @@ pub struct Core {
     outbox: Outbox<Message>,
     reads: Reads,
     handed_out: HandedOut,
+    windows: Windows,
     /// Last hard state and number that went to the disk.
     written: HardState,
     last_batch: u64,
@@ -122,6 +124,7 @@ impl Core {
     pub fn open(config: CoreConfig, restored: Restored, reader: Arc<dyn EntryReader>) -> Result<Core, OpenError> {
         let hard_state = check_restored(&restored)?;
         let store = LogStore::new(&restored, &hard_state, reader, config.tail_cache_bytes);
+        store.set_send_budget(config.max_inflight_bytes / 2);
         let logger = slog::Logger::root(ToTracing, slog::o!());
         let raft_config = raft_config(&config, restored.applied);
         let raw = catch_unwind(AssertUnwindSafe(|| RawNode::new(&raft_config, store, &logger)))
@@ -145,6 +148,7 @@ impl Core {
             refused: 0,
             effects: Effects::default(),
             failed: None,
+            windows: Windows::new(config.max_inflight_bytes),
             raw,
             config,
         };
@@ -255,7 +259,10 @@ impl Core {
                 self.raw.campaign().map_err(|error| format!("campaign: {error}"))?;
             }
             Event::Campaign => {}
-            Event::Unreachable { peer } => self.raw.report_unreachable(u64::from(peer.0)),
+            Event::Unreachable { peer } => {
+                self.windows.on_unreachable(u64::from(peer.0));
+                self.raw.report_unreachable(u64::from(peer.0));
+            }
             Event::Announce => self.announce()?,
             Event::StepDown => self.step_down(),
             Event::Silence => self.silence(),
@@ -287,11 +294,12 @@ impl Core {
             may_campaign: self.may_campaign(),
         };
         match judge(&message, &standing) {
-            Verdict::Accept => self
-                .raw
-                .raft
-                .step(message_to_raft(message))
-                .map_err(|error| format!("a checked message was not taken: {error}")),
+            Verdict::Accept => {
+                self.windows.on_answer(&message);
+                self.set_windows();
+                let stepped = self.raw.raft.step(message_to_raft(message));
+                stepped.map_err(|error| format!("a checked message was not taken: {error}"))
+            }
             Verdict::Refuse(reason) => {
                 tracing::debug!("refused {:?} from {}: {reason}", message.kind, message.from);
                 self.refused += 1;
@@ -456,6 +464,8 @@ impl Core {
         self.note_role()?;
         self.begin_read_round();
         self.take_ready()?;
+        self.set_windows();
+        self.raw.store().set_send_budget(self.config.max_inflight_bytes / 2);
         self.note_ready_to_write()?;
         let wanted = self.raw.store().take_wanted();
         self.effects.snapshot_wanted = wanted.into_iter().map(node_from_raft).collect::<Result<_, _>>()?;
@@ -475,8 +485,17 @@ impl Core {
             self.role = Some(now);
             self.effects.role = Some(now);
             self.reads.ask_again();
+            self.windows.forget_all();
         }
         Ok(())
+    }
+
+    /// Shuts the windows that are full, and opens the others.
+    fn set_windows(&mut self) {
+        for (follower, shut) in self.windows.take_changes() {
+            let messages = if shut { 0 } else { self.config.max_inflight };
+            self.raw.raft.adjust_max_inflight_msgs(follower, messages);
+        }
     }
 
     /// A leader is asked only once it has committed in its term: before that the library drops the question.
@@ -543,6 +562,7 @@ impl Core {
         for message in messages {
             ours.extend(split_append(message_from_raft(message)?, self.config.max_message_bytes));
         }
+        ours.iter().for_each(|message| self.windows.on_sent(message));
         let free = self.outbox.put(leader, ours);
         self.effects.send.extend(free);
         Ok(())

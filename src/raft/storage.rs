@@ -16,7 +16,7 @@
 //! The library asks for entries with three purposes, which want different limits:
 //!
 //! ```text
-//! to send      up to its own limit
+//! to send      up to its own limit, as long as little was read from the disk in this turn
 //! to apply     up to the budget that the core sets for the turn
 //! to look for  changes of members: all of them, so they come without their payload, page by page
 //! ```
@@ -60,6 +60,8 @@ pub(super) struct LogStore {
     durable: LogIndex,
     unsynced: VecDeque<Unsynced>,
     apply_budget: Cell<Option<Budget>>,
+    /// Bytes that may still be read from the disk to be sent, in this turn.
+    send_budget: Cell<u64>,
     wanted: RefCell<BTreeSet<u64>>,
     failure: RefCell<Option<String>>,
 }
@@ -98,6 +100,7 @@ impl LogStore {
             durable: restored.last.index,
             unsynced: VecDeque::new(),
             apply_budget: Cell::new(None),
+            send_budget: Cell::new(u64::MAX),
             wanted: RefCell::new(BTreeSet::new()),
             failure: RefCell::new(None),
         }
@@ -156,6 +159,27 @@ impl LogStore {
     /// Until the next call with `None`, entries are read to be applied.
     pub(super) fn set_apply_budget(&self, budget: Option<Budget>) {
         self.apply_budget.set(budget);
+    }
+
+    /// A turn begins, in which so many bytes may be read from the disk to be sent, and what is read last. Whoever gets nothing
+    /// then asks again with its next answer.
+    pub(super) fn set_send_budget(&self, bytes: u64) {
+        self.send_budget.set(bytes);
+    }
+
+    fn collect_to_send(&self, lo: LogIndex, hi: LogIndex, max_size: u64) -> raft::Result<Vec<eraftpb::Entry>> {
+        let (left, in_memory) = (self.send_budget.get(), self.tail_begin());
+        if lo < in_memory && left == 0 {
+            return Err(StorageError::LogTemporarilyUnavailable.into());
+        }
+        let found = self.collect(lo, hi, Budget { bytes: max_size, at_least_one: true });
+        let found = found.unwrap_or_else(|why| {
+            self.fail(why);
+            Vec::new()
+        });
+        let read = found.iter().filter(|entry| entry.index < in_memory.0).map(|entry| entry.data.len() as u64).sum();
+        self.send_budget.set(left.saturating_sub(read));
+        Ok(found)
     }
 
     /// Who needed a snapshot since the last call.
@@ -287,7 +311,7 @@ impl Storage for LogStore {
         let found = match self.apply_budget.get() {
             Some(budget) => self.collect(lo, hi, budget),
             None if context.can_async() => {
-                self.collect(lo, hi, Budget { bytes: max_size.into().unwrap_or(u64::MAX), at_least_one: true })
+                return self.collect_to_send(lo, hi, max_size.into().unwrap_or(u64::MAX));
             }
             None => self.collect_classes(lo, hi),
         };
@@ -401,6 +425,21 @@ mod tests {
         assert_eq!(terms, [1, 1, 1, 1, 1, 1, 2, 2]);
         assert!(log.term(0).is_err() && log.term(9).is_err());
         assert!(log.entries(1, 3, None, send()).is_err());
+        assert_eq!(log.take_failure(), None);
+    }
+
+    #[test]
+    fn a_turn_reads_no_more_from_the_disk_to_send_than_it_may() {
+        let (mut log, _) = store(6, 10 * ENTRY, OnDisk::default());
+        log.append(1, &[entry(7, 1)]);
+        log.set_send_budget(5);
+        assert_eq!(ids(log.entries(2, 8, ENTRY, send())), [(2, 1)]);
+        assert_eq!(ids(log.entries(3, 8, ENTRY, send())), [(3, 1)], "the last may be larger than what is left");
+        let refused = log.entries(4, 8, ENTRY, send());
+        assert!(matches!(refused, Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable))));
+        assert_eq!(ids(log.entries(7, 8, ENTRY, send())), [(7, 1)], "what is in memory costs nothing");
+        log.set_send_budget(5);
+        assert_eq!(ids(log.entries(4, 8, ENTRY, send())), [(4, 1)]);
         assert_eq!(log.take_failure(), None);
     }
 

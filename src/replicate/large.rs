@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use shoaldb_vfs::buffer::Buffer;
 use shoaldb_vfs::transaction::Transaction;
 
 use super::{NodeReplicator, POLL};
@@ -44,13 +46,15 @@ impl NodeReplicator {
         let page_size = transaction.page_size;
         let mut head = PartHead { database, split: number, number: 0, chain: 0, page_size, last: false };
         let mut from = 0;
+        let mut packed = Vec::new();
         loop {
             if flying.len() >= WINDOW && !self.await_one(flying) {
                 return false;
             }
             let (part, signal) = self.hub.pending.register(None);
             let bytes = self.hub.config.part_bytes;
-            let (data, next) = split::encode_next(self.origin(part), &head, transaction, from, bytes);
+            let next = split::encode_next(self.origin(part), &head, transaction, from, bytes, &mut packed);
+            let data = Bytes::from_owner(Buffer::copy_of(&packed));
             if next == transaction.pages.len() {
                 self.hub.pending.abandon_unproposed(part);
                 while !flying.is_empty() {
@@ -58,12 +62,12 @@ impl NodeReplicator {
                         return false;
                     }
                 }
-                self.hub.deliver(Input::Propose { number, data: data.into() });
+                self.hub.deliver(Input::Propose { number, data });
                 return true;
             }
             head = PartHead { number: head.number + 1, chain: split::chain_after(&data), ..head };
             from = next;
-            self.hub.deliver(Input::Propose { number: part, data: data.into() });
+            self.hub.deliver(Input::Propose { number: part, data });
             flying.push_back((part, signal));
         }
     }

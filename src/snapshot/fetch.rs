@@ -24,6 +24,7 @@
 //! Deliberately absent: threads and retries after a failure (`node.rs`), and making it count (`install.rs`).
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use shoaldb_vfs::files::DatabaseFiles;
@@ -243,7 +244,7 @@ impl Fetch<'_> {
         let here = self.hub.databases.get(listed.id);
         let local =
             here.and_then(|db| db.view_of_damaged().ok()).filter(|view| view.geometry().page_size == listed.page_size);
-        let staging = self.hub.databases.stage(listed.id, listed.page_size, listed.at).map_err(disk)?;
+        let staging = self.hub.databases.stage(listed.id, listed.page_size, listed.at).map_err(begun)?;
         let mut copy = Copy { listed: listed.clone(), local, staging, known: BTreeMap::new() };
         let differing = self.compare(&mut copy)?;
         for ranges in differing.chunks(HASHED_RANGES) {
@@ -377,6 +378,15 @@ fn hash_of(
     }
     let page = PageNo::new(number).ok_or_else(missing)?;
     local.ok_or_else(missing)?.hash(page).map_err(std::io::Error::other)
+}
+
+/// Why no new files were begun. Whoever began before may still have them in its hands, for as long as one call takes: no fault
+/// of the disk, and nothing that people could do anything about.
+fn begun(error: std::io::Error) -> Stop {
+    match error.kind() {
+        ErrorKind::WouldBlock => Stop::Lost("the attempt before has not let go of the new files yet".to_string()),
+        _ => disk(error),
+    }
 }
 
 fn disk(error: impl std::fmt::Display) -> Stop {

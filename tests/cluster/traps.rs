@@ -393,6 +393,62 @@ fn trap_12_entries_travel_together_up_to_the_size_of_a_message() {
     assert_eq!(cluster.payloads(3).len(), 200);
 }
 
+/// The library counts messages only. A follower that fell behind would be sent, and its connection's queue would hold, all of
+/// a large transaction. Shows INV-20.
+#[test]
+fn what_is_on_its_way_to_a_follower_has_a_limit_in_bytes() {
+    const LIMIT: usize = 1000;
+    let limited = |config: &mut CoreConfig| {
+        (config.max_message_bytes, config.max_inflight_bytes, config.tail_cache_bytes) = (100, LIMIT as u64, 0);
+    };
+    let bytes_to_3 = |sent: &[Message]| {
+        let to_3 = sent.iter().filter(|message| message.to == NodeId(3)).flat_map(|message| &message.entries);
+        to_3.map(|entry| entry.data.len()).sum::<usize>()
+    };
+    // It takes everything in and acknowledges nothing.
+    let mut cluster = Cluster::with(voters([1, 2, 3]), limited);
+    cluster.campaign(1);
+    cluster.node(3).hold_persist = true;
+    cluster.sent.clear();
+    for _ in 0..100 {
+        cluster.propose(1, vec![b'x'; 100]);
+        cluster.run();
+    }
+    assert_eq!(cluster.payloads(2).len(), 100, "the others go on");
+    assert_eq!(bytes_to_3(&cluster.sent), LIMIT);
+    cluster.node(3).hold_persist = false;
+    cluster.run();
+    cluster.pass(4);
+    assert_eq!(cluster.payloads(3).len(), 100);
+
+    // It gets nothing, and nobody says so. Afterwards it catches up, never with more than the limit on its way.
+    let mut cluster = Cluster::with(voters([1, 2, 3]), limited);
+    cluster.campaign(1);
+    cluster.isolate(3);
+    cluster.sent.clear();
+    for _ in 0..100 {
+        cluster.propose(1, vec![b'x'; 100]);
+        cluster.run();
+    }
+    assert_eq!(bytes_to_3(&cluster.sent), LIMIT);
+    cluster.cut.clear();
+    cluster.sent.clear();
+    let mut most = 0;
+    for _ in 0..40 {
+        cluster.tick(1, 1);
+        while !cluster.wire.is_empty() {
+            most = most.max(bytes_to_3(&cluster.wire));
+            cluster.deliver_all();
+            for id in 1..=3 {
+                while cluster.persist_one(id) {}
+                cluster.apply_all(id);
+            }
+        }
+    }
+    assert_eq!(cluster.payloads(3).len(), 100);
+    assert!((200..=LIMIT).contains(&most), "{most} bytes at once");
+}
+
 /// Shows INV-20.
 #[test]
 fn trap_13_an_entry_has_a_limit_and_so_has_the_backlog() {

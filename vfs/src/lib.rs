@@ -20,6 +20,7 @@
 //!
 //! Deliberately absent: consensus, the log, the network. `tests/layers.rs` holds that no file here names a crate of those.
 
+pub mod buffer;
 pub mod capture;
 mod conn;
 pub mod database;

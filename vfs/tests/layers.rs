@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["lock"],
     // Doors, and the calls of the system behind them.
     &["ext", "ext::ofd"],
+    &["buffer"],
     &["map"],
     &["env", "env::os", "env::sim"],
     // Shared state. The trait of the replicator names the database that it is about, and the database calls the trait.

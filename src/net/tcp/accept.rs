@@ -10,8 +10,6 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::Shared;
 use super::link::{Link, LinkError, Wait};
 use crate::fields::Damaged;
@@ -122,7 +120,7 @@ fn admit(shared: &Shared, id: u64, hello: &Hello) -> Result<(), Reject> {
 fn serve_peer(shared: &Shared, id: u64, link: &mut Link, from: NodeId) -> Result<(), LinkError> {
     let me = shared.options.node;
     loop {
-        let (kind, body) = link.read(&[FrameKind::Message, FrameKind::Found], Wait::Idle)?;
+        let (kind, body) = link.read_shared(&[FrameKind::Message, FrameKind::Found], Wait::Idle)?;
         // Whoever took it out of the books ended it; what was read after that does not count.
         let Some(standing) = shared.served.lock().get(&id).map(|one| one.standing) else { return Ok(()) };
         if shared.is_blocked(from) {
@@ -132,7 +130,7 @@ fn serve_peer(shared: &Shared, id: u64, link: &mut Link, from: NodeId) -> Result
             shared.inbound.on_found(from, FoundMessage::decode(&body)?);
             continue;
         }
-        let message = codec::decode(&Bytes::from(body))?;
+        let message = codec::decode(&body)?;
         if message.from != from || message.to != me {
             let what = format!("message from {} to {} on a connection from {from} to {me}", message.from, message.to);
             return Err(Damaged { at: 2, what }.into());

@@ -6,7 +6,9 @@ use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::net::RecvFlags;
+use shoaldb_vfs::buffer::Buffer;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::fields::Damaged;
@@ -83,15 +85,7 @@ impl Link {
 
     /// Reads one frame of an allowed type.
     pub(super) fn read(&mut self, allowed: &[FrameKind], wait: Wait) -> Result<(FrameKind, Vec<u8>), LinkError> {
-        if matches!(wait, Wait::Idle) {
-            self.stream.set_read_timeout(Some(STALL))?;
-        }
-        let mut head = [0; frame::HEAD];
-        self.fill(&mut head, wait, true)?;
-        let head = Head::parse(&head)?;
-        if !allowed.contains(&head.kind) {
-            return Err(LinkError::Unexpected(head.kind));
-        }
+        let head = self.head(allowed, wait)?;
         let mut body = Vec::new();
         while body.len() < head.len {
             let start = body.len();
@@ -101,6 +95,29 @@ impl Link {
         }
         head.check(&body)?;
         Ok((head.kind, body))
+    }
+
+    /// [`Link::read`] of what may be large, and is kept in pieces.
+    pub(super) fn read_shared(&mut self, allowed: &[FrameKind], wait: Wait) -> Result<(FrameKind, Bytes), LinkError> {
+        let head = self.head(allowed, wait)?;
+        // Memory for what is announced is taken as it comes, if it is much: by the buffer.
+        let mut body = Buffer::zeroed(head.len);
+        self.fill(body.as_mut(), wait, false)?;
+        head.check(body.as_ref())?;
+        Ok((head.kind, Bytes::from_owner(body)))
+    }
+
+    fn head(&mut self, allowed: &[FrameKind], wait: Wait) -> Result<Head, LinkError> {
+        if matches!(wait, Wait::Idle) {
+            self.stream.set_read_timeout(Some(STALL))?;
+        }
+        let mut head = [0; frame::HEAD];
+        self.fill(&mut head, wait, true)?;
+        let head = Head::parse(&head)?;
+        if !allowed.contains(&head.kind) {
+            return Err(LinkError::Unexpected(head.kind));
+        }
+        Ok(head)
     }
 
     fn fill(&mut self, buf: &mut [u8], wait: Wait, at_boundary: bool) -> Result<(), LinkError> {
