@@ -83,7 +83,8 @@ impl Windows {
                 }
             }
             MessageKind::HeartbeatReply => {
-                if std::mem::replace(&mut window.quiet, true) {
+                let was_quiet = std::mem::replace(&mut window.quiet, true);
+                if was_quiet {
                     window.forget_first();
                 }
             }
@@ -187,14 +188,13 @@ mod tests {
     #[test]
     fn what_is_lost_does_not_count() {
         let no = answer(MessageKind::AppendReply, 7, true);
-        let acts: [(&str, &dyn Fn(&mut Windows)); 3] = [
-            ("it says no", &|windows| windows.on_answer(&no)),
-            ("it cannot be reached", &|windows| windows.on_unreachable(FOLLOWER)),
-            ("another term", &|windows| windows.forget_all()),
-        ];
-        for (what, act) in acts {
+        for what in ["it says no", "it cannot be reached", "another term"] {
             let mut windows = full();
-            act(&mut windows);
+            match what {
+                "it says no" => windows.on_answer(&no),
+                "it cannot be reached" => windows.on_unreachable(FOLLOWER),
+                _ => windows.forget_all(),
+            }
             assert_eq!(windows.take_changes(), [(FOLLOWER, false)], "{what}");
             assert!(windows.followers.is_empty(), "{what}");
         }
