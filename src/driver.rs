@@ -343,10 +343,32 @@ impl Driver {
         true
     }
 
-    /// Waits until the log wants a spare segment. `false` when the node ends.
-    pub(crate) fn wait_for_spare_wanted(&self) -> bool {
-        let _ = self.spare_wanted.heard.recv();
-        !self.over.load(Ordering::SeqCst)
+    /// Waits until the log wants a spare segment; after one that could not be made, for `pause` instead, since every append
+    /// wants one then. `false` when the node ends.
+    pub(crate) fn wait_for_spare_wanted(&self, pause: Option<Duration>) -> bool {
+        let Some(pause) = pause else {
+            let _ = self.spare_wanted.heard.recv();
+            return !self.over.load(Ordering::SeqCst);
+        };
+        let until = Instant::now() + pause;
+        while !self.over.load(Ordering::SeqCst) {
+            if self.spare_wanted.heard.recv_deadline(until).is_err() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Leaves entries to the applier, as a turn does.
+    #[cfg(test)]
+    pub(crate) fn leave_to_applier(&self, entries: Vec<LogEntry>) {
+        self.entries.lock().extend(entries);
+    }
+
+    /// Whether somebody else could apply within this time.
+    #[cfg(test)]
+    pub(crate) fn applier_is_free_within(&self, limit: Duration) -> bool {
+        self.applier.try_lock_for(limit).is_some()
     }
 
     /// Steps the applier as long as that costs nothing; the apply thread does the rest.

@@ -56,6 +56,10 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(3);
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
 /// How often the applier looks whether the node ends while it waits for SQLite to show a transaction.
 const SHOW_POLL: Duration = Duration::from_millis(200);
+/// A spare segment that could not be made is tried again after this time, then after twice as long each time, up to the second.
+/// A full disk stays full for a while, and each attempt fills what little room there is, which others could use.
+const SPARE_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_SPARE_PAUSE: Duration = Duration::from_secs(60);
 
 /// What a node starts from.
 pub(crate) enum Start {
@@ -394,12 +398,19 @@ fn core_config(hub: &Hub, seed: u64) -> CoreConfig {
 }
 
 fn run_spare(hub: &Hub, log: &Log, driver: &Driver) {
+    let mut pause: Option<Duration> = None;
     loop {
-        if let Err(error) = log.prepare_spare() {
+        pause = match log.prepare_spare() {
+            Ok(()) => None,
             // No promise depends on a spare; an append that needs room will say so itself.
-            tracing::warn!(node = hub.id.0, %error, "no spare log segment");
-        }
-        if !driver.wait_for_spare_wanted() {
+            Err(error) => {
+                if pause.is_none() {
+                    tracing::warn!(node = hub.id.0, %error, "no spare log segment; it is tried again");
+                }
+                Some(pause.map_or(SPARE_PAUSE, |pause| (2 * pause).min(LONGEST_SPARE_PAUSE)))
+            }
+        };
+        if !driver.wait_for_spare_wanted(pause) {
             return;
         }
     }

@@ -327,6 +327,41 @@ fn a_log_that_is_idle_drops_what_its_anchor_covers() {
     assert_eq!(all(&reopened), all(&log));
 }
 
+/// A log that is written to for weeks goes through the same few files: thousands of segments, most of them of the usual size, some
+/// larger because a batch was, and no step leaves a file too many or one that grew.
+#[test]
+fn a_log_that_turned_over_thousands_of_times_has_as_few_files_as_in_the_beginning() {
+    const KEPT: u64 = 3;
+    let fs = SimFs::new(5);
+    let mut log = create(&fs).unwrap();
+    for index in 2..3000 {
+        let large = index % 100 == 0;
+        let batch = entries(index, index, 1, if large { 20_000 } else { 6000 });
+        log.append(&Batch { anchor: Some(anchor(index - 1)), ..batch }).unwrap();
+        // The thread that prepares spares does not always come in time, nor does compaction.
+        if index % 3 > 0 {
+            log.prepare_spare().unwrap();
+        }
+        if index % 2 == 0 {
+            log.compact(LogIndex(index.saturating_sub(KEPT))).unwrap();
+        }
+        if index % 500 == 0 {
+            drop(log);
+            log = open(&fs).unwrap().0;
+        }
+        let names = arc(&fs).list(Path::new(DIR), "t").unwrap();
+        let (spares, segments): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.starts_with("spare"));
+        assert!(spares.len() <= OPTIONS.spares, "at {index}: {names:?}");
+        assert!(segments.len() as u64 <= KEPT + 4, "at {index}: {names:?}");
+        let size = |name: &String| fs.peek(&Path::new(DIR).join(name)).unwrap().len() as u64;
+        let larger = segments.iter().filter(|name| size(name) > OPTIONS.segment_bytes).count();
+        assert!(larger <= 1, "at {index}: {larger} of {names:?}");
+        assert!(spares.iter().all(|name| size(name) <= OPTIONS.segment_bytes), "at {index}");
+        assert!(log.bytes() <= (KEPT + 4) * OPTIONS.segment_bytes + 20_480, "at {index}: {} bytes", log.bytes());
+    }
+    assert!(log.start().index.0 > 2900);
+}
+
 #[test]
 fn a_reset_replaces_the_log_as_a_whole() {
     let fs = SimFs::new(1);

@@ -153,3 +153,41 @@ fn files_may_be_ahead_of_the_log_as_far_as_a_snapshot_brought_them() {
     }
     assert_eq!(start(0, 15).unwrap(), 20, "what was applied from this log is committed");
 }
+
+/// Reports of two threads that overtook each other would stop the core. So whoever applied has told the engine before anybody
+/// else can apply: the thread that cannot get rid of its report, because the mailbox is full, keeps the applier.
+#[test]
+fn who_applied_tells_the_engine_before_anybody_else_applies() {
+    let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
+    let env = Env { fs: Arc::new(SimFs::new(1)), clock: clock.clone(), rng: Arc::new(SimRng::new(3)) };
+    env.fs.create_dir_all(Path::new("/a"), "test").unwrap();
+    let directory = Directory::new(env.clone(), Path::new("/a"), &Config::default());
+    let mut founding = Founding::new(directory.identify(NODE).unwrap(), &[(NODE, String::new())]).unwrap();
+    founding.on_event(found::Event::Tick, 7);
+    let identity = founding.take_effects().persist.unwrap();
+    let opened = directory.found(&identity, genesis_of(&identity).unwrap()).unwrap();
+    let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
+    let (mailbox, inputs) = crossbeam_channel::bounded(64);
+    let waiting = Waiting { clock, pump: None };
+    let hub: Hub =
+        Arc::new(Shared::new(NODE, identity.incarnation, 5, Config::default(), waiting, mailbox.clone(), databases));
+    let (engine, log) = begin(&hub, opened, &directory).unwrap();
+    let driver = Driver::new(&hub, inputs.clone(), engine, log, None);
+
+    let next = EntryId { index: hub.applied().index.next(), term: Term(1) };
+    driver.leave_to_applier(vec![LogEntry { id: next, class: EntryClass::Normal, data: Default::default() }]);
+    while mailbox.try_send(Input::Announce).is_ok() {}
+    std::thread::scope(|scope| {
+        let applies = scope.spawn(|| driver.apply_all());
+        while hub.applied().index < next.index {
+            std::thread::yield_now();
+        }
+        let free = driver.applier_is_free_within(Duration::from_millis(300));
+        // It is let go before anything is asserted, so that a failure ends the test.
+        while !applies.is_finished() {
+            inputs.try_iter().for_each(drop);
+        }
+        assert!(!free, "another thread could have applied, and told, more");
+    });
+    assert!(driver.applier_is_free_within(Duration::ZERO));
+}

@@ -299,6 +299,32 @@ fn a_transaction_that_finds_no_room_to_spill_fails_alone() {
     }
 }
 
+/// No promise depends on a spare segment, so nobody notices; and a disk that is full is not asked again with every append.
+#[test]
+fn without_room_for_a_spare_segment_the_log_goes_on_and_seldom_tries_again() {
+    let fs = SimFs::new(12);
+    fs.fail_at(Aim::At("log.spare.write"), 1, Lasts::ForGood, Failure::ENOSPC);
+    let began = Instant::now();
+    let node = alone(&fs, |builder| builder);
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    for value in 0..50 {
+        insert(&node, value).unwrap();
+    }
+    for _ in 0..4 {
+        // A segment has 1 MiB: these are files that grow.
+        node.write("app", |tx| Ok(tx.execute("INSERT INTO t VALUES (randomblob(700000))", []).map(|_| ())?)).unwrap();
+    }
+    // One attempt a second, and less often from then on.
+    let tries = fs.count("log.spare.write");
+    assert!((1..=1 + began.elapsed().as_secs()).contains(&tries), "{tries} in {:?}", began.elapsed());
+    assert_eq!(node.status().alarms, Vec::<String>::new());
+    let spares = || fs.count("log.spare.sync");
+    assert_eq!(spares(), 0);
+    fs.clear_faults();
+    until("there is a spare, since there is room", || spares() > 0);
+    insert(&node, 50).unwrap();
+}
+
 /// A mistake of ours in the thread that writes the log ends in words, and in nobody's waiting for ever.
 #[test]
 fn a_panic_while_the_log_is_written_stops_the_node_in_words() {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shoaldb_vfs::Database;
-use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng};
 use shoaldb_vfs::env::{Clock, DirLock, Env, File, Fs, Label, Open, Scratch};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::mapfile::Checkpointed;
@@ -240,5 +240,34 @@ fn nothing_is_fetched_that_there_is_no_room_for() {
         });
         assert_eq!((asked > 0, given_back), (fetches, true));
         assert_eq!(matches!(stop, Err(Stop::GivenUp(why)) if why.contains("make room")), !fetches);
+    }
+}
+
+/// An attempt that was given up may still have the new files in its hands. That passes by itself, so nobody is told of a fault.
+#[test]
+fn new_files_that_an_attempt_before_still_holds_are_no_fault_of_the_disk() {
+    for (failure, passes) in [(Failure::Kind(io::ErrorKind::WouldBlock), true), (Failure::EIO, false)] {
+        let fs = SimFs::new(1);
+        let bench = Bench::on(Arc::new(fs.clone()), Damage::Diverged, &[1, 2, 3]);
+        let mut catalogue = Catalogue::new(ClusterId(1));
+        let (name, none) = (DatabaseName::new("app").unwrap(), AutoVacuum::None);
+        catalogue.apply_create(LogIndex(2), name, PageSize::DEFAULT, none).unwrap();
+        let at = EntryId { index: LogIndex(9), term: Term(1) };
+        let state = Checkpointed { position: Position(9), size: PageCount(1), checksum: RIGHT };
+        let databases = vec![Listed { id: APP, page_size: PageSize::DEFAULT, at: state }];
+        let manifest =
+            Manifest { at, reach: at.index, membership: Membership::default(), catalogue, databases }.encode();
+        // The first of these calls lists what there is, the second opens the file and finds it locked.
+        fs.fail_at(Aim::At("stage.begin"), 2, Lasts::Once, failure);
+        let stop = fetch::fetch(&bench.hub, NodeId(2), &mut |ask| match ask {
+            Ask::Open { .. } => Ok(Answer::Opened { view: ViewId(1), at }),
+            Ask::Fetch { object: Object::Manifest, .. } => Ok(Answer::Object { bytes: manifest.clone() }),
+            _ => Ok(Answer::Yes),
+        });
+        match stop {
+            Err(Stop::Lost(why)) => assert!(passes && why.contains("the attempt before"), "{why}"),
+            Err(Stop::GivenUp(why)) => assert!(!passes && why.contains("new files"), "{why}"),
+            other => panic!("{:?}", other.err()),
+        }
     }
 }
