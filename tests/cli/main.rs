@@ -1,5 +1,6 @@
 //! The program as a user meets it at a shell: output, one-line errors, exit codes.
 
+mod big;
 mod files;
 mod log;
 mod nodes;
