@@ -240,9 +240,9 @@ fn pass_on(hub: &Hub, leader: NodeId, request: &Request) -> Result<serde_json::V
 }
 
 /// A new leader may not have applied what the one before acknowledged: until then it would not know a database that
-/// exists. Waits for that, up to an election timeout.
+/// exists. Waits for that as long as it leads, for half of what a caller waits: the other half is for the request itself.
 fn await_readiness(hub: &Hub) -> Result<()> {
-    let deadline = hub.deadline(hub.config.election_timeout);
+    let deadline = hub.deadline(hub.config.commit_timeout / 2);
     let decided = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(20), || {
         let leads = hub.leadership().role == Role::Leader;
         (!leads || hub.is_ready_leader()).then_some(leads)
