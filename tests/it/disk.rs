@@ -11,7 +11,7 @@ use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{Env, Fs};
 
-use crate::cluster::{Cluster, LONG, count};
+use crate::cluster::{Cluster, LONG, count, told};
 
 const PART: usize = 64 << 10;
 /// The node whose disk is the simulated one.
@@ -136,7 +136,7 @@ fn a_leader_whose_log_has_no_room_or_fails_hands_over_and_goes_on_reading() {
         until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
         status(sick, "it knows who", |status| status.leader.is_some_and(|leader| u64::from(leader.0) != SICK));
         assert!(has_alarm(&sick.status(), advice), "{:?}", sick.status().alarms);
-        assert!(events.try_iter().any(|event| matches!(event, Event::DiskTrouble { .. })));
+        told(&events, |event| matches!(event, Event::DiskTrouble { .. }));
         assert!(has(sick, 0), "it goes on reading");
         let refused = insert(sick, 2).unwrap_err();
         assert!(refused.is_not_leader() && refused.leader().is_some(), "{refused}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use shoaldb::{Builder, ErrorKind, Event, Member, Node, Status};
 
-use crate::cluster::{Cluster, LONG, count, free_ports, insert, table};
+use crate::cluster::{Cluster, LONG, count, free_ports, insert, table, told};
 
 impl Cluster {
     /// A node that is not in the list, with the settings of the others.
@@ -121,7 +121,7 @@ fn a_leader_that_is_removed_hands_over_first_and_stops() {
     let events = cluster.node(leader).events();
     cluster.leader().remove(leader).unwrap();
     wait_removed(cluster.node(leader));
-    assert!(events.try_iter().any(|event| matches!(event, Event::Removed { .. })));
+    told(&events, |event| matches!(event, Event::Removed { .. }));
     let error = cluster.node(leader).write("app", |tx| Ok(tx.execute("INSERT INTO t VALUES (1)", [])?)).unwrap_err();
     assert!(error.outcome() == Some(shoaldb::Outcome::NotCommitted), "{error}");
     cluster.stop_node(leader);
@@ -189,7 +189,7 @@ fn a_dead_node_is_replaced_in_one_step() {
     let events = cluster.leader().events();
     cluster.leader().replace(dead, 4).unwrap();
     let voters: Vec<u16> = (1..=4).filter(|id| u64::from(*id) != dead).collect();
-    assert!(events.try_iter().any(|event| matches!(event, Event::MemberChanged { .. })));
+    told(&events, |event| matches!(event, Event::MemberChanged { .. }));
     for node in cluster.running() {
         wait_voters(node, &voters);
     }

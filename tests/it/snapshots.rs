@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use shoaldb::{Event, Node, Status};
 
-use crate::cluster::{Cluster, LONG, fill, quick, table, until};
+use crate::cluster::{Cluster, LONG, fill, quick, table, told, until};
 
 fn with_blobs(node: &Node, db: &str) {
     node.write(db, |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
@@ -116,8 +116,7 @@ fn readers_of_a_node_that_gets_a_snapshot_see_one_state_and_then_the_next() {
         status.applied > seen && status.applied >= cluster.leader().status().applied
     });
     assert_eq!(sum(), before, "a transaction reads one state");
-    // Told a moment after its entry counts as applied.
-    while !matches!(events.recv_timeout(LONG).expect("it came by a snapshot"), Event::SnapshotInstalled { .. }) {}
+    told(&events, |event| matches!(event, Event::SnapshotInstalled { .. }));
     reader.execute_batch("COMMIT").unwrap();
     assert!(sum().0 > before.0);
     cluster.assert_equal("app");

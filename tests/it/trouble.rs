@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::told;
 use shoaldb::{Error, ErrorKind, Event, Node, Outcome, rusqlite};
 use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
@@ -60,7 +61,7 @@ fn a_failed_sync_or_write_ends_acknowledging_but_not_reading() {
         assert_eq!(error.kind(), ErrorKind::Stopped, "{label}: {error}");
         assert_eq!(fs.count("log.sync"), syncs, "a failed sync is never retried");
         assert_eq!(values(&node), [1]);
-        assert!(events.try_iter().any(|event| matches!(event, Event::DiskTrouble { .. })));
+        told(&events, |event| matches!(event, Event::DiskTrouble { .. }));
         let status = node.status();
         assert!(status.alarms.iter().any(|alarm| alarm.contains("nothing is acknowledged")), "{:?}", status.alarms);
         drop(node);

@@ -2,7 +2,7 @@
 
 use shoaldb::{Builder, Event, Node};
 
-use crate::cluster::{self, Cluster, LONG, count, fill, insert, table, until};
+use crate::cluster::{self, Cluster, LONG, count, fill, insert, table, told, until};
 
 fn quick(builder: Builder) -> Builder {
     cluster::quick(builder).log_limit(512 << 10)
@@ -28,7 +28,7 @@ fn a_start_begins_where_the_checkpoints_ended_and_shows_everything() {
         let app = &status.databases[0];
         app.checkpointed == app.position && app.wal_frames == 0 && status.anchored >= app.position
     });
-    assert!(events.try_iter().any(|event| matches!(event, Event::CheckpointDone { .. })));
+    told(&events, |event| matches!(event, Event::CheckpointDone { .. }));
     let sum = node.checksum("app").unwrap();
     node.shutdown().unwrap();
 
