@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
-use shoaldb::{Builder, Error, Event, Member, Node, Status, rusqlite};
+use shoaldb::{Builder, Error, Member, Node, Status, rusqlite};
 use tempfile::TempDir;
 
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -32,13 +31,6 @@ pub(crate) fn until(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -
         assert!(started.elapsed() < LONG, "{what}: {status:#?}");
         std::thread::yield_now();
     }
-}
-
-/// Waits for such an event: what it is about may be seen in the status before it is told.
-pub(crate) fn told(events: &Receiver<Event>, wanted: impl Fn(&Event) -> bool) {
-    let until = Instant::now() + LONG;
-    let mut all = std::iter::from_fn(|| events.recv_timeout(until.saturating_duration_since(Instant::now())).ok());
-    assert!(all.any(|event| wanted(&event)), "an event that is owed was not told");
 }
 
 /// Checkpoints at once, and a log of a few segments.

@@ -11,7 +11,8 @@ use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{Env, Fs};
 
-use crate::cluster::{Cluster, LONG, count, told};
+use crate::cluster::{Cluster, LONG, count};
+use crate::wait::told;
 
 const PART: usize = 64 << 10;
 /// The node whose disk is the simulated one.

@@ -20,3 +20,4 @@ mod trouble;
 mod upgrade;
 mod upkeep;
 mod verify;
+mod wait;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use shoaldb::{Builder, ErrorKind, Event, Member, Node, Status};
 
-use crate::cluster::{Cluster, LONG, count, free_ports, insert, table, told};
+use crate::cluster::{Cluster, LONG, count, free_ports, insert, table};
+use crate::wait::told;
 
 impl Cluster {
     /// A node that is not in the list, with the settings of the others.

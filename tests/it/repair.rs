@@ -11,7 +11,8 @@ use shoaldb::{Event, Node, Outcome, Status};
 
 type Events = crossbeam_channel::Receiver<Event>;
 
-use crate::cluster::{Cluster, LONG, told, until};
+use crate::cluster::{Cluster, LONG, until};
+use crate::wait::told;
 
 const ROWS: i64 = 120;
 

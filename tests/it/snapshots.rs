@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use shoaldb::{Event, Node, Status};
 
-use crate::cluster::{Cluster, LONG, fill, quick, table, told, until};
+use crate::cluster::{Cluster, LONG, fill, quick, table, until};
+use crate::wait::told;
 
 fn with_blobs(node: &Node, db: &str) {
     node.write(db, |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();

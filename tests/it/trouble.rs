@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::told;
+use crate::wait::told;
 use shoaldb::{Error, ErrorKind, Event, Node, Outcome, rusqlite};
 use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};

@@ -2,7 +2,8 @@
 
 use shoaldb::{Builder, Event, Node};
 
-use crate::cluster::{self, Cluster, LONG, count, fill, insert, table, told, until};
+use crate::cluster::{self, Cluster, LONG, count, fill, insert, table, until};
+use crate::wait::told;
 
 fn quick(builder: Builder) -> Builder {
     cluster::quick(builder).log_limit(512 << 10)
