@@ -122,6 +122,7 @@ fn a_rollback_in_the_middle_of_an_apply_damages_nothing() {
 
 /// The same without a race: the rollback comes in exactly that moment. With a shared wal-index it clears what the applier
 /// has just entered, and the copies differ although each is consistent.
+/// Shows INV-V5.
 #[test]
 fn a_rollback_between_the_entries_of_an_apply_and_its_header_damages_nothing() {
     for spilled in [false, true] {
