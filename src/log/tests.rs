@@ -329,6 +329,7 @@ fn a_log_that_is_idle_drops_what_its_anchor_covers() {
 
 /// A log that is written to for weeks goes through the same few files: thousands of segments, most of them of the usual size, some
 /// larger because a batch was, and no step leaves a file too many or one that grew.
+/// Shows INV-25.
 #[test]
 fn a_log_that_turned_over_thousands_of_times_has_as_few_files_as_in_the_beginning() {
     const KEPT: u64 = 3;
