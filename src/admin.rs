@@ -262,9 +262,7 @@ fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
         Request::Health => match status::health(hub) {
             Ok(()) => Ok(serde_json::Value::Null),
             // What it does not know, it cannot do its part for: there is nobody whom it could follow.
-            Err(what) if hub.leadership().leader.is_none() && hub.trouble().is_none() => {
-                Err(Error::new(ErrorKind::NotLeader, what))
-            }
+            Err(what) if hub.trouble().is_none() => Err(Error::new(ErrorKind::NotLeader, what)),
             Err(what) => Err(Error::new(ErrorKind::Stopped, what)),
         },
         Request::Create { name, page_size, auto_vacuum } => {
@@ -309,7 +307,7 @@ fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
              can reach a port",
         )),
         Request::AddLearner { node, address } => {
-            check_address(hub, address)?;
+            check_address(address, hub.config.allow_plaintext_remote)?;
             let address = address.clone();
             change(hub, &Operation::AddLearner { node: *node, address, incarnation: None, rises: false })
         }
@@ -428,8 +426,8 @@ impl Letter {
 }
 
 /// A member that nobody may dial would be none.
-fn check_address(hub: &Hub, address: &str) -> Result<()> {
-    tcp::check_address(address, hub.config.allow_plaintext_remote)
+pub(crate) fn check_address(address: &str, allow_plaintext_remote: bool) -> Result<()> {
+    tcp::check_address(address, allow_plaintext_remote)
         .map_err(|error| Error::caused(ErrorKind::BadInput, error.to_string(), error))
 }
 
@@ -443,7 +441,7 @@ fn join(hub: &Hub, node: NodeId, incarnation: Incarnation, address: &str) -> Res
             decided(hub, body, ErrorKind::BadInput)?;
         }
         None => {
-            check_address(hub, address)?;
+            check_address(address, hub.config.allow_plaintext_remote)?;
             let incarnation = Some(incarnation);
             change(hub, &Operation::AddLearner { node, address: address.to_string(), incarnation, rises: true })?;
         }

@@ -30,7 +30,7 @@ use crate::found::format::Belongs;
 use crate::found::{self, Founding};
 use crate::inbound::NodeInbound;
 use crate::net::Transport;
-use crate::net::tcp::{self, ListenError, Options, Tcp};
+use crate::net::tcp::{ListenError, Options, Tcp};
 use crate::node::{self, Joining, Start};
 use crate::raft::Role;
 use crate::receipt::{Receipt, ReceiptOutcome};
@@ -351,11 +351,8 @@ impl Builder {
     /// An address that no node would dial is told before anything is founded on it.
     fn check_addresses(&self) -> Result<()> {
         let listed = self.bootstrap.iter().map(|member| &member.address);
-        for address in listed.chain(&self.advertise).chain(&self.join) {
-            tcp::check_address(address, self.config.allow_plaintext_remote)
-                .map_err(|error| Error::caused(ErrorKind::BadInput, error.to_string(), error))?;
-        }
-        Ok(())
+        let mut all = listed.chain(&self.advertise).chain(&self.join);
+        all.try_for_each(|address| admin::check_address(address, self.config.allow_plaintext_remote))
     }
 
     fn check_join(&self) -> Result<()> {

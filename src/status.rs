@@ -275,7 +275,8 @@ pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
     alarms
 }
 
-/// Whether the node can do its part: it belongs to a cluster, knows a leader and has no trouble.
+/// Whether the node can do its part: it belongs to a cluster, has applied the first entry of a leader that it knows (before
+/// that it may not show what was acknowledged before a restart), and has no trouble.
 pub(crate) fn health(hub: &Hub) -> Result<(), String> {
     if let Some(trouble) = hub.trouble() {
         return Err(trouble);
@@ -283,8 +284,12 @@ pub(crate) fn health(hub: &Hub) -> Result<(), String> {
     if hub.catalogue.lock().is_none() {
         return Err("no cluster yet: waiting for a majority of the bootstrap list".to_string());
     }
-    match hub.leadership().leader {
+    let leadership = hub.leadership();
+    match leadership.leader {
         None => Err("no leader known".to_string()),
+        Some(leader) if hub.applied().term != leadership.term => Err(format!(
+            "no leader known that has begun its work: the first entry of node {leader} has not arrived here"
+        )),
         Some(_) => Ok(()),
     }
 }

@@ -254,6 +254,30 @@ pub struct Message {
     pub snapshot: Option<SnapshotTicket>,
 }
 
+#[cfg(test)]
+impl Message {
+    /// A message that says nothing besides its kind; tests fill in what they are about.
+    pub(crate) fn blank(kind: MessageKind, from: NodeId, to: NodeId) -> Message {
+        Message {
+            kind,
+            from,
+            to,
+            term: Term(0),
+            log_term: Term(0),
+            index: LogIndex(0),
+            commit: LogIndex(0),
+            commit_term: Term(0),
+            entries: Vec::new(),
+            reject: false,
+            reject_hint: LogIndex(0),
+            request_snapshot: LogIndex(0),
+            priority: 0,
+            context: Bytes::new(),
+            snapshot: None,
+        }
+    }
+}
+
 /// The Raft part of an announced snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SnapshotTicket {

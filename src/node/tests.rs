@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use shoaldb_vfs::env::Env;
 use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
-use shoaldb_vfs::env::{Clock, Env};
 use shoaldb_vfs::genesis::Geometry;
 use shoaldb_vfs::mapfile::Checkpointed;
 use shoaldb_vfs::page::{PageCount, PageHash, PageNo};
@@ -16,7 +16,7 @@ use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseName};
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::engine::Outlet;
-use crate::found::format::FoundMessage;
+use crate::found::format::{FoundMessage, Identity};
 use crate::log::{Anchor, Batch};
 use crate::raft::PersistBatch;
 use crate::registry;
@@ -46,23 +46,31 @@ impl Outlet for Wanted {
     }
 }
 
-/// A snapshot that is installed brings another core, and reads that wait for the old one's answer must not wait for it to
-/// their deadline.
-#[test]
-fn reads_that_wait_are_asked_of_the_core_behind_a_snapshot() {
-    let fs = SimFs::new(1);
-    let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
-    let env = Env { fs: Arc::new(fs), clock: clock.clone(), rng: Arc::new(SimRng::new(3)) };
+/// A directory in which a cluster of one was founded.
+fn founded() -> (Env, Directory, Identity, Opened) {
+    let env = Env { fs: Arc::new(SimFs::new(1)), clock: Arc::new(SimClock::default()), rng: Arc::new(SimRng::new(3)) };
     env.fs.create_dir_all(Path::new("/a"), "test").unwrap();
     let directory = Directory::new(env.clone(), Path::new("/a"), &Config::default());
     let mut founding = Founding::new(directory.identify(NODE).unwrap(), &[(NODE, String::new())]).unwrap();
     founding.on_event(found::Event::Tick, 7);
     let identity = founding.take_effects().persist.unwrap();
     let opened = directory.found(&identity, genesis_of(&identity).unwrap()).unwrap();
-    let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
+    (env, directory, identity, opened)
+}
+
+fn hub_of(env: &Env, identity: &Identity, mailbox: crossbeam_channel::Sender<Input>) -> Hub {
+    let databases = Databases::open(env.clone(), "/a/db".into(), u64::MAX).unwrap();
+    let waiting = Waiting { clock: env.clock.clone(), pump: None };
+    Arc::new(Shared::new(NODE, identity.incarnation, 5, Config::default(), waiting, mailbox, databases))
+}
+
+/// A snapshot that is installed brings another core, and reads that wait for the old one's answer must not wait for it to
+/// their deadline.
+#[test]
+fn reads_that_wait_are_asked_of_the_core_behind_a_snapshot() {
+    let (env, directory, identity, opened) = founded();
     let (mailbox, inputs) = crossbeam_channel::unbounded();
-    let waiting = Waiting { clock, pump: None };
-    let hub: Hub = Arc::new(Shared::new(NODE, identity.incarnation, 5, Config::default(), waiting, mailbox, databases));
+    let hub = hub_of(&env, &identity, mailbox);
     let restored = opened.restored.clone();
     let (mut engine, log) = begin(&hub, opened, &directory).unwrap();
 
@@ -98,14 +106,7 @@ fn reads_that_wait_are_asked_of_the_core_behind_a_snapshot() {
 fn files_may_be_ahead_of_the_log_as_far_as_a_snapshot_brought_them() {
     let id = DatabaseId(3);
     let start = |reach: u64, entries: u64| {
-        let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
-        let env = Env { fs: Arc::new(SimFs::new(1)), clock: clock.clone(), rng: Arc::new(SimRng::new(3)) };
-        env.fs.create_dir_all(Path::new("/a"), "test").unwrap();
-        let directory = Directory::new(env.clone(), Path::new("/a"), &Config::default());
-        let mut founding = Founding::new(directory.identify(NODE).unwrap(), &[(NODE, String::new())]).unwrap();
-        founding.on_event(found::Event::Tick, 7);
-        let identity = founding.take_effects().persist.unwrap();
-        let opened = directory.found(&identity, genesis_of(&identity).unwrap()).unwrap();
+        let (env, directory, identity, opened) = founded();
 
         // A log that begins behind entry 10, and database 3 as it is at entry 20.
         let mut catalogue = opened.catalogue.clone();
@@ -126,19 +127,16 @@ fn files_may_be_ahead_of_the_log_as_far_as_a_snapshot_brought_them() {
         let entries = (11..11 + entries).map(entry).collect();
         opened.log.append(&Batch { entries, ..Batch::default() }).unwrap();
         drop(opened);
-        let databases = Databases::open(env.clone(), "/a/db".into(), u64::MAX).unwrap();
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let hub = hub_of(&env, &identity, mailbox);
         let page = geometry.first_page();
         let hash = PageHash::of(PageNo::FIRST, &page);
         let at = Checkpointed { position: Position(20), size: PageCount(1), checksum: hash };
-        let mut staging = databases.stage(id, geometry.page_size, at).unwrap();
+        let mut staging = hub.databases.stage(id, geometry.page_size, at).unwrap();
         staging.write(PageNo::FIRST, &page).unwrap();
         staging.finish(&mut |_, _| Ok(vec![hash])).unwrap();
 
         let opened = directory.open_log(&identity).unwrap();
-        let (mailbox, _) = crossbeam_channel::unbounded();
-        let waiting = Waiting { clock, pump: None };
-        let hub: Hub =
-            Arc::new(Shared::new(NODE, identity.incarnation, 5, Config::default(), waiting, mailbox, databases));
         let engine = begin(&hub, opened, &directory)?;
         assert_eq!(hub.databases.get(id).unwrap().position(), Position(20));
         assert_eq!(hub.reach(), LogIndex(reach));
@@ -158,19 +156,9 @@ fn files_may_be_ahead_of_the_log_as_far_as_a_snapshot_brought_them() {
 /// else can apply: the thread that cannot get rid of its report, because the mailbox is full, keeps the applier.
 #[test]
 fn who_applied_tells_the_engine_before_anybody_else_applies() {
-    let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
-    let env = Env { fs: Arc::new(SimFs::new(1)), clock: clock.clone(), rng: Arc::new(SimRng::new(3)) };
-    env.fs.create_dir_all(Path::new("/a"), "test").unwrap();
-    let directory = Directory::new(env.clone(), Path::new("/a"), &Config::default());
-    let mut founding = Founding::new(directory.identify(NODE).unwrap(), &[(NODE, String::new())]).unwrap();
-    founding.on_event(found::Event::Tick, 7);
-    let identity = founding.take_effects().persist.unwrap();
-    let opened = directory.found(&identity, genesis_of(&identity).unwrap()).unwrap();
-    let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
+    let (env, directory, identity, opened) = founded();
     let (mailbox, inputs) = crossbeam_channel::bounded(64);
-    let waiting = Waiting { clock, pump: None };
-    let hub: Hub =
-        Arc::new(Shared::new(NODE, identity.incarnation, 5, Config::default(), waiting, mailbox.clone(), databases));
+    let hub = hub_of(&env, &identity, mailbox.clone());
     let (engine, log) = begin(&hub, opened, &directory).unwrap();
     let driver = Driver::new(&hub, inputs.clone(), engine, log, None);
 

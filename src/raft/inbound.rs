@@ -142,21 +142,13 @@ mod tests {
         let context = LogEntry { id: EntryId::default(), class: EntryClass::Normal, data: Bytes::from_static(b"c") };
         let reads = matches!(kind, MessageKind::ReadIndex | MessageKind::ReadIndexReply);
         Message {
-            kind,
-            from: NodeId(2),
-            to: NodeId(1),
             term: Term(if kind == MessageKind::ReadIndex { 0 } else { 5 }),
             log_term: Term(4),
             index: LogIndex(10),
             commit: LogIndex(10),
             commit_term: Term(4),
             entries: if reads { vec![context] } else { Vec::new() },
-            reject: false,
-            reject_hint: LogIndex(0),
-            request_snapshot: LogIndex(0),
-            priority: 0,
-            context: Bytes::new(),
-            snapshot: None,
+            ..Message::blank(kind, NodeId(2), NodeId(1))
         }
     }
 

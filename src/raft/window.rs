@@ -133,23 +133,7 @@ mod tests {
     }
 
     fn message(kind: MessageKind, from: u64, to: u64) -> Message {
-        Message {
-            kind,
-            from: NodeId(from as u16),
-            to: NodeId(to as u16),
-            term: Term(1),
-            log_term: Term(1),
-            index: LogIndex(0),
-            commit: LogIndex(0),
-            commit_term: Term(0),
-            entries: Vec::new(),
-            reject: false,
-            reject_hint: LogIndex(0),
-            request_snapshot: LogIndex(0),
-            priority: 0,
-            context: Bytes::new(),
-            snapshot: None,
-        }
+        Message::blank(kind, NodeId(from as u16), NodeId(to as u16))
     }
 
     fn append(index: u64, bytes: usize) -> Message {

@@ -9,10 +9,14 @@
 //!   recovery (`src/bin/shoal/phases.rs`), so that short phases are hit, too.
 //!
 //! Each kill is counted for the phases that the process was in, as it noted them itself; for `idle` if for none. An empty
-//! bucket fails the test: then it did not test what it says.
+//! bucket fails the test: then it did not test what it says. A process that ended in another way than by SIGKILL fails it, too.
+//!
+//! Kills seldom make a node say "not committed", since who could say it is dead. So each life ends with a leader that is cut
+//! off while writers wait for it, and lives: another one is elected, and what the first had proposed was never committed.
 //!
 //! After each life: acknowledged = found on every node, not committed = found nowhere, unknown = either, nothing twice;
-//! all nodes have the same checksum at the same position; `integrity_check` is ok.
+//! all nodes have the same checksum at the same position; `integrity_check` is ok. And no node has found its own copy of the
+//! database damaged at any time: it would have repaired that from the others before anybody looked.
 //!
 //! **What this cannot see.** SIGKILL ends a process, not the machine: what was written stays in the page cache, synced or
 //! not. A node that acknowledges before its sync passes here. The simulated disk, which forgets unsynced bytes, is what
@@ -22,6 +26,7 @@
 //! sequence. A seed fixes what is done, not how the processes are scheduled.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,7 +35,8 @@ use std::time::{Duration, Instant};
 use crate::common::{Dice, Writers, judge, logs, number, write};
 use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::ledger::Ledger;
-use crate::harness::wire::Act;
+use crate::harness::wire::{Act, Told};
+use parking_lot::Mutex;
 
 /// Kills of one run, unless `SHOAL_KILLS` says otherwise.
 const KILLS: u64 = 240;
@@ -38,6 +44,7 @@ const KILLS: u64 = 240;
 const KILLS_PER_LIFE: u64 = 35;
 const WRITERS: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(30);
+const SIGKILL: i32 = 9;
 const PHASES: [&str; 5] = ["append", "sync", "apply", "publish", "recovery"];
 
 /// What kills interrupted.
@@ -47,6 +54,9 @@ struct Buckets(BTreeMap<&'static str, u64>);
 impl Buckets {
     /// Reads what a dead node noted.
     fn count(&mut self, cluster: &Cluster, id: u64) {
+        let ended = cluster.child(id).and_then(|child| child.status());
+        let by_kill = ended.is_some_and(|status| status.signal() == Some(SIGKILL));
+        assert!(by_kill, "node {id} ended by itself: {ended:?}\n{}", logs(cluster));
         let path = cluster.phases(id).unwrap();
         // One that died before it could note anything counts for nothing, and not as what its life before did.
         let Ok(notes) = std::fs::read(path) else { return };
@@ -94,6 +104,8 @@ fn kill_loop() {
         sums.untried,
         sums.unknown
     );
+    // "Certainly not committed" is a promise of the nodes: if none ever said it, nothing was tested about it.
+    assert!(sums.not_committed > 0 && sums.unknown > 0, "no node said what is to be judged");
     for bucket in PHASES.iter().chain(&["idle"]) {
         assert!(sums.buckets.0.contains_key(bucket), "no kill interrupted: {bucket}; {:?}", sums.buckets);
     }
@@ -110,7 +122,8 @@ fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
         phases: true,
         hosts: Vec::new(),
     };
-    let cluster = Cluster::new(&plan, Arc::new(|_, _| {})).unwrap();
+    let troubles = Arc::new(Mutex::new(Vec::new()));
+    let cluster = Cluster::new(&plan, Arc::new(listen_for_troubles(troubles.clone()))).unwrap();
     let ledger = Ledger::default();
     // The founding is a recovery, too: of nothing.
     for id in cluster.ids() {
@@ -129,6 +142,7 @@ fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
             while sums.kills < target {
                 round(dice, sums, &cluster, &writers);
             }
+            cut_off_a_leader(&cluster, &ledger);
         }));
         writers.stop.store(true, Ordering::SeqCst);
         result
@@ -138,10 +152,40 @@ fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
         std::panic::resume_unwind(panic);
     }
     let verdict = judge(&cluster, &ledger, PATIENCE);
+    assert!(troubles.lock().is_empty(), "{:?}\n{}", troubles.lock(), logs(&cluster));
     sums.acknowledged += verdict.acknowledged;
     sums.unknown += verdict.unknown;
     sums.not_committed += verdict.not_committed;
     sums.untried += verdict.untried;
+}
+
+/// Notes what no kill may bring about. A disk that does not answer for a while is the affair of a busy machine.
+fn listen_for_troubles(troubles: Arc<Mutex<Vec<String>>>) -> impl Fn(u64, Told) + Send + Sync {
+    move |id, told| match told {
+        Told::Trouble { text } if !text.contains("has not answered") => {
+            troubles.lock().push(format!("node {id}: {text}"))
+        }
+        _ => {}
+    }
+}
+
+/// Cuts the leader off from the others while writers wait for it, until one of the others leads and has committed; then it
+/// hears of that, and has to tell its writers what became of theirs.
+fn cut_off_a_leader(cluster: &Cluster, ledger: &Ledger) {
+    assert!(cluster.wait_ready(&[1, 2, 3], PATIENCE), "not all nodes came back; leader {:?}", cluster.leader());
+    let Some(leader) = cluster.wait_leader(PATIENCE) else { panic!("no leader\n{}", logs(cluster)) };
+    let block = |blocked| {
+        for other in cluster.ids().filter(|id| *id != leader) {
+            cluster.ask(leader, &Act::Block { other, blocked }).unwrap();
+        }
+    };
+    block(true);
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.leader().is_none_or(|now| now == leader) || cluster.append(ledger, 0, PATIENCE).is_err() {
+        assert!(Instant::now() < deadline, "nobody took over from node {leader}\n{}", logs(cluster));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    block(false);
 }
 
 /// Starts a node, which may die by itself on the way; then once more, until it stays.

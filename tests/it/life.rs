@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use shoaldb::client::{Client, Doors};
 use shoaldb::{CreateOptions, Error, ErrorKind, Member, Node, Outcome, rusqlite};
 
 use shoaldb_vfs::env::os::OsClock;
@@ -358,4 +359,26 @@ fn a_list_with_one_address_twice_is_refused() {
     let list = [Member::new(1, "127.0.0.1:4001"), Member::new(2, "127.0.0.1:4001")];
     let error = Node::builder(1, dir.path()).listen("127.0.0.1:4001").bootstrap(list).start().unwrap_err();
     assert!(error.kind() == ErrorKind::BadInput && error.to_string().contains("same address"), "{error}");
+}
+
+/// What was acknowledged before a restart is shown by a node that says that it is well: before that it may not even know the
+/// tables, and whoever waits for `health` and writes would be told so.
+#[test]
+fn a_node_that_says_it_is_well_shows_what_was_acknowledged_before_its_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = Client::new(Doors::Directory(dir.path().to_path_buf()));
+    let well = || client.health().iter().all(|(_, answer)| answer.is_ok());
+    for acknowledged in 0..20 {
+        let node = Node::builder(1, dir.path()).start().unwrap();
+        let began = Instant::now();
+        while !well() {
+            assert!(began.elapsed() < LONG, "{:?}", client.health());
+        }
+        let db = node.connect("app").unwrap();
+        if acknowledged == 0 {
+            db.execute_batch("CREATE TABLE t(x)").unwrap();
+        }
+        assert_eq!(count(&db), acknowledged);
+        db.execute("INSERT INTO t VALUES (1)", []).unwrap();
+    }
 }

@@ -175,6 +175,10 @@ impl Worker {
                 Ok(json!((position, format!("{sum:032x}"))))
             }
             Act::Status => Ok(serde_json::to_value(self.node.status()).unwrap_or(Value::Null)),
+            Act::Block { other, blocked } => {
+                self.node.set_blocked(other, blocked);
+                Ok(Value::Null)
+            }
             Act::DieAt { phase, nth } => {
                 phases::arm(&phase, nth)?;
                 Ok(Value::Null)

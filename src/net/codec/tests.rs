@@ -6,21 +6,12 @@ use super::*;
 
 fn blank(kind: MessageKind) -> Message {
     Message {
-        kind,
-        from: NodeId(1),
-        to: NodeId(2),
         term: Term(5),
         log_term: Term(4),
         index: LogIndex(10),
         commit: LogIndex(9),
         commit_term: Term(4),
-        entries: Vec::new(),
-        reject: false,
-        reject_hint: LogIndex(0),
-        request_snapshot: LogIndex(0),
-        priority: 0,
-        context: Bytes::new(),
-        snapshot: None,
+        ..Message::blank(kind, NodeId(1), NodeId(2))
     }
 }
 

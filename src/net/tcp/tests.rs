@@ -163,22 +163,13 @@ impl Node {
 fn message(from: u16, to: u16, index: u64, data: usize) -> Message {
     let id = EntryId { index: LogIndex(index + 1), term: Term(1) };
     let entry = || LogEntry { id, class: EntryClass::Normal, data: Bytes::from(vec![7; data]) };
+    let kind = if data > 0 { MessageKind::Append } else { MessageKind::Heartbeat };
     Message {
-        kind: if data > 0 { MessageKind::Append } else { MessageKind::Heartbeat },
-        from: NodeId(from),
-        to: NodeId(to),
         term: Term(1),
         log_term: Term(1),
         index: LogIndex(index),
-        commit: LogIndex(0),
-        commit_term: Term(0),
         entries: if data > 0 { vec![entry()] } else { Vec::new() },
-        reject: false,
-        reject_hint: LogIndex(0),
-        request_snapshot: LogIndex(0),
-        priority: 0,
-        context: Bytes::new(),
-        snapshot: None,
+        ..Message::blank(kind, NodeId(from), NodeId(to))
     }
 }
 

@@ -205,6 +205,18 @@ fn in_a_joint_configuration_each_half_must_agree() {
     assert!(!is_majority(&four, &set(&[1, 2])) && is_majority(&four, &set(&[1, 2, 3])));
 }
 
+/// The entry of a snapshot of database `app` with its one page, and the manifest.
+fn one_page_at_entry_nine() -> (EntryId, Vec<u8>) {
+    let mut catalogue = Catalogue::new(ClusterId(1));
+    let (name, none) = (DatabaseName::new("app").unwrap(), AutoVacuum::None);
+    catalogue.apply_create(LogIndex(2), name, PageSize::DEFAULT, none).unwrap();
+    let at = EntryId { index: LogIndex(9), term: Term(1) };
+    let state = Checkpointed { position: Position(9), size: PageCount(1), checksum: RIGHT };
+    let databases = vec![Listed { id: APP, page_size: PageSize::DEFAULT, at: state }];
+    let manifest = Manifest { at, reach: at.index, membership: Membership::default(), catalogue, databases };
+    (at, manifest.encode())
+}
+
 /// A page and its hash want 4096 bytes and no more than 128.
 #[test]
 fn nothing_is_fetched_that_there_is_no_room_for() {
@@ -217,14 +229,7 @@ fn nothing_is_fetched_that_there_is_no_room_for() {
         assert_eq!(told, !fetches, "{alarms:?}");
 
         // A snapshot of everything: not a page is asked for, and the view is given back.
-        let mut catalogue = Catalogue::new(ClusterId(1));
-        let (name, none) = (DatabaseName::new("app").unwrap(), AutoVacuum::None);
-        catalogue.apply_create(LogIndex(2), name, PageSize::DEFAULT, none).unwrap();
-        let at = EntryId { index: LogIndex(9), term: Term(1) };
-        let state = Checkpointed { position: Position(9), size: PageCount(1), checksum: RIGHT };
-        let databases = vec![Listed { id: APP, page_size: PageSize::DEFAULT, at: state }];
-        let manifest =
-            Manifest { at, reach: at.index, membership: Membership::default(), catalogue, databases }.encode();
+        let (at, manifest) = one_page_at_entry_nine();
         let (mut asked, mut given_back) = (0, false);
         let stop = fetch::fetch(&bench.hub, NodeId(2), &mut |ask| match ask {
             Ask::Open { .. } => Ok(Answer::Opened { view: ViewId(1), at }),
@@ -249,14 +254,7 @@ fn new_files_that_an_attempt_before_still_holds_are_no_fault_of_the_disk() {
     for (failure, passes) in [(Failure::Kind(io::ErrorKind::WouldBlock), true), (Failure::EIO, false)] {
         let fs = SimFs::new(1);
         let bench = Bench::on(Arc::new(fs.clone()), Damage::Diverged, &[1, 2, 3]);
-        let mut catalogue = Catalogue::new(ClusterId(1));
-        let (name, none) = (DatabaseName::new("app").unwrap(), AutoVacuum::None);
-        catalogue.apply_create(LogIndex(2), name, PageSize::DEFAULT, none).unwrap();
-        let at = EntryId { index: LogIndex(9), term: Term(1) };
-        let state = Checkpointed { position: Position(9), size: PageCount(1), checksum: RIGHT };
-        let databases = vec![Listed { id: APP, page_size: PageSize::DEFAULT, at: state }];
-        let manifest =
-            Manifest { at, reach: at.index, membership: Membership::default(), catalogue, databases }.encode();
+        let (at, manifest) = one_page_at_entry_nine();
         // The first of these calls lists what there is, the second opens the file and finds it locked.
         fs.fail_at(Aim::At("stage.begin"), 2, Lasts::Once, failure);
         let stop = fetch::fetch(&bench.hub, NodeId(2), &mut |ask| match ask {

@@ -38,6 +38,8 @@ pub(crate) enum Act {
     Checksum,
     /// The node's status.
     Status,
+    /// Lets nothing through to another node or from it, or everything again.
+    Block { other: u64, blocked: bool },
     /// Dies by SIGKILL in the n-th such phase from now on.
     DieAt { phase: String, nth: u32 },
 }
