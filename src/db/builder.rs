@@ -1,0 +1,417 @@
+//! How a node is started: its settings, and the way from a directory to running threads.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use shoaldb_vfs::Registration;
+use shoaldb_vfs::env::Env;
+
+use super::{Inner, Member, Node, node_id};
+use crate::admin;
+use crate::boot::Directory;
+use crate::catalogue::Catalogue;
+use crate::config::Config;
+use crate::databases::Databases;
+use crate::error::{Error, ErrorKind, Result};
+use crate::found::format::Belongs;
+use crate::found::{self, Founding};
+use crate::inbound::NodeInbound;
+use crate::net::Transport;
+use crate::net::tcp::{ListenError, Options, Tcp};
+use crate::node::{self, Joining, Start};
+use crate::replicate::NodeReplicator;
+use crate::shared::{Hub, Shared};
+use crate::signal::Waiting;
+use crate::socket::AdminSocket;
+use crate::types::{LogIndex, NodeId};
+
+/// Name under which the first node of a process is reachable by any SQLite client of the process.
+const DEFAULT_VFS: &str = "shoal";
+
+static NEXT_VFS: AtomicU64 = AtomicU64::new(1);
+
+/// How a node is started. Every option has a default; see each method.
+#[derive(Clone, Debug)]
+#[must_use = "call start()"]
+pub struct Builder {
+    id: u64,
+    dir: PathBuf,
+    listen: Option<String>,
+    advertise: Option<String>,
+    bootstrap: Vec<Member>,
+    join: Vec<String>,
+    vfs_name: Option<String>,
+    config: Config,
+    env: Option<Env>,
+}
+
+impl Builder {
+    /// A node with id `id` and its data in `dir`, and all else by default.
+    pub(super) fn new(id: u64, dir: &Path) -> Builder {
+        Builder {
+            id,
+            dir: dir.to_path_buf(),
+            listen: None,
+            advertise: None,
+            bootstrap: Vec::new(),
+            join: Vec::new(),
+            vfs_name: None,
+            config: Config::default(),
+            env: None,
+        }
+    }
+
+    /// Where to listen for other nodes, such as `127.0.0.1:4001`. Without it the node has no socket, and can only be a
+    /// cluster of one.
+    pub fn listen(mut self, address: impl Into<String>) -> Builder {
+        self.listen = Some(address.into());
+        self
+    }
+
+    /// Under which address others reach this node, if it is not the one that it listens on.
+    pub fn advertise(mut self, address: impl Into<String>) -> Builder {
+        self.advertise = Some(address.into());
+        self
+    }
+
+    /// The members of a new cluster, this node among them: the same list on each. Once the directory belongs to a
+    /// cluster, the list changes nothing; its addresses of members are tried where a member is not found at the one that
+    /// the cluster knows, so that all nodes may be started on other addresses. The cluster begins when a majority of the list has come up, none of which may belong to one already.
+    pub fn bootstrap(mut self, members: impl IntoIterator<Item = Member>) -> Builder {
+        self.bootstrap = members.into_iter().collect();
+        self
+    }
+
+    /// Addresses of nodes of a cluster that this one shall become a member of; any of them lets it in. It listens until it
+    /// has caught up and votes from then on. Ignored once the directory belongs to a cluster. The id must be one that no
+    /// member has or had.
+    pub fn join<A: Into<String>>(mut self, addresses: impl IntoIterator<Item = A>) -> Builder {
+        self.join = addresses.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Time between two heartbeats of a leader; default 100 ms.
+    pub fn heartbeat(mut self, every: Duration) -> Builder {
+        self.config.heartbeat = every;
+        self
+    }
+
+    /// How long a follower waits for a sign of its leader, up to twice as long, before it campaigns; default 1 s. At
+    /// least three heartbeats.
+    pub fn election_timeout(mut self, timeout: Duration) -> Builder {
+        self.config.election_timeout = timeout;
+        self
+    }
+
+    /// How long a SQLite commit or a linearizable read waits for a majority; default 10 s. After that the outcome of
+    /// the commit is unknown.
+    pub fn commit_timeout(mut self, timeout: Duration) -> Builder {
+        self.config.commit_timeout = timeout;
+        self
+    }
+
+    /// Busy timeout of connections made by [`Node::connect`]; default 5 s.
+    pub fn busy_timeout(mut self, timeout: Duration) -> Builder {
+        self.config.busy_timeout = timeout;
+        self
+    }
+
+    /// Bytes of pages that the write-ahead logs of all databases of this node keep in memory; default 64 MiB. What is
+    /// beyond it is in files without a name in the data directory, which the kernel can drop from memory; so this is no
+    /// limit for the size of anything.
+    pub fn wal_limit(mut self, bytes: u64) -> Builder {
+        self.config.wal_limit = bytes;
+        self
+    }
+
+    /// Name of this node's VFS for other SQLite clients of this process; default a generated one, and `shoal` for the
+    /// first node of the process.
+    pub fn vfs_name(mut self, name: impl Into<String>) -> Builder {
+        self.vfs_name = Some(name.into());
+        self
+    }
+
+    /// Whether addresses beyond this machine may be listened on and dialed although nothing is encrypted; default
+    /// `false`.
+    pub fn allow_plaintext_remote(mut self, allow: bool) -> Builder {
+        self.config.allow_plaintext_remote = allow;
+        self
+    }
+
+    /// Bytes of log beyond which its oldest files are dropped, as soon as every member has what is in them and every
+    /// database its checkpoint; default 256 MiB. At least four times [`Builder::segment_bytes`] makes sense.
+    pub fn log_limit(mut self, bytes: u64) -> Builder {
+        self.config.log_limit = bytes;
+        self
+    }
+
+    /// Bytes of pages in a database's WAL beyond which they are moved to its main file; default 4 MiB.
+    pub fn checkpoint_bytes(mut self, bytes: u64) -> Builder {
+        self.config.checkpoint_bytes = bytes;
+        self
+    }
+
+    /// How long a page may be in a database's WAL alone, even if nothing else is written; default 60 s.
+    pub fn checkpoint_age(mut self, age: Duration) -> Builder {
+        self.config.checkpoint_age = age;
+        self
+    }
+
+    /// Bytes of main files that are read each second to compare them with their hashes; default 1 MiB, 0 for none.
+    pub fn scrub_bytes(mut self, bytes: u64) -> Builder {
+        self.config.scrub_bytes = bytes;
+        self
+    }
+
+    /// Age at which a view that this node lends to another one is closed, used or not; default 24 h.
+    pub fn snapshot_read_view_close_timeout(mut self, age: Duration) -> Builder {
+        self.config.snapshot_read_view_close_timeout = age;
+        self
+    }
+
+    /// Bytes of WAL that views lent to other nodes may keep from being checkpointed before they are closed; default 1 GiB.
+    /// Who fetched from one goes on with another.
+    pub fn snapshot_wal_pin_max(mut self, bytes: u64) -> Builder {
+        self.config.snapshot_wal_pin_max = bytes;
+        self
+    }
+
+    /// Size of one file of the log in bytes; default 16 MiB. Each is written in advance.
+    pub fn segment_bytes(mut self, bytes: u64) -> Builder {
+        self.config.segment_bytes = bytes;
+        self
+    }
+
+    /// A SQL session over the admin socket ends when nothing is asked of it for this long, inside of a transaction after a
+    /// tenth of it; default 10 min.
+    pub fn session_idle(mut self, limit: Duration) -> Builder {
+        self.config.session_idle = limit.max(Duration::from_millis(100));
+        self
+    }
+
+    /// Largest transaction in bytes of pages; default 4 GiB. Each node needs twice that on its disk.
+    pub fn transaction_limit(mut self, bytes: u64) -> Builder {
+        self.config.transaction_limit = bytes;
+        self
+    }
+
+    /// A transaction that is larger than this, encoded, goes through the log in parts of this size; default 4 MiB, and
+    /// at least 64 KiB.
+    pub fn part_bytes(mut self, bytes: usize) -> Builder {
+        self.config.part_bytes = bytes.clamp(64 << 10, 256 << 20);
+        self
+    }
+
+    /// Oldest and newest protocol version that this node speaks. For tests of upgrades.
+    #[doc(hidden)]
+    pub fn speaks(mut self, oldest: u16, newest: u16) -> Builder {
+        self.config.speaks = (oldest, newest);
+        self
+    }
+
+    /// Other doors to files, time and randomness than the operating system's. For tests; there is no admin socket then.
+    #[doc(hidden)]
+    pub fn env(mut self, env: Env) -> Builder {
+        self.env = Some(env);
+        self
+    }
+
+    /// Starts the node. Opens and checks what is in the directory, and blocks until the databases show all that this
+    /// directory knows to be committed. Does not wait for other nodes: see [`Node::wait_leader`].
+    pub fn start(self) -> Result<Node> {
+        let env = self.env.clone().unwrap_or_else(Env::os);
+        self.config.check().map_err(|what| Error::new(ErrorKind::BadInput, what))?;
+        let id = node_id(self.id)?;
+        let list = self.member_list(id)?;
+        self.check_join()?;
+        self.check_addresses()?;
+        env.fs.create_dir_all(&self.dir, "dir.create").map_err(|error| {
+            let text = format!("{}: cannot be made a data directory: {error}", self.dir.display());
+            Error::caused(ErrorKind::Io, text, error)
+        })?;
+        let lock = env.fs.lock_dir(&self.dir, "dir.lock").map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => Error::new(
+                ErrorKind::Busy,
+                format!("{}: another process, or this one, uses this directory", self.dir.display()),
+            ),
+            _ => error.into(),
+        })?;
+        let directory = Directory::new(env.clone(), &self.dir, &self.config);
+        let identity = directory.identify(id)?;
+
+        let databases = Databases::open(env.clone(), directory.databases_dir(), self.config.wal_limit)?;
+        let (mailbox, inputs) = crossbeam_channel::unbounded();
+        let waiting = Waiting { clock: env.clock.clone(), pump: None };
+        let session = env.rng.next_u64();
+        let hub: Hub =
+            Arc::new(Shared::new(id, identity.incarnation, session, self.config.clone(), waiting, mailbox, databases));
+
+        // What can fail for reasons outside the directory comes before the directory is bound to a cluster for good.
+        let transport = match &self.listen {
+            Some(listen) => Some(self.open_transport(&hub, listen, &env)?),
+            None => None,
+        };
+        let registrations = self.register(&hub, &env)?;
+        let start = match &identity.belongs {
+            Belongs::Nowhere if !self.join.is_empty() => {
+                let address = self.own_address().unwrap_or_default();
+                Start::Joining(Box::new(Joining { identity, doors: self.join.clone(), address }))
+            }
+            Belongs::Nowhere => {
+                let founding = Founding::new(identity, &list)
+                    .map_err(|error| Error::new(ErrorKind::BadInput, error.to_string()))?;
+                self.found_alone(founding, &list, &directory)?
+            }
+            _ => Start::Opened(Box::new(directory.open_log(&identity)?)),
+        };
+        let replay_to = match &start {
+            Start::Opened(opened) => {
+                self.warn_of_ignored_list(&opened.catalogue);
+                hub.set_hints(list.iter().filter(|(node, _)| *node != id).cloned().collect());
+                if let Some(address) = self.own_address() {
+                    hub.hear_address(id, address);
+                }
+                opened.restored.hard_state.commit
+            }
+            Start::Joining(_) => LogIndex(0),
+            Start::Founding(_) => {
+                // Later the members are those of the catalogue.
+                if let Some(tcp) = &transport {
+                    list.iter().for_each(|(node, address)| tcp.set_peer(*node, address));
+                }
+                LogIndex(0)
+            }
+        };
+        let vfs_name = registrations.first().map_or(DEFAULT_VFS, Registration::name).to_string();
+        hub.set_home(&vfs_name, &self.dir);
+        let socket = match self.env {
+            None => AdminSocket::open(&hub, &vfs_name, &self.dir)
+                .inspect_err(|error| tracing::warn!(node = hub.id.0, %error, "no admin socket"))
+                .ok(),
+            Some(_) => None,
+        };
+        let threads =
+            node::spawn(hub.clone(), inputs, start, directory, transport.clone().map(|t| t as Arc<dyn Transport>))?;
+        let node = Node {
+            inner: Arc::new(Inner {
+                hub,
+                vfs_name,
+                registrations: Mutex::new(registrations),
+                socket: Mutex::new(socket),
+                transport: Mutex::new(transport),
+                threads: Mutex::new(threads),
+                lock: Mutex::new(Some(lock)),
+                pools: Mutex::default(),
+                down: Mutex::new(false),
+            }),
+        };
+        node.wait_until(Duration::MAX, |hub| hub.applied().index >= replay_to)?;
+        Ok(node)
+    }
+
+    /// Where others reach this node.
+    fn own_address(&self) -> Option<String> {
+        self.advertise.clone().or_else(|| self.listen.clone())
+    }
+
+    /// An address that no node would dial is told before anything is founded on it.
+    fn check_addresses(&self) -> Result<()> {
+        let listed = self.bootstrap.iter().map(|member| &member.address);
+        let mut all = listed.chain(&self.advertise).chain(&self.join);
+        all.try_for_each(|address| admin::check_address(address, self.config.allow_plaintext_remote))
+    }
+
+    fn check_join(&self) -> Result<()> {
+        let what = match (self.join.is_empty(), self.bootstrap.is_empty(), &self.listen) {
+            (true, ..) => return Ok(()),
+            (false, false, _) => "bootstrap(...) founds a cluster, join(...) enters one; give one of the two",
+            (false, true, None) => "a node that joins needs an address: call listen(...)",
+            (false, true, Some(_)) => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::BadInput, what))
+    }
+
+    fn member_list(&self, id: NodeId) -> Result<Vec<(NodeId, String)>> {
+        if self.bootstrap.is_empty() {
+            let address = self.advertise.clone().or_else(|| self.listen.clone()).unwrap_or_default();
+            return Ok(vec![(id, address)]);
+        }
+        if self.bootstrap.len() > 1 && self.listen.is_none() {
+            return Err(Error::new(
+                ErrorKind::BadInput,
+                format!("a cluster of {} nodes needs an address: call listen(...)", self.bootstrap.len()),
+            ));
+        }
+        let mut addresses = HashMap::new();
+        for member in &self.bootstrap {
+            if let Some(other) = addresses.insert(&member.address, member.id) {
+                return Err(Error::new(
+                    ErrorKind::BadInput,
+                    format!(
+                        "the bootstrap list gives nodes {other} and {} the same address {}; give each its own",
+                        member.id, member.address
+                    ),
+                ));
+            }
+        }
+        self.bootstrap.iter().map(|member| Ok((node_id(member.id)?, member.address.clone()))).collect()
+    }
+
+    /// The directory's cluster decides who is a member; a list that says otherwise is a misunderstanding to be told of.
+    fn warn_of_ignored_list(&self, catalogue: &Catalogue) {
+        let listed: BTreeSet<u64> = self.bootstrap.iter().map(|member| member.id).collect();
+        let members: BTreeSet<u64> = catalogue.members().map(|(id, _)| u64::from(id.0)).collect();
+        if !listed.is_empty() && listed != members {
+            tracing::warn!(
+                "{} belongs to cluster {} with the members {members:?}; the bootstrap list {listed:?} is ignored",
+                self.dir.display(),
+                catalogue.cluster()
+            );
+        }
+    }
+
+    /// A cluster of one is founded here and now.
+    fn found_alone(&self, mut founding: Founding, list: &[(NodeId, String)], directory: &Directory) -> Result<Start> {
+        if list.len() > 1 {
+            return Ok(Start::Founding(Box::new(founding)));
+        }
+        founding.on_event(found::Event::Tick, directory.env.rng.next_u64());
+        match node::carry_out(&mut founding, directory, None)? {
+            Some(opened) => Ok(Start::Opened(Box::new(opened))),
+            None => Err(Error::new(ErrorKind::BadInput, "a cluster of one could not be founded".to_string())),
+        }
+    }
+
+    fn open_transport(&self, hub: &Hub, listen: &str, env: &Env) -> Result<Arc<Tcp>> {
+        let mut options = Options::new(hub.id, listen);
+        options.advertise = self.own_address().unwrap_or_default();
+        options.allow_plaintext_remote = self.config.allow_plaintext_remote;
+        options.speaks = self.config.speaks;
+        let inbound = Arc::new(NodeInbound::new(hub.clone()));
+        let tcp = Tcp::start(options, inbound, env.rng.clone()).map_err(|error| match error {
+            ListenError::Address(_) => Error::caused(ErrorKind::BadInput, error.to_string(), error),
+            _ => Error::caused(ErrorKind::Io, error.to_string(), error),
+        })?;
+        let tcp = Arc::new(tcp);
+        let transport: Arc<dyn Transport> = tcp.clone();
+        hub.set_transport(&transport);
+        Ok(tcp)
+    }
+
+    fn register(&self, hub: &Hub, env: &Env) -> Result<Vec<Registration>> {
+        let replicator = Arc::new(NodeReplicator { hub: hub.clone() });
+        let register = |name: &str| Registration::new(name, replicator.clone(), env.clock.clone());
+        let own = match &self.vfs_name {
+            Some(name) => name.clone(),
+            None => format!("shoal-{}", NEXT_VFS.fetch_add(1, Ordering::Relaxed)),
+        };
+        let mut registrations = vec![register(&own).map_err(|what| Error::new(ErrorKind::BadInput, what))?];
+        // Taken means that another node of this process is the first.
+        registrations.extend(register(DEFAULT_VFS).ok());
+        Ok(registrations)
+    }
+}
