@@ -40,7 +40,7 @@ use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::genesis::Geometry;
 use shoaldb_vfs::mapfile::{Checkpointed, Owner};
-use shoaldb_vfs::page::PageSize;
+use shoaldb_vfs::page::{PageNo, PageSize};
 use shoaldb_vfs::spill::{SpillTo, WalMemory};
 use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::transaction::Position;
@@ -65,6 +65,11 @@ const OPENERS: usize = 4;
 
 fn owner(id: DatabaseId, info: &DatabaseInfo, generation: u64) -> Owner {
     Owner { database: id.0, generation, page_size: info.page_size }
+}
+
+/// Whether the files of a database of one page are what was written.
+fn is_whole(files: &DatabaseFiles) -> io::Result<bool> {
+    Ok(files.books_fit()? && files.verify(PageNo::FIRST, 1)?.is_none())
 }
 
 /// What is wrong with the copy of a database on this node.
@@ -331,13 +336,20 @@ impl Databases {
     /// The entry at index `id` created a database. Its files may be there: this node applied the entry in an earlier life.
     pub(crate) fn bind(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<()> {
         let owner = owner(id, info, self.generation(id));
-        let files = match DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner) {
-            Ok(files) => files,
-            // What is not whole was never anything: a crash came before the entry was applied, and it is again.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+        let found = match DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner) {
+            Ok(files) => Some(files),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => None,
+            Err(error) => return Err(error),
+        };
+        // What is not whole was never anything: a crash came before the entry was applied, and it is again. Files that look as
+        // they were made may be such pieces, too: any sector of them may be missing. Once there was a checkpoint, they had
+        // been made durable before it.
+        let files = match found {
+            Some(files) if files.at().position > Position(id.0) || is_whole(&files)? => files,
+            torn => {
+                drop(torn);
                 DatabaseFiles::create(self.env.fs.clone(), &self.dir, owner, geometry_of(info), Position(id.0))?
             }
-            Err(error) => return Err(error),
         };
         self.enter(id, info, files)
     }
@@ -506,9 +518,9 @@ mod tests {
     use std::path::Path;
 
     use shoaldb_vfs::env::Fs;
-    use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
+    use shoaldb_vfs::env::sim::{Aim, SimClock, SimFs, SimRng};
     use shoaldb_vfs::mapfile::Checkpointed;
-    use shoaldb_vfs::page::{PageCount, PageHash, PageNo};
+    use shoaldb_vfs::page::{PageCount, PageHash};
     use shoaldb_vfs::staging::Staging;
 
     use super::*;
@@ -592,6 +604,29 @@ mod tests {
         let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
         databases.restore(&Catalogue::new(ClusterId(1)), BTreeMap::new(), LogIndex(20)).unwrap();
         assert!(names(&fs).is_empty(), "the anchor knows of it");
+    }
+
+    /// The pieces of the files that a crash leaves are any: also a map whose head and position are there and whose hashes are
+    /// not. The entry that creates the database is applied again, and what it finds is no damage.
+    #[test]
+    fn what_a_crash_leaves_of_new_files_is_made_anew_or_whole() {
+        let id = DatabaseId(3);
+        for seed in 0..300 {
+            let (fs, env) = disk();
+            let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
+            fs.sync_dir(Path::new("/"), "test").unwrap();
+            fs.crash_at(Aim::Any, 1 + seed % 14, seed);
+            let died = databases.bind(id, &info()).is_err();
+            databases.stop();
+            fs.crash(seed);
+            fs.restart();
+            let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+            databases.restore(&Catalogue::new(ClusterId(1)), BTreeMap::new(), LogIndex(2)).unwrap();
+            databases.bind(id, &info()).unwrap_or_else(|error| panic!("{seed}, died {died}: {error}"));
+            let page = databases.get(id).unwrap().page(PageNo::FIRST);
+            let page = page.unwrap_or_else(|error| panic!("{seed}, died {died}: {error:?}"));
+            assert_eq!(page.unwrap(), Geometry::default().first_page().into(), "{seed}, died {died}");
+        }
     }
 
     /// Also over a start; and nobody takes it for damage.

@@ -3,10 +3,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::wait::told;
-use shoaldb::{Error, ErrorKind, Event, Node, Outcome, rusqlite};
+use shoaldb::{Builder, Error, ErrorKind, Event, Node, Outcome, rusqlite};
 use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{Env, Fs};
@@ -18,13 +19,17 @@ fn start(fs: &SimFs) -> Node {
 }
 
 fn try_start(fs: &SimFs) -> Result<Node, Error> {
+    try_start_with(fs, |builder| builder)
+}
+
+fn try_start_with(fs: &SimFs, settings: impl FnOnce(Builder) -> Builder) -> Result<Node, Error> {
     let fs: Arc<dyn Fs> = Arc::new(fs.clone());
-    let node = Node::builder(1, DIR)
+    let builder = Node::builder(1, DIR)
         .env(Env { fs, clock: Arc::new(OsClock), rng: Arc::new(OsRng) })
         .segment_bytes(64 << 10)
         .commit_timeout(Duration::from_millis(300))
-        .busy_timeout(Duration::from_millis(100))
-        .start()?;
+        .busy_timeout(Duration::from_millis(100));
+    let node = settings(builder).start()?;
     node.wait_leader(Duration::from_secs(10))?;
     Ok(node)
 }
@@ -82,28 +87,26 @@ fn a_power_cut_at_any_call_loses_nothing_that_was_acknowledged() {
         fs.calls()
     };
     assert!(calls > 30, "{calls}");
-    for nth in 1..=calls {
-        let fs = SimFs::new(nth);
-        fs.crash_at(Aim::Any, nth, nth);
-        let acknowledged = run_until_crash(&fs);
-        fs.crash(nth + 1000);
-        fs.restart();
-        let node = match try_start(&fs) {
-            Ok(node) => node,
-            Err(error) => panic!("crash at call {nth}: {error}"),
-        };
-        let db = node.connect("app").unwrap();
-        let found: Vec<i64> = match db.prepare("SELECT x FROM t ORDER BY x") {
-            Ok(mut select) => select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect(),
-            Err(_) => Vec::new(),
-        };
-        let expected: Vec<i64> = (1..=found.len() as i64).collect();
-        assert_eq!(found, expected, "crash at call {nth}");
-        assert!(
-            found.len() as i64 >= acknowledged,
-            "crash at call {nth}: {acknowledged} acknowledged, {found:?} found"
-        );
-    }
+    (1..=calls).for_each(|nth| cut_power_at(nth, run_until_crash));
+}
+
+/// Lets `life` run until call `nth`, where the power goes; judges what there is when it comes back.
+fn cut_power_at(nth: u64, life: impl Fn(&SimFs) -> i64) {
+    let fs = SimFs::new(nth);
+    fs.crash_at(Aim::Any, nth, nth);
+    let acknowledged = life(&fs);
+    fs.crash(nth + 1000);
+    fs.restart();
+    let node = try_start(&fs).unwrap_or_else(|error| panic!("crash at call {nth}: {error}"));
+    let connected = node.connect("app");
+    let db = connected.unwrap_or_else(|error| panic!("crash at call {nth}: {error}, {:#?}", node.status()));
+    let found: Vec<i64> = match db.prepare("SELECT x FROM t ORDER BY x") {
+        Ok(mut select) => select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect(),
+        Err(_) => Vec::new(),
+    };
+    let expected: Vec<i64> = (1..=found.len() as i64).collect();
+    assert_eq!(found, expected, "crash at call {nth}");
+    assert!(found.len() as i64 >= acknowledged, "crash at call {nth}: {acknowledged} acknowledged, {found:?} found");
 }
 
 /// Starts a node and writes 1, 2, 3 ... 8; the last value that was acknowledged.
@@ -113,6 +116,45 @@ fn run_until_crash(fs: &SimFs) -> i64 {
         return 0;
     }
     (1..=8).take_while(|value| insert(&node, *value).is_ok()).last().unwrap_or(0)
+}
+
+/// Starts a node that writes 1, 2 and 3, and moves each to the main file before the next; the last value that was
+/// acknowledged.
+fn checkpoint_until_crash(fs: &SimFs) -> i64 {
+    let Ok(node) = try_start_with(fs, |builder| builder.checkpoint_age(Duration::from_millis(1))) else { return 0 };
+    let mut acknowledged = 0;
+    if node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).is_err() {
+        return 0;
+    }
+    while acknowledged < 3 && insert(&node, acknowledged + 1).is_ok() {
+        acknowledged += 1;
+        let all_is_in_the_main_file =
+            || node.status().databases.iter().all(|database| database.checkpointed == database.position);
+        while !all_is_in_the_main_file() && !fs.is_down() {
+            std::thread::yield_now();
+        }
+    }
+    acknowledged
+}
+
+/// The same with checkpoints in between, whose calls come from another thread than the log's.
+#[test]
+fn a_power_cut_at_any_call_of_log_or_checkpoint_loses_nothing_that_was_acknowledged() {
+    let calls = {
+        let fs = SimFs::new(1);
+        assert_eq!(checkpoint_until_crash(&fs), 3);
+        fs.calls()
+    };
+    let next = AtomicU64::new(1);
+    // Most of a life is waiting for the thread that makes checkpoints.
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let turn = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|nth| *nth <= calls);
+                std::iter::from_fn(turn).for_each(|nth| cut_power_at(nth, checkpoint_until_crash));
+            });
+        }
+    });
 }
 
 #[test]
