@@ -26,6 +26,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::lists;
 use super::world::{At, State};
+use shoaldb_vfs::error::Refusal;
+
 use crate::raft::Role;
 use crate::receipt::{Receipt, ReceiptOutcome};
 
@@ -215,6 +217,10 @@ impl State {
                 }
             }
             for (id, db) in hub.databases.all() {
+                // What a snapshot lacks since an entry that is still to come drops it is shown to nobody.
+                if db.retired() == Some(Refusal::Dropped) {
+                    continue;
+                }
                 let (position, checksum) = db.checksum();
                 let before = self.checks.positions.insert((at, id.0), position.0);
                 if before == Some(position.0) {
