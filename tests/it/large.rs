@@ -16,6 +16,9 @@ const PART: usize = 64 << 10;
 /// 20 MB that nothing packs: some three hundred parts.
 const LARGE: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) \
                      INSERT INTO t SELECT randomblob(10000) FROM n";
+/// Three times that, for a node to stop and start meanwhile.
+const LARGER: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) \
+                      INSERT INTO t SELECT randomblob(10000) FROM n";
 
 fn cluster() -> Cluster {
     let cluster = Cluster::start_with(3, |builder: Builder| builder.part_bytes(PART).busy_timeout(LONG));
@@ -48,7 +51,7 @@ fn other_databases_commit_between_the_parts_and_nodes_may_restart_there() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let large = scope.spawn(|| {
-            let result = db.execute(LARGE, []);
+            let result = db.execute(LARGER, []);
             done.store(true, Ordering::SeqCst);
             (db, result)
         });
@@ -59,8 +62,8 @@ fn other_databases_commit_between_the_parts_and_nodes_may_restart_there() {
         assert_eq!(count(&cluster.node(leader).connect("app").unwrap()), 0, "and nothing of it is shown");
         cluster.start_node(restarted);
         let (db, result) = large.join().unwrap();
-        assert_eq!(result.unwrap(), 2000);
-        assert_eq!(count(&db), 2000);
+        assert_eq!(result.unwrap(), 6000);
+        assert_eq!(count(&db), 6000);
     });
     let (app, other) =
         (cluster.node(leader).checksum("app").unwrap().0, cluster.node(leader).checksum("other").unwrap().0);
@@ -74,7 +77,7 @@ fn other_databases_commit_between_the_parts_and_nodes_may_restart_there() {
         cluster.start_node(id);
     }
     cluster.assert_equal("app");
-    assert_eq!(count(&cluster.leader().connect("app").unwrap()), 2000);
+    assert_eq!(count(&cluster.leader().connect("app").unwrap()), 6000);
 }
 
 /// Shows INV-23.
