@@ -42,7 +42,7 @@ impl NodeReplicator {
 
     fn check_leadership(&self) -> Result<(), Refusal> {
         let leadership = self.hub.leadership();
-        if self.hub.is_closing() {
+        if self.hub.is_closing() || self.hub.is_removed() {
             // Whoever leads now, or nobody that this node will ever hear of.
             return Err(Refusal::NotLeader(leadership.leader.filter(|leader| *leader != self.hub.id).map(|id| id.0)));
         }

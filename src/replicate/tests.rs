@@ -66,8 +66,13 @@ fn the_write_lock_is_granted_only_on_a_leader_that_has_applied_an_entry_of_its_o
     assert_eq!(acquire(), Err(Refusal::NodeStopped));
     node.hub.set_leadership(stands(Role::Follower, 7, Some(NodeId(2))));
     assert_eq!(acquire(), Err(Refusal::NotLeader(Some(2))), "reads go on here, writes go there");
+    node.hub.set_removed("node 1 was removed".to_string());
+    assert_eq!(acquire(), Err(Refusal::NotLeader(Some(2))), "a node that was removed says what it knew last");
+    node.hub.set_leadership(stands(Role::Follower, 8, None));
+    assert_eq!(acquire(), Err(Refusal::NotLeader(None)), "nobody tells a node that was removed who leads");
+    node.hub.set_leadership(stands(Role::Follower, 8, Some(NodeId(2))));
     node.hub.stop();
     assert_eq!(acquire(), Err(Refusal::NotLeader(Some(2))), "a node that closes still says where to go");
-    node.hub.set_leadership(stands(Role::Follower, 8, None));
+    node.hub.set_leadership(stands(Role::Follower, 9, None));
     assert_eq!(acquire(), Err(Refusal::NotLeader(None)), "it can learn of none any more");
 }

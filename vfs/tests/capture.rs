@@ -127,7 +127,7 @@ fn spilled_pages_beyond_the_committed_size_are_left_out() {
 }
 
 #[test]
-fn vacuum_is_one_transaction_and_can_turn_auto_vacuum_on() {
+fn vacuum_is_one_transaction_and_turns_auto_vacuum_on_and_off() {
     let stage = Stage::new();
     let db = stage.connect("app");
     db.execute_batch(TABLE).unwrap();
@@ -144,6 +144,18 @@ fn vacuum_is_one_transaction_and_can_turn_auto_vacuum_on() {
     let size = pages(&stage);
     run(&db, "PRAGMA incremental_vacuum(3)");
     assert_eq!(pages(&stage), size - 3);
+    stage.compare("app");
+    spill(&db, 200);
+    let commits = stage.commits("app");
+    db.execute_batch("PRAGMA auto_vacuum = 0; VACUUM").unwrap();
+    assert_eq!(stage.commits("app"), commits + 1);
+    assert_eq!(number(&db, "PRAGMA auto_vacuum"), 0);
+    assert_eq!(number(&stage.connect("app"), "SELECT count(*) FROM t"), 200);
+    // Without the pages that say where each page is pointed to.
+    db.execute("DELETE FROM t", []).unwrap();
+    assert!(number(&db, "PRAGMA freelist_count") > 0);
+    run(&db, "PRAGMA incremental_vacuum");
+    assert!(number(&db, "PRAGMA freelist_count") > 0, "nothing gives pages back any more");
     stage.compare("app");
 }
 

@@ -10,7 +10,7 @@
 //! | spilled pages, rewritten frames, a page twice in one transaction | `spilled_and_rewritten_pages_are_captured_in_their_last_version` |
 //! | savepoints; a spilled transaction that is rolled back | `savepoints_that_were_rolled_back_leave_nothing_in_the_transaction`, `a_spilled_transaction_that_is_rolled_back_leaves_nothing` |
 //! | spilled pages beyond the committed size | `spilled_pages_beyond_the_committed_size_are_left_out` |
-//! | VACUUM, both kinds of auto_vacuum | `vacuum_is_one_transaction_and_can_turn_auto_vacuum_on`, `auto_vacuum_gives_pages_back_in_the_same_transaction` |
+//! | VACUUM, both kinds of auto_vacuum | `vacuum_is_one_transaction_and_turns_auto_vacuum_on_and_off`, `auto_vacuum_gives_pages_back_in_the_same_transaction` |
 //! | ALTER, CREATE, DROP, ANALYZE, triggers | `schema_changes_are_ordinary_transactions` |
 //! | page sizes 512 to 65536, fixed at creation | `every_page_size_works` |
 //! | UTF-8 and both UTF-16, chosen by the first writer | `the_encoding_is_chosen_by_the_first_writer` |
@@ -36,6 +36,7 @@
 //! | schema changes and VACUUM; an open SELECT; closing a blob; RELEASE | `a_failed_schema_change_leaves_the_old_schema`, `an_open_select_runs_on_after_a_failed_commit`, `a_blob_reports_a_commit_that_failed_when_it_is_closed`, `a_release_that_fails_keeps_the_transaction_until_it_is_rolled_back` |
 //! | **What other nodes committed** | |
 //! | writer and applier take turns; readers see whole transactions | `two_nodes_that_swap_their_roles_stay_the_same`, `many_readers_see_a_constant_sum_while_applies_go_on` |
+//! | no hook fires where pages are applied | `hooks_fire_where_the_sql_runs_and_nowhere_else` |
 //! | recovery of the wal-index finds the same rows; CKPT with RECOVER is not refused | `a_recovered_index_shows_the_same_rows`, `an_empty_wal_may_be_recovered_before_the_first_transaction` |
 //! | the change counter moves, page caches are dropped | `the_page_cache_is_dropped_after_an_apply` |
 //! | the index is SQLite's, over many regions | `the_wal_index_is_the_one_that_stock_sqlite_makes`, `a_wal_of_many_index_regions_is_captured_and_applied` |
