@@ -54,8 +54,8 @@ pub(crate) fn write(cluster: &Cluster, ledger: &Ledger, writers: &Writers, write
     }
 }
 
-/// Nobody does anything to the nodes any more: what was acknowledged is found on each, what was not committed on none, and
-/// all have the same content. Panics otherwise. What the ledger says of the last node.
+/// Nobody does anything to the nodes any more: what was acknowledged is found on each, what was not committed on none,
+/// all have the same content, and nobody ever found a copy damaged. Panics otherwise. What the ledger says of the last node.
 pub(crate) fn judge(cluster: &Cluster, ledger: &Ledger, patience: Duration) -> Verdict {
     let fail = |text: String| -> ! { panic!("{text}\n{}", logs(cluster)) };
     // An entry of the last term: whatever came before it is decided.
@@ -64,6 +64,10 @@ pub(crate) fn judge(cluster: &Cluster, ledger: &Ledger, patience: Duration) -> V
         if Instant::now() > until {
             fail(format!("nothing can be written any more: {failure:?}"));
         }
+    }
+    let damage = cluster.damage();
+    if !damage.is_empty() {
+        fail(format!("copies were damaged: {damage:?}"));
     }
     let sums_of_nodes = cluster.checksums(patience).unwrap_or_else(|text| fail(text));
     assert!(sums_of_nodes.iter().all(|(_, sum)| *sum == sums_of_nodes[0].1), "{sums_of_nodes:?}");

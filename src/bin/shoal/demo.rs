@@ -6,7 +6,8 @@
 //!    goes back, and that a linearizable read misses nothing that was acknowledged before it began.
 //! 4. Meanwhile the process that leads is killed with SIGKILL, and later started again; and again, until time is up.
 //! 5. In the end all nodes run, and every node's table is compared with what the writers were told (`ledger.rs`), the
-//!    nodes with each other by the checksum of the whole database, and each with `PRAGMA integrity_check`.
+//!    nodes with each other by the checksum of the whole database, each with `PRAGMA integrity_check`, and each loaded table
+//!    with what it was loaded from. A node that found its own copy damaged fails the demo, repaired or not.
 //!
 //! What a kill shows: nothing that was acknowledged lived in that process's memory only. What it cannot show: that
 //! nothing lived in the page cache only. That takes a power cut, or a simulated disk.
@@ -137,7 +138,7 @@ fn run_in(args: &DemoArgs, source: &data::Source, dir: &Path) -> Result<(), Fail
     show.say(&format!("{} in {}", nodes(args.nodes), dir.display()));
     cluster.ids().try_for_each(|id| start(&cluster, id))?;
     cluster.wait_leader(PATIENCE).ok_or_else(|| failed(first_error(&cluster)))?;
-    source.load(&cluster, &show)?;
+    let loaded = source.load(&cluster, &show)?;
     cluster.prepare(PATIENCE)?;
 
     let (ledger, counters) = (Ledger::default(), Counters::default());
@@ -159,8 +160,12 @@ fn run_in(args: &DemoArgs, source: &data::Source, dir: &Path) -> Result<(), Fail
     let seconds = began.elapsed().as_secs_f64();
     show.say("writers and readers have stopped; every node's table is compared with what they were told");
     let verdicts = judge(&cluster, &ledger)?;
+    show.say("what was loaded is compared with where it came from");
+    for id in cluster.ids() {
+        loaded.compare(&cluster, id)?;
+    }
     show.end();
-    report(&ledger, &counters, &outages, seconds, &verdicts, args.json)
+    report(&ledger, &counters, &outages, seconds, &verdicts, &loaded, args.json)
 }
 
 fn nodes(n: u64) -> String {
@@ -181,7 +186,7 @@ fn watcher(show: &Arc<Show>) -> crate::harness::cluster::Watcher {
             }
         }
         Told::Leader { leader: None, .. } => {}
-        Told::Trouble { text } => show.say(&format!("node {id}: {text}")),
+        Told::Damage { text } | Told::Trouble { text } => show.say(&format!("node {id}: {text}")),
     })
 }
 
@@ -315,6 +320,10 @@ fn judge(cluster: &Cluster, ledger: &Ledger) -> Result<Vec<(u64, Verdict)>, Fail
             return Err(failure.into());
         }
     }
+    let damage = cluster.damage();
+    if !damage.is_empty() {
+        return Err(failed(format!("copies were damaged: {damage:?}")));
+    }
     let sums = cluster.checksums(PATIENCE).map_err(failed)?;
     if sums.iter().any(|(_, sum)| *sum != sums[0].1) {
         return Err(failed(format!("the nodes differ: {sums:?}")));
@@ -336,6 +345,7 @@ fn report(
     outages: &[Duration],
     seconds: f64,
     verdicts: &[(u64, Verdict)],
+    loaded: &data::Loaded,
     json: bool,
 ) -> Result<(), Failed> {
     let most = |of: fn(&Verdict) -> usize| verdicts.iter().map(|(_, verdict)| of(verdict)).max().unwrap_or(0);
@@ -355,6 +365,7 @@ fn report(
             "acknowledged": ledger.count(), "seconds": seconds, "found": found, "lost": lost,
             "not_committed": refused, "not_committed_found": risen, "unknown": unknown, "unknown_found": unknown_found,
             "found_twice_or_never_written": wrong, "reads": reads, "reads_too_old": stale, "nodes_equal": verdicts.len(),
+            "tables_as_loaded": loaded.tables(),
         });
         print(&format!("{report:#}"));
     } else {
@@ -371,6 +382,7 @@ fn report(
         row("reads, local and linearizable", reads.to_string());
         row("  of these too old", stale.to_string());
         row("nodes with equal content", format!("{0} of {0}, integrity_check ok", verdicts.len()));
+        row("loaded tables found unchanged on every node", format!("{0} of {0}", loaded.tables()));
         print(&format!("\nlost: {lost}"));
     }
     if verdicts.iter().all(|(_, verdict)| verdict.is_good()) && stale == 0 {

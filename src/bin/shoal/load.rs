@@ -3,12 +3,16 @@
 //! The file is attached to a connection of the replicated database with SQLite's own VFS, and rows are copied in
 //! transactions of some thousand, by rowid, so that a copy that was interrupted goes on after the last row it knows of.
 //! Rows are inserted under their old rowid and `OR IGNORE`: a batch whose outcome is unknown is copied again without
-//! harm. Counting both sides at the end shows that nothing was ignored that should not have been.
+//! harm. Counting both sides shows that nothing was ignored that should not have been, and digests of both at the very end
+//! that it is still there, unchanged.
 //!
 //! Deliberately absent: virtual tables and their shadow tables (they are named and left out), and the order of foreign
 //! keys: enforcement is off while rows are copied, as in `sqlite3 .dump`.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use serde_json::{Value, json};
+use shoaldb::rusqlite::types::ValueRef;
 use shoaldb::rusqlite::{self, OpenFlags, OptionalExtension};
 use shoaldb::{Connection, Error, Node};
 
@@ -60,6 +64,36 @@ pub(crate) fn contents(file: &str) -> rusqlite::Result<Contents> {
 
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Rows of a table, and a digest of them: the sum of the rows' hashes, so that their order does not matter. Comparable within
+/// one build of this program.
+pub(crate) fn digest(db: &rusqlite::Connection, table: &str) -> rusqlite::Result<Value> {
+    let mut statement = db.prepare(&format!("SELECT * FROM {}", quoted(table)))?;
+    let columns = statement.column_count();
+    let mut rows = statement.query([])?;
+    let (mut count, mut sum) = (0_u64, 0_u64);
+    while let Some(row) = rows.next()? {
+        let mut hash = DefaultHasher::new();
+        for at in 0..columns {
+            match row.get_ref(at)? {
+                ValueRef::Null => 0_u8.hash(&mut hash),
+                ValueRef::Integer(number) => (1_u8, number).hash(&mut hash),
+                ValueRef::Real(number) => (2_u8, number.to_bits()).hash(&mut hash),
+                ValueRef::Text(text) => (3_u8, text).hash(&mut hash),
+                ValueRef::Blob(bytes) => (4_u8, bytes).hash(&mut hash),
+            }
+        }
+        count += 1;
+        sum = sum.wrapping_add(hash.finish());
+    }
+    Ok(json!({ "rows": count, "digest": format!("{sum:016x}") }))
+}
+
+/// The digests of a file's tables.
+pub(crate) fn digests(file: &str, contents: &Contents) -> rusqlite::Result<Vec<(String, Value)>> {
+    let db = rusqlite::Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    contents.tables.iter().map(|(table, _)| Ok((table.clone(), digest(&db, table)?))).collect()
 }
 
 /// A connection that can copy from `file`.

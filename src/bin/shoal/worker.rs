@@ -80,7 +80,11 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<(), Error> {
                     let leader = leader.map(|id| u64::from(id.0));
                     say(&Line::Event { event: Told::Leader { leader, term: term.0 } });
                 }
-                trouble @ (Event::DiskTrouble { .. } | Event::DivergenceFound { .. } | Event::Removed { .. }) => {
+                // The repair too: what a start finds may be told before anybody listens here.
+                damage @ (Event::DivergenceFound { .. } | Event::DivergenceRepaired { .. }) => {
+                    say(&Line::Event { event: Told::Damage { text: format!("{damage:?}") } });
+                }
+                trouble @ (Event::DiskTrouble { .. } | Event::Removed { .. }) => {
                     say(&Line::Event { event: Told::Trouble { text: format!("{trouble:?}") } });
                 }
                 _ => {}
@@ -170,6 +174,7 @@ impl Worker {
                 };
                 load::copy(loader, &table, from, limit)
             }
+            Act::Digest { table } => Ok(load::digest(self.reader(false)?, &table)?),
             Act::Checksum => {
                 let (position, sum) = self.node.checksum(DATABASE)?;
                 Ok(json!((position, format!("{sum:032x}"))))
@@ -186,16 +191,19 @@ impl Worker {
         }
     }
 
-    fn read(&mut self, sql: &str, linearizable: bool) -> Result<Value, Error> {
-        let db = match self.readers.entry(linearizable) {
+    fn reader(&mut self, linearizable: bool) -> Result<&Connection, Error> {
+        Ok(match self.readers.entry(linearizable) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
                 let read_level = if linearizable { ReadLevel::Linearizable } else { ReadLevel::Local };
                 let options = ConnectOptions { read_level, ..ConnectOptions::default() };
                 entry.insert(self.node.connect_with(DATABASE, options)?)
             }
-        };
-        let mut statement = db.prepare(sql)?;
+        })
+    }
+
+    fn read(&mut self, sql: &str, linearizable: bool) -> Result<Value, Error> {
+        let mut statement = self.reader(linearizable)?.prepare(sql)?;
         let columns = statement.column_count();
         let rows = statement.query_map([], |row| (0..columns).map(|at| Ok(shown(row.get_ref(at)?))).collect())?;
         Ok(Value::Array(rows.collect::<rusqlite::Result<Vec<Value>>>()?))

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::show::Show;
 use super::{PATIENCE, failed};
 use crate::Failed;
@@ -32,17 +34,39 @@ impl Source {
     }
 
     /// Loads it through the leader.
-    pub(crate) fn load(&self, cluster: &Cluster, show: &Show) -> Result<(), Failed> {
-        match self {
+    pub(crate) fn load(&self, cluster: &Cluster, show: &Show) -> Result<Loaded, Failed> {
+        let tables = match self {
             Source::Generated => generate(cluster, show)?,
             Source::File { path, contents } => copy(path, contents, cluster, show)?,
-        }
+        };
         show.end();
+        Ok(Loaded { tables })
+    }
+}
+
+/// The tables that were loaded, with rows and digest: of the file, if they came from one.
+pub(crate) struct Loaded {
+    tables: Vec<(String, Value)>,
+}
+
+impl Loaded {
+    pub(crate) fn tables(&self) -> usize {
+        self.tables.len()
+    }
+
+    /// Whether a node has all of them as they were.
+    pub(crate) fn compare(&self, cluster: &Cluster, id: u64) -> Result<(), Failed> {
+        for (table, expected) in &self.tables {
+            let found = cluster.digest(id, table)?;
+            if found != *expected {
+                return Err(failed(format!("node {id}: table {table} was loaded as {expected}, and is {found} now")));
+            }
+        }
         Ok(())
     }
 }
 
-fn generate(cluster: &Cluster, show: &Show) -> Result<(), Failed> {
+fn generate(cluster: &Cluster, show: &Show) -> Result<Vec<(String, Value)>, Failed> {
     let sql = "CREATE TABLE IF NOT EXISTS catch(id INTEGER PRIMARY KEY, species TEXT, length_mm INT, depth_m REAL);
                CREATE INDEX IF NOT EXISTS catch_species ON catch(species, length_mm)";
     cluster.on_leader(&Act::Batch { sql: sql.to_string() }, PATIENCE)?;
@@ -60,10 +84,11 @@ fn generate(cluster: &Cluster, show: &Show) -> Result<(), Failed> {
         cluster.on_leader(&Act::Batch { sql }, PATIENCE)?;
         show.progress(last, &format!("{last} rows"));
     }
-    Ok(())
+    let leader = cluster.wait_leader(PATIENCE).ok_or_else(|| failed("no leader after the rows were loaded"))?;
+    Ok(vec![("catch".to_string(), cluster.digest(leader, "catch")?)])
 }
 
-fn copy(path: &str, contents: &Contents, cluster: &Cluster, show: &Show) -> Result<(), Failed> {
+fn copy(path: &str, contents: &Contents, cluster: &Cluster, show: &Show) -> Result<Vec<(String, Value)>, Failed> {
     let rows: u64 = contents.tables.iter().map(|(_, rows)| rows).sum();
     show.say(&format!("loading {path}: {} tables, {rows} rows", contents.tables.len()));
     for table in &contents.left_out {
@@ -89,7 +114,7 @@ fn copy(path: &str, contents: &Contents, cluster: &Cluster, show: &Show) -> Resu
         }
         let sql = format!("SELECT count(*) FROM {}", load::quoted(table));
         let loaded = cluster.on_leader(&Act::Read { sql, linearizable: true }, PATIENCE)?;
-        if loaded.pointer("/0/0").and_then(serde_json::Value::as_u64) != Some(*expected) {
+        if loaded.pointer("/0/0").and_then(Value::as_u64) != Some(*expected) {
             return Err(failed(format!("{path}: table {table} has {expected} rows, the copy has {loaded}")));
         }
     }
@@ -99,5 +124,5 @@ fn copy(path: &str, contents: &Contents, cluster: &Cluster, show: &Show) -> Resu
             .map_err(|error| failed(format!("{path}: {}: {statement}", error.text)))?;
     }
     show.say(&format!("{rows} rows are loaded"));
-    Ok(())
+    load::digests(path, contents).map_err(|error| failed(format!("{path}: {error}")))
 }

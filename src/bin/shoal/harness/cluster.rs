@@ -15,6 +15,8 @@ use super::wire::{Act, Failure, Fate, Told};
 
 /// A call that takes longer than this has no answer. Twice a node's own patience with a commit.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
+/// For a call that reads a whole table of any size.
+const PATIENCE_WITH_A_TABLE: Duration = Duration::from_secs(600);
 /// First port that is tried. Below what systems give to outgoing connections, so that nothing takes a killed node's
 /// port before it is back.
 const FIRST_PORT: u16 = 20_000;
@@ -42,6 +44,8 @@ struct Known {
     term: u64,
     /// Nodes that have told that they are ready since their last start.
     ready: Vec<u64>,
+    /// Which nodes found damage, in words.
+    damage: Vec<String>,
 }
 
 /// See the module's text.
@@ -264,6 +268,21 @@ impl Cluster {
         }
     }
 
+    /// Which nodes found a copy damaged, ever since the cluster was made. It would have been repaired from another node, so
+    /// nothing else shows it.
+    pub(crate) fn damage(&self) -> Vec<String> {
+        self.known.0.lock().damage.clone()
+    }
+
+    /// Rows and digest of a table on a node.
+    pub(crate) fn digest(&self, id: u64, table: &str) -> Result<Value, Failure> {
+        let act = Act::Digest { table: table.to_string() };
+        match self.child(id) {
+            Some(child) => child.call(&act, PATIENCE_WITH_A_TABLE),
+            None => self.ask(id, &act),
+        }
+    }
+
     /// The numbers that a node has.
     pub(crate) fn numbers(&self, id: u64) -> Result<Vec<u64>, Failure> {
         let sql = "SELECT number FROM shoal_demo".to_string();
@@ -282,6 +301,7 @@ fn on_told(known: &(Mutex<Known>, Condvar), id: u64, told: &Told) {
     let mut state = known.0.lock();
     match told {
         Told::Ready => state.ready.push(id),
+        Told::Damage { text } => state.damage.push(format!("node {id}: {text}")),
         Told::Leader { leader, term } if *term > state.term || (*term == state.term && leader.is_some()) => {
             state.term = *term;
             state.leader = *leader;

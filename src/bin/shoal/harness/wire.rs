@@ -34,6 +34,8 @@ pub(crate) enum Act {
     Read { sql: String, linearizable: bool },
     /// Copies rows of a table of another file; answers how many, and where the next ones begin.
     Load { file: String, table: String, from: Option<i64>, limit: u32 },
+    /// Number of rows of a table and a digest of them, whatever their order.
+    Digest { table: String },
     /// Position and checksum of the database.
     Checksum,
     /// The node's status.
@@ -98,6 +100,9 @@ pub(crate) enum Told {
     Ready,
     /// Who leads, as this node sees it.
     Leader { leader: Option<u64>, term: u64 },
+    /// The node's copy of a database was not what it should be, or was repaired. However a process and its machine end, what
+    /// is on the disk stays whole, so nobody may hear this who has only ended processes and machines.
+    Damage { text: String },
     /// Anything else, in words.
     Trouble { text: String },
 }
