@@ -257,7 +257,10 @@ impl Engine {
     /// Something from the mailbox. `Stop` is the caller's business.
     pub(crate) fn on_input(&mut self, input: Input) {
         let event = match input {
-            Input::Message(message) => Event::Message(*message),
+            Input::Message { message, room } => {
+                drop(room);
+                Event::Message(*message)
+            }
             // Its caller may have given up before it came here.
             Input::Propose { number, .. } if !self.hub.pending.take_up(number) => return,
             Input::Propose { number, data } if self.is_too_new(&data) => {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::admin;
 use crate::entry::Body;
 use crate::found::format::FoundMessage;
+use crate::net::codec;
 use crate::net::handshake::{Hello, Judge, Purpose, Reject, Standing, Welcome};
 use crate::net::{Inbound, Introduction};
 use crate::raft::Role;
@@ -92,7 +93,8 @@ impl Inbound for NodeInbound {
     }
 
     fn on_message(&self, _: NodeId, message: Message) {
-        self.hub.deliver(Input::Message(Box::new(message)));
+        let room = self.hub.inbox.wait(codec::size(&message));
+        self.hub.deliver(Input::Message { message: Box::new(message), room });
     }
 
     fn on_found(&self, from: NodeId, message: FoundMessage) {

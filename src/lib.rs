@@ -35,6 +35,7 @@ pub mod fuzzed;
 mod history;
 pub mod identity;
 mod inbound;
+mod inbox;
 pub mod log;
 mod members;
 pub mod net;

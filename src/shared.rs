@@ -30,6 +30,7 @@ use crate::databases::Databases;
 use crate::events::{self, Event, Events};
 use crate::found::format::{FoundMessage, Genesis};
 use crate::history::{Finding, History};
+use crate::inbox::{Inbox, Room};
 use crate::log::{Anchor, Log};
 use crate::members::{Operation, Refusal};
 use crate::net::Transport;
@@ -44,7 +45,7 @@ use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, Message, NodeId, T
 /// What comes to the engine's mailbox.
 pub(crate) enum Input {
     /// From a peer.
-    Message(Box<Message>),
+    Message { message: Box<Message>, room: Room },
     /// Append to the log, if this node leads.
     Propose { number: u64, data: Bytes },
     /// Which index makes a read linearizable?
@@ -145,6 +146,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) waiting: Waiting,
     mailbox: Sender<Input>,
+    pub(crate) inbox: Arc<Inbox>,
     /// None before this node belongs to a cluster, and in a simulation.
     driver: OnceLock<Weak<dyn Turn>>,
     pub(crate) pending: Pending,
@@ -215,6 +217,7 @@ impl Shared {
             config,
             waiting,
             mailbox,
+            inbox: Arc::default(),
             driver: OnceLock::new(),
             pending: Pending::default(),
             databases,
@@ -628,6 +631,7 @@ impl Shared {
     /// From now on no transaction begins; those that were proposed go on.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
+        self.inbox.close();
         self.changed.notify();
     }
 
@@ -682,6 +686,7 @@ impl Shared {
     /// The end, for the callers: every wait ends, every connection gets an error.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
+        self.inbox.close();
         self.pending.stop();
         self.snapshots.views.close_all();
         self.databases.stop();

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::strand;
 use super::world::{At, Ev, State};
 use crate::found::format::FoundMessage;
+use crate::net::codec;
 use crate::net::handshake::{Hello, Judge, PROTOCOL, Purpose, Reject, RejectReason, Standing};
 use crate::net::{RequestError, Transport};
 use crate::shared::{Hub, Input};
@@ -162,7 +163,8 @@ impl State {
                     self.count("messages of unbound nodes refused");
                     return;
                 }
-                hub.post(Input::Message(Box::new(message)));
+                let room = hub.inbox.take(codec::size(&message));
+                hub.post(Input::Message { message: Box::new(message), room });
             }
             Packet::Found(message) => hub.post(Input::Found { from: sender, message }),
             Packet::Greeting => {

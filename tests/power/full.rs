@@ -1,10 +1,11 @@
 //! Disks that have no room left: of the leader, then of everybody. Nothing is acknowledged that is not there afterwards, and
-//! with room and a new start all go on.
+//! with room and a new start all go on. And the disk that a backup is written to.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use shoaldb::Node;
 
 use crate::common::{judge, logs};
 use crate::disk::Disk;
@@ -98,4 +99,32 @@ fn full_disks_lose_nothing_and_all_go_on_when_there_is_room() {
     let verdict = judge(&cluster, &ledger, PATIENCE);
     eprintln!("full disks: {} acknowledged, all found", verdict.acknowledged);
     drop(cluster);
+}
+
+#[test]
+fn a_backup_that_finds_no_room_says_so_and_leaves_nothing() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let disk = match Disk::new(dir.path(), 1, DISK_BYTES) {
+        Ok(disk) => disk,
+        Err(why) => return skip("a backup on a full disk", &why),
+    };
+    let node = Node::open(dir.path().join("data")).unwrap();
+    let db = node.connect("app").unwrap();
+    db.execute_batch("CREATE TABLE t(v); INSERT INTO t VALUES (randomblob(1000000))").unwrap();
+    let target = disk.mount().join("app.db");
+    fill(&disk);
+    let files = || {
+        let names = std::fs::read_dir(disk.mount()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().contains("app")).collect::<Vec<_>>()
+    };
+    let error = node.backup("app", &target).unwrap_err();
+    assert!(error.to_string().contains("no backup was written"), "{error}");
+    assert!(error.to_string().contains("full"), "it does not say what is missing: {error}");
+    assert!(files().is_empty(), "{:?}", files());
+    // It was only room that was missing.
+    std::fs::remove_file(disk.mount().join("ballast")).unwrap();
+    node.backup("app", &target).unwrap();
+    assert_eq!(files(), ["app.db"]);
+    node.shutdown().unwrap();
 }

@@ -471,6 +471,8 @@ fn the_mistakes_of_a_fence_are_noticed() {
     for (mistake, test) in [
         ("SkipDetach", "a_rollback_between_the_entries_of_an_apply_and_its_header_damages_nothing"),
         ("SkipDetach", "a_fenced_transaction_reads_its_snapshot_and_writes_nothing"),
+        ("SkipDetach", "a_detached_proposal_that_is_committed_is_published_by_the_applier"),
+        ("SkipDetach", "a_statement_that_is_still_open_reads_its_own_snapshot_after_a_detached_commit"),
         ("SkipFence", "the_rollback_of_a_fenced_writer_damages_nothing"),
     ] {
         let run = |plant: Option<&str>| {

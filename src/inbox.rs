@@ -1,0 +1,118 @@
+//! How much from other nodes waits for the engine, in bytes.
+//!
+//! The engine's mailbox itself has no limit: whoever of this node puts something in must not wait for a turn, which may need
+//! what he holds. Messages of peers come on threads that hold nothing. They wait here until there is room, meanwhile read
+//! nothing from their connections, and so make the sender wait by TCP's own means. A peer that sends within Raft's windows
+//! hardly ever gets there; one that does not takes this much memory and no more.
+//!
+//! Deliberately absent: fairness between peers, and what the simulation delivers, which has one thread and no turn to wait for.
+
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+/// Messages beyond that many bytes wait, but one of any size has room.
+const LIMIT: usize = 32 << 20;
+
+/// See the module's text.
+#[derive(Default, Debug)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default, Debug)]
+struct State {
+    held: usize,
+    /// Nobody waits any more.
+    closed: bool,
+}
+
+impl State {
+    fn has_room(&self, bytes: usize) -> bool {
+        self.closed || self.held == 0 || self.held + bytes <= LIMIT
+    }
+}
+
+/// The room of one message, given back when this goes.
+#[derive(Debug)]
+pub(crate) struct Room {
+    inbox: Arc<Inbox>,
+    bytes: usize,
+}
+
+impl Inbox {
+    /// Room for a message, now, for the simulation.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Room {
+        self.state.lock().held += bytes;
+        Room { inbox: self.clone(), bytes }
+    }
+
+    /// Room for a message. Blocks until there is some, or until [`Inbox::close`].
+    pub(crate) fn wait(self: &Arc<Self>, bytes: usize) -> Room {
+        let mut state = self.state.lock();
+        while !state.has_room(bytes) {
+            self.changed.wait(&mut state);
+        }
+        state.held += bytes;
+        Room { inbox: self.clone(), bytes }
+    }
+
+    /// The node is on its way down: nobody waits from here on, since nobody may be left who makes room.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.inbox.state.lock().held -= self.bytes;
+        self.inbox.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Asks for room on a thread of its own, and says so when it has it.
+    fn ask(inbox: &Arc<Inbox>, bytes: usize) -> mpsc::Receiver<Room> {
+        let (to, rooms) = mpsc::channel();
+        let inbox = inbox.clone();
+        std::thread::spawn(move || to.send(inbox.wait(bytes)));
+        rooms
+    }
+
+    /// Shows INV-20.
+    #[test]
+    fn messages_of_peers_wait_for_room_but_one_of_any_size_has_it() {
+        let inbox = Arc::<Inbox>::default();
+        let large = inbox.wait(2 * LIMIT);
+        let waiting = ask(&inbox, 1);
+        assert!(!inbox.state.lock().has_room(1));
+        drop(large);
+        let small = waiting.recv().unwrap();
+        let rest = inbox.wait(LIMIT - 1);
+        let waiting = ask(&inbox, 1);
+        assert!(!inbox.state.lock().has_room(1));
+        drop(small);
+        drop((waiting.recv().unwrap(), rest));
+        assert_eq!(inbox.state.lock().held, 0);
+        drop(inbox.take(2 * LIMIT));
+        assert!(inbox.state.lock().has_room(2 * LIMIT));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_node_that_goes_down() {
+        let inbox = Arc::<Inbox>::default();
+        let _room = inbox.wait(LIMIT);
+        let waiting = ask(&inbox, 1);
+        inbox.close();
+        waiting.recv().unwrap();
+        inbox.wait(LIMIT);
+    }
+}
