@@ -8,14 +8,21 @@
 //!
 //! One transaction is one INSERT of 100 bytes into a table with one index. Each writer has a connection of its own with a
 //! busy timeout. The three nodes are this process, which leads, and two others.
+//!
+//! With one writer there is a fourth program, which is no database (`common/bare.rs`): a record goes to the files of three
+//! processes, and counts when this process and one other have synced it. Three nodes cannot be faster on this machine; what
+//! is between the two is ours to answer for.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bare::Bare;
 use common::{Args, Process, Seat, lead, until_input_ends};
 use shoaldb::{Node, rusqlite};
 
+#[path = "common/bare.rs"]
+mod bare;
 mod common;
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, k INTEGER, v TEXT); \
@@ -23,6 +30,9 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, k INT
 
 fn main() {
     let args = Args::of_process();
+    if bare::is_process(&args) {
+        return;
+    }
     if let Some(seat) = args.seat() {
         let _node = seat.start(|builder| builder);
         return until_input_ends();
@@ -34,23 +44,28 @@ fn main() {
 
     let plain = Plain::open(&dir.path().join("plain.db"));
     let one = Node::open(dir.path().join("one")).expect("one node");
+    one.write("app", |tx| Ok(tx.execute_batch(SCHEMA)?)).expect("schema");
+    let alone = idle(std::process::id());
+    let mut bare = Bare::start(dir.path());
     // Clients of an embedded database live in the leader's process.
     let seats = Seat::all(dir.path(), 3, 0);
-    let _others: Vec<Process> = seats[1..].iter().map(Seat::spawn).collect();
+    let others: Vec<Process> = seats[1..].iter().map(Seat::spawn).collect();
     let leader = seats[0].start(|builder| builder);
     lead(&leader, 1);
-    for node in [&one, &leader] {
-        node.write("app", |tx| Ok(tx.execute_batch(SCHEMA)?)).expect("schema");
-    }
+    leader.write("app", |tx| Ok(tx.execute_batch(SCHEMA)?)).expect("schema");
     println!("{:>8} {:>14} {:>12} {:>12} {:>9} {:>9}", "writers", "what", "tx/s", "p50 us", "ratio", "p99 us");
     for writers in writers {
         let mut samples: Vec<(&str, Vec<Sample>)> =
-            vec![("plain", vec![]), ("one node", vec![]), ("three nodes", vec![])];
+            vec![("plain", vec![]), ("one node", vec![]), ("three nodes", vec![]), ("no database", vec![])];
+        samples.truncate(if writers == 1 { 4 } else { 3 });
         for _ in 0..rounds {
             let limit = Duration::from_millis(millis);
             samples[0].1.push(run(writers, limit, || plain.connect()));
             samples[1].1.push(run(writers, limit, || connect(&one)));
             samples[2].1.push(run(writers, limit, || connect(&leader)));
+            if let Some((_, samples)) = samples.get_mut(3) {
+                samples.push(run_bare(&mut bare, limit));
+            }
         }
         let base = median(samples[0].1.iter().map(|sample| sample.per_second));
         for (what, samples) in &samples {
@@ -60,22 +75,24 @@ fn main() {
             println!("{writers:>8} {what:>14} {rate:>12.0} {p50:>12.0} {:>9.2} {p99:>9.0}", rate / base);
         }
     }
-    idle();
+    let both = idle(std::process::id());
+    let follower = idle(others[0].id());
+    println!("idle, % of a core: one node {alone:.2}, leader of three {:.2}, follower {follower:.2}", both - alone);
 }
 
-/// CPU of this process while its two nodes do nothing: the one alone, and the leader of three.
-fn idle() {
+/// The share of a core, in percent, that a process takes while nobody asks it for anything.
+fn idle(process: u32) -> f64 {
     let cpu = || {
-        let usage = rustix::process::getpid();
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", usage.as_raw_nonzero())).unwrap_or_default();
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
         let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
         (ticks(11) + ticks(12)) / 100.0
     };
+    // What was begun before may end.
+    std::thread::sleep(Duration::from_secs(3));
     let (before, start) = (cpu(), Instant::now());
-    std::thread::sleep(Duration::from_secs(5));
-    let share = (cpu() - before) / start.elapsed().as_secs_f64() * 100.0;
-    println!("idle: one node alone and one leader of three in this process take {share:.2} % of a core");
+    std::thread::sleep(Duration::from_secs(20));
+    (cpu() - before) / start.elapsed().as_secs_f64() * 100.0
 }
 
 fn connect(node: &Node) -> rusqlite::Connection {
@@ -97,7 +114,7 @@ fn run(writers: usize, limit: Duration, connect: impl Fn() -> rusqlite::Connecti
     let connections: Vec<_> = (0..writers).map(|_| connect()).collect();
     let stop = AtomicBool::new(false);
     let start = Instant::now();
-    let mut times: Vec<f64> = std::thread::scope(|scope| {
+    let times: Vec<f64> = std::thread::scope(|scope| {
         let threads: Vec<_> = connections
             .into_iter()
             .map(|db| {
@@ -119,7 +136,21 @@ fn run(writers: usize, limit: Duration, connect: impl Fn() -> rusqlite::Connecti
         stop.store(true, Ordering::Relaxed);
         threads.into_iter().flat_map(|thread| thread.join().expect("writer")).collect()
     });
-    let elapsed = start.elapsed().as_secs_f64();
+    sample(times, start.elapsed().as_secs_f64())
+}
+
+/// One record after the other until the time is over.
+fn run_bare(bare: &mut Bare, limit: Duration) -> Sample {
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while start.elapsed() < limit {
+        let begun = Instant::now();
+        bare.append();
+        times.push(begun.elapsed().as_secs_f64() * 1e6);
+    }
+    sample(times, start.elapsed().as_secs_f64())
+}
+
+fn sample(mut times: Vec<f64>, elapsed: f64) -> Sample {
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times.get(((times.len() as f64 - 1.0) * share) as usize).copied().unwrap_or(f64::NAN);
     Sample { per_second: times.len() as f64 / elapsed, p50: at(0.5), p99: at(0.99) }
