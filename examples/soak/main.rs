@@ -34,7 +34,7 @@ use serde_json::Value;
 
 use cluster::{Cluster, NODES};
 use load::{DATABASES, Soak, WRITERS};
-use watch::{MIB, Usage};
+use watch::{MIB, Minute, Usage};
 use wire::{Failure, Fate, Job};
 
 /// Longest wait for anything at the beginning and at the end, and for the next acknowledged transaction in between.
@@ -102,16 +102,16 @@ fn soak_in(args: &Args, dir: &Path) -> Result<(), String> {
     }
     settle(&soak)?;
     for id in NODES {
-        let of_node: Vec<Usage> = minutes.iter().map(|minute| minute[id as usize - 1]).collect();
+        let of_node: Vec<Minute> = minutes.iter().map(|minute| minute[id as usize - 1]).collect();
         watch::judge(id, &of_node)?;
     }
     report(&soak, args)
 }
 
-/// Prints a line a minute, and ends the load. Answers what each node used at most, minute by minute.
-fn watch(soak: &Soak, minutes: u64) -> Vec<[Usage; 3]> {
+/// Prints a line a minute, and ends the load. Answers what each node used, minute by minute.
+fn watch(soak: &Soak, minutes: u64) -> Vec<[Minute; 3]> {
     println!(
-        "{:>6} {:>7} {:>5} {:>26} {:>8} {:>15} {:>15} {:>15} {:>15}",
+        "{:>6} {:>7} {:>5} {:>26} {:>8} {:>15} {:>15} {:>15} {:>15} {:>15}",
         "minute",
         "commits",
         "kills",
@@ -120,15 +120,16 @@ fn watch(soak: &Soak, minutes: u64) -> Vec<[Usage; 3]> {
         "memory MiB",
         "log MiB",
         "databases MiB",
-        "spilled MiB"
+        "spilled MiB",
+        "least disk MiB"
     );
     let began = Instant::now();
-    let (mut all, mut worst) = (Vec::new(), [Usage::default(); 3]);
+    let (mut all, mut now) = (Vec::new(), [Minute::default(); 3]);
     let mut logs = NODES.map(|id| Log { path: soak.cluster.log(id), read: 0 });
     loop {
         let stops = soak.stops_within(Duration::from_millis(500));
-        for (id, worst) in NODES.into_iter().zip(&mut worst) {
-            worst.rise(Usage::of(soak.cluster.child(id).map(|child| child.pid), &soak.cluster.data(id)));
+        for (id, minute) in NODES.into_iter().zip(&mut now) {
+            minute.see(Usage::of(soak.cluster.child(id).map(|child| child.pid), &soak.cluster.data(id)));
         }
         if let Some(error) = logs.iter_mut().find_map(Log::next_error) {
             soak.found(format!("a node says: {error}"));
@@ -137,8 +138,8 @@ fn watch(soak: &Soak, minutes: u64) -> Vec<[Usage; 3]> {
             soak.found(format!("nothing was acknowledged for {PATIENCE:?}"));
         }
         if stops || began.elapsed() >= Duration::from_secs(60) * (all.len() as u32 + 1) {
-            line(soak, all.len() + 1, &worst);
-            all.push(std::mem::take(&mut worst));
+            line(soak, all.len() + 1, &now);
+            all.push(std::mem::take(&mut now));
         }
         if stops {
             return all;
@@ -172,17 +173,19 @@ impl Log {
     }
 }
 
-fn line(soak: &Soak, minute: usize, worst: &[Usage; 3]) {
+fn line(soak: &Soak, minute: usize, of_nodes: &[Minute; 3]) {
     let mut counted = std::mem::take(&mut *soak.minute.lock());
     counted.micros.sort_unstable();
     let millis = |share: usize| {
         let at = (counted.micros.len() * share / 1000).min(counted.micros.len().saturating_sub(1));
         counted.micros.get(at).copied().unwrap_or(0) as f64 / 1000.0
     };
-    let of =
-        |of: fn(&Usage) -> u64| worst.iter().map(|usage| (of(usage) / MIB).to_string()).collect::<Vec<_>>().join("/");
+    let of_minutes = |of: &dyn Fn(&Minute) -> u64| {
+        of_nodes.iter().map(|minute| (of(minute) / MIB).to_string()).collect::<Vec<_>>().join("/")
+    };
+    let of = |of: fn(&Usage) -> u64| of_minutes(&|minute| of(&minute.most));
     println!(
-        "{minute:>6} {:>7} {:>5} {:>26} {:>8} {:>15} {:>15} {:>15} {:>15}",
+        "{minute:>6} {:>7} {:>5} {:>26} {:>8} {:>15} {:>15} {:>15} {:>15} {:>15}",
         counted.micros.len(),
         counted.kills,
         format!("{:.1}, {:.1}, {:.0}", millis(500), millis(990), millis(1000)),
@@ -191,6 +194,7 @@ fn line(soak: &Soak, minute: usize, worst: &[Usage; 3]) {
         of(|usage| usage.log),
         of(|usage| usage.databases),
         of(|usage| usage.spilled),
+        of_minutes(&|minute| minute.least_disk),
     );
 }
 
