@@ -23,6 +23,10 @@ soak minutes="60" *args:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
+# Every planted mistake: does the simulation notice it, and how soon?
+planted seeds="1..201":
+    RUSTFLAGS="--cfg shoal_planted" cargo run --release --features sim --example sim --target-dir target/planted -- --planted --seeds {{seeds}}
+
 # The VFS tests in a build of SQLite that checks the wal-index at every step.
 assert *args:
     LIBSQLITE3_FLAGS="-DSQLITE_DEBUG -DSQLITE_ENABLE_EXPENSIVE_ASSERT" CARGO_TARGET_DIR=target/assert cargo test -p shoaldb-vfs {{args}}

@@ -37,6 +37,7 @@ use crate::found::format::{Belongs, Identity};
 use crate::found::{self, Founding};
 use crate::log::Log;
 use crate::net::Transport;
+use crate::planted::{self, Bug};
 use crate::raft::{Core, CoreConfig, CoreStatus, EntryReader, Role};
 use crate::shared::{Hub, Input, Leadership, Turn};
 use crate::snapshot;
@@ -385,7 +386,9 @@ pub(crate) fn go_on_behind(
     hub.members_changed();
     tracing::info!(node = hub.id.0, source = done.source.0, received, "installed a snapshot of entry {}", done.index);
     hub.events.tell(&Event::SnapshotInstalled { index: done.index, bytes: received });
-    hub.events.tell(&Event::SnapshotFinished { peer: done.source, index: done.index, receiving: true });
+    for _ in 0..if planted::is(Bug::FinishedTwice) { 2 } else { 1 } {
+        hub.events.tell(&Event::SnapshotFinished { peer: done.source, index: done.index, receiving: true });
+    }
     Ok(Some((core, done.index)))
 }
 

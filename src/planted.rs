@@ -51,6 +51,14 @@ shoaldb_vfs::planted_bugs! {
     ViewOfOpenSplit,
     /// a snapshot is offered only to whoever lacks what the files of the log lack
     OfferByFiles,
+    /// a view that is over is not closed: what it kept from being checkpointed stays so
+    SkipFinalize,
+    /// a view is lent once more although the log begins behind it
+    ReuseStaleView,
+    /// the log is dropped although a view that is lent needs it to go on from
+    CompactPastView,
+    /// the end of a snapshot is told twice
+    FinishedTwice,
     /// the install of a snapshot forgets this node's vote
     InstallForgetsVote,
     /// a node says of a receipt that it is not committed when it only does not know yet

@@ -12,6 +12,7 @@
 //! node.rs     one node: from directory to engine; crashes
 //! work.rs     what its threads do: engine, log, applier, upkeep
 //! strand.rs   calls that take their time, on threads that run only while the world waits
+//! clock.rs    one node's clock
 //! calls.rs    such calls, and questions that wait for an answer
 //! transfers.rs  snapshots
 //! members.rs  who comes and goes
@@ -21,6 +22,11 @@
 //! inside.rs   what happens in the middle of a call of the VFS
 //! last.rs     the end of a run
 //! faults.rs   what goes wrong, and when
+//! duel.rs     two candidates, and a voter that loses power
+//! rot.rs      bits that change by themselves
+//! upgrade.rs  programs of the next version
+//! told.rs     what nodes tell their listeners
+//! bounds.rs   what must stay bounded
 //! turns.rs    every fault in turn, instead of those that the seed chooses
 //! lists.rs    transactions on lists, and whether there is an order that explains them
 //! check.rs    what must hold; knows nothing of the code under test but SQL results, positions and checksums
@@ -42,8 +48,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod bounds;
 mod calls;
 mod check;
+mod clock;
+mod duel;
 mod faults;
 mod inside;
 mod last;
@@ -52,10 +61,13 @@ mod load;
 mod members;
 mod node;
 mod patient;
+mod rot;
 mod shape;
 mod strand;
+mod told;
 mod transfers;
 mod turns;
+mod upgrade;
 mod wire;
 mod work;
 mod world;

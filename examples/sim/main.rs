@@ -3,7 +3,8 @@
 //! label of one node's disk its fault, one in each run.
 //!
 //! A build with `RUSTFLAGS="--cfg shoal_planted"` (and a target directory of its own) also takes `--planted`, which shows
-//! how soon each planted mistake is noticed, and `--bug NAME`, which plants one.
+//! how soon each planted mistake is noticed, `--planted --known`, which repeats only the runs that are known to notice them, and
+//! `--bug NAME`, which plants one.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,6 +23,8 @@ struct Command {
     verbose: bool,
     keep_going: bool,
     planted: bool,
+    /// Of the planted mistakes only those runs in which they are known to be noticed.
+    known: bool,
     /// So many calls of each label get their fault in turn.
     every_fault: Option<u64>,
     bug: Option<String>,
@@ -29,8 +32,15 @@ struct Command {
 
 fn main() {
     fill_memory();
-    let mut command =
-        Command { seeds: 1..101, verbose: false, keep_going: false, planted: false, every_fault: None, bug: None };
+    let mut command = Command {
+        seeds: 1..101,
+        verbose: false,
+        keep_going: false,
+        planted: false,
+        known: false,
+        every_fault: None,
+        bug: None,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -38,6 +48,7 @@ fn main() {
             "--keep-going" => command.keep_going = true,
             "--every-fault" => command.every_fault = Some(number(args.next())),
             "--planted" => command.planted = true,
+            "--known" => command.known = true,
             "--bug" => command.bug = Some(args.next().unwrap_or_else(|| fail("--bug takes the name of a mistake"))),
             "--seed" => {
                 let seed = number(args.next());
@@ -49,9 +60,12 @@ fn main() {
                 command.seeds = number(Some(from.to_string()))..number(Some(to.to_string()));
             }
             other => fail(&format!(
-                "what is {other}? Use --seeds A..B, --seed N, --verbose, --keep-going, --every-fault N, --planted, --bug NAME"
+                "what is {other}? Use --seeds A..B, --seed N, --verbose, --keep-going, --every-fault N, --planted, --known, --bug NAME"
             )),
         }
+    }
+    if command.planted && command.known {
+        return planted::repeat();
     }
     if command.planted {
         return planted::search(&command);
@@ -169,20 +183,15 @@ fn simulate(command: Command) {
         }
         *coverage.entry("events").or_insert(0) += report.events;
         *coverage.entry("simulated seconds").or_insert(0) += report.simulated.as_secs();
-        match report.failure {
-            Some(what) => {
-                failed += 1;
-                println!("{}", planted::failed_line(seed, &what));
-                if !command.keep_going {
-                    println!("the last events:");
-                    report.last_events.iter().for_each(|line| println!("{line}"));
-                    println!("replay: cargo run --release --features sim --example sim -- --seed {seed} --verbose");
-                    break;
-                }
+        if let Some(what) = report.failure {
+            failed += 1;
+            println!("{}", planted::failed_line(seed, &what));
+            if !command.keep_going {
+                println!("the last events:");
+                report.last_events.iter().for_each(|line| println!("{line}"));
+                println!("replay: cargo run --release --features sim --example sim -- --seed {seed} --verbose");
+                break;
             }
-            // Whoever searches for planted mistakes waits for this line.
-            None if command.bug.is_some() => println!("{}", planted::held_line(seed)),
-            None => {}
         }
     }
     for (what, count) in coverage {

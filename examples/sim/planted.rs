@@ -1,17 +1,22 @@
 //! Which planted mistakes the simulation notices, and how soon.
 //!
-//! A mistake is planted for a whole process, so each gets processes of its own, which run seeds until a check fails. A
-//! process that dies of a signal, or that is at one seed for too long, has been noticed as well: whoever runs a cluster
-//! would notice it. Before the mistakes, a process without one goes through the same seeds and must pass.
+//! A mistake is planted for a whole process, and each seed is a process of its own, as without mistakes. One that dies of a
+//! signal, or that takes too long, has been noticed as well: whoever runs a cluster would notice it. The same seeds must
+//! hold without a mistake.
+//!
+//! `noticed.txt` has a seed for each mistake with which it is noticed: `--planted --known` runs only those.
 
-use std::io::{BufRead, BufReader};
-use std::process::{ChildStdout, Command as Process, Stdio};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::process::{Command as Process, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::{Command, fail};
+
+/// Mistakes, and a seed that notices each.
+const NOTICED: &str = include_str!("noticed.txt");
 
 /// A seed that takes longer hangs: the slowest take a few seconds.
 const HANGS: Duration = Duration::from_secs(120);
@@ -22,11 +27,6 @@ const NONE: &str = "none";
 /// How a process says that a seed failed.
 pub(super) fn failed_line(seed: u64, what: &str) -> String {
     format!("seed {seed} FAILED: {what}")
-}
-
-/// How a process says that a seed did not fail.
-pub(super) fn held_line(seed: u64) -> String {
-    format!("seed {seed} held")
 }
 
 /// Plants a mistake in this process.
@@ -46,82 +46,132 @@ pub(super) fn plant(_: &str) {
     );
 }
 
-/// What became of one mistake.
-enum Found {
-    /// After so many seeds, by this.
-    After(u64, String),
-    Never,
+/// Every mistake with what is wrong: those of both crates.
+fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    shoaldb_vfs::planted::ALL.iter().chain(shoaldb::planted::ALL).copied()
 }
 
-/// Runs the seeds with each mistake and prints the table. The process ends with 1 if one was not noticed.
-pub(super) fn search(command: &Command) {
-    plant(NONE);
-    let all = shoaldb_vfs::planted::ALL.iter().chain(shoaldb::planted::ALL);
-    let wanted = |name: &str| command.bug.as_ref().is_none_or(|only| only == name);
-    let mut bugs: Vec<_> = all.filter(|(name, _)| wanted(name)).copied().collect();
-    if bugs.is_empty() {
-        fail("there is no mistake of that name");
-    }
-    bugs.insert(0, (NONE, "no mistake: every seed must hold"));
+/// The seeds of `noticed.txt`.
+fn known() -> BTreeMap<&'static str, u64> {
+    let lines = NOTICED.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let line = |line: &'static str| {
+        let (name, seed) = line.split_once(' ').unwrap_or_default();
+        let seed = seed.trim().parse();
+        (name, seed.unwrap_or_else(|_| fail(&format!("noticed.txt: what is {line}?"))))
+    };
+    lines.map(line).collect()
+}
+
+/// Does something with each of these, on all cores.
+fn each<T: Copy + Sync>(of: &[T], act: impl Fn(T) + Sync) {
     let next = AtomicUsize::new(0);
-    let missed = Mutex::new(Vec::new());
-    println!("| mistake | what is wrong | seeds | noticed by |\n|---|---|---|---|");
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some((name, what)) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let begun = Instant::now();
-                    let found = search_one(name, command);
-                    eprintln!("{name}: {:.0} s", begun.elapsed().as_secs_f64());
-                    let good = matches!(found, Found::Never) == (*name == NONE);
-                    if !good {
-                        missed.lock().expect("no panic").push(*name);
-                    }
-                    let (seeds, by) = match found {
-                        Found::After(seeds, by) => (seeds.to_string(), by),
-                        Found::Never => (format!("> {}", command.seeds.end - command.seeds.start), "-".to_string()),
-                    };
-                    println!("| `{name}` | {} | {seeds} | {by} |", what.trim());
+                while let Some(item) = of.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    act(*item);
                 }
             });
         }
     });
-    let missed = missed.into_inner().expect("no panic");
+}
+
+/// Runs the seeds with each mistake until it is noticed, and prints the table. The process ends with 1 if one was not noticed, or
+/// if a seed did not hold without a mistake.
+pub(super) fn search(command: &Command) {
+    plant(NONE);
+    let wanted = |(name, _): &(&str, &str)| command.bug.as_ref().is_none_or(|only| only == name);
+    let mut bugs: Vec<_> = all().filter(wanted).collect();
+    if bugs.is_empty() {
+        fail("there is no mistake of that name");
+    }
+    bugs.insert(0, (NONE, "no mistake: every seed must hold"));
+    let missed = Mutex::new(Vec::new());
+    println!("| mistake | what is wrong | seed | noticed by |\n|---|---|---|---|");
+    each(&bugs, |(name, what)| {
+        let begun = Instant::now();
+        let found = command.seeds.clone().find_map(|seed| Some((seed, notice(name, seed)?)));
+        eprintln!("{name}: {:.0} s", begun.elapsed().as_secs_f64());
+        if found.is_none() != (name == NONE) {
+            missed.lock().expect("no panic").push(name);
+        }
+        let (seed, by) = match found {
+            Some((seed, by)) => (seed.to_string(), short(&by)),
+            None => ("none".to_string(), "-".to_string()),
+        };
+        println!("| `{name}` | {} | {seed} | {by} |", what.trim());
+    });
+    end(&missed.into_inner().expect("no panic"));
+}
+
+/// Runs each mistake with the one seed that notices it, and those seeds without a mistake. The process ends with 1 if that is not
+/// so any more, or if a mistake has no such seed.
+pub(super) fn repeat() {
+    plant(NONE);
+    let known = known();
+    let begun = Instant::now();
+    let without: BTreeSet<&str> = known.iter().filter(|(_, seed)| **seed == 0).map(|(name, _)| *name).collect();
+    let seeds: BTreeSet<u64> = known.values().copied().filter(|seed| *seed > 0).collect();
+    let mut runs: Vec<(&str, u64)> = seeds.into_iter().map(|seed| (NONE, seed)).collect();
+    let missed = Mutex::new(Vec::new());
+    for (name, _) in all().filter(|(name, _)| !without.contains(name)) {
+        match known.get(name) {
+            Some(seed) => runs.push((name, *seed)),
+            None => missed.lock().expect("no panic").push(name),
+        }
+    }
+    each(&runs, |(name, seed)| {
+        let found = notice(name, seed);
+        if found.is_none() != (name == NONE) {
+            println!("seed {seed} with {name}: {}", found.as_deref().unwrap_or("not noticed"));
+            missed.lock().expect("no panic").push(name);
+        }
+    });
+    println!("{} runs, {:.0} s; never noticed: {without:?}", runs.len(), begun.elapsed().as_secs_f64());
+    end(&missed.into_inner().expect("no panic"));
+}
+
+fn end(missed: &[&str]) {
     if !missed.is_empty() {
         println!("\nnot as they should be: {}", missed.join(", "));
         std::process::exit(1);
     }
 }
 
-fn search_one(name: &str, command: &Command) -> Found {
+/// What notices a mistake in a seed; `None` if nothing does.
+fn notice(name: &str, seed: u64) -> Option<String> {
     let own = std::env::current_exe().unwrap_or_else(|error| fail(&format!("own path: {error}")));
-    let seeds = format!("{}..{}", command.seeds.start, command.seeds.end);
-    let process =
-        Process::new(own).args(["--bug", name, "--seeds", &seeds]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-    let mut process = process.unwrap_or_else(|error| fail(&format!("a process for {name}: {error}")));
-    let lines = lines(process.stdout.take());
-    let mut done = 0;
-    let found = loop {
-        match lines.recv_timeout(HANGS) {
-            Ok(line) if line.starts_with("seed ") => match line.split_once(" FAILED: ") {
-                Some((_, what)) => break Found::After(done + 1, short(what)),
-                None => done += 1,
-            },
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout) => {
-                break Found::After(done + 1, format!("one seed takes more than {HANGS:?}"));
-            }
-            Err(RecvTimeoutError::Disconnected) => match process.wait() {
-                Ok(status) if status.success() => break Found::Never,
-                Ok(status) => break Found::After(done + 1, format!("the process died: {status}")),
-                Err(error) => fail(&format!("the process for {name}: {error}")),
-            },
+    let mut process = Process::new(own)
+        .args(["--bug", name, "--seed", &seed.to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| fail(&format!("a process for {name}: {error}")));
+    // Read while it runs: a pipe that is full would stop it.
+    let out = process.stdout.take();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        out.map(|mut out| out.read_to_string(&mut text));
+        text
+    });
+    let begun = Instant::now();
+    let status = loop {
+        match process.try_wait() {
+            Ok(Some(status)) => break Some(status),
+            Ok(None) if begun.elapsed() > HANGS => break None,
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) => fail(&format!("the process for {name}: {error}")),
         }
     };
-    let _ = process.kill();
-    let _ = process.wait();
-    found
+    let Some(status) = status else {
+        let _ = process.kill();
+        let _ = process.wait();
+        return Some(format!("one seed takes more than {HANGS:?}"));
+    };
+    let text = reader.join().unwrap_or_default();
+    let failed = text.lines().find_map(|line| line.split_once(" FAILED: ")).map(|(_, what)| what.to_string());
+    failed.or_else(|| (!status.success()).then(|| format!("the process died: {status}")))
 }
 
 /// A failure in the cell of a table.
@@ -129,18 +179,4 @@ fn short(what: &str) -> String {
     let what = what.replace('|', "/");
     let what = what.split(": n1 ").next().unwrap_or_default();
     if what.chars().count() <= 110 { what.to_string() } else { what.chars().take(107).chain("...".chars()).collect() }
-}
-
-/// The lines of a process, so that they can be waited for with a limit.
-fn lines(out: Option<ChildStdout>) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        for line in out.map(BufReader::new).into_iter().flat_map(BufRead::lines) {
-            let Ok(line) = line else { return };
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
 }

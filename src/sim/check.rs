@@ -23,6 +23,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use super::lists;
 use super::world::{At, State};
@@ -74,6 +75,8 @@ pub(super) struct Checks {
     /// What a node said about one, once it knew.
     settled: BTreeMap<u64, bool>,
     led: BTreeMap<At, u64>,
+    /// How often the WALs of a node had begun anew, and whether somebody had a transaction open there.
+    laps: BTreeMap<At, (u64, bool)>,
 }
 
 impl Checks {
@@ -92,6 +95,7 @@ impl Checks {
         self.shown.remove(&at);
         self.positions.retain(|(node, _), _| *node != at);
         self.led.remove(&at);
+        self.laps.remove(&at);
     }
 }
 
@@ -203,9 +207,10 @@ impl State {
     /// Compares the nodes, after each event.
     pub(super) fn observe(&mut self) {
         let mut wrong = Vec::new();
-        let mut leads = Vec::new();
+        let (mut leads, mut lapped) = (Vec::new(), 0);
         for (at, slot) in self.slots.iter().enumerate() {
             let Some(hub) = slot.hub() else { continue };
+            let reads = slot.running.as_ref().is_some_and(|running| !running.readers.is_empty());
             let leadership = hub.leadership();
             if leadership.role == Role::Leader {
                 let other = *self.checks.leaders.entry(leadership.term.0).or_insert(at);
@@ -216,9 +221,17 @@ impl State {
                     leads.push((at, leadership.term));
                 }
             }
+            let mut laps = 0;
             for (id, db) in hub.databases.all() {
+                laps += db.counters.restarts.load(Ordering::Relaxed);
+                let retired = db.retired();
                 // What a snapshot lacks since an entry that is still to come drops it is shown to nobody.
-                if db.retired() == Some(Refusal::Dropped) {
+                if retired == Some(Refusal::Dropped) {
+                    continue;
+                }
+                // It goes on where the copy is that is fetched in its place.
+                if self.has_rotted(at) && retired.is_some() {
+                    self.checks.positions.remove(&(at, id.0));
                     continue;
                 }
                 let (position, checksum) = db.checksum();
@@ -239,7 +252,10 @@ impl State {
                     ));
                 }
             }
+            let before = self.checks.laps.insert(at, (laps, reads));
+            lapped += u64::from(before.is_some_and(|(before, read)| before < laps && read && reads));
         }
+        *self.coverage.entry("laps of a wal under a reader").or_insert(0) += lapped;
         wrong.extend(self.observe_members());
         let fetching = !leads.is_empty() && self.fetching();
         if fetching {

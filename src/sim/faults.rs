@@ -17,6 +17,8 @@ pub(super) enum Mend {
     Restart,
     /// A node's stalled disk loses power.
     Cut(At),
+    /// Two candidates reach each other again; the life of the voter.
+    Duel(u64),
     /// Somebody restarts a node whose disk failed.
     Crippled(At, u64),
 }
@@ -43,7 +45,12 @@ impl State {
         self.after_millis(wait, Ev::Fault);
         let n = self.slots.len();
         let at = self.dice.below(n as u64) as usize;
-        match self.dice.below(27) {
+        match self.dice.below(8) {
+            0 | 1 => self.upgrade(at),
+            2 | 3 => self.rot(),
+            _ => {}
+        }
+        match self.dice.below(33) {
             0..=2 => self.crash(at, true),
             3 | 4 => self.crash(at, false),
             5 => {
@@ -106,6 +113,9 @@ impl State {
             19 | 20 => self.stall_applier(at),
             21..=23 => self.swap_leaders(at),
             24 | 25 => self.wipe(at),
+            26 | 27 => self.begin_duel(),
+            28 | 29 => self.bridge(at),
+            30 | 31 => self.jump(at),
             _ => {}
         }
     }
@@ -187,6 +197,10 @@ impl State {
     /// The directory of a node is gone, and somebody starts it as if that were nothing: when all who founded the cluster
     /// belong to it. The leader is cut off at the same time, which makes the wiped node's vote decisive.
     pub(super) fn wipe(&mut self, at: At) {
+        // One kind of loss is enough for a minority.
+        if self.shape.rots {
+            return;
+        }
         let leader = self.newest_leader().map(|(leader, _)| leader);
         let founders = self.slots.iter().filter(|slot| slot.founder);
         let all_seated = founders.into_iter().all(|slot| slot.running.as_ref().is_some_and(|r| r.seat.is_some()));
@@ -253,6 +267,28 @@ impl State {
         self.isolate(at, with, one_way, 6000);
     }
 
+    /// This node is all that two halves of the others have in common.
+    fn bridge(&mut self, at: At) {
+        let n = self.slots.len();
+        let half = |other: At| (other < at) == other.is_multiple_of(2);
+        let sides: Vec<Option<bool>> = (0..n).map(|other| (other != at).then(|| half(other))).collect();
+        for (from, to) in (0..n).flat_map(|from| (0..n).map(move |to| (from, to))) {
+            self.net.cut[from][to] = sides[from].zip(sides[to]).is_some_and(|(a, b)| a != b);
+        }
+        self.note(format_args!("n{} is the bridge between two halves", at + 1));
+        self.count("bridges");
+        let millis = 300 + self.dice.below(5000);
+        self.after_millis(millis, Ev::Mend(Mend::Links));
+    }
+
+    /// A node's machine slept: its clock is ahead of what its process has seen.
+    fn jump(&mut self, at: At) {
+        let millis = 1 + self.dice.below(if self.dice.below(3) == 0 { 3_600_000 } else { 3000 });
+        self.slots[at].clock.jump(Duration::from_millis(millis));
+        self.note(format_args!("n{}: the clock jumps by {millis} ms", at + 1));
+        self.count("jumps of a clock");
+    }
+
     fn isolate(&mut self, at: At, with: Option<At>, one_way: bool, longest: u64) {
         let n = self.slots.len();
         for other in (0..n).filter(|other| *other != at && Some(*other) != with) {
@@ -288,6 +324,7 @@ impl State {
                     self.crash(at, false);
                 }
             }
+            Mend::Duel(life) => self.end_duel(life),
             Mend::Restart => {
                 self.calls_of_first_life = self.slots[0].fs.counts();
                 self.crash(0, false);
@@ -309,6 +346,7 @@ impl State {
     pub(super) fn calm_down(&mut self) {
         self.note(format_args!("the storm is over"));
         self.stormy = false;
+        self.calmed_at = self.now;
         self.on_mend(Mend::Weather);
         self.on_mend(Mend::Links);
         for at in 0..self.slots.len() {

@@ -457,15 +457,19 @@ fn read(world: &Arc<World>, at: At, linearizable: bool) {
 
 /// A second database is created, written and dropped.
 fn other_database(world: &Arc<World>, at: At) {
-    let (hub, dice) = {
+    let (hub, dice, upgrades) = {
         let state = world.state.lock();
         let Some(hub) =
             state.slots[at].hub().filter(|_| state.slots[at].running.as_ref().is_some_and(|r| r.seat.is_some()))
         else {
             return;
         };
-        (hub.clone(), state.dice.below(10))
+        (hub.clone(), state.dice.below(10), state.shape.upgrades)
     };
+    if upgrades && dice > 7 {
+        let decision = hub.propose_rehearsal();
+        return world.state.lock().on_rehearsal(at, &decision);
+    }
     if dice < 3 {
         let Ok(name) = DatabaseName::new("other") else { return };
         let existing = hub.with_catalogue(|catalogue| catalogue.find(&name).map(|(id, _)| id)).ok().flatten();

@@ -149,7 +149,8 @@ impl State {
     /// Whether people can do without one of the voters.
     fn may_spare_a_voter(&self, members: &Membership) -> bool {
         let voters = members.voters.len();
-        voters > 3 || (voters == 3 && self.dice.below(4) == 0)
+        // Of two, no majority is left without the one that rots.
+        voters > 3 || (voters == 3 && !self.shape.rots && self.dice.below(4) == 0)
     }
 
     /// Starts an empty node that is to become a member.

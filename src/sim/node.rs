@@ -12,8 +12,11 @@ use shoaldb_vfs::env::sim::{Aim, SimFs, SimRng};
 use shoaldb_vfs::env::{Env, Fs};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::bounds::Seen;
+use super::clock::NodeClock;
 use super::inside::Inside;
 use super::shape::Shape;
+use super::told::Told;
 use super::wire::{Packet, Wire};
 use super::world::{At, Ev, Pumper, State, World};
 use crate::appender::Appender;
@@ -22,6 +25,7 @@ use crate::boot::Directory;
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::engine::Engine;
+use crate::events::Event;
 use crate::found::Founding;
 use crate::found::format::{Belongs, Identity};
 use crate::log::Log;
@@ -32,8 +36,11 @@ use crate::replicate::NodeReplicator;
 use crate::shared::{Hub, Input, Shared};
 use crate::signal::Waiting;
 use crate::snapshot::rounds::Rounds;
-use crate::types::{LogEntry, NodeId};
+use crate::types::{LogEntry, LogIndex, NodeId, PROTOCOL};
 use crate::upkeep::Upkeep;
+
+/// Bytes of a segment of the log.
+pub(super) const SEGMENT_BYTES: u64 = 64 << 10;
 
 static NEXT_VFS: AtomicU64 = AtomicU64::new(1);
 
@@ -60,6 +67,11 @@ pub(super) struct Running {
     pub(super) inside: Arc<Inside>,
     /// The log or the core has failed: the process stays, and acknowledges nothing.
     pub(super) crippled: bool,
+    /// What it tells its listeners, and what it has told.
+    pub(super) events: Receiver<Event>,
+    pub(super) told: Told,
+    /// What was seen of its bounds.
+    pub(super) bounds: Seen,
 }
 
 /// A node's seat in its cluster: engine, log, applier.
@@ -84,6 +96,12 @@ pub(super) struct Slot {
     pub(super) id: NodeId,
     pub(super) fs: SimFs,
     rng: Arc<SimRng>,
+    pub(super) clock: Arc<NodeClock>,
+    /// The newest protocol version of the program that is started there the next time, and of the one that runs.
+    pub(super) speaks: u16,
+    pub(super) speaks_now: u16,
+    /// A snapshot whose install its machine did not survive.
+    pub(super) installing: Option<LogIndex>,
     pub(super) life: u64,
     pub(super) running: Option<Box<Running>>,
     /// What a crash left to be dropped outside the world's lock.
@@ -104,12 +122,16 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(at: At, seed: u64, founder: bool) -> Slot {
+    pub(super) fn new(at: At, seed: u64, founder: bool, clock: NodeClock, speaks: u16) -> Slot {
         let own = xxh3_64_with_seed(&[at as u8], seed);
         Slot {
             id: NodeId(at as u16 + 1),
             fs: SimFs::new(own),
             rng: Arc::new(SimRng::new(own ^ 1)),
+            clock: Arc::new(clock),
+            speaks,
+            speaks_now: speaks,
+            installing: None,
             life: 0,
             running: None,
             garbage: Vec::new(),
@@ -147,11 +169,14 @@ impl Slot {
         list: &[(NodeId, String)],
         shape: &Shape,
     ) -> crate::error::Result<Box<Running>> {
-        let env = Env { fs: Arc::new(self.fs.clone()), clock: world.clock.clone(), rng: self.rng.clone() };
+        let env = Env { fs: Arc::new(self.fs.clone()), clock: self.clock.clone(), rng: self.rng.clone() };
         let config = Config {
             commit_timeout: shape.commit_timeout,
             busy_timeout: Duration::ZERO,
-            segment_bytes: 64 << 10,
+            segment_bytes: SEGMENT_BYTES,
+            wal_limit: shape.wal_limit,
+            scrub_bytes: 4 << 20,
+            speaks: (PROTOCOL, self.speaks),
             // One page, on some nodes: what changes more pages goes in parts.
             part_bytes: if self.id.0.is_multiple_of(2) { 4 << 20 } else { 5_000 },
             // So small that checkpoints, anchors and compactions come many times in a run, at different times on each node.
@@ -162,6 +187,7 @@ impl Slot {
             snapshot_wal_pin_max: shape.view_pins,
             ..Config::default()
         };
+        self.speaks_now = self.speaks;
         let path = Path::new("/n");
         env.fs.create_dir_all(path, "dir.create")?;
         let directory = Arc::new(Directory::new(env.clone(), path, &config));
@@ -172,6 +198,7 @@ impl Slot {
         let session = env.rng.next_u64();
         let incarnation = identity.incarnation;
         let hub: Hub = Arc::new(Shared::new(self.id, incarnation, session, config, waiting, sender, databases));
+        let listener = hub.events.listen();
         let wire = Arc::new(Wire::default());
         let transport: Arc<dyn Transport> = wire.clone();
         hub.set_transport(&transport);
@@ -204,6 +231,9 @@ impl Slot {
             readers: Vec::new(),
             inside: Arc::default(),
             crippled: false,
+            events: listener,
+            told: Told::default(),
+            bounds: Seen::default(),
         }))
     }
 }
@@ -264,7 +294,12 @@ impl State {
             Ok(running) => {
                 let founded = running.seat.is_some();
                 let joins = running.joining.is_some();
+                let rolled_forward = slot.installing.take().is_some_and(|index| running.hub.log_start() == index);
                 slot.running = Some(running);
+                self.acquitted(at);
+                if rolled_forward {
+                    self.count("installs rolled forward");
+                }
                 self.note(format_args!("n{} starts (life {life}), in a cluster: {founded}", at + 1));
                 self.after_micros(1, Ev::Tick(at, life));
                 let millis = 1 + self.dice.below(300);
@@ -285,6 +320,7 @@ impl State {
                 self.count("crashes while starting");
                 self.after_millis(200, Ev::Restart(at));
             }
+            Err(error) if self.condemned(at, &error.to_string()) => {}
             Err(error) => self.stopped(at, format!("n{} does not start after a crash: {error}", at + 1)),
         }
     }
@@ -340,6 +376,9 @@ impl State {
             if called {
                 self.count("crashes under a call");
             }
+            if running.hub.progress().settled() < running.hub.applied().index {
+                self.count("crashes in the middle of a split");
+            }
             self.checks.on_crash(at);
             self.slots[at].garbage.push(running);
         }
@@ -361,9 +400,12 @@ impl State {
             let findings = hub.findings.lock();
             (findings.anchors, findings.compactions)
         };
-        for (what, times) in
-            [("checkpoints redone", hub.databases.redone()), ("compactions", compactions), ("anchors", anchors)]
-        {
+        for (what, times) in [
+            ("checkpoints redone", hub.databases.redone()),
+            ("compactions", compactions),
+            ("anchors", anchors),
+            ("views closed at their cap", hub.snapshots.views.capped()),
+        ] {
             *self.coverage.entry(what).or_insert(0) += times;
         }
         for (_, db) in hub.databases.all() {
@@ -426,7 +468,9 @@ impl State {
         };
         let mut ends = self.participants().into_iter().map(|at| last(&self.slots[at]));
         let first = ends.next().flatten();
-        first.is_some() && ends.all(|other| other == first) && self.members_settled()
+        let bounded = |at: At| self.unbounded(at).is_none();
+        let even = first.is_some() && ends.all(|other| other == first) && self.members_settled();
+        even && self.rot_is_over() && self.participants().into_iter().all(bounded)
     }
 
     pub(super) fn describe(&self) -> String {
@@ -448,6 +492,9 @@ impl State {
                 )
             }
         });
-        words.collect::<Vec<_>>().join("; ")
+        let unbounded = (0..self.slots.len()).filter_map(|at| Some(format!("n{}: {}", at + 1, self.unbounded(at)?)));
+        let rotten = self.rotting.and_then(|rotting| self.slots[rotting.at].hub());
+        let rotten = rotten.map(|hub| format!("rotten n{}: {:?}", hub.id, crate::status::alarms(hub)));
+        words.chain(unbounded).chain(rotten).collect::<Vec<_>>().join("; ")
     }
 }

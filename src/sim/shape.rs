@@ -33,6 +33,17 @@ pub(super) struct Shape {
     pub(super) view_age: Duration,
     /// Bytes of WAL that lent views may pin.
     pub(super) view_pins: u64,
+    /// Where the lock page is: the byte that it contains.
+    pub(super) lock_page_at: u32,
+    /// Bytes of pages that virtual WALs may have in memory.
+    pub(super) wal_limit: u64,
+    /// How much faster or slower than the world the clocks of nodes may go, in thousandths.
+    pub(super) drift: u64,
+    /// Whether the disk of one node rots, instead of disks being lost.
+    pub(super) rots: bool,
+    /// Whether nodes become programs of the next version, and whether they are that from the beginning.
+    pub(super) upgrades: bool,
+    pub(super) upgraded: bool,
     /// Whether a new leader may be cut off, with one other node, as soon as it leads.
     pub(super) hunts_leaders: bool,
 }
@@ -40,7 +51,7 @@ pub(super) struct Shape {
 impl Shape {
     /// Without an adversary.
     pub(super) fn tame(self) -> Shape {
-        Shape { interruptions: 0, cut_votes: 0, late_votes: 0, slow_answers: 0, hunts_leaders: false, ..self }
+        Shape { interruptions: 0, cut_votes: 0, late_votes: 0, slow_answers: 0, drift: 0, hunts_leaders: false, ..self }
     }
 
     pub(super) fn draw(dice: &SimRng) -> Shape {
@@ -64,6 +75,12 @@ impl Shape {
             changes: pick(&[1000, 2000, 4000]),
             view_age: Duration::from_millis(pick(&[700, 5_000, 60_000])),
             view_pins: pick(&[16 << 10, 256 << 10, 1 << 30]),
+            lock_page_at: pick(&[0x4000_0000, 64 << 10, 128 << 10]) as u32,
+            wal_limit: pick(&[16 << 10, 256 << 10, 64 << 20]),
+            drift: pick(&[0, 0, 50, 300]),
+            rots: dice.below(4) == 0,
+            upgrades: dice.below(3) == 0,
+            upgraded: dice.below(2) == 0,
             hunts_leaders: dice.below(2) == 0,
         }
     }

@@ -1,5 +1,7 @@
 //! Snapshots: the rounds of each node as calls that take their time, what is noticed of them, and the install.
 
+use shoaldb_vfs::env::sim::Aim;
+
 use super::calls::{Asker, Purpose};
 use super::faults::Mend;
 use super::strand::Outcome;
@@ -29,9 +31,8 @@ impl State {
     pub(super) fn begin_rounds(&mut self, at: At, life: u64) {
         let Some(running) = self.alive(at, life) else { return };
         let hub = running.hub.clone();
-        let Some(seat) = running.seat.as_mut().filter(|seat| !seat.engine_over && hub.snapshots.is_due()) else {
-            return;
-        };
+        let due = hub.snapshots.is_due() || !hub.databases.all_damaged().is_empty();
+        let Some(seat) = running.seat.as_mut().filter(|seat| due && !seat.engine_over) else { return };
         let Some(mut rounds) = seat.rounds.take() else { return };
         self.begin_call(at, Purpose::Rounds, move || {
             node::step_rounds(&hub, &mut rounds);
@@ -41,6 +42,9 @@ impl State {
 
     /// What was fetched is installed, between two events.
     pub(super) fn install_staged(&mut self, at: At, life: u64) {
+        let strikes = self.stormy && self.chance(300);
+        let crash = strikes.then(|| (1 + self.dice.below(12), self.dice.below(u64::MAX)));
+        let fs = self.slots[at].fs.clone();
         let Some(running) = self.alive(at, life) else { return };
         let hub = running.hub.clone();
         let Some(seat) = running.seat.as_mut().filter(|seat| !seat.engine_over) else { return };
@@ -54,7 +58,13 @@ impl State {
         }
         let mut out = Effects { batches: &mut seat.batches, entries: &mut seat.entries, wire: &running.wire };
         seat.engine_over = !seat.engine.turn(&mut out);
+        let index = staged.manifest.at.index;
+        if let Some((nth, seed)) = crash {
+            fs.crash_at(Aim::Any, nth, seed);
+        }
         let installed = node::go_on_behind(&hub, &seat.log, &seat.engine.core_status(), *staged);
+        let died = fs.is_down();
+        fs.forget_crash();
         let what = match installed {
             Ok(Some((core, applied))) => {
                 seat.batches.clear();
@@ -76,6 +86,7 @@ impl State {
         seat.upkeep.begin_anew();
         hub.post(Input::Announce);
         let crippled = running.crippled;
+        self.slots[at].installing = died.then_some(index);
         self.note(format_args!("n{}: {what}", at + 1));
         self.count(what);
         if std::mem::take(&mut self.noticed[at].cut_short) && what == "snapshots installed" {

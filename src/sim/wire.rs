@@ -89,7 +89,7 @@ impl State {
         }
         let twice = packet.ticket().is_none() && self.chance(self.net.twice);
         for _ in 0..if twice { 2 } else { 1 } {
-            let mut micros = 50 + self.dice.below(self.net.delay);
+            let mut micros = 50 + self.dice.below(self.net.delay) + self.held_by_duel(from, to, &packet);
             if packet.asks_for_a_vote() && self.stormy && self.chance(self.shape.late_votes) {
                 micros += self.dice.below(1_500_000);
             }
@@ -117,7 +117,7 @@ impl State {
         let cluster_of = |hub: &Hub| hub.catalogue.lock().as_ref().map(|catalogue| catalogue.cluster());
         let cluster = cluster_of(&sender.hub);
         let hello = Hello {
-            versions: (PROTOCOL, PROTOCOL),
+            versions: (PROTOCOL, self.slots[from].speaks_now),
             purpose: Purpose::Peer,
             cluster,
             from: Some(self.slots[from].id),
@@ -127,8 +127,8 @@ impl State {
         };
         let mine = cluster_of(&receiver.hub);
         let catalogue = receiver.hub.catalogue.lock();
-        let judge =
-            Judge { me: self.slots[to].id, speaks: (PROTOCOL, PROTOCOL), cluster: mine, catalogue: catalogue.as_ref() };
+        let speaks = (PROTOCOL, self.slots[to].speaks_now);
+        let judge = Judge { me: self.slots[to].id, speaks, cluster: mine, catalogue: catalogue.as_ref() };
         Some(judge.hello(&hello).map(|standing| (standing, cluster)))
     }
 
@@ -149,6 +149,7 @@ impl State {
             Packet::Answer { ticket, body } => return self.answered(ticket, Ok(body)),
             other => other,
         };
+        self.watch_duel(from, to, &packet);
         let (standing, cluster) = match judged {
             Ok(judged) => judged,
             Err(reject) => {
@@ -168,6 +169,7 @@ impl State {
             }
             Packet::Found(message) => hub.post(Input::Found { from: sender, message }),
             Packet::Greeting => {
+                self.hear_version(from, &hub);
                 hub.post(Input::Connected { peer: sender, cluster });
                 if standing == Standing::Unbound && cluster.is_some() {
                     self.bind_unbound(to);

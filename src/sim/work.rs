@@ -73,7 +73,7 @@ impl State {
 
     pub(super) fn on_tick(&mut self, at: At, life: u64) {
         let pause = self.pause_left(at);
-        let wait = pause.unwrap_or(Duration::from_millis(50));
+        let wait = pause.unwrap_or(self.slots[at].clock.in_the_world(Duration::from_millis(50)));
         let Some(running) = self.alive(at, life) else { return };
         if pause.is_none() {
             if let Some(founding) = &mut running.founding {
@@ -271,7 +271,7 @@ impl State {
             }
             Step::Stopped(reason) => {
                 seat.apply_over = true;
-                if !self.slots[at].fs.is_down() {
+                if !self.is_too_old(at, &reason) && !self.slots[at].fs.is_down() {
                     self.stopped(at, format!("n{}: the applier stopped: {reason}", at + 1));
                 }
             }
@@ -304,11 +304,13 @@ impl State {
                 }
             }
             // A disk of this world forgets and fails, but does not change what it has: whatever is found damaged, we damaged.
-            let excused = self.slots[at].fs.is_down() || (at == 0 && self.options.turn.is_some());
+            let turn = at == 0 && self.options.turn.is_some();
+            let excused = self.slots[at].fs.is_down() || turn || self.has_rotted(at);
             if let Some(hub) = self.slots[at].hub().filter(|hub| !excused && hub.databases.convicted() > 0) {
                 let damaged = hub.databases.damaged();
                 self.fail(format!("n{} found a database damaged: {damaged:?}", at + 1));
             }
+            self.observe_bounds(at);
             self.install_staged(at, life);
             self.begin_rounds(at, life);
             self.turn_soon(at);

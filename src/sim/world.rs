@@ -12,16 +12,20 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::calls::{Held, Ticket};
 use super::check::Checks;
+use super::clock::{self, NodeClock};
+use super::duel::Duel;
 use super::faults::Mend;
 use super::members::Answers;
 use super::node::Slot;
+use super::rot::Rotting;
 use super::shape::Shape;
 use super::strand::{self, words_of};
 use super::transfers::Noticed;
 use super::turns::RESTART_AT;
 use super::wire::Packet;
-use super::{Options, Report, last, load, patient};
+use super::{Options, Report, last, load, patient, upgrade};
 use crate::signal::Pump;
+use crate::types::PROTOCOL;
 
 /// Events that a report shows.
 const SHOWN: usize = 60;
@@ -121,6 +125,12 @@ pub(super) struct State {
     pub(super) calm: bool,
     /// A client writes then: others wait.
     pub(super) writes_calmly: bool,
+    /// Two candidates and a voter, while they are at it.
+    pub(super) duel: Option<Duel>,
+    /// The node whose disk rots, once it has begun to.
+    pub(super) rotting: Option<Rotting>,
+    /// When faults and load ended.
+    pub(super) calmed_at: Duration,
     /// Labelled calls of the first node until it was restarted, in a run of one fault.
     pub(super) calls_of_first_life: BTreeMap<&'static str, u64>,
     /// Calls that stand still, and questions without an answer.
@@ -163,15 +173,29 @@ pub fn run(options: &Options) -> Report {
     let founders = usize::from(options.nodes);
     let n = founders + if options.storm { SPARE } else { 0 };
     let dice = SimRng::new(options.seed);
+    let shape = if options.storm { Shape::draw(&dice) } else { Shape::draw(&dice).tame() };
+    if options.storm {
+        // For the whole process, which is why a run without a storm, beside other tests, leaves it where it is.
+        shoaldb_vfs::ffi::move_lock_page(shape.lock_page_at);
+    }
+    let slots = |dice: &SimRng| {
+        let rate = |_| clock::RIGHT - shape.drift + dice.below(2 * shape.drift + 1);
+        let clock = |at| NodeClock::new(clock.clone(), rate(at));
+        let speaks = if shape.upgrades && shape.upgraded { upgrade::NEXT } else { PROTOCOL };
+        (0..n).map(|at| Slot::new(at, options.seed, at < founders, clock(at), speaks)).collect::<Vec<_>>()
+    };
     let world = Arc::new_cyclic(|me| World {
         clock: clock.clone(),
         me: me.clone(),
         state: Mutex::new(State {
-            slots: (0..n).map(|at| Slot::new(at, options.seed, at < founders)).collect(),
+            slots: slots(&dice),
             net: Net { cut: vec![vec![false; n]; n], loss: 0, twice: 0, delay: 1 + dice.below(3000) },
             storm: 300 + dice.below(4000),
             rush: 3 + dice.below(40),
-            shape: if options.storm { Shape::draw(&dice) } else { Shape::draw(&dice).tame() },
+            shape,
+            duel: None,
+            rotting: None,
+            calmed_at: Duration::ZERO,
             calls_of_first_life: BTreeMap::new(),
             options: options.clone(),
             dice,
@@ -314,6 +338,7 @@ impl World {
                     state.handle(event, self);
                     state.notice_crashes();
                     state.observe();
+                    state.hear();
                     state.take_garbage()
                 };
                 drop(garbage);

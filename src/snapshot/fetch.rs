@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use shoaldb_vfs::files::DatabaseFiles;
 use shoaldb_vfs::page::{PageHash, PageNo};
+use shoaldb_vfs::planted::{self, Bug};
 use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::view::{ReadView, ViewError};
 
@@ -331,9 +332,10 @@ impl Fetch<'_> {
         }
         for _ in 0..TRIES {
             let bytes = self.object(Object::Pages { database, runs: runs.clone() })?;
+            let unverified = planted::is(Bug::InstallUnverified);
             let right = bytes.len() == pages.len() * len
                 && pages.iter().zip(bytes.chunks(len)).all(|(page, content)| {
-                    copy.known_hash(*page).is_some_and(|hash| PageHash::of(*page, content) == hash)
+                    copy.known_hash(*page).is_some_and(|hash| unverified || PageHash::of(*page, content) == hash)
                 });
             if !right {
                 continue;

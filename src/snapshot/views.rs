@@ -28,6 +28,7 @@ use shoaldb_vfs::view::ReadView;
 
 use super::object::{Listed, ViewId};
 use crate::catalogue::DatabaseId;
+use crate::planted::{self, Bug};
 use crate::types::{EntryId, LogIndex, NodeId};
 
 /// How long a node may be silent before its lease ends.
@@ -74,6 +75,7 @@ pub(crate) struct Views {
     all: Mutex<Vec<Lent>>,
     sending: AtomicUsize,
     opened: AtomicU64,
+    capped: AtomicU64,
 }
 
 /// The right to make one object.
@@ -98,7 +100,8 @@ impl Views {
         let fits = |lent: &&mut Lent| {
             let at = lent.cut.at.index;
             let whole = lent.cut.only.is_none();
-            whole && at >= log_start && at > have && lent.cut.members.contains(&to) && lent.is_open()
+            let reaches = at >= log_start || planted::is(Bug::ReuseStaleView);
+            whole && reaches && at > have && lent.cut.members.contains(&to) && lent.is_open()
         };
         // The newest: it is the last one that was opened.
         let lent = all.iter_mut().rev().find(fits)?;
@@ -181,7 +184,9 @@ impl Views {
             lent.leases.retain(|peer, ends| *ends > now && is_member(*peer));
             let pinned: u64 = lent.cut.databases.values().map(ReadView::wal_bytes).sum();
             let unused = lent.leases.is_empty() && (Some(lent.id) != newest || now >= lent.used + IDLE);
-            lent.is_open() && !unused && now < lent.opened + limits.age && pinned <= limits.pinned_bytes
+            let capped = now >= lent.opened + limits.age || pinned > limits.pinned_bytes;
+            self.capped.fetch_add(u64::from(capped && !lent.leases.is_empty()), Ordering::Relaxed);
+            lent.is_open() && !unused && !capped
         });
         before - all.len()
     }
@@ -197,6 +202,11 @@ impl Views {
     pub(crate) fn counts(&self) -> (usize, usize) {
         let all = self.all.lock();
         (all.len(), all.iter().map(|lent| lent.leases.len()).sum())
+    }
+
+    /// How many views were closed over their age or what they pinned, although somebody fetched from them.
+    pub(crate) fn capped(&self) -> u64 {
+        self.capped.load(Ordering::Relaxed)
     }
 
     /// Closes all of them: the node stops.
@@ -227,6 +237,9 @@ impl Lent {
 
 impl Drop for Cut {
     fn drop(&mut self) {
+        if planted::is(Bug::SkipFinalize) {
+            std::mem::forget(std::mem::take(&mut self.databases));
+        }
         // Others may have clones of a view; what this node lent ends here.
         self.databases.values().for_each(ReadView::close);
     }

@@ -42,6 +42,16 @@ const SECTOR: c_int = 4096;
 /// Longest path SQLite may pass: names have up to 128 characters, temporary files paths of "unix".
 const MAX_PATH: c_int = 1024;
 
+/// Moves the lock page of all databases of this process to where that byte is, a multiple of every page size in use: for
+/// simulations, whose databases have no gigabyte. Only while no connection is open.
+#[doc(hidden)]
+pub fn move_lock_page(at: u32) {
+    // SAFETY: this verb takes one `unsigned int` (SQLite's contract in `sqlite3.h`), and sets a number that nobody reads
+    // while no connection is open.
+    unsafe { sql::sqlite3_test_control(sql::SQLITE_TESTCTRL_PENDING_BYTE, at) };
+    crate::page::move_lock_page(u64::from(at));
+}
+
 /// What a registered VFS leads to. `None` once the registration has ended.
 struct Registered {
     replicator: RwLock<Option<Arc<dyn Replicator>>>,

@@ -10,9 +10,20 @@
 //! Deliberately absent: any file access, and everything about frames.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::planted::{self, Bug};
 
 /// Byte offset that SQLite reserves for its locks; the page that contains it is the lock page.
 pub const LOCK_BYTE: u64 = 0x4000_0000;
+
+/// Where the lock page is for the databases of this process. A simulation moves it, since its databases have no gigabyte.
+static LOCK_PAGE_AT: AtomicU64 = AtomicU64::new(LOCK_BYTE);
+
+/// Moves the lock page of all databases of this process to where that byte is. SQLite must be told the same.
+pub(crate) fn move_lock_page(at: u64) {
+    LOCK_PAGE_AT.store(at, Ordering::Relaxed);
+}
 
 /// How many bytes from [`LOCK_BYTE`] on SQLite's own "unix" VFS uses for its locks. Whoever holds a lock on all of them
 /// keeps every stock SQLite out: it says "database is locked".
@@ -81,7 +92,8 @@ impl PageSize {
 
     /// Number of the page that holds [`LOCK_BYTE`].
     pub fn lock_page(self) -> PageNo {
-        let number = (LOCK_BYTE / u64::from(self.0)) as u32 + 1;
+        let one = u32::from(planted::is(Bug::LockPageOff));
+        let number = (LOCK_PAGE_AT.load(Ordering::Relaxed) / u64::from(self.0)) as u32 + 1 - one;
         PageNo::new(number).unwrap_or(PageNo::FIRST)
     }
 }

@@ -68,4 +68,8 @@ planted_bugs! {
     SkipFilesDirSync,
     /// after a WAL restart the applier's frames do not have the salts of the WAL's header
     WrongSalt,
+    /// the page before the lock page is taken for it
+    LockPageOff,
+    /// what is fetched from another node counts without having been compared with its hashes
+    InstallUnverified,
 }

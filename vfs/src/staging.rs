@@ -33,6 +33,7 @@ use crate::env::{File, Fs, Label, Open};
 use crate::files::{self, DatabaseFiles};
 use crate::mapfile::{Checkpointed, MapFile, Owner};
 use crate::page::{PageHash, PageNo};
+use crate::planted::{self, Bug};
 
 /// Bytes that are read at once while pages are compared.
 const RUN_BYTES: usize = 1 << 20;
@@ -225,7 +226,7 @@ impl Staging {
                     *hash = PageHash::default();
                     content.iter().all(|byte| *byte == 0)
                 } else {
-                    PageHash::of(page, content) == *hash
+                    PageHash::of(page, content) == *hash || planted::is(Bug::InstallUnverified)
                 };
                 if !right {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, WrongPage(page)));

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// unit whose files may use each other: a module and its parts.
 const LAYERS: &[&[&str]] = &[
     // Words.
-    &["page"],
     &["planted"],
+    &["page"],
     &["error"],
     &["transaction"],
     &["genesis"],

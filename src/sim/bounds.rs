@@ -1,0 +1,105 @@
+//! What must stay bounded, and what must not go while somebody needs it. Looked at whenever a node looks after its files.
+//!
+//! ```text
+//! memory of the virtual WALs   within `wal_limit`, unless the disk refused pages, which is told
+//! a database's WAL             at the end, with nobody who reads, writes, or was lent a view, it is checkpointed, or an alarm
+//!                              says why it cannot be
+//! the log                      beyond twice `log_limit` an alarm says why
+//! views that are lent          the log of whoever leads reaches back to each of them, until it has four times `log_limit`
+//! ```
+//!
+//! "At the end" is a condition for being well: a cluster that does not come to it within the time for healing has failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoaldb_vfs::Database;
+
+use super::node::SEGMENT_BYTES;
+use super::world::{At, State};
+use crate::catalogue::DatabaseId;
+use crate::status::{self, Status};
+
+/// A log with more than this many times its limit need not keep what views need (DESIGN.md, INV-25).
+const LENT_FACTOR: u64 = 4;
+
+/// How much later than `checkpoint_age` a checkpoint may be: one that failed is tried again after 5 s.
+const GRACE: Duration = Duration::from_secs(8);
+/// How often in a row a log may be found too large before it must have been said why: its files go some steps after the core
+/// has let go of their entries.
+const LOOKS: u32 = 10;
+
+/// What was seen of one process the last time.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// How often in a row its log was beyond twice its limit, and no alarm said so.
+    unexplained: u32,
+    /// In which term it led, if it did.
+    led: Option<u64>,
+}
+
+fn is_large(status: &Status) -> bool {
+    status.log_bytes > 2 * status.log_limit + SEGMENT_BYTES
+}
+
+impl State {
+    /// A node has just looked after its files.
+    pub(super) fn observe_bounds(&mut self, at: At) {
+        let mut wrong = Vec::new();
+        let Some(running) = self.slots[at].running.as_deref_mut() else { return };
+        if running.crippled || running.seat.as_ref().is_none_or(|seat| seat.engine_over) {
+            return;
+        }
+        let (hub, seen) = (running.hub.clone(), &mut running.bounds);
+        let status = status::of(&hub);
+        if status.wal_memory > status.wal_limit && hub.databases.memory().failures() == 0 {
+            wrong.push(format!("{} bytes of WAL in memory, wal_limit is {}", status.wal_memory, status.wal_limit));
+        }
+        let told = status.alarms.iter().any(|alarm| alarm.contains("log_limit"));
+        seen.unexplained = if is_large(&status) && !told { seen.unexplained + 1 } else { 0 };
+        if seen.unexplained > LOOKS {
+            let (bytes, limit) = (status.log_bytes, status.log_limit);
+            wrong.push(format!("its log has {bytes} bytes, log_limit is {limit}, and no alarm says why"));
+        }
+        let leads = (status.leader == Some(hub.id)).then_some(status.term.0);
+        let kept = status.log_bytes <= LENT_FACTOR * status.log_limit;
+        let held = hub.snapshots.views.floor().filter(|_| kept && leads.is_some() && seen.led == leads);
+        let start = hub.core_start();
+        if let Some(floor) = held.filter(|floor| *floor < start) {
+            wrong.push(format!("it lends a view of entry {floor}, and its log begins behind entry {start}"));
+        }
+        seen.led = leads;
+        for what in wrong {
+            self.fail(format!("n{}: {what}", at + 1));
+        }
+    }
+
+    /// What is larger on this node than it should be with nobody at work; `None` if all is well.
+    pub(super) fn unbounded(&self, at: At) -> Option<String> {
+        let hub = self.slots[at].hub()?;
+        // Whoever fetches a view takes its time; it ends by itself.
+        if hub.snapshots.views.counts().0 > 0 {
+            return None;
+        }
+        // A disk that failed is told, and is for a person to look after.
+        if status::alarms(hub).iter().any(|alarm| alarm.contains("no checkpoint")) {
+            return None;
+        }
+        let config = &hub.config;
+        let late = |(_, db): &(DatabaseId, Arc<Database>)| {
+            let status = db.status();
+            let bytes = u64::from(status.pending_frames) * u64::from(db.geometry().page_size.bytes());
+            let old = status.dirty_for.is_some_and(|age| age > config.checkpoint_age + GRACE);
+            db.retired().is_none() && status.dirty_for.is_some() && (bytes >= config.checkpoint_bytes || old)
+        };
+        let (_, db) = hub.databases.all().into_iter().find(late)?;
+        let status = db.status();
+        Some(format!(
+            "database {} has {} frames that are not checkpointed, {} views, dirty for {:?}",
+            db.name(),
+            status.pending_frames,
+            status.views,
+            status.dirty_for
+        ))
+    }
+}

@@ -1,0 +1,150 @@
+//! Bits that change on a disk by themselves: on one node of a run, a minority, and only in runs in which no disk is lost.
+//!
+//! ```text
+//! where                      what must come of it
+//! a main file, its hashes    that database is not served there until it is repaired from the others; while the node runs, or
+//! or its double-write          while it is down
+//! the log, while it is down  the node does not start and names the file. Its disk counts as lost then: it comes back empty, is
+//! the identity, the same       refused, and is removed or replaced
+//! ```
+//!
+//! In the log only what a later segment vouches for: damage in the very last batch looks like a torn write (DESIGN.md, recovery).
+//! A bit that nothing reads any more may of course change.
+
+use std::path::Path;
+use std::time::Duration;
+
+use shoaldb_vfs::env::Fs;
+use shoaldb_vfs::env::sim::SimFs;
+
+use super::world::{At, Ev, State};
+
+/// How long the scrubber gets at the end to find what nobody has read: it comes around in less.
+const SCRUBBED_WITHIN: Duration = Duration::from_secs(6);
+
+/// The node whose disk rots.
+#[derive(Clone, Copy)]
+pub(super) struct Rotting {
+    pub(super) at: At,
+    /// What it needs to start has rotted, in this kind of file.
+    condemned: Option<&'static str>,
+    /// Its disk was given up.
+    gone: bool,
+}
+
+impl State {
+    /// Some bits change.
+    pub(super) fn rot(&mut self) {
+        if !self.shape.rots || !self.stormy {
+            return;
+        }
+        let Some((leader, members)) = self.newest_leader() else { return };
+        let at = match self.rotting {
+            Some(rotting) if rotting.gone || rotting.condemned.is_some() => return,
+            Some(rotting) => rotting.at,
+            None => self.dice.below(self.slots.iter().filter(|slot| slot.founder).count() as u64) as usize,
+        };
+        if !members.voters.contains(&self.slots[at].id) || !members.voters_outgoing.is_empty() {
+            return;
+        }
+        let mut rotting = Rotting { at, condemned: None, gone: false };
+        match self.dice.below(8) {
+            kind @ (0 | 1) if at != leader && self.all_bound(leader) && self.may_lose_a_disk(at, leader) => {
+                self.crash(at, false);
+                let (dir, file) = if kind == 0 {
+                    ("/n", Some("identity".to_string()))
+                } else {
+                    ("/n/log", self.a_sealed_segment(at))
+                };
+                let Some(file) = file.filter(|_| self.slots[at].running.is_none()) else { return };
+                self.flip(at, &Path::new(dir).join(file));
+                rotting.condemned = Some(if kind == 0 { "identity" } else { ".seg" });
+            }
+            kind => {
+                if kind < 5 && self.dice.below(2) == 0 {
+                    self.crash(at, false);
+                }
+                let mut files = self.slots[at].fs.list(Path::new("/n/db"), "sim.rot").unwrap_or_default();
+                files.retain(|file| !file.ends_with(".part"));
+                if files.is_empty() {
+                    return;
+                }
+                let file = files.swap_remove(self.dice.below(files.len() as u64) as usize);
+                self.flip(at, &Path::new("/n/db").join(file));
+            }
+        }
+        self.rotting = Some(rotting);
+    }
+
+    /// Whether every member has come with a directory: one whose votes do not count yet replaces no lost disk.
+    fn all_bound(&self, leader: At) -> bool {
+        let Some(hub) = self.slots[leader].hub() else { return false };
+        hub.with_catalogue(|catalogue| catalogue.members().all(|(_, member)| member.incarnation.is_some())) == Ok(true)
+    }
+
+    /// A segment of the log that has a successor, and that a start reads.
+    fn a_sealed_segment(&self, at: At) -> Option<String> {
+        let mut files = self.slots[at].fs.list(Path::new("/n/log"), "sim.rot").unwrap_or_default();
+        files.retain(|file| file.ends_with(".seg"));
+        files.sort();
+        files.pop()?;
+        files.pop()
+    }
+
+    fn flip(&mut self, at: At, file: &Path) {
+        let fs = self.slots[at].fs.clone();
+        let len = fs.peek(file).map_or(0, |bytes| bytes.len()) as u64;
+        if len == 0 {
+            return;
+        }
+        let bits: Vec<(u64, u64)> =
+            (0..1 + self.dice.below(3)).map(|_| (self.dice.below(len), self.dice.below(8))).collect();
+        fs.edit(file, |bytes| bits.iter().for_each(|(place, bit)| bytes[*place as usize] ^= 1 << bit));
+        self.note(format_args!("n{}: bits {bits:?} of {} rot", at + 1, file.display()));
+        let kind = file.extension().and_then(|kind| kind.to_str()).unwrap_or("identity");
+        self.count(match kind {
+            "db" => "main files rotten",
+            "map" => "maps rotten",
+            "dw" => "double-writes rotten",
+            "seg" => "logs rotten",
+            _ => "identities rotten",
+        });
+    }
+
+    /// Whether what is found damaged on this node is our doing.
+    pub(super) fn has_rotted(&self, at: At) -> bool {
+        self.rotting.is_some_and(|rotting| rotting.at == at)
+    }
+
+    /// A node whose disk has rotted did not start: it must say why, and counts as lost. `false` if this is no such node.
+    pub(super) fn condemned(&mut self, at: At, error: &str) -> bool {
+        let Some(rotting) = self.rotting.filter(|rotting| rotting.at == at && !rotting.gone) else { return false };
+        let Some(file) = rotting.condemned else { return false };
+        if !error.contains(file) {
+            self.fail(format!("n{} does not start, and its {file} has rotted, which it does not say: {error}", at + 1));
+        }
+        self.note(format_args!("n{}: {error}; its disk is given up", at + 1));
+        self.count("starts refused over a rotten disk");
+        let seed = self.dice.below(u64::MAX);
+        self.slots[at].fs = SimFs::new(seed);
+        self.slots[at].wiped = true;
+        self.rotting = Some(Rotting { gone: true, ..rotting });
+        self.after_millis(100, Ev::Restart(at));
+        true
+    }
+
+    /// It started: what has rotted was of no use to it any more.
+    pub(super) fn acquitted(&mut self, at: At) {
+        if let Some(rotting) = self.rotting.as_mut().filter(|rotting| rotting.at == at) {
+            rotting.condemned = None;
+        }
+    }
+
+    /// Whether everything that has rotted was found and repaired.
+    pub(super) fn rot_is_over(&self) -> bool {
+        let takes_part = |rotting: &Rotting| !rotting.gone && self.participants().contains(&rotting.at);
+        let Some(rotting) = self.rotting.filter(takes_part) else { return true };
+        let repaired = self.slots[rotting.at].hub().is_none_or(|hub| hub.databases.all_damaged().is_empty());
+        repaired && self.now >= self.calmed_at + SCRUBBED_WITHIN
+    }
+}

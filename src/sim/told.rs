@@ -1,0 +1,95 @@
+//! What nodes tell their listeners: each thing once, in its order, and nothing without what comes before it.
+//!
+//! ```text
+//! event                    what must hold, in one process
+//! LeaderChanged            terms never fall
+//! MemberChanged            entries only rise
+//! CheckpointDone           positions of one database only rise
+//! LogCompacted             entries only rise
+//! SnapshotFinished         once for each node that fetched, once for each SnapshotInstalled, and never without
+//! DivergenceRepaired       not without DivergenceFound of that database
+//! Lagged                   never: somebody listens all the time
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::world::State;
+use crate::events::Event;
+use crate::types::{LogIndex, NodeId, Term};
+
+/// What one process has told so far.
+#[derive(Default)]
+pub(super) struct Told {
+    term: Term,
+    members: LogIndex,
+    compacted: LogIndex,
+    checkpoints: BTreeMap<String, LogIndex>,
+    /// Entries that views which this node lent are of, and to whom it said which of them are over there.
+    lent: BTreeSet<LogIndex>,
+    finished: BTreeSet<(NodeId, LogIndex)>,
+    /// Entries of snapshots that were installed, and not said to be over yet.
+    installed: BTreeSet<LogIndex>,
+    found: BTreeSet<String>,
+}
+
+impl Told {
+    /// Takes an event in; what is wrong with it, and what of it counts as reached.
+    pub(super) fn on_event(&mut self, event: Event) -> (Option<String>, Option<&'static str>) {
+        let wrong = |holds: bool| (!holds).then(|| format!("told {event:?} out of its order, or twice"));
+        match &event {
+            Event::LeaderChanged { term, .. } => {
+                let before = std::mem::replace(&mut self.term, *term);
+                (wrong(before <= *term), None)
+            }
+            Event::MemberChanged { index, .. } => {
+                let before = std::mem::replace(&mut self.members, *index);
+                (wrong(before < *index), None)
+            }
+            Event::LogCompacted { through } => {
+                let before = std::mem::replace(&mut self.compacted, *through);
+                (wrong(before < *through), None)
+            }
+            Event::CheckpointDone { database, position } => {
+                let before = self.checkpoints.insert(database.clone(), *position);
+                (wrong(before.is_none_or(|before| before < *position)), None)
+            }
+            Event::SnapshotStarted { index, receiving: false, .. } => {
+                self.lent.insert(*index);
+                (None, None)
+            }
+            Event::SnapshotInstalled { index, .. } => (wrong(self.installed.insert(*index)), None),
+            Event::SnapshotFinished { peer, index, receiving: false } => {
+                // A view that is lent once more is not begun anew.
+                let holds = self.lent.contains(index) && self.finished.insert((*peer, *index));
+                (wrong(holds), Some("ends of snapshots told"))
+            }
+            Event::SnapshotFinished { index, receiving: true, .. } => {
+                (wrong(self.installed.remove(index)), Some("ends of snapshots told"))
+            }
+            Event::DivergenceFound { database, .. } => {
+                self.found.insert(database.clone());
+                (None, Some("damaged copies found"))
+            }
+            Event::DivergenceRepaired { database, .. } => (wrong(self.found.contains(database)), Some("repairs done")),
+            Event::Lagged(_) => (wrong(false), None),
+            _ => (None, None),
+        }
+    }
+}
+
+impl State {
+    /// Takes in what all nodes have told since the last event.
+    pub(super) fn hear(&mut self) {
+        for at in 0..self.slots.len() {
+            let Some(running) = self.slots[at].running.as_deref_mut() else { continue };
+            let (mut wrongs, mut reached) = (Vec::new(), Vec::new());
+            while let Ok(event) = running.events.try_recv() {
+                let (wrong, counts) = running.told.on_event(event);
+                wrongs.extend(wrong);
+                reached.extend(counts);
+            }
+            reached.into_iter().for_each(|what| self.count(what));
+            wrongs.into_iter().for_each(|what| self.fail(format!("n{}: {what}", at + 1)));
+        }
+    }
+}
