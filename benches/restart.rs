@@ -5,9 +5,8 @@
 //! cargo bench --bench restart -- [--megabytes 10,1000] [--rounds 5] [--dir DIR]
 //! ```
 //!
-//! Another process fills each database and waits until all of it is in the main file. In each round, size by size, a
-//! process overwrites some megabytes, waits for the checkpoint of that, commits some small transactions behind it and is
-//! killed. This process then starts the node. It is a node alone: with others, the election comes on top.
+//! Another process fills each database, until the log is as long as it gets. In each round, size by size, a process
+//! overwrites some megabytes, waits for the checkpoint of that, commits some small transactions behind it and is killed. This process then starts the node. It is a node alone: with others, the election comes on top.
 //! The page cache is warm, as it is after a process that died; after a machine that did, reading the log comes on top.
 
 use std::io::{BufRead, BufReader};
@@ -22,6 +21,8 @@ mod common;
 
 /// Small transactions behind the last checkpoint.
 const BEHIND: u64 = 200;
+/// Bytes of log that are there at least; the limit is 256 MiB.
+const LOG: u64 = 200 << 20;
 /// Rows of a page each that a round overwrites: more than the WAL that a checkpoint waits for.
 const ROWS: u64 = 2048;
 
@@ -135,6 +136,10 @@ fn prepare(dir: &Path, megabytes: u64) {
              INSERT INTO t SELECT i, randomblob(4000) FROM n"
         ))
         .expect("rows");
+    }
+    // A start reads all of the log that is kept, which `log_limit` bounds: as much for each size.
+    while node.status().log_bytes < LOG {
+        db.execute_batch(&format!("UPDATE t SET v = randomblob(4000) WHERE id < {ROWS}")).expect("the change");
     }
     let made = || node.status().databases[0].checkpointed;
     let before = made();
