@@ -3,7 +3,11 @@
 //! A batch that only moves the commit index costs no write: it goes along with the next one. The commit index need not
 //! survive a crash.
 //!
-//! Deliberately absent: who calls this, and what happens when the log has failed.
+//! A batch that finds no room on the disk waits here, before all that come after it.
+//!
+//! Deliberately absent: who calls this and when again, and what happens when the log has failed.
+
+use std::collections::VecDeque;
 
 use crate::log::{Batch, Log, LogError};
 use crate::raft::PersistBatch;
@@ -13,6 +17,8 @@ use crate::types::HardState;
 #[derive(Default)]
 pub(crate) struct Appender {
     unwritten: Option<HardState>,
+    /// In order, what is not in the log yet. Empty unless there was no room.
+    waiting: VecDeque<PersistBatch>,
 }
 
 impl Appender {
@@ -21,34 +27,45 @@ impl Appender {
         batch.must_sync || !batch.entries.is_empty()
     }
 
-    /// Writes the batches in order, and calls `persisted` with the number of each that is on disk, or of the last of several.
+    /// Whether something waits for room.
+    pub(crate) fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Writes the batches in order, behind those that wait, and calls `persisted` with the number of each that is on disk, or
+    /// of the last of several.
     ///
-    /// After an error nothing may be appended any more: what is on disk is not known.
+    /// After an error nothing may be appended any more, since what is on disk is not known; unless
+    /// [`LogError::can_be_tried_again`]: what is not in the log waits for the next call.
     pub(crate) fn append(
         &mut self,
         log: &Log,
         batches: impl IntoIterator<Item = PersistBatch>,
         persisted: &mut dyn FnMut(u64),
     ) -> Result<(), LogError> {
-        let mut batches = batches.into_iter().peekable();
-        while let Some(first) = batches.next() {
+        self.waiting.extend(batches);
+        while let Some(first) = self.waiting.pop_front() {
             let (mut number, mut must_sync) = (first.number, first.must_sync);
             let hard_state = first.hard_state.or(self.unwritten.take());
             let mut batch = Batch { entries: first.entries, hard_state, anchor: None };
             // One batch of the log has consecutive entries.
-            while let Some(next) = batches.next_if(|next| match (batch.entries.last(), next.entries.first()) {
-                (Some(last), Some(first)) => first.id.index == last.id.index.next(),
-                _ => true,
-            }) {
+            while let Some(next) =
+                self.waiting.pop_front_if(|next| match (batch.entries.last(), next.entries.first()) {
+                    (Some(last), Some(first)) => first.id.index == last.id.index.next(),
+                    _ => true,
+                })
+            {
                 number = next.number;
                 must_sync |= next.must_sync;
                 batch.entries.extend(next.entries);
                 batch.hard_state = next.hard_state.or(batch.hard_state);
             }
-            if must_sync || !batch.entries.is_empty() {
-                log.append(&batch)?;
-            } else {
+            if !must_sync && batch.entries.is_empty() {
                 self.unwritten = batch.hard_state;
+            } else if let Err(error) = log.append(&batch) {
+                let Batch { entries, hard_state, .. } = batch;
+                self.waiting.push_front(PersistBatch { number, entries, hard_state, must_sync });
+                return Err(error);
             }
             persisted(number);
         }

@@ -42,8 +42,9 @@ use shoaldb_vfs::transaction::Position;
 use crate::appender::Appender;
 use crate::apply::{Applier, Step};
 use crate::engine::{Engine, Outlet};
+use crate::events::Event;
 use crate::found::format::FoundMessage;
-use crate::log::Log;
+use crate::log::{Log, LogError};
 use crate::net::Transport;
 use crate::raft::{Core, CoreStatus, PersistBatch};
 use crate::shared::{Hub, Input, Turn};
@@ -58,6 +59,10 @@ const A_MOMENT: Duration = Duration::from_micros(20);
 
 /// A caller does not write more than this for others while its own commit waits.
 const WRITE_BY_CALLER: u64 = 256 << 10;
+/// Between two attempts to write a log that has no room.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// The alarm about that.
+const NO_ROOM: &str = "log without room";
 /// A sync that took longer than this makes the disk a slow one, for so long.
 const SLOW_SYNC: Duration = Duration::from_millis(20);
 const SLOW_FOR: Duration = Duration::from_secs(1);
@@ -134,6 +139,8 @@ struct Disk {
     /// An append failed: nothing is appended any more.
     failed: bool,
     slow_until: Option<Instant>,
+    /// There was no room: only the log thread writes now, and not before this.
+    retry_at: Option<Instant>,
 }
 
 /// See the module's text.
@@ -178,7 +185,13 @@ impl Driver {
             seat: Mutex::new(Some(Seat { engine, out })),
             raft: Bell::new(),
             batches,
-            disk: Mutex::new(Disk { log, appender: Appender::default(), failed: false, slow_until: None }),
+            disk: Mutex::new(Disk {
+                log,
+                appender: Appender::default(),
+                failed: false,
+                slow_until: None,
+                retry_at: None,
+            }),
             to_write: Bell::new(),
             spare_wanted: Bell::new(),
             over: AtomicBool::new(false),
@@ -271,6 +284,9 @@ impl Driver {
         }
         // Whoever writes looks into the queue when it is done.
         let Some(mut disk) = self.disk.try_lock() else { return };
+        if disk.retry_at.is_some() {
+            return;
+        }
         let fast = disk.slow_until.is_none_or(|until| Instant::now() >= until);
         let taken = {
             let mut batches = self.batches.lock();
@@ -306,12 +322,17 @@ impl Driver {
         }));
         let failure = match written {
             Ok(Ok(())) => None,
+            Ok(Err(error)) if error.can_be_tried_again() => return self.wait_for_room(disk, &error),
             Ok(Err(error)) => Some(error.in_words()),
             Err(_) => Some(format!("node {} stopped: appending to its log panicked", self.hub.id)),
         };
         if let Some(what) = failure {
             disk.failed = true;
             return self.hub.send(Input::Failed { what });
+        }
+        if disk.retry_at.take().is_some() {
+            self.hub.findings.lock().alarms.remove(NO_ROOM);
+            tracing::info!(node = self.hub.id.0, "there is room for the log again");
         }
         if needed {
             let now = Instant::now();
@@ -324,21 +345,40 @@ impl Driver {
         }
     }
 
-    /// The log thread's part: waits for batches and writes them. `false` when the node ends and all is written.
+    /// Nothing of a batch counts yet, and it may be tried again. For the engine that is a disk that does not answer: it
+    /// acknowledges nothing, and hands leadership over if that lasts.
+    fn wait_for_room(&self, disk: &mut Disk, error: &LogError) {
+        if disk.retry_at.replace(Instant::now() + RETRY_AFTER).is_none() {
+            let what = error.in_words_for_now();
+            tracing::error!(node = self.hub.id.0, "{what}");
+            self.hub.findings.lock().alarms.insert(NO_ROOM.to_string(), what.clone());
+            self.hub.events.tell(&Event::DiskTrouble { what });
+        }
+        self.to_write.ring();
+    }
+
+    /// The log thread's part: waits for batches and writes them. `false` when the node ends and all is written that there is
+    /// room for.
     pub(crate) fn write_all(&self) -> bool {
         let mut disk = self.disk.lock();
-        let batches = std::mem::take(&mut *self.batches.lock());
-        if !batches.is_empty() {
-            self.write(&mut disk, batches);
+        let over = self.over.load(Ordering::SeqCst);
+        if over || disk.retry_at.is_none_or(|at| at <= Instant::now()) {
+            let batches = std::mem::take(&mut *self.batches.lock());
+            if !batches.is_empty() || disk.appender.waits() {
+                self.write(&mut disk, batches);
+            }
         }
+        let retry_at = disk.retry_at;
         drop(disk);
         self.turn(false);
         fence(Ordering::SeqCst);
-        if self.batches.lock().is_empty() {
-            if self.over.load(Ordering::SeqCst) {
-                return false;
-            }
-            let _ = self.to_write.heard.recv();
+        match retry_at {
+            Some(_) if over => return false,
+            // Whatever comes meanwhile waits behind what waits already.
+            Some(at) => drop(self.to_write.heard.recv_deadline(at)),
+            None if !self.batches.lock().is_empty() => {}
+            None if self.over.load(Ordering::SeqCst) => return false,
+            None => drop(self.to_write.heard.recv()),
         }
         true
     }

@@ -224,6 +224,20 @@ impl LogError {
         matches!(self, LogError::NoSpace { .. })
     }
 
+    /// Whether an append that failed may be tried again: a write or a new file found no room. What was written of it counts
+    /// for nothing, and the next attempt goes elsewhere. Not after a sync, whatever it said: what it left on the disk is not
+    /// known.
+    pub fn can_be_tried_again(&self) -> bool {
+        matches!(self, LogError::NoSpace { label: "log.create" | "log.head.write" | "log.write", .. })
+    }
+
+    /// What an append that will be tried again means for its node, and what to do.
+    pub(crate) fn in_words_for_now(&self) -> String {
+        format!(
+            "the log cannot be written, nothing is acknowledged: {self}; make room on the disk, it is tried again by itself"
+        )
+    }
+
     /// What a failed append means for its node, and what to do.
     pub(crate) fn in_words(&self) -> String {
         let advice = match self.is_no_space() {

@@ -37,7 +37,7 @@ use crate::admin;
 use crate::catalogue::DatabaseId;
 use crate::databases::Damage;
 use crate::events::Event;
-use crate::log::{Anchor, Batch, Log};
+use crate::log::{Anchor, Batch, Log, LogError};
 use crate::planted::{self, Bug};
 use crate::raft::Role;
 use crate::registry;
@@ -347,9 +347,21 @@ impl Upkeep {
                 let mut findings = self.hub.findings.lock();
                 findings.anchored = floor;
                 findings.anchors += 1;
+                drop(findings);
+                self.alarm("anchor", None);
             }
-            Err(error) => self.hub.post(Input::Failed { what: error.in_words() }),
+            Err(error) => self.log_failed("anchor", &error),
         }
+    }
+
+    /// Without room nothing is lost but that the log grows; any other failure is the end of it.
+    fn log_failed(&self, about: &str, error: &LogError) {
+        if !error.can_be_tried_again() {
+            return self.hub.post(Input::Failed { what: error.in_words() });
+        }
+        let what =
+            format!("the log cannot be made shorter: {error}; make room on the disk, it is tried again by itself");
+        self.alarm(about, Some(what));
     }
 
     fn compact(&mut self, pressed: bool) {
@@ -367,8 +379,9 @@ impl Upkeep {
             through = self.hub.snapshots.views.floor().map_or(through, |lent| through.min(lent));
         }
         if let Err(error) = self.log.seal_for(through) {
-            return self.hub.post(Input::Failed { what: error.in_words() });
+            return self.log_failed("segment", &error);
         }
+        self.alarm("segment", None);
         let start = self.log.compaction_start(through, limit);
         if start.index > self.log.start().index {
             self.hub.post(Input::Compact { start });

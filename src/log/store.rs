@@ -50,7 +50,10 @@ struct Writer {
     chain: u32,
     /// A batch is built here.
     buffer: Vec<u8>,
-    /// The first failure; from then on nothing is written.
+    /// A write at `end` found no room. A part of it may be there, so nothing more is written to this segment: the next one
+    /// says where this one ends, and recovery never looks behind that.
+    spoiled: bool,
+    /// The first failure that is final; from then on nothing is written.
     failed: Option<LogError>,
 }
 
@@ -189,7 +192,7 @@ impl Log {
             directory,
             options,
             cluster,
-            writer: Mutex::new(Writer { active, end, chain, buffer: Vec::new(), failed: None }),
+            writer: Mutex::new(Writer { active, end, chain, buffer: Vec::new(), spoiled: false, failed: None }),
             maintenance: Mutex::default(),
             spares: Mutex::new(spares),
             index: RwLock::new(index),
@@ -198,7 +201,8 @@ impl Log {
 
     /// Makes a batch durable: one write and one sync (a switch to another segment has its own). All of it is on disk when
     /// this returns `Ok`; after an error of the file system, all of it or nothing may be, and every later append returns
-    /// the same error.
+    /// the same error. There is one exception: a write that found no room ([`LogError::can_be_tried_again`]). The same batch
+    /// may be appended again then, and nothing else may be before it.
     pub fn append(&self, batch: &Batch) -> Result<(), LogError> {
         let mut writer = self.writer.lock();
         if let Some(failed) = &writer.failed {
@@ -232,7 +236,9 @@ impl Log {
                 Ok(())
             }
             Err(error) => {
-                writer.failed = Some(error.clone());
+                if !error.can_be_tried_again() {
+                    writer.failed = Some(error.clone());
+                }
                 Err(error)
             }
         }
@@ -252,10 +258,10 @@ impl Log {
         let size = sector_up((BATCH_HEADER + body) as u64);
         // A log begins with a file that grows, since filling one takes time; it leaves it as soon as there is a filled one.
         let spare_is_better = !writer.active.filled && !self.spares.lock().is_empty();
-        if writer.end + size > writer.active.capacity || spare_is_better {
+        if writer.end + size > writer.active.capacity || spare_is_better || writer.spoiled {
             self.switch(writer, size)?;
         }
-        let Writer { active, end, chain, buffer, .. } = writer;
+        let Writer { active, end, chain, buffer, spoiled, .. } = writer;
         let header = BatchHeader {
             lap: lap(self.cluster, u64::from(active.number)),
             offset: *end,
@@ -283,7 +289,10 @@ impl Log {
         assert_eq!(buffer.len(), BATCH_HEADER + body);
         // Whole sectors: no disk has to read one in order to change a part of it.
         buffer.resize(size as usize, 0);
-        segment::write(&*active.file, &active.name, buffer, *end, "log.write")?;
+        if let Err(error) = segment::write(&*active.file, &active.name, buffer, *end, "log.write") {
+            *spoiled = error.is_no_space();
+            return Err(error);
+        }
         if !planted::is(Bug::SkipLogSync) {
             let synced = segment::sync(&*active.file, &active.name, "log.sync");
             if !planted::is(Bug::IgnoreFailedSync) {
@@ -345,7 +354,16 @@ impl Log {
         let spare = if capacity == self.options.segment_bytes { self.spares.lock().pop() } else { None };
         let filled = spare.is_some();
         let spare = spare.map_or_else(|| self.directory.create_spare(), Ok)?;
-        let (segment, end, chain) = open_segment(&self.directory, spare, head, capacity, filled)?;
+        let name = spare.name.clone();
+        let opened = open_segment(&self.directory, spare, head, capacity, filled);
+        if let Err(error) = &opened
+            && error.can_be_tried_again()
+        {
+            // It counts for nothing, but it takes room. If it stays, the next open removes it.
+            let _ = self.directory.remove(&name);
+        }
+        let (segment, end, chain) = opened?;
+        writer.spoiled = false;
         writer.active = segment.clone();
         writer.end = end;
         writer.chain = chain;

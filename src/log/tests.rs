@@ -170,7 +170,7 @@ fn what_must_not_follow_is_refused_and_the_log_goes_on() {
 /// Shows INV-3.
 #[test]
 fn the_first_failure_is_the_answer_from_then_on() {
-    for (label, failure) in [("log.write", Failure::EIO), ("log.sync", Failure::EIO), ("log.write", Failure::ENOSPC)] {
+    for (label, failure) in [("log.write", Failure::EIO), ("log.sync", Failure::EIO), ("log.sync", Failure::ENOSPC)] {
         let fs = SimFs::new(1);
         let log = create(&fs).unwrap();
         log.append(&entries(2, 2, 1, 10)).unwrap();
@@ -185,6 +185,33 @@ fn the_first_failure_is_the_answer_from_then_on() {
         assert_eq!(log.reset(GENESIS, anchor(1), hard(1, 0, 1)).unwrap_err().to_string(), first.to_string());
         assert_eq!(fs.calls(), calls, "no second attempt");
         assert_eq!(all(&log), [entry(2, 1, 10)], "reads go on");
+    }
+}
+
+/// What a write without room left at its place is not read, whatever it is: the next segment says that this one ended before.
+/// Shows INV-3.
+#[test]
+fn a_write_without_room_is_tried_again_elsewhere() {
+    for seed in 0..40 {
+        let fs = SimFs::new(seed);
+        let log = create(&fs).unwrap();
+        log.append(&entries(2, 2, 1, 10)).unwrap();
+        fs.fail_at(Aim::At("log.write"), 1, Lasts::Once, Failure::ENOSPC);
+        let first = log.append(&entries(3, 5, 1, 900)).unwrap_err();
+        assert!(first.is_no_space() && first.can_be_tried_again(), "{first}");
+        assert_eq!(all(&log), [entry(2, 1, 10)]);
+        let segments = fs.counts().get("log.promote").copied().unwrap_or(0);
+        // Also another batch than that one.
+        let next = if seed % 2 == 0 { entries(3, 5, 1, 900) } else { entries(3, 3, 1, 20) };
+        log.append(&next).unwrap();
+        assert_eq!(fs.counts()["log.promote"], segments + 1, "at the same place");
+        log.append(&entries(next.entries.len() as u64 + 3, 9, 1, 10)).unwrap();
+        let expected = all(&log);
+        drop(log);
+        fs.crash(seed);
+        fs.restart();
+        let (log, recovered) = open(&fs).unwrap();
+        assert_eq!((all(&log), recovered.cut), (expected, None), "seed {seed}");
     }
 }
 

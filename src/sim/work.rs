@@ -12,6 +12,7 @@ use crate::apply::Step;
 use crate::engine::Outlet;
 use crate::found;
 use crate::found::format::FoundMessage;
+use crate::log::LogError;
 use crate::net::Transport;
 use crate::pending::Decision;
 use crate::raft::{PersistBatch, Role};
@@ -205,7 +206,7 @@ impl State {
         let Some(seat) = &mut running.seat else { return };
         seat.disk_busy = false;
         let batches = std::mem::take(&mut seat.batches);
-        if batches.is_empty() {
+        if batches.is_empty() && !seat.appender.waits() {
             return;
         }
         let truncates =
@@ -214,6 +215,15 @@ impl State {
         let hub = running.hub.clone();
         let mut persisted = |batch| hub.post(Input::Persisted { batch });
         let appended = seat.appender.append(&seat.log, batches, &mut persisted);
+        if appended.as_ref().is_err_and(LogError::can_be_tried_again) {
+            seat.disk_busy = true;
+            self.note(format_args!("n{}: no room for the log", at + 1));
+            self.count("log waits for room");
+            if self.chance(300) {
+                self.slots[at].fs.clear_faults();
+            }
+            return self.after_millis(500, Ev::Disk(at, life));
+        }
         if let Err(error) = &appended {
             running.hub.post(Input::Failed { what: error.in_words() });
         }

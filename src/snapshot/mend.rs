@@ -82,6 +82,9 @@ pub(crate) fn mend(hub: &Hub, log: &Log, mended: Box<Mended>) -> Outcome {
         Err(what) => return Outcome::Failed(format!("the anchor of the log: {what}")),
     };
     if let Err(error) = log.append(&record) {
+        if error.can_be_tried_again() {
+            return Outcome::Failed(error.in_words_for_now());
+        }
         let what = error.in_words();
         hub.post(Input::Failed { what: what.clone() });
         return Outcome::Failed(what);

@@ -63,7 +63,11 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 fn status(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) {
-    until(what, || wanted(&node.status()));
+    let end = Instant::now() + LONG;
+    while !wanted(&node.status()) {
+        assert!(Instant::now() < end, "{what}: {:?}", node.status());
+        std::thread::yield_now();
+    }
 }
 
 fn has_alarm(status: &Status, word: &str) -> bool {
@@ -123,9 +127,10 @@ impl Drop for Opens {
 }
 
 #[test]
-fn a_leader_whose_log_has_no_room_or_fails_hands_over_and_goes_on_reading() {
+fn a_leader_whose_log_fails_hands_over_and_goes_on_reading() {
     for (label, failure, advice) in [
-        ("log.write", Failure::ENOSPC, "make room on the disk and start the node again"),
+        ("log.write", Failure::EIO, "check the disk, then start the node again"),
+        ("log.sync", Failure::ENOSPC, "make room on the disk and start the node again"),
         ("log.sync", Failure::EIO, "check the disk, then start the node again"),
     ] {
         let fs = SimFs::new(3);
@@ -145,7 +150,7 @@ fn a_leader_whose_log_has_no_room_or_fails_hands_over_and_goes_on_reading() {
         if let Err(error) = &first {
             assert_eq!(error.outcome(), Some(Outcome::Unknown), "{label}: {error}");
         }
-        // There is room again; what became of the failed write is for the next start to find out.
+        // What became of the failed call is for the next start to find out.
         fs.clear_faults();
         cluster.nodes[SICK as usize - 1] = None;
         start_sick(&mut cluster, &fs);
@@ -155,10 +160,55 @@ fn a_leader_whose_log_has_no_room_or_fails_hands_over_and_goes_on_reading() {
     }
 }
 
+/// Whatever the log was about to do: nothing is acknowledged that is not on disk, another one leads, and with room again the
+/// node goes on, without a start.
+#[test]
+fn a_leader_whose_log_has_no_room_hands_over_and_goes_on_by_itself_when_there_is_room() {
+    for (label, seed) in [("log.write", 21), ("log.create", 22), ("log.head.write", 23)] {
+        let fs = SimFs::new(seed);
+        let cluster = three(&fs);
+        let sick = cluster.node(SICK);
+        let events = sick.events();
+        // Also no room for new files, so that it does not find a way at once.
+        fs.fail_at(Aim::At("log.spare.write"), 1, Lasts::ForGood, Failure::ENOSPC);
+        fs.fail_at(Aim::At("log.create"), 1, Lasts::ForGood, Failure::ENOSPC);
+        fs.fail_at(Aim::At(label), 1, Lasts::ForGood, Failure::ENOSPC);
+        let mut outcomes = vec![(0, Ok(()))];
+        for value in 1.. {
+            let result = insert(sick, value);
+            let failed = result.is_err();
+            outcomes.push((value, result));
+            if failed {
+                break;
+            }
+        }
+        until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
+        status(sick, "it says so", |status| has_alarm(status, "make room on the disk, it is tried again by itself"));
+        told(&events, |event| matches!(event, Event::DiskTrouble { .. }));
+        assert!(has(sick, 0), "it goes on reading");
+        insert_somewhere(&cluster, -1);
+        fs.clear_faults();
+        status(sick, "no alarm is left", |status| status.alarms.is_empty() && status.leader.is_some());
+        cluster.assert_equal("app");
+        for (value, result) in &outcomes {
+            match result {
+                Ok(()) => assert!(has(sick, *value), "{label}: {value} was acknowledged"),
+                Err(error) if error.outcome() == Some(Outcome::Unknown) => {}
+                Err(error) => assert!(!has(sick, *value), "{label}: {value}: {error}"),
+            }
+        }
+        assert!(has(sick, -1));
+        sick.transfer_leadership(SICK).unwrap();
+        until("it leads again", || sick.is_leader());
+        insert(sick, -2).unwrap();
+        cluster.assert_equal("app");
+    }
+}
+
 #[test]
 fn a_follower_without_room_in_the_middle_of_a_large_transaction_keeps_nobody_from_it() {
     let fs = SimFs::new(4);
-    let mut cluster = three(&fs);
+    let cluster = three(&fs);
     cluster.node(SICK).transfer_leadership(2).unwrap();
     until("the second leads", || cluster.node(2).is_leader());
     let db = cluster.node(2).connect("app").unwrap();
@@ -168,14 +218,13 @@ fn a_follower_without_room_in_the_middle_of_a_large_transaction_keeps_nobody_fro
     cluster.node(2).write("app", |tx| Ok(tx.execute("INSERT INTO t VALUES (1)", []).map(|_| ())?)).unwrap();
     db.execute(large, []).unwrap();
     let sick = cluster.node(SICK);
-    status(sick, "it says so", |status| has_alarm(status, "make room on the disk and start the node again"));
+    status(sick, "it says so", |status| has_alarm(status, "make room on the disk, it is tried again by itself"));
     let rows = count(&sick.connect("app").unwrap());
     assert!(rows <= 2, "all of it or nothing, and it never had all: {rows}");
     fs.clear_faults();
-    cluster.nodes[SICK as usize - 1] = None;
-    start_sick(&mut cluster, &fs);
     cluster.assert_equal("app");
     assert_eq!(count(&cluster.node(SICK).connect("app").unwrap()), 802);
+    status(sick, "no alarm is left", |status| status.alarms.is_empty());
     until("no part is left", || !cluster.running().any(Node::has_open_split));
 }
 
