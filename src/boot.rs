@@ -35,7 +35,7 @@ use crate::found::Founding;
 use crate::found::format::{Belongs, Genesis, Identity};
 use crate::history::History;
 use crate::identity::{self, IdentityError};
-use crate::log::{Anchor, Log, LogError, LogOptions, Recovered};
+use crate::log::{Anchor, Cut, Log, LogError, LogOptions, Recovered};
 use crate::raft::Restored;
 use crate::registry::{self, Registry};
 use crate::types::{EntryId, GENESIS, HardState, Incarnation, LogIndex, Membership, NodeId, Term};
@@ -55,6 +55,8 @@ pub(crate) struct Opened {
     pub(crate) founding: Option<Founding>,
     /// The state before the first entry that this cluster ever had: where the log of a node that joins begins.
     pub(crate) genesis: Option<Genesis>,
+    /// What was cut off the end of the log.
+    pub(crate) cut: Option<Cut>,
 }
 
 /// One data directory.
@@ -119,9 +121,6 @@ impl Directory {
             ),
             error => log_error(error),
         })?;
-        if let Some(cut) = &recovered.cut {
-            tracing::info!(file = cut.file, offset = cut.offset, "cut an unfinished write from the log: {}", cut.why);
-        }
         if Some(recovered.cluster) != identity.cluster() {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -212,7 +211,7 @@ pub(crate) fn beginning_of(identity: &Identity) -> Option<&Genesis> {
 }
 
 fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened> {
-    let Recovered { hard_state, anchor, start, last, .. } = recovered;
+    let Recovered { hard_state, anchor, start, last, cut, .. } = recovered;
     let damaged =
         |error: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}"));
     let (history, registry) = History::split(&anchor.registry).map_err(|error| damaged(&error))?;
@@ -227,7 +226,7 @@ fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened>
         None => None,
     };
     let genesis = beginning_of(identity).cloned();
-    Ok(Opened { log, restored, catalogue, generations, reach, history, founding, genesis })
+    Ok(Opened { log, restored, catalogue, generations, reach, history, founding, genesis, cut })
 }
 
 impl Opened {

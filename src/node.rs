@@ -238,7 +238,10 @@ impl RaftThread {
 /// From what was opened to an engine that can turn; the hub knows its log, its members and its catalogue from here on.
 pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<(Engine, Arc<Log>)> {
     let applied = opened.applied();
-    let Opened { log, mut restored, catalogue, generations, reach, history, founding, genesis } = opened;
+    let Opened { log, mut restored, catalogue, generations, reach, history, founding, genesis, cut } = opened;
+    if let Some(cut) = cut {
+        tracing::info!(file = cut.file, offset = cut.offset, "cut an unfinished write from the log: {}", cut.why);
+    }
     let end = restored.last.index;
     if let Some(genesis) = genesis {
         // Set once: a node begins once.

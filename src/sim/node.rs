@@ -67,6 +67,8 @@ pub(super) struct Running {
     pub(super) inside: Arc<Inside>,
     /// The log or the core has failed: the process stays, and acknowledges nothing.
     pub(super) crippled: bool,
+    /// Its log ended with an unfinished write when it was opened.
+    pub(super) tail_cut: bool,
     /// What it tells its listeners, and what it has told.
     pub(super) events: Receiver<Event>,
     pub(super) told: Told,
@@ -202,7 +204,7 @@ impl Slot {
         let wire = Arc::new(Wire::default());
         let transport: Arc<dyn Transport> = wire.clone();
         hub.set_transport(&transport);
-        let (mut founding, mut joining, mut seat) = (None, None, None);
+        let (mut founding, mut joining, mut seat, mut tail_cut) = (None, None, None, false);
         match &identity.belongs {
             Belongs::Nowhere if self.founder => {
                 founding = Some(Founding::new(identity, list).map_err(std::io::Error::other)?);
@@ -210,6 +212,7 @@ impl Slot {
             Belongs::Nowhere => joining = Some(identity),
             Belongs::Founded(_) | Belongs::Joined(_) => {
                 let opened = directory.open_log(&identity)?;
+                tail_cut = opened.cut.is_some();
                 let (engine, log) = node::begin(&hub, opened, &directory)?;
                 seat = Some(Seat::new(engine, log, &hub));
             }
@@ -231,6 +234,7 @@ impl Slot {
             readers: Vec::new(),
             inside: Arc::default(),
             crippled: false,
+            tail_cut,
             events: listener,
             told: Told::default(),
             bounds: Seen::default(),
@@ -294,9 +298,13 @@ impl State {
             Ok(running) => {
                 let founded = running.seat.is_some();
                 let joins = running.joining.is_some();
+                let tail_cut = running.tail_cut;
                 let rolled_forward = slot.installing.take().is_some_and(|index| running.hub.log_start() == index);
                 slot.running = Some(running);
                 self.acquitted(at);
+                if tail_cut {
+                    self.count("tails of logs cut");
+                }
                 if rolled_forward {
                     self.count("installs rolled forward");
                 }

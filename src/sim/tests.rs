@@ -53,6 +53,7 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "detaches",
         "heals",
         "truncations",
+        "tails of logs cut",
         "leaderships",
         "transfers asked for",
         "late nodes bound",
