@@ -522,15 +522,13 @@ impl Core {
         let number = ready.number();
         let entries = entries_from_raft(ready.entries())?;
         let hard_state = ready.hs().map(hard_state_from_raft).transpose()?;
+        let mut term_or_vote = false;
         if let Some(new) = hard_state {
-            let term_or_vote = (new.term, new.vote) != (self.written.term, self.written.vote);
+            term_or_vote = (new.term, new.vote) != (self.written.term, self.written.vote);
             self.written = new;
-            if term_or_vote {
-                self.outbox.on_batch(number, true);
-            }
         }
-        if ready.must_sync() {
-            self.outbox.on_batch(number, false);
+        if term_or_vote || ready.must_sync() {
+            self.outbox.on_batch(number, term_or_vote);
         }
         self.send(ready.take_messages(), true)?;
         self.send(ready.take_persisted_messages(), false)?;
