@@ -1,8 +1,10 @@
 //! A node that lacks what the log no longer has: how long it takes, how much travels, and what it costs the others.
 //!
 //! ```text
-//! cargo bench --bench snapshot -- [--megabytes 200] [--dir DIR]
+//! cargo bench --bench snapshot -- [--megabytes 200] [--dir DIR] [--rounds 0]
 //! ```
+//!
+//! With `--rounds` only a learner with nothing, so often, and then three at once: enough to see what a change brings.
 //!
 //! Two voters, of which the leader is this process, and learners that come and go, each a process of its own. Sixteen
 //! writers commit small transactions to another database all the time. In turns: a learner with nothing; the same one after one
@@ -32,7 +34,8 @@ fn main() {
         return learner(&seat);
     }
     let dir = args.directory();
-    let mut bench = Bench::start(dir.path(), args.number("--megabytes", 200));
+    let rounds = args.number("--rounds", 0);
+    let mut bench = Bench::start(dir.path(), args.number("--megabytes", 200), rounds);
     bench.lent();
     println!(
         "{:>18} {:>8} {:>8} {:>9} {:>6} {:>8} {:>8} {:>8} {:>30}",
@@ -52,53 +55,17 @@ fn main() {
     });
 
     let all = bench.bytes;
-    bench.node.add_learner(bench.seats[FIRST_LEARNER].member()).expect("a learner");
-    let mut process = None;
-    bench.outrun(FIRST_LEARNER);
-    bench.measure("from nothing", all, |bench, watch| bench.join(FIRST_LEARNER, watch, &mut process));
-    for (what, which) in
-        [("1 % at random", "id % 100 = 7"), ("1 % at one place", "id <= (SELECT max(id) FROM t) / 100")]
-    {
-        bench.all_have_it();
-        drop(process.take());
-        bench.app().execute_batch(&format!("UPDATE t SET v = randomblob(4040) WHERE {which}")).expect("the change");
-        bench.outrun(FIRST_LEARNER);
-        bench.measure(what, all / 100, |bench, watch| bench.join(FIRST_LEARNER, watch, &mut process));
-    }
-    bench.leave(FIRST_LEARNER, process.take());
-
-    for (number, percent) in (FIRST_LEARNER + 1..).zip([20, 50, 90]) {
+    for number in (FIRST_LEARNER + 7..).take(rounds) {
         bench.node.add_learner(bench.seats[number].member()).expect("a learner");
         bench.outrun(number);
         let mut process = None;
-        bench.measure(&format!("killed at {percent} %"), all, |bench, watch| {
-            let mut first = bench.seats[number].spawn();
-            let had = loop {
-                let line = first.line();
-                let (at, had) = line.split_once(' ').expect("two words");
-                if at.parse::<u64>().expect("it is not installed yet") >= percent {
-                    break had.parse::<u64>().expect("a number of bytes");
-                }
-            };
-            first.kill();
-            had + bench.join(number, watch, &mut process)
-        });
+        bench.measure("from nothing", all, |bench, watch| bench.join(number, watch, &mut process));
         bench.leave(number, process.take());
     }
-
-    let three = FIRST_LEARNER + 4..FIRST_LEARNER + 7;
-    for number in three.clone() {
-        bench.node.add_learner(bench.seats[number].member()).expect("a learner");
-        bench.outrun(number);
+    if rounds == 0 {
+        bench.changed_and_killed();
     }
-    let mut processes: Vec<Option<Process>> = vec![None, None, None];
-    bench.measure("three at once", 3 * all, |bench, watch| {
-        std::thread::scope(|scope| {
-            let join = |(number, process)| scope.spawn(move || bench.join(number, watch, process));
-            let joins: Vec<_> = three.zip(&mut processes).map(join).collect();
-            joins.into_iter().map(|join| join.join().expect("no panic")).sum()
-        })
-    });
+    bench.three_at_once();
 }
 
 fn settings(builder: Builder) -> Builder {
@@ -150,8 +117,8 @@ struct Watch {
 }
 
 impl Bench {
-    fn start(dir: &Path, megabytes: u64) -> Bench {
-        let seats = Seat::all(dir, 2, 7);
+    fn start(dir: &Path, megabytes: u64, rounds: usize) -> Bench {
+        let seats = Seat::all(dir, 2, 7 + rounds as u64);
         let second = seats[1].spawn();
         let node = seats[0].start(settings);
         lead(&node, 1);
@@ -171,6 +138,62 @@ impl Bench {
         let bench = Bench { node, seats, _second: second, bytes: megabytes << 20 };
         bench.checkpointed();
         bench
+    }
+
+    /// One learner that comes back, and some that are killed on their way.
+    fn changed_and_killed(&mut self) {
+        let all = self.bytes;
+        self.node.add_learner(self.seats[FIRST_LEARNER].member()).expect("a learner");
+        let mut process = None;
+        self.outrun(FIRST_LEARNER);
+        self.measure("from nothing", all, |bench, watch| bench.join(FIRST_LEARNER, watch, &mut process));
+        for (what, which) in
+            [("1 % at random", "id % 100 = 7"), ("1 % at one place", "id <= (SELECT max(id) FROM t) / 100")]
+        {
+            self.all_have_it();
+            drop(process.take());
+            self.app().execute_batch(&format!("UPDATE t SET v = randomblob(4040) WHERE {which}")).expect("the change");
+            self.outrun(FIRST_LEARNER);
+            self.measure(what, all / 100, |bench, watch| bench.join(FIRST_LEARNER, watch, &mut process));
+        }
+        self.leave(FIRST_LEARNER, process.take());
+
+        for (number, percent) in (FIRST_LEARNER + 1..).zip([20, 50, 90]) {
+            self.node.add_learner(self.seats[number].member()).expect("a learner");
+            self.outrun(number);
+            let mut process = None;
+            self.measure(&format!("killed at {percent} %"), all, |bench, watch| {
+                let mut first = bench.seats[number].spawn();
+                let had = loop {
+                    let line = first.line();
+                    let (at, had) = line.split_once(' ').expect("two words");
+                    if at.parse::<u64>().expect("it is not installed yet") >= percent {
+                        break had.parse::<u64>().expect("a number of bytes");
+                    }
+                };
+                first.kill();
+                had + bench.join(number, watch, &mut process)
+            });
+            self.leave(number, process.take());
+        }
+    }
+
+    /// Three with nothing.
+    fn three_at_once(&mut self) {
+        let all = self.bytes;
+        let three = FIRST_LEARNER + 4..FIRST_LEARNER + 7;
+        for number in three.clone() {
+            self.node.add_learner(self.seats[number].member()).expect("a learner");
+            self.outrun(number);
+        }
+        let mut processes: Vec<Option<Process>> = vec![None, None, None];
+        self.measure("three at once", 3 * all, |bench, watch| {
+            std::thread::scope(|scope| {
+                let join = |(number, process)| scope.spawn(move || bench.join(number, watch, process));
+                let joins: Vec<_> = three.zip(&mut processes).map(join).collect();
+                joins.into_iter().map(|join| join.join().expect("no panic")).sum()
+            })
+        });
     }
 
     /// Waits until the leader has everything in its main file.

@@ -108,6 +108,11 @@ fn rotten_about(id: DatabaseId) -> String {
     format!("rotten {id}")
 }
 
+/// The name of the alarm about page hashes that cannot be read.
+fn hashes_about(id: DatabaseId) -> String {
+    format!("hashes {id}")
+}
+
 impl Upkeep {
     /// `anchored` is the index that the log's newest anchor has.
     pub(crate) fn new(hub: Hub, log: Arc<Log>, anchored: LogIndex) -> Upkeep {
@@ -165,6 +170,29 @@ impl Upkeep {
         }
     }
 
+    /// Adds up the hashes of a main file: false if they do not make its checksum. Hashes that cannot be read say nothing of
+    /// what is written: somebody hears of it, and they are read again.
+    fn add_up(&mut self, id: DatabaseId, db: &Database) -> bool {
+        let about = hashes_about(id);
+        match db.books_fit() {
+            Ok(fit) => {
+                self.per_database.entry(id).or_default().books_fit = fit;
+                self.alarm(&about, None);
+                fit
+            }
+            Err(error) => {
+                let what =
+                    format!("database {}: its page hashes could not be read: {error}; check the disk", db.name());
+                if !self.hub.findings.lock().alarms.contains_key(&about) {
+                    tracing::error!("{what}");
+                    self.hub.events.tell(&Event::DiskTrouble { what: what.clone() });
+                }
+                self.alarm(&about, Some(what));
+                true
+            }
+        }
+    }
+
     /// A copy that was fetched takes the place of a damaged one, once this node has come to the entry that it is of.
     fn mend(&mut self) {
         let Some(mended) = self.hub.snapshots.take_mended(self.hub.applied().index) else { return };
@@ -190,12 +218,13 @@ impl Upkeep {
     fn look_at_damage(&mut self, id: DatabaseId, db: &Arc<Database>) {
         let (now, retired) = (self.now(), db.retired());
         let rotten: Vec<u32> = db.status().rotten.iter().map(|page| page.get()).collect();
-        let chores = self.per_database.entry(id).or_default();
-        if retired.is_none() && !chores.books_fit {
-            // Once, soon after the files were opened.
-            chores.books_fit = db.books_fit().unwrap_or(false);
+        if retired.is_some() {
+            self.alarm(&hashes_about(id), None);
         }
-        let fits = chores.books_fit || retired.is_some();
+        let known = self.per_database.get(&id).is_some_and(|chores| chores.books_fit) || retired.is_some();
+        // Once, soon after the files were opened.
+        let fits = known || self.add_up(id, db);
+        let chores = self.per_database.entry(id).or_default();
         if rotten.is_empty() && fits && retired != Some(Refusal::Damaged) {
             if chores.damaged_since.take().is_some() {
                 self.alarm(&rotten_about(id), None);

@@ -175,7 +175,6 @@ impl Fetch<'_> {
         while failures.len() < TRIES && busy < BUSY_TRIES {
             match (self.ask)(&ask) {
                 Ok(Answer::Object { bytes }) => {
-                    self.reported = self.hub.waiting.clock.now();
                     self.received += bytes.len() as u64;
                     return Ok(bytes);
                 }
@@ -449,3 +448,6 @@ impl Copy {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,65 @@
+use std::path::Path;
 
+use bytes::Bytes;
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng};
+use shoaldb_vfs::env::{Clock, Env};
+use shoaldb_vfs::page::PageSize;
+
+use super::*;
+use crate::catalogue::{AutoVacuum, Catalogue, DatabaseInfo, DatabaseName};
+use crate::config::Config;
+use crate::databases::Databases;
+use crate::log::LogOptions;
+use crate::raft::{CoreStatus, RoleChange};
+use crate::shared::Shared;
+use crate::signal::Waiting;
+use crate::types::{ClusterId, EntryId, HardState, Incarnation, Membership, Term};
+
+const APP: DatabaseId = DatabaseId(2);
+
+/// A follower of three with one database.
+fn upkeep(fs: &SimFs) -> (Upkeep, Arc<Database>) {
+    let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
+    let env = Env { fs: Arc::new(fs.clone()), clock: clock.clone(), rng: Arc::new(SimRng::new(1)) };
+    let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
+    let name = DatabaseName::new("app").unwrap();
+    let info = DatabaseInfo { name, page_size: PageSize::DEFAULT, auto_vacuum: AutoVacuum::None };
+    databases.bind(APP, &info).unwrap();
+    let (mailbox, _) = crossbeam_channel::unbounded();
+    let waiting = Waiting { clock, pump: None };
+    let hub: Hub = Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, Config::default(), waiting, mailbox, databases));
+    let at = EntryId { index: LogIndex(2), term: Term(1) };
+    hub.begin(Catalogue::new(ClusterId(1)), at);
+    let membership = Membership { voters: vec![NodeId(1), NodeId(2), NodeId(3)], ..Membership::default() };
+    *hub.core_status.lock() = Some(CoreStatus {
+        role: RoleChange { role: Role::Follower, term: Term(1), leader: Some(NodeId(3)) },
+        last: at.index,
+        persisted: at.index,
+        committed: at.index,
+        applied: at.index,
+        membership: membership.clone(),
+        refused_messages: 0,
+        peers: Vec::new(),
+    });
+    let anchor = Anchor { applied: at.index, membership, registry: Bytes::new() };
+    let hard_state = HardState { term: at.term, vote: None, commit: at.index };
+    let options = LogOptions { segment_bytes: 8192, spares: 1 };
+    let log = Log::create(Arc::new(fs.clone()), Path::new("/log"), ClusterId(1), options, at, anchor, hard_state);
+    let db = hub.databases.get(APP).unwrap();
+    (Upkeep::new(hub, Arc::new(log.unwrap()), at.index), db)
+}
+
+/// A disk that cannot be read now has not changed what is written: the copy stays, people hear of it, and it is read again.
+#[test]
+fn hashes_that_cannot_be_read_are_no_damage() {
+    let fs = SimFs::new(1);
+    let (mut upkeep, db) = upkeep(&fs);
+    fs.fail_at(Aim::At("map.read"), 1, Lasts::Once, Failure::EIO);
+    upkeep.look_at_damage(APP, &db);
+    assert_eq!((db.retired(), upkeep.hub.databases.damage(APP)), (None, None));
+    let alarms = upkeep.hub.findings.lock().alarms.clone();
+    assert!(alarms.values().any(|alarm| alarm.contains("page hashes could not be read")), "{alarms:?}");
+    upkeep.look_at_damage(APP, &db);
+    assert_eq!(upkeep.hub.findings.lock().alarms, Default::default());
+    assert!(upkeep.per_database[&APP].books_fit);
+}
