@@ -25,7 +25,7 @@ doc:
 
 # Every planted mistake: does the simulation notice it, and how soon?
 planted seeds="1..201":
-    RUSTFLAGS="--cfg shoal_planted" cargo run --release --features sim --example sim --target-dir target/planted -- --planted --seeds {{seeds}}
+    RUSTC_WORKSPACE_WRAPPER=$PWD/.ci/planted cargo run --features sim --example sim -- --planted --seeds {{seeds}}
 
 # The VFS tests in a build of SQLite that checks the wal-index at every step.
 assert *args:

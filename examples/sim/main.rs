@@ -2,7 +2,7 @@
 //! `-- --seed 17 --verbose` to read what happened. `-- --every-fault 3 --seed 5` gives each of the first three calls of every
 //! label of one node's disk its fault, one in each run.
 //!
-//! A build with `RUSTFLAGS="--cfg shoal_planted"` (and a target directory of its own) also takes `--planted`, which shows
+//! A build with `RUSTC_WORKSPACE_WRAPPER=$PWD/.ci/planted` also takes `--planted`, which shows
 //! how soon each planted mistake is noticed, `--planted --known`, which repeats only the runs that are known to notice them, and
 //! `--bug NAME`, which plants one.
 

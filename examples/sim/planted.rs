@@ -42,7 +42,7 @@ pub(super) fn plant(name: &str) {
 #[cfg(not(shoal_planted))]
 pub(super) fn plant(_: &str) {
     fail(
-        "this build has no mistakes to plant; make one that has: RUSTFLAGS=\"--cfg shoal_planted\" cargo run --release --features sim --example sim --target-dir target/planted -- --planted",
+        "this build has no mistakes to plant; make one that has: RUSTC_WORKSPACE_WRAPPER=$PWD/.ci/planted cargo run --features sim --example sim -- --planted",
     );
 }
 
