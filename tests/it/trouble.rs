@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::wait::told;
 use shoaldb::{Builder, Error, ErrorKind, Event, Node, Outcome, rusqlite};
@@ -46,12 +46,7 @@ fn values(node: &Node) -> Vec<i64> {
 
 #[test]
 fn a_failed_sync_or_write_ends_acknowledging_but_not_reading() {
-    for (label, failure) in [
-        ("log.sync", Failure::EIO),
-        ("log.write", Failure::EIO),
-        ("log.write", Failure::ENOSPC),
-        ("log.sync", Failure::ENOSPC),
-    ] {
+    for (label, failure) in [("log.sync", Failure::EIO), ("log.write", Failure::EIO), ("log.sync", Failure::ENOSPC)] {
         let fs = SimFs::new(7);
         let node = start(&fs);
         node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
@@ -76,6 +71,34 @@ fn a_failed_sync_or_write_ends_acknowledging_but_not_reading() {
         let found = values(&start(&fs));
         assert!(found == [1] || found == [1, 2], "{label}: {found:?}");
     }
+}
+
+/// A node alone: what found no room is Unknown when its patience is over, and there when the next attempt found some.
+#[test]
+fn a_transaction_without_room_in_the_log_is_committed_when_there_is_room() {
+    let fs = SimFs::new(8);
+    let node = start(&fs);
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    insert(&node, 1).unwrap();
+    fs.fail_at(Aim::At("log.write"), 1, Lasts::ForGood, Failure::ENOSPC);
+    let error = insert(&node, 2).unwrap_err();
+    assert_eq!(error.outcome(), Some(Outcome::Unknown), "{error}");
+    assert_eq!(values(&node), [1]);
+    assert!(node.status().alarms.iter().any(|alarm| alarm.contains("it is tried again")), "{:?}", node.status());
+    fs.clear_faults();
+    while let Err(error) = insert(&node, 3) {
+        assert_eq!(error.outcome(), Some(Outcome::NotCommitted), "{error}");
+    }
+    assert_eq!(values(&node), [1, 2, 3]);
+    let end = Instant::now() + Duration::from_secs(60);
+    while !node.status().alarms.is_empty() {
+        assert!(Instant::now() < end, "{:?}", node.status().alarms);
+        std::thread::yield_now();
+    }
+    drop(node);
+    fs.crash(3);
+    fs.restart();
+    assert_eq!(values(&start(&fs)), [1, 2, 3]);
 }
 
 #[test]
