@@ -49,7 +49,8 @@ fn main() {
         ("node, no checkpoints", connect(&without)),
     ];
     for (_, db) in &programs {
-        fill(db, rows);
+        db.busy_timeout(common::LONG).expect("a timeout");
+        common::fill_pages(db, rows);
     }
     // What filled it is in the main file.
     common::wait("the checkpoint", || with.status().databases.iter().all(|db| db.wal_frames < 2000));
@@ -66,11 +67,7 @@ fn main() {
         "{:>22} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9}",
         "what", "tx/s", "ratio", "p50 us", "p99 us", "max us", "written"
     );
-    let median = |rounds: &[Round], of: fn(&Round) -> f64| {
-        let mut values: Vec<f64> = rounds.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        at(&values, 500)
-    };
+    let median = |rounds: &[Round], of: fn(&Round) -> f64| common::median(rounds.iter().map(of));
     let base = median(&results[0], |round| round.per_second);
     for ((what, _), rounds) in programs.iter().zip(&results) {
         let per_second = median(rounds, |round| round.per_second);
@@ -92,19 +89,6 @@ fn plain(path: &Path, pages: u32) -> rusqlite::Connection {
     db.execute_batch("PRAGMA synchronous=FULL").expect("synchronous");
     db.pragma_update(None, "wal_autocheckpoint", pages).expect("autocheckpoint");
     db
-}
-
-fn fill(db: &rusqlite::Connection, rows: u64) {
-    db.busy_timeout(common::LONG).expect("a timeout");
-    db.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)").expect("a table");
-    for first in (0..rows).step_by(2500) {
-        let last = (first + 2500).min(rows);
-        db.execute_batch(&format!(
-            "WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {last})
-             INSERT INTO t SELECT i, randomblob(4000) FROM n"
-        ))
-        .expect("rows");
-    }
 }
 
 struct Round {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bare::Bare;
-use common::{Args, Process, Seat, lead, until_input_ends};
+use common::{Args, Process, Seat, lead, median, until_input_ends};
 use shoaldb::{Node, rusqlite};
 
 #[path = "common/bare.rs"]
@@ -154,12 +154,6 @@ fn sample(mut times: Vec<f64>, elapsed: f64) -> Sample {
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times.get(((times.len() as f64 - 1.0) * share) as usize).copied().unwrap_or(f64::NAN);
     Sample { per_second: times.len() as f64 / elapsed, p50: at(0.5), p99: at(0.99) }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 struct Plain {

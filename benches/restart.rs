@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Args, at, until_input_ends, wait};
+use common::{Args, until_input_ends, wait};
 use shoaldb::Node;
 
 mod common;
@@ -49,11 +49,7 @@ fn main() {
     );
     for ((megabytes, _), results) in sizes.iter().zip(&results) {
         for (ended, starts) in ["SIGKILL", "in order"].iter().zip(results) {
-            let median = |of: fn(&Start) -> f64| {
-                let mut values: Vec<f64> = starts.iter().map(of).collect();
-                values.sort_by(f64::total_cmp);
-                at(&values, 500)
-            };
+            let median = |of: fn(&Start) -> f64| common::median(starts.iter().map(of));
             println!(
                 "{megabytes:>6} {ended:>10} {:>9.0} {:>10.0} {:>10.1} {:>12.1} {:>12.1} {:>12.1}",
                 median(|start| start.entries as f64),
@@ -126,17 +122,7 @@ fn prepare(dir: &Path, megabytes: u64) {
     while node.wait_leader(common::LONG).is_err() {}
     let db = node.connect("app").expect("a connection");
     db.busy_timeout(common::LONG).expect("a timeout");
-    db.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v BLOB)").expect("a table");
-    let rows: i64 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("a number");
-    let wanted = megabytes as i64 * 1_000_000 / 4096;
-    for first in (rows..wanted).step_by(2500) {
-        let last = (first + 2500).min(wanted);
-        db.execute_batch(&format!(
-            "WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {last})
-             INSERT INTO t SELECT i, randomblob(4000) FROM n"
-        ))
-        .expect("rows");
-    }
+    common::fill_pages(&db, megabytes * 1_000_000 / 4096);
     // A start reads all of the log that is kept, which `log_limit` bounds: as much for each size.
     while node.status().log_bytes < LOG {
         db.execute_batch(&format!("UPDATE t SET v = randomblob(4000) WHERE id < {ROWS}")).expect("the change");

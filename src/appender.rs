@@ -63,8 +63,10 @@ impl Appender {
             if !must_sync && batch.entries.is_empty() {
                 self.unwritten = batch.hard_state;
             } else if let Err(error) = log.append(&batch) {
-                let Batch { entries, hard_state, .. } = batch;
-                self.waiting.push_front(PersistBatch { number, entries, hard_state, must_sync });
+                if error.can_be_tried_again() {
+                    let Batch { entries, hard_state, .. } = batch;
+                    self.waiting.push_front(PersistBatch { number, entries, hard_state, must_sync });
+                }
                 return Err(error);
             }
             persisted(number);

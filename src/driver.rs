@@ -139,7 +139,7 @@ struct Disk {
     /// An append failed: nothing is appended any more.
     failed: bool,
     slow_until: Option<Instant>,
-    /// There was no room: only the log thread writes now, and not before this.
+    /// While something waits in the appender, since there was no room: only the log thread writes, and not before this.
     retry_at: Option<Instant>,
 }
 
@@ -330,10 +330,7 @@ impl Driver {
             disk.failed = true;
             return self.hub.send(Input::Failed { what });
         }
-        if disk.retry_at.take().is_some() {
-            self.hub.findings.lock().alarms.remove(NO_ROOM);
-            tracing::info!(node = self.hub.id.0, "there is room for the log again");
-        }
+        self.wait_no_more(disk);
         if needed {
             let now = Instant::now();
             if now - begun > SLOW_SYNC {
@@ -355,6 +352,14 @@ impl Driver {
             self.hub.events.tell(&Event::DiskTrouble { what });
         }
         self.to_write.ring();
+    }
+
+    /// Nothing waits for room any more.
+    fn wait_no_more(&self, disk: &mut Disk) {
+        if disk.retry_at.take().is_some() {
+            self.hub.findings.lock().alarms.remove(NO_ROOM);
+            tracing::info!(node = self.hub.id.0, "nothing waits for room in the log any more");
+        }
     }
 
     /// The log thread's part: waits for batches and writes them. `false` when the node ends and all is written that there is
@@ -529,6 +534,7 @@ impl Driver {
                 }
                 there.engine.exchange_core(core, applied);
                 disk.appender = Appender::default();
+                self.wait_no_more(&mut disk);
                 *applier = Applier::new(self.hub.clone());
                 self.awaits.store(false, Ordering::SeqCst);
             }

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use shoaldb::{Builder, Member, Node};
+use shoaldb::{Builder, Member, Node, rusqlite};
 
 /// Longer than anything that is measured takes.
 pub(crate) const LONG: Duration = Duration::from_secs(900);
@@ -169,4 +169,26 @@ pub(crate) fn memory(process: u32) -> u64 {
 /// The value below which so many of a thousand sorted values are.
 pub(crate) fn at<T: Copy + Default>(sorted: &[T], of_thousand: usize) -> T {
     sorted.get((sorted.len() * of_thousand / 1000).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+}
+
+/// The middle one of some values, the upper one of an even number.
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Fills `t(id INTEGER PRIMARY KEY, v)` up to so many rows of about a page each, in transactions of some megabytes. What is
+/// there already stays.
+pub(crate) fn fill_pages(db: &rusqlite::Connection, rows: u64) {
+    db.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v BLOB)").expect("a table");
+    let there: i64 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("a number");
+    for first in (there.unsigned_abs()..rows).step_by(2500) {
+        let last = (first + 2500).min(rows);
+        db.execute_batch(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {last})
+             INSERT INTO t SELECT i, randomblob(4000) FROM n"
+        ))
+        .expect("rows");
+    }
 }

@@ -371,7 +371,7 @@ impl Log {
     }
 
     /// Replaces the whole log by an empty one that starts behind `start`: a snapshot was installed. Atomic: after a crash
-    /// the log is the old one or the new one.
+    /// the log is the old one or the new one. Where it [can be tried again](LogError::can_be_tried_again), it is the old one.
     pub fn reset(&self, start: EntryId, anchor: Anchor, hard_state: HardState) -> Result<(), LogError> {
         let mut writer = self.writer.lock();
         if let Some(failed) = &writer.failed {
@@ -390,7 +390,9 @@ impl Log {
             anchor,
         };
         let segment = self.start_segment(&mut writer, &head, 0).inspect_err(|error| {
-            writer.failed = Some(error.clone());
+            if !error.can_be_tried_again() {
+                writer.failed = Some(error.clone());
+            }
         })?;
         let old = {
             let mut index = self.index.write();

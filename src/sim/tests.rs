@@ -64,6 +64,7 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "crashes under a call",
         "power lost by all",
         "log failures",
+        "log waits for room",
         "databases dropped",
         "checkpoints",
         "checkpoints redone",

@@ -11,7 +11,7 @@ use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{Env, Fs};
 
-use crate::cluster::{Cluster, LONG, count};
+use crate::cluster::{self, Cluster, LONG, count};
 use crate::wait::told;
 
 const PART: usize = 64 << 10;
@@ -63,11 +63,7 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 fn status(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) {
-    let end = Instant::now() + LONG;
-    while !wanted(&node.status()) {
-        assert!(Instant::now() < end, "{what}: {:?}", node.status());
-        std::thread::yield_now();
-    }
+    cluster::until(node, what, wanted);
 }
 
 fn has_alarm(status: &Status, word: &str) -> bool {

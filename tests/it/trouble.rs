@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::cluster::until;
 use crate::wait::told;
 use shoaldb::{Builder, Error, ErrorKind, Event, Node, Outcome, rusqlite};
 use shoaldb_vfs::env::os::{OsClock, OsRng};
@@ -90,11 +91,7 @@ fn a_transaction_without_room_in_the_log_is_committed_when_there_is_room() {
         assert_eq!(error.outcome(), Some(Outcome::NotCommitted), "{error}");
     }
     assert_eq!(values(&node), [1, 2, 3]);
-    let end = Instant::now() + Duration::from_secs(60);
-    while !node.status().alarms.is_empty() {
-        assert!(Instant::now() < end, "{:?}", node.status().alarms);
-        std::thread::yield_now();
-    }
+    until(&node, "no alarm is left", |status| status.alarms.is_empty());
     drop(node);
     fs.crash(3);
     fs.restart();

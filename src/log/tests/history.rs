@@ -219,15 +219,16 @@ fn run(seed: u64, nth: u64, strike: Strike) -> bool {
         };
         assert!(!struck, "{context}: {step:?}: {error}");
         struck = true;
-        if let (Strike::Fault(..), Step::Append(batch), Some(log)) = (strike, &step, &log) {
+        if matches!(strike, Strike::Fault(..)) && matches!(step, Step::Append(_) | Step::Reset(_)) {
+            let mut again = || act(&fs, &mut log, &step, &after);
             if !error.can_be_tried_again() {
-                assert_eq!(log.append(batch).unwrap_err().to_string(), error.to_string(), "{context}: sticky");
+                assert_eq!(again().unwrap_err().to_string(), error.to_string(), "{context}: sticky");
             } else if dice.below(3) > 0 {
                 // There is no room for a while, and then there is.
-                let again = (0..dice.below(3)).find_map(|_| log.append(batch).is_ok().then_some(()));
+                let done = (0..dice.below(3)).any(|_| again().is_ok());
                 fs.clear_faults();
-                if again.is_none() {
-                    log.append(batch).expect(&context);
+                if !done {
+                    act(&fs, &mut log, &step, &after).expect(&context);
                 }
                 model = after;
                 continue;
