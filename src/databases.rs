@@ -184,6 +184,15 @@ impl Databases {
                     }
                     self.enter(*id, info, files)?;
                 }
+                // Nothing is damaged: the double-write has what could not be written, for the next start as for this one.
+                Err(error) if is_no_room(&error) => {
+                    let name = info.name.as_str();
+                    let what = format!(
+                        "database {name}: a checkpoint that was interrupted cannot be ended: {error}; make room on the disk \
+                         and start the node again"
+                    );
+                    return Err(io::Error::new(error.kind(), what));
+                }
                 Err(error) => self.enter_damaged(*id, info, &error)?,
             }
         }
@@ -511,6 +520,10 @@ impl Databases {
     pub(crate) fn memory(&self) -> &WalMemory {
         &self.memory
     }
+}
+
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

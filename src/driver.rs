@@ -41,7 +41,7 @@ use shoaldb_vfs::transaction::Position;
 
 use crate::appender::Appender;
 use crate::apply::{Applier, Step};
-use crate::engine::{Engine, Outlet};
+use crate::engine::{Engine, NO_ROOM, Outlet};
 use crate::events::Event;
 use crate::found::format::FoundMessage;
 use crate::log::{Log, LogError};
@@ -61,8 +61,6 @@ const A_MOMENT: Duration = Duration::from_micros(20);
 const WRITE_BY_CALLER: u64 = 256 << 10;
 /// Between two attempts to write a log that has no room.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// The alarm about that.
-const NO_ROOM: &str = "log without room";
 /// A sync that took longer than this makes the disk a slow one, for so long.
 const SLOW_SYNC: Duration = Duration::from_millis(20);
 const SLOW_FOR: Duration = Duration::from_secs(1);

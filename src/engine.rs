@@ -37,6 +37,8 @@ use crate::types::{LogEntry, LogIndex, Membership, Message, NodeId, PROTOCOL};
 
 /// What the alarm of a disk that does not answer is about.
 const STALLED: &str = "stalled disk";
+/// What the alarm of a log is about that waits for room.
+pub(crate) const NO_ROOM: &str = "log without room";
 
 /// Where a turn's effects go. None of these may block.
 pub(crate) trait Outlet {
@@ -364,7 +366,9 @@ impl Engine {
             self.handed_over_at = None;
             return;
         }
-        if !std::mem::replace(&mut self.stalled, true) {
+        // People have been told why nothing is written, if it is for want of room.
+        let known = self.hub.findings.lock().alarms.contains_key(NO_ROOM);
+        if !known && !std::mem::replace(&mut self.stalled, true) {
             let what = format!(
                 "the disk has not answered a write of the log for two election timeouts, {:?}; this node acknowledges nothing and \
                  does not lead until it does; if that lasts, check the disk",

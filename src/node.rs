@@ -346,7 +346,9 @@ fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex, driver: &Driver) {
                 Some(staged) => go_on_behind(hub, &log, core, staged),
                 None => Ok(None),
             });
-            upkeep.begin_anew();
+            if !hub.snapshots.has_staged() {
+                upkeep.begin_anew();
+            }
         }
         let stopped = || hub.is_stopped().then_some(());
         let _ = hub.upkeep.wait(&hub.waiting, hub.deadline(STEP), STEP, stopped);
@@ -371,7 +373,8 @@ pub(crate) fn step_rounds(hub: &Hub, rounds: &mut Rounds) {
     });
 }
 
-/// Installs a snapshot and opens a core behind it; `None` if the log has got so far by itself.
+/// Installs a snapshot and opens a core behind it; `None` if the log has got so far by itself, or if there is no room: then the
+/// snapshot waits for another call.
 pub(crate) fn go_on_behind(
     hub: &Hub,
     log: &Arc<Log>,
@@ -379,9 +382,17 @@ pub(crate) fn go_on_behind(
     staged: Staged,
 ) -> std::result::Result<Option<(Core, LogIndex)>, String> {
     let (done, received) = (staged.done(), staged.received);
-    let installed = install::install(hub, log, core, staged)?;
+    let restored = match install::install(hub, log, core, staged)? {
+        Installed::Yes(restored) => Some(restored),
+        Installed::NotNeeded => None,
+        Installed::NoRoom(staged, error) => {
+            hub.snapshots.put_off(hub, staged, &error);
+            return Ok(None);
+        }
+    };
     hub.snapshots.set_done(done);
-    let Installed::Yes(restored) = installed else { return Ok(None) };
+    hub.findings.lock().alarms.remove(snapshot::ALARM);
+    let Some(restored) = restored else { return Ok(None) };
     let config = core_config(hub, hub.session ^ done.index.0);
     let core = Core::open(config, *restored, log.clone())
         .map_err(|error| format!("log and hard state behind a snapshot: {error}"))?;

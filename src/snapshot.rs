@@ -44,6 +44,9 @@ pub(crate) mod source;
 pub(crate) mod views;
 
 use crate::catalogue::DatabaseId;
+use crate::events::Event;
+use crate::log::LogError;
+use crate::shared::Hub;
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, NodeId};
 use object::{Answer, Ask, Manifest, Phase, ViewId};
@@ -51,6 +54,9 @@ use views::Views;
 
 /// How another node is asked.
 pub(crate) type AskNode<'a> = &'a mut dyn FnMut(NodeId, &Ask) -> Result<Answer, String>;
+
+/// The name of the alarm about a snapshot that this node cannot fetch or install.
+pub(crate) const ALARM: &str = "snapshot";
 
 /// Where a transfer is, for `Status`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,6 +161,20 @@ impl Snapshots {
 
     pub(crate) fn set_staged(&self, staged: Staged) {
         *self.staged.lock() = Some(Box::new(staged));
+    }
+
+    /// A snapshot could not be installed for want of room: it waits, and people are told once.
+    pub(crate) fn put_off(&self, hub: &Hub, staged: Staged, why: &LogError) {
+        let what = format!(
+            "a snapshot of entry {} waits to be installed: {why}; make room on the disk, it is tried again by itself",
+            staged.manifest.at.index
+        );
+        self.set_staged(staged);
+        let told = hub.findings.lock().alarms.insert(ALARM.to_string(), what.clone()).is_some();
+        if !told {
+            tracing::error!(node = hub.id.0, "{what}");
+            hub.events.tell(&Event::DiskTrouble { what });
+        }
     }
 
     pub(crate) fn take_staged(&self) -> Option<Box<Staged>> {

@@ -70,6 +70,8 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How long a leader with a rotten page serves what is whole of that database, so that another one can take over first.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(5);
 const HAND_OVER_EVERY: Duration = Duration::from_secs(2);
+/// How long people are told of a disk that did not take the pages of a transaction.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 
 /// See the module's text.
@@ -88,8 +90,11 @@ pub(crate) struct Upkeep {
     scrubbed_at: Duration,
     /// Bytes that the scrubber may read now.
     scrub_credit: u64,
-    /// When leadership was last to go because of a damaged database.
+    /// When leadership was last to go because of a damaged database, or of a disk that takes no pages.
     handed_over: Option<Duration>,
+    /// How many pages of transactions the disk had not taken at the last look, and when there were more than before.
+    refused: u64,
+    refused_at: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -117,6 +122,7 @@ impl Upkeep {
     /// `anchored` is the index that the log's newest anchor has.
     pub(crate) fn new(hub: Hub, log: Arc<Log>, anchored: LogIndex) -> Upkeep {
         let now = hub.waiting.clock.now();
+        let refused = hub.databases.memory().refused();
         Upkeep {
             hub,
             log,
@@ -130,6 +136,8 @@ impl Upkeep {
             scrubbed_at: now,
             scrub_credit: 0,
             handed_over: None,
+            refused,
+            refused_at: None,
         }
     }
 
@@ -144,6 +152,7 @@ impl Upkeep {
         self.close_views();
         self.learn_members();
         self.mend();
+        self.look_at_room();
         if let Some(start) = self.hub.take_compacted() {
             self.drop_segments(start);
         }
@@ -213,6 +222,38 @@ impl Upkeep {
         }
     }
 
+    /// Whoever has better disks should lead.
+    fn hand_over(&mut self) {
+        let now = self.now();
+        if self.handed_over.is_none_or(|at| now >= at + HAND_OVER_EVERY) {
+            self.handed_over = Some(now);
+            self.hub.post(Input::HandOver);
+        }
+    }
+
+    /// Transactions failed because the disk did not take their pages. Somebody else's disk may, so a leader hands over. Nothing
+    /// says when there is room again but the next such transaction, so people are told for a while.
+    fn look_at_room(&mut self) {
+        const ABOUT: &str = "wal without room";
+        let (now, refused) = (self.now(), self.hub.databases.memory().refused());
+        if refused > std::mem::replace(&mut self.refused, refused) {
+            if self.refused_at.replace(now).is_none() {
+                let what = "the disk does not take the pages of transactions that are larger than wal_limit; they are rolled \
+                            back; make room on it, or check it"
+                    .to_string();
+                tracing::error!(node = self.hub.id.0, "{what}");
+                self.hub.events.tell(&Event::DiskTrouble { what: what.clone() });
+                self.alarm(ABOUT, Some(what));
+            }
+            if self.hub.leadership().role == Role::Leader {
+                self.hand_over();
+            }
+        }
+        if self.refused_at.take_if(|at| now >= *at + REFUSED_FOR).is_some() {
+            self.alarm(ABOUT, None);
+        }
+    }
+
     /// A damaged copy: whoever has a whole one should lead, and then it is not served any more. The only voter there is goes
     /// on serving what is whole of it.
     fn look_at_damage(&mut self, id: DatabaseId, db: &Arc<Database>) {
@@ -249,9 +290,8 @@ impl Upkeep {
             self.hub.diverged(id, format!("database {}: its files could not be opened", db.name()));
         }
         let leads = self.hub.leadership().role == Role::Leader;
-        if leads && !alone && self.handed_over.is_none_or(|at| now >= at + HAND_OVER_EVERY) {
-            self.handed_over = Some(now);
-            self.hub.post(Input::HandOver);
+        if leads && !alone {
+            self.hand_over();
         }
         if retired.is_none() {
             if alone {

@@ -74,6 +74,7 @@ impl State {
                 seat.engine.exchange_core(core, applied);
                 "snapshots installed"
             }
+            Ok(None) if hub.snapshots.has_staged() => "snapshots that waited for room",
             Ok(None) => "snapshots that the log had overtaken",
             Err(what) => {
                 hub.post(Input::Failed { what });
@@ -83,7 +84,9 @@ impl State {
                 "snapshots that failed"
             }
         };
-        seat.upkeep.begin_anew();
+        if !hub.snapshots.has_staged() {
+            seat.upkeep.begin_anew();
+        }
         hub.post(Input::Announce);
         let crippled = running.crippled;
         self.slots[at].installing = died.then_some(index);

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Staged;
-use crate::log::{Anchor, Log};
+use crate::log::{Anchor, Log, LogError};
 use crate::planted::{self, Bug};
 use crate::raft::{CoreStatus, Restored, Role};
 use crate::registry::{self, GONE};
@@ -40,6 +40,8 @@ pub(crate) enum Installed {
     Yes(Box<Restored>),
     /// The node has got so far by its log.
     NotNeeded,
+    /// The disk has no room for the head of another log. Nothing has changed, and it may be tried again.
+    NoRoom(Staged, LogError),
 }
 
 /// Installs a snapshot. Nobody turns the engine, writes the log or applies anything meanwhile, and everything that was
@@ -68,8 +70,13 @@ pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Stag
     // Nothing is ahead of a log that begins where the pages are.
     let reach = if staged.manifest.reach > at.index { staged.manifest.reach } else { LogIndex(0) };
     let registry = Bytes::from(registry::encode(&staged.manifest.catalogue, &generations, reach));
-    log.reset(at, Anchor { applied: at.index, membership: membership.clone(), registry }, hard_state)
-        .map_err(|error| format!("the log could not be begun anew behind a snapshot: {}", error.in_words()))?;
+    match log.reset(at, Anchor { applied: at.index, membership: membership.clone(), registry }, hard_state) {
+        Ok(()) => {}
+        Err(error) if error.can_be_tried_again() => return Ok(Installed::NoRoom(staged, error)),
+        Err(error) => {
+            return Err(format!("the log could not be begun anew behind a snapshot: {}", error.in_words()));
+        }
+    }
     hub.databases
         .install(at.index, &staged.manifest.catalogue, staged.files, &gone)
         .map_err(|error| format!("a snapshot is on disk, but not shown: {error}; start the node again"))?;

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::AskNode;
+use super::{ALARM, AskNode};
 use super::fetch::{self, Stop};
 use super::object::{Ask, Outcome};
 use super::repair::Repairs;
@@ -76,10 +76,9 @@ impl Rounds {
         }
         // A snapshot has every database whole, and without it the log might never come to where that copy counts.
         hub.snapshots.drop_mended();
-        let about = "snapshot";
         match fetch::fetch(hub, source, &mut |question| ask(source, question)) {
             Ok(staged) => {
-                hub.findings.lock().alarms.remove(about);
+                hub.findings.lock().alarms.remove(ALARM);
                 hub.snapshots.set_staged(staged);
             }
             Err(Stop::NotNeeded) => {}
@@ -90,7 +89,7 @@ impl Rounds {
                 let what = format!("no snapshot from node {source}: {why}; it is tried again");
                 tracing::error!(node = hub.id.0, "{what}");
                 hub.events.tell(&Event::DiskTrouble { what: what.clone() });
-                hub.findings.lock().alarms.insert(about.to_string(), what);
+                hub.findings.lock().alarms.insert(ALARM.to_string(), what);
                 self.not_before = now + AFTER_GIVING_UP;
             }
         }

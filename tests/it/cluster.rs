@@ -55,12 +55,17 @@ pub(crate) fn fill(node: &Node, db: &str, rows: usize) {
 
 impl Cluster {
     pub(crate) fn prepare(n: u64) -> Cluster {
+        Cluster::prepare_with(n, |builder| builder)
+    }
+
+    /// Nodes that are not started yet, and the settings of those that `start_node` starts.
+    pub(crate) fn prepare_with(n: u64, settings: fn(Builder) -> Builder) -> Cluster {
         let list = (1..=n).zip(free_ports(n as usize)).map(|(id, port)| Member::new(id, format!("127.0.0.1:{port}")));
         Cluster {
             dirs: (0..n).map(|_| tempfile::tempdir().unwrap()).collect(),
             list: list.collect(),
             nodes: (0..n).map(|_| None).collect(),
-            settings: |builder| builder,
+            settings,
         }
     }
 
@@ -69,7 +74,7 @@ impl Cluster {
     }
 
     pub(crate) fn start_with(n: u64, settings: fn(Builder) -> Builder) -> Cluster {
-        let mut cluster = Cluster { settings, ..Cluster::prepare(n) };
+        let mut cluster = Cluster::prepare_with(n, settings);
         (1..=n).for_each(|id| cluster.start_node(id));
         cluster
     }

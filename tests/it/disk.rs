@@ -11,7 +11,8 @@ use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{Env, Fs};
 
-use crate::cluster::{self, Cluster, LONG, count};
+use crate::cluster::{self, Cluster, LONG, count, quick, table};
+use crate::snapshots::outrun;
 use crate::wait::told;
 
 const PART: usize = 64 << 10;
@@ -33,8 +34,13 @@ fn alone(fs: &SimFs, settings: impl FnOnce(Builder) -> Builder) -> Node {
 
 /// Three nodes. The first has the simulated disk, and leads.
 fn three(fs: &SimFs) -> Cluster {
+    three_with(fs, |builder| builder)
+}
+
+/// The same, with settings of the first node's own.
+fn three_with(fs: &SimFs, settings: impl FnOnce(Builder) -> Builder) -> Cluster {
     let mut cluster = Cluster::prepare(3);
-    start_sick(&mut cluster, fs);
+    start_sick_with(&mut cluster, fs, settings);
     for id in 2..=3 {
         cluster.nodes[id - 1] = Some(cluster.builder(id as u64).part_bytes(PART).start().unwrap());
     }
@@ -49,9 +55,13 @@ fn three(fs: &SimFs) -> Cluster {
 }
 
 fn start_sick(cluster: &mut Cluster, fs: &SimFs) {
+    start_sick_with(cluster, fs, |builder| builder);
+}
+
+fn start_sick_with(cluster: &mut Cluster, fs: &SimFs, settings: impl FnOnce(Builder) -> Builder) {
     let builder = cluster.builder(SICK).part_bytes(PART).segment_bytes(1 << 20).commit_timeout(Duration::from_secs(2));
     let builder = builder.checkpoint_age(Duration::from_secs(3600));
-    cluster.nodes[SICK as usize - 1] = Some(on(fs, builder).start().unwrap());
+    cluster.nodes[SICK as usize - 1] = Some(on(fs, settings(builder)).start().unwrap());
 }
 
 fn until(what: &str, mut is: impl FnMut() -> bool) {
@@ -321,6 +331,32 @@ fn a_checkpoint_that_failed_is_told_and_the_database_goes_on() {
 }
 
 #[test]
+fn a_start_that_finds_no_room_to_end_a_checkpoint_says_so_and_damages_nothing() {
+    let fs = SimFs::new(15);
+    let quick = |builder: Builder| builder.checkpoint_age(Duration::from_millis(50));
+    let node = alone(&fs, quick);
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    // All of it is in the double-write when the power goes, and nothing in the main file.
+    fs.crash_at(Aim::At("ckpt.page"), 1, 15);
+    let _ = insert(&node, 1);
+    let acknowledged = insert(&node, 2).is_ok();
+    until("the power goes in a checkpoint", || fs.is_down());
+    drop(node);
+    fs.restart();
+    fs.fail_at(Aim::At("ckpt.page"), 1, Lasts::ForGood, Failure::ENOSPC);
+    for _ in 0..2 {
+        let builder = on(&fs, Node::builder(1, Path::new("/node")).segment_bytes(1 << 20));
+        let error = builder.start().map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("app") && error.contains("make room on the disk and start the node again"), "{error}");
+    }
+    fs.clear_faults();
+    let node = alone(&fs, quick);
+    insert(&node, 3).unwrap();
+    assert!(has(&node, 3) && (has(&node, 2) || !acknowledged));
+    status(&node, "no alarm", |status| status.alarms.is_empty() && status.databases[0].checkpointed.0 > 0);
+}
+
+#[test]
 fn a_transaction_that_finds_no_room_to_spill_fails_alone() {
     for (failure, code) in
         [(Failure::ENOSPC, rusqlite::ErrorCode::DiskFull), (Failure::EIO, rusqlite::ErrorCode::SystemIoFailure)]
@@ -343,6 +379,81 @@ fn a_transaction_that_finds_no_room_to_spill_fails_alone() {
         assert_eq!(count(&app), 64);
         assert!(node.is_leader());
     }
+}
+
+/// Whoever has room for large transactions should lead.
+#[test]
+fn a_leader_whose_disk_takes_no_pages_of_a_wal_hands_over() {
+    let fs = SimFs::new(13);
+    let cluster = three_with(&fs, |builder| builder.wal_limit(64 << 10));
+    let sick = cluster.node(SICK);
+    let events = sick.events();
+    fs.fail_at(Aim::At("wal.spill"), 1, Lasts::ForGood, Failure::ENOSPC);
+    let large = |node: &Node| {
+        let db = node.connect("app").unwrap();
+        db.execute_batch("PRAGMA cache_size = 10").unwrap();
+        db.execute(
+            "INSERT INTO t SELECT zeroblob(2000) FROM (VALUES(1),(2),(3),(4),(5),(6),(7),(8)) a, \
+             (VALUES(1),(2),(3),(4),(5),(6),(7),(8)) b",
+            [],
+        )
+    };
+    let refused = large(sick).unwrap_err();
+    assert_eq!(outcome(&refused), Some(Outcome::NotCommitted), "{refused}");
+    until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
+    told(&events, |event| matches!(event, Event::DiskTrouble { what } if what.contains("pages of transactions")));
+    assert!(has_alarm(&sick.status(), "pages of transactions"), "{:?}", sick.status().alarms);
+    until("it is taken where there is room", || {
+        cluster.running().find(|node| node.id() != SICK && node.is_leader()).is_some_and(|node| large(node).is_ok())
+    });
+    // What is committed is kept all the same, and whoever has no room follows.
+    cluster.assert_equal("app");
+    insert_somewhere(&cluster, 1);
+    assert!(has(cluster.leader(), 0) && has(cluster.leader(), 1));
+}
+
+/// Everything of a snapshot is there but its record, for which there is no room: the node goes on as it was, and installs when
+/// there is some.
+#[test]
+fn a_snapshot_whose_record_finds_no_room_is_installed_when_there_is_some() {
+    let fs = SimFs::new(14);
+    let mut cluster = Cluster::prepare_with(3, quick);
+    start_sick_with(&mut cluster, &fs, quick);
+    for id in 2..=3 {
+        cluster.start_node(id);
+    }
+    table(&cluster);
+    let blobs = |node: &Node| {
+        node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
+    };
+    blobs(cluster.leader());
+    cluster.assert_equal("app");
+    let seen = cluster.node(SICK).status().last.0;
+    cluster.nodes[SICK as usize - 1] = None;
+    outrun(&cluster, "app", seen);
+    // Without room for a new segment there is none for an entry either, once the one that is there is full; nothing comes.
+    fs.fail_at(Aim::At("log.create"), 1, Lasts::ForGood, Failure::ENOSPC);
+    fs.fail_at(Aim::At("log.head.write"), 1, Lasts::ForGood, Failure::ENOSPC);
+    fs.fail_at(Aim::At("log.spare.write"), 1, Lasts::ForGood, Failure::ENOSPC);
+    start_sick_with(&mut cluster, &fs, quick);
+    let sick = cluster.node(SICK);
+    let events = sick.events();
+    status(sick, "it waits", |status| has_alarm(status, "waits to be installed"));
+    told(&events, |event| matches!(event, Event::DiskTrouble { what } if what.contains("waits to be installed")));
+    let tries = || fs.count("log.head.write") + fs.count("log.create");
+    let before = tries();
+    until("it is tried again", || tries() > before + 2);
+    assert!(sick.status().last.0 <= seen, "the log is the old one");
+    assert_eq!(count(&sick.connect("app").unwrap()), 0, "it goes on reading");
+    let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
+    assert_eq!(again, 0, "people are told once");
+    fs.clear_faults();
+    status(sick, "it has everything", |status| {
+        status.applied >= cluster.leader().status().applied && status.alarms.is_empty()
+    });
+    cluster.assert_equal("app");
+    let installed = events.try_iter().filter(|event| matches!(event, Event::SnapshotInstalled { .. })).count();
+    assert_eq!(installed, 1);
 }
 
 /// No promise depends on a spare segment, so nobody notices; and a disk that is full is not asked again with every append.

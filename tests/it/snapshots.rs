@@ -13,7 +13,7 @@ fn with_blobs(node: &Node, db: &str) {
 }
 
 /// Writes until the logs of all that run begin behind the entry after `index`: who has no more than that cannot go on by them.
-fn outrun(cluster: &Cluster, db: &str, index: u64) {
+pub(crate) fn outrun(cluster: &Cluster, db: &str, index: u64) {
     let started = Instant::now();
     while cluster.running().any(|node| node.status().first.0 <= index + 1) {
         assert!(started.elapsed() < LONG, "the logs are not compacted");

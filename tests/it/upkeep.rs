@@ -1,6 +1,6 @@
 //! Checkpoints, the place where a start begins, compaction, and what a person is told about them.
 
-use shoaldb::{Builder, Event, Node};
+use shoaldb::{Builder, CreateOptions, Event, Node};
 
 use crate::cluster::{self, Cluster, LONG, count, fill, insert, table, until};
 use crate::wait::told;
@@ -25,8 +25,10 @@ fn a_start_begins_where_the_checkpoints_ended_and_shows_everything() {
     for _ in 0..20 {
         fill(&node, "app", 30);
     }
+    // A few entries are not worth an anchor, unless the log is long; a change of the catalogue always is.
+    node.create("mark", CreateOptions::default()).unwrap();
     let status = until(&node, "all is checkpointed and the start moved on", |status| {
-        let app = &status.databases[0];
+        let app = status.databases.iter().find(|db| db.name == "app").unwrap();
         app.checkpointed == app.position && app.wal_frames == 0 && status.anchored >= app.position
     });
     told(&events, |event| matches!(event, Event::CheckpointDone { .. }));

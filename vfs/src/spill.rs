@@ -41,12 +41,13 @@ pub struct WalMemory {
     limit: u64,
     used: AtomicU64,
     failures: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl WalMemory {
     /// Memory for `limit` bytes of pages.
     pub fn new(limit: u64) -> Arc<WalMemory> {
-        Arc::new(WalMemory { limit, used: AtomicU64::new(0), failures: AtomicU64::new(0) })
+        Arc::new(WalMemory { limit, used: AtomicU64::new(0), failures: AtomicU64::new(0), refused: AtomicU64::new(0) })
     }
 
     /// Bytes of pages in memory now.
@@ -62,6 +63,11 @@ impl WalMemory {
     /// How many pages are, or were, in memory past the limit because there was no room outside.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// How many pages of transactions could be kept neither in memory nor outside. Each ended its transaction.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     fn reserve(&self, bytes: u64) -> bool {
@@ -150,6 +156,11 @@ impl Spill {
         }
         let piece = self.scratch()?.put(bytes, LABEL)?;
         Ok(PageImage::new(Arc::new(Outside { piece, hash: xxh3_64(bytes) })))
+    }
+
+    /// A page was not kept, and its transaction ends with that.
+    pub(crate) fn note_refused(&self) {
+        self.to.memory.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Keeps a page that must be kept: in memory past the limit if there is no room outside.

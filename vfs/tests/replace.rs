@@ -256,6 +256,33 @@ fn a_proposed_transaction_is_detached_and_reports_what_it_is_told() {
     }
 }
 
+/// Nobody reads a database that is not served, so nobody makes its index anew either.
+#[test]
+fn files_may_be_replaced_when_the_wal_index_is_damaged() {
+    for retired in [false, true] {
+        let (stage, db) = stage();
+        let shared = stage.database("app");
+        let mut twin = stage.twin("app");
+        twin.catch_up(&stage);
+        let before = content(&db);
+        twin.write(&stage, "DELETE FROM t WHERE id > 30");
+        if retired {
+            shared.retire(Refusal::Damaged);
+        }
+        shared.damage_index();
+        shared.replace(generation(&stage, 2, &twin.stage.database("app"))).unwrap();
+        assert_ne!(before.0, 30);
+        for connection in [&db, &stage.connect("app")] {
+            assert_eq!(content(connection).0, 30);
+            connection.execute("INSERT INTO u VALUES (1)", []).unwrap();
+            integrity(connection);
+        }
+        twin.write_and_apply(&stage, "INSERT INTO u VALUES (2)");
+        assert_eq!(number(&db, "SELECT count(*) FROM u"), 3);
+        stage.check_integrity("app");
+    }
+}
+
 #[test]
 fn a_damaged_database_is_usable_again_for_the_connections_that_it_had() {
     let (stage, db) = stage();

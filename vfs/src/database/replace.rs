@@ -28,7 +28,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::apply::header_lost;
 use super::checkpoint::next_salts;
 use super::session::Owner;
 use super::{Database, FileState, Main, MainFile, Mode, Overlay, State, Writing};
@@ -52,7 +51,7 @@ pub enum ReplaceError {
     },
     /// The database is not served any more, for a reason that no files can mend.
     Retired(Refusal),
-    /// Memory for the wal-index of a transaction that is open could not be mapped, or the index is damaged.
+    /// Memory for the wal-index of a transaction that is open could not be mapped.
     Io(std::io::Error),
 }
 
@@ -102,7 +101,7 @@ impl Database {
             let mut state = self.state.lock();
             self.wait_published(&mut state);
             mendable(&state)?;
-            self.take_write_for_apply(&mut state).map_err(ReplaceError::Io)?;
+            self.take_write_for_replacing(&mut state).map_err(ReplaceError::Io)?;
         }
         // With WRITE in hand: a checkpointer that holds it waits for the files.
         let mut slot = self.files.lock();
@@ -125,7 +124,11 @@ impl Database {
         let mut main = self.main.write();
         let publisher = self.publisher.lock();
         let mut wal = self.wal.write();
-        let header = state.live_header().ok_or_else(header_lost)?;
+        // Of a damaged header nothing is left; what connections remember of it has other salts all the same.
+        let (salts, change_counter) = match state.live_header() {
+            Some(header) => (header.salts, header.change_counter),
+            None => (wal.header().map_or([0; 2], |header| header.salts), 0),
+        };
         let State { locks, files: connections, .. } = state;
         for (id, connection) in connections.iter_mut() {
             if locks.is_reader(*id) || connection.believes_write || connection.link.mode() != Mode::Normal {
@@ -139,12 +142,12 @@ impl Database {
             *writing = Writing { pages: Vec::new(), done: writing.done + 1 };
         }
         self.rotten.lock().clear();
-        let salts = next_salts(header.salts);
+        let salts = next_salts(salts);
         let wal_header = WalHeader::new(self.geometry.page_size, 0, salts);
         wal.truncate_to(0);
         wal.set_header(wal_header.encode());
         let empty = IndexHeader {
-            change_counter: header.change_counter.wrapping_add(1),
+            change_counter: change_counter.wrapping_add(1),
             order: wal_header.order,
             page_size: Some(self.geometry.page_size),
             max_frame: 0,

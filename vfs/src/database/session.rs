@@ -402,6 +402,7 @@ impl Database {
             // Behind the commit frame nothing may fail any more: the transaction may be committed.
             Err(_) if writer.capture.has_fired() => self.spill.keep_at_any_price(bytes),
             Err(error) => {
+                self.spill.note_refused();
                 tracing::warn!(database = self.name, %error, "no room for a page of a transaction, it is rolled back");
                 return Err(no_room(&error));
             }
@@ -592,16 +593,31 @@ impl Database {
 
     /// Takes WRITE for the applier, after [`Database::wait_published`] under the same lock.
     pub(super) fn take_write_for_apply(&self, state: &mut State) -> std::io::Result<()> {
-        if let Some(Writer { owner: Owner::Writer(file), phase, .. }) = &state.writer {
-            let mode = if matches!(phase, Phase::Proposed(_)) { Mode::Detached } else { Mode::Fenced };
-            self.take_away(state, *file, mode)?;
-        }
+        self.take_from_writer(state)?;
         self.restart_if_possible(state);
         let start_frame = state.live_header().ok_or_else(header_lost)?.max_frame;
+        self.take_as_applier(state, start_frame);
+        Ok(())
+    }
+
+    /// The same for files that take the place of others: the wal-index need not be whole, since it begins anew with them.
+    pub(super) fn take_write_for_replacing(&self, state: &mut State) -> std::io::Result<()> {
+        self.take_from_writer(state)?;
+        let start_frame = state.live_header().map_or_else(|| self.wal.read().len(), |header| header.max_frame);
+        self.take_as_applier(state, start_frame);
+        Ok(())
+    }
+
+    fn take_from_writer(&self, state: &mut State) -> std::io::Result<()> {
+        let Some(Writer { owner: Owner::Writer(file), phase, .. }) = &state.writer else { return Ok(()) };
+        let mode = if matches!(phase, Phase::Proposed(_)) { Mode::Detached } else { Mode::Fenced };
+        self.take_away(state, *file, mode)
+    }
+
+    fn take_as_applier(&self, state: &mut State, start_frame: u32) {
         state.writer = Some(Writer::ours(Owner::Applier, self.next_session(), start_frame));
         // What a revoked or rolled back session left behind must not be taken for a continuation by a recovery.
         self.wal.write().truncate_to(start_frame);
-        Ok(())
     }
 
     /// Takes WRITE for the checkpointer, if nobody has it.
