@@ -32,16 +32,17 @@ use shoaldb_vfs::database::ApplyError;
 use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
 
 use crate::catalogue::{DatabaseId, DatabaseInfo};
-use crate::databases::Damage;
+use crate::databases::{Damage, is_no_room};
 use crate::entry::split::{self, Form};
 use crate::entry::{self, Body, Kind, Origin, Payload};
+use crate::events::Event;
 use crate::history::Finding;
 use crate::members::{self, Context};
 use crate::pending::Decision;
 use crate::planted::{self, Bug};
 use crate::probe::{self, Phase};
-use crate::raft::MembershipChange;
-use crate::shared::Hub;
+use crate::raft::{MembershipChange, Role};
+use crate::shared::{Hub, Input};
 use crate::splits::{self, Pages, Splits};
 use crate::types::{EntryClass, LogEntry, LogIndex, PROTOCOL};
 
@@ -53,9 +54,28 @@ pub(crate) enum Step {
     Done,
     /// An accepted transaction is not shown yet: call again when the database has reached the position.
     Waiting(Arc<Database>, Position),
+    /// The next entry needs room on the disk that there is not. Nothing of it is done; people know.
+    NoRoom,
     /// The next entry must not be applied, for this reason; nothing will be any more.
     Stopped(String),
 }
+
+/// Why an entry was not applied.
+enum Halt {
+    /// It may be tried again.
+    NoRoom(String),
+    /// Nothing later may be applied.
+    ForGood(String),
+}
+
+impl From<String> for Halt {
+    fn from(reason: String) -> Halt {
+        Halt::ForGood(reason)
+    }
+}
+
+/// The name of the alarm about an entry that waits for room.
+const NO_ROOM: &str = "database without room";
 
 /// See the module's text.
 pub(crate) struct Applier {
@@ -64,11 +84,13 @@ pub(crate) struct Applier {
     /// The first entry of the queue was accepted by a waiting connection.
     accepted: Option<(Arc<Database>, Position)>,
     splits: Splits,
+    /// The first entry of the queue waits for room on the disk.
+    waits_for_room: bool,
 }
 
 impl Applier {
     pub(crate) fn new(hub: Hub) -> Applier {
-        Applier { hub, queue: VecDeque::new(), accepted: None, splits: Splits::default() }
+        Applier { hub, queue: VecDeque::new(), accepted: None, splits: Splits::default(), waits_for_room: false }
     }
 
     pub(crate) fn push(&mut self, entries: Vec<LogEntry>) {
@@ -127,8 +149,9 @@ impl Applier {
         if next.class == EntryClass::Normal && !next.data.is_empty() {
             let next = next.clone();
             match self.apply(&next) {
-                Ok(()) => {}
-                Err(reason) => {
+                Ok(()) => self.wait_no_more(),
+                Err(Halt::NoRoom(what)) => return self.wait_for_room(&what),
+                Err(Halt::ForGood(reason)) => {
                     let id = next.id;
                     return Step::Stopped(format!("entry {}@{}: {reason}", id.index, id.term));
                 }
@@ -143,6 +166,30 @@ impl Applier {
             self.hub.found(next.id.index, Finding::Nothing);
         }
         self.finish()
+    }
+
+    /// Whoever has room should lead meanwhile: this node shows nothing that is committed from here on.
+    fn wait_for_room(&mut self, what: &str) -> Step {
+        if !std::mem::replace(&mut self.waits_for_room, true) {
+            let what = format!(
+                "{what}; nothing later is applied on this node until there is room; make room on the disk, it is tried again by \
+                 itself"
+            );
+            tracing::error!(node = self.hub.id.0, "{what}");
+            self.hub.findings.lock().alarms.insert(NO_ROOM.to_string(), what.clone());
+            self.hub.events.tell(&Event::DiskTrouble { what });
+        }
+        if self.hub.leadership().role == Role::Leader {
+            self.hub.post(Input::HandOver);
+        }
+        Step::NoRoom
+    }
+
+    fn wait_no_more(&mut self) {
+        if std::mem::take(&mut self.waits_for_room) {
+            self.hub.findings.lock().alarms.remove(NO_ROOM);
+            tracing::info!(node = self.hub.id.0, "nothing waits for room in the databases any more");
+        }
     }
 
     fn finish(&mut self) -> Step {
@@ -181,10 +228,10 @@ impl Applier {
         Ok(())
     }
 
-    fn apply(&mut self, entry: &LogEntry) -> Result<(), String> {
+    fn apply(&mut self, entry: &LogEntry) -> Result<(), Halt> {
         let protocol = entry::protocol_of(&entry.data);
         if protocol > PROTOCOL && protocol <= self.hub.config.speaks.1 {
-            return self.apply_later(entry);
+            return Ok(self.apply_later(entry)?);
         }
         let (kind, origin) = entry::peek(&entry.data).map_err(|error| error.to_string())?;
         let own = (origin.node == self.hub.id && origin.session == self.hub.session).then_some(origin.number);
@@ -288,29 +335,33 @@ impl Applier {
         self.apply_transaction(head.database, &transaction, position, origin).map(Some)
     }
 
-    fn apply_body(&self, entry: &LogEntry, payload: Payload) -> Result<Decision, String> {
+    fn apply_body(&self, entry: &LogEntry, payload: Payload) -> Result<Decision, Halt> {
         let index = entry.id.index;
         let Payload { origin, body } = payload;
         self.hub.found(index, Finding::Nothing);
         match body {
             Body::Transaction { database, transaction } => {
-                self.apply_transaction(database, &transaction, Position(index.0), origin)
+                Ok(self.apply_transaction(database, &transaction, Position(index.0), origin)?)
             }
             Body::CreateDatabase { name, page_size, auto_vacuum } => {
-                let info = DatabaseInfo { name: name.clone(), page_size, auto_vacuum };
-                let created = self
-                    .hub
-                    .change_catalogue(index, |catalogue| catalogue.apply_create(index, name, page_size, auto_vacuum))?;
-                match created {
-                    Ok(id) => {
-                        self.hub.databases.bind(id, &info).map_err(|error| {
-                            format!("database {} could not be created: {error}", info.name.as_str())
-                        })?;
-                        self.hub.found(index, Finding::Created(id));
-                        Ok(Decision::Committed(index))
-                    }
-                    Err(refused) => Ok(Decision::Refused(refused.to_string())),
+                let info = DatabaseInfo { name, page_size, auto_vacuum };
+                if let Err(refused) = self.hub.with_catalogue(|catalogue| catalogue.may_create(&info.name))? {
+                    return Ok(Decision::Refused(refused.to_string()));
                 }
+                let id = DatabaseId(index.0);
+                let not_created = |error: &std::io::Error| format!("database {} could not be created: {error}", info.name.as_str());
+                // First what may be tried again.
+                let files = self.hub.databases.make(id, &info).map_err(|error| match is_no_room(&error) {
+                    true => Halt::NoRoom(not_created(&error)),
+                    false => Halt::ForGood(not_created(&error)),
+                })?;
+                let DatabaseInfo { name, page_size, auto_vacuum } = info.clone();
+                self.hub
+                    .change_catalogue(index, |catalogue| catalogue.apply_create(index, name, page_size, auto_vacuum))?
+                    .map_err(|refused| refused.to_string())?;
+                self.hub.databases.enter(id, &info, files).map_err(|error| not_created(&error))?;
+                self.hub.found(index, Finding::Created(id));
+                Ok(Decision::Committed(index))
             }
             Body::DropDatabase { database } => {
                 let dropped = self.hub.change_catalogue(index, |catalogue| catalogue.apply_drop(database))?;

@@ -302,6 +302,17 @@ impl Catalogue {
         }
     }
 
+    /// Whether an entry may create a database of this name.
+    pub fn may_create(&self, name: &DatabaseName) -> Result<(), Refused> {
+        if let Some((id, _)) = self.find(name) {
+            return Err(Refused::Exists { name: name.clone(), id });
+        }
+        if self.databases.len() >= MAX_DATABASES {
+            return Err(Refused::TooManyDatabases);
+        }
+        Ok(())
+    }
+
     /// The entry at `index` creates a database.
     pub fn apply_create(
         &mut self,
@@ -310,12 +321,7 @@ impl Catalogue {
         page_size: PageSize,
         auto_vacuum: AutoVacuum,
     ) -> Result<DatabaseId, Refused> {
-        if let Some((id, _)) = self.find(&name) {
-            return Err(Refused::Exists { name, id });
-        }
-        if self.databases.len() >= MAX_DATABASES {
-            return Err(Refused::TooManyDatabases);
-        }
+        self.may_create(&name)?;
         let id = DatabaseId(index.0);
         self.databases.insert(id, DatabaseInfo { name, page_size, auto_vacuum });
         Ok(id)

@@ -342,8 +342,9 @@ impl Databases {
         words.collect()
     }
 
-    /// The entry at index `id` created a database. Its files may be there: this node applied the entry in an earlier life.
-    pub(crate) fn bind(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<()> {
+    /// The files of a database that the entry at index `id` creates. They may be there: this node applied the entry in an
+    /// earlier life. What is begun and not ended counts for nothing, and is made anew.
+    pub(crate) fn make(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<DatabaseFiles> {
         let owner = owner(id, info, self.generation(id));
         let found = match DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner) {
             Ok(files) => Some(files),
@@ -353,17 +354,23 @@ impl Databases {
         // What is not whole was never anything: a crash came before the entry was applied, and it is again. Files that look as
         // they were made may be such pieces, too: any sector of them may be missing. Once there was a checkpoint, they had
         // been made durable before it.
-        let files = match found {
-            Some(files) if files.at().position > Position(id.0) || is_whole(&files)? => files,
+        match found {
+            Some(files) if files.at().position > Position(id.0) || is_whole(&files)? => Ok(files),
             torn => {
                 drop(torn);
-                DatabaseFiles::create(self.env.fs.clone(), &self.dir, owner, geometry_of(info), Position(id.0))?
+                DatabaseFiles::create(self.env.fs.clone(), &self.dir, owner, geometry_of(info), Position(id.0))
             }
-        };
-        self.enter(id, info, files)
+        }
     }
 
-    fn enter(&self, id: DatabaseId, info: &DatabaseInfo, files: DatabaseFiles) -> io::Result<()> {
+    /// Both at once.
+    #[cfg(test)]
+    pub(crate) fn bind(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<()> {
+        self.enter(id, info, self.make(id, info)?)
+    }
+
+    /// A database with these files: whoever is connected to its name is connected to it from now on.
+    pub(crate) fn enter(&self, id: DatabaseId, info: &DatabaseInfo, files: DatabaseFiles) -> io::Result<()> {
         let geometry = geometry_of(info);
         let mut maps = self.maps.lock();
         let name = info.name.as_str();
@@ -522,7 +529,7 @@ impl Databases {
     }
 }
 
-fn is_no_room(error: &io::Error) -> bool {
+pub(crate) fn is_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

@@ -59,7 +59,7 @@ const A_MOMENT: Duration = Duration::from_micros(20);
 
 /// A caller does not write more than this for others while its own commit waits.
 const WRITE_BY_CALLER: u64 = 256 << 10;
-/// Between two attempts to write a log that has no room.
+/// Between two attempts to do what there was no room for.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// A sync that took longer than this makes the disk a slow one, for so long.
 const SLOW_SYNC: Duration = Duration::from_millis(20);
@@ -123,6 +123,8 @@ pub(crate) enum Work {
     Rest,
     /// Wait until the database shows this position, which SQLite will make it do.
     Await(Arc<Database>, Position),
+    /// Wait for so long, whatever comes.
+    Pause(Duration),
     /// End.
     End,
 }
@@ -438,6 +440,11 @@ impl Driver {
                 // SQLite may have shown it before it could know that somebody waits: one more look.
                 Step::Waiting(..) if !self.awaits.swap(true, Ordering::SeqCst) => {}
                 Step::Waiting(..) => break,
+                // The apply thread knows when to try again.
+                Step::NoRoom => {
+                    rest = true;
+                    break;
+                }
                 Step::Stopped(reason) => self.end_applying(&reason),
             }
         }
@@ -491,6 +498,7 @@ impl Driver {
                 Step::Done => self.awaits.store(false, Ordering::SeqCst),
                 Step::Idle => break Work::Rest,
                 Step::Waiting(db, position) => break Work::Await(db, position),
+                Step::NoRoom => break Work::Pause(RETRY_AFTER),
                 Step::Stopped(reason) => self.end_applying(&reason),
             }
         };
@@ -500,9 +508,15 @@ impl Driver {
         work
     }
 
-    /// Waits for [`Bell::ring`] of the apply thread, at most `limit`.
-    pub(crate) fn wait_for_entries(&self, limit: Duration) {
-        let _ = self.apply.heard.recv_timeout(limit);
+    /// Waits for [`Bell::ring`] of the apply thread.
+    pub(crate) fn wait_for_entries(&self) {
+        let _ = self.apply.heard.recv();
+    }
+
+    /// Lets so much time pass, unless the node ends.
+    pub(crate) fn pause_applying(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.apply_over.load(Ordering::Acquire) && self.apply.heard.recv_deadline(until).is_ok() {}
     }
 
     /// Takes another core, behind a snapshot that `install` makes count. Nobody turns, writes or applies meanwhile, and what

@@ -436,7 +436,8 @@ fn run_spare(hub: &Hub, log: &Log, driver: &Driver) {
 fn run_apply(hub: &Hub, driver: &Driver) {
     loop {
         match driver.apply_all() {
-            Work::Rest => driver.wait_for_entries(Duration::MAX),
+            Work::Rest => driver.wait_for_entries(),
+            Work::Pause(time) => driver.pause_applying(time),
             Work::Await(db, position) => {
                 if hub.is_stopped() {
                     return;

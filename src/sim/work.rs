@@ -274,6 +274,10 @@ impl State {
                 self.count("waits for publication");
                 self.after_micros(500, Ev::Apply(at, life));
             }
+            Step::NoRoom => {
+                self.count("entries that waited for room");
+                self.after_millis(500, Ev::Apply(at, life));
+            }
             Step::Idle => {
                 seat.apply_due = false;
                 hub.post(Input::Applied { index: hub.applied().index });

@@ -204,6 +204,8 @@ fn a_leader_whose_log_has_no_room_hands_over_and_goes_on_by_itself_when_there_is
             }
         }
         assert!(has(sick, -1));
+        let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
+        assert_eq!(again, 0, "{label}: people are told once");
         sick.transfer_leadership(SICK).unwrap();
         until("it leads again", || sick.is_leader());
         insert(sick, -2).unwrap();
@@ -330,13 +332,47 @@ fn a_checkpoint_that_failed_is_told_and_the_database_goes_on() {
     }
 }
 
+/// Whatever call it is that finds no room for the files of a new database: the node goes on when there is some, and whoever has
+/// room leads until then.
+#[test]
+fn a_database_is_created_when_there_is_room_for_its_files() {
+    for (label, seed) in [("db.create", 16), ("map.create", 17)] {
+        let fs = SimFs::new(seed);
+        let cluster = three(&fs);
+        let sick = cluster.node(SICK);
+        let events = sick.events();
+        fs.fail_at(Aim::At(label), 1, Lasts::ForGood, Failure::ENOSPC);
+        let create = |node: &Node| node.write("other", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?));
+        until("it is created", || cluster.running().any(|node| node.is_leader() && create(node).is_ok()));
+        status(sick, "it says so", |status| has_alarm(status, "database other could not be created"));
+        told(&events, |event| matches!(event, Event::DiskTrouble { what } if what.contains("make room on the disk")));
+        until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
+        insert_somewhere(&cluster, 1);
+        assert!(has(sick, 0), "it goes on reading");
+        fs.clear_faults();
+        status(sick, "no alarm is left", |status| status.alarms.is_empty());
+        for database in ["app", "other"] {
+            cluster.assert_equal(database);
+        }
+        sick.transfer_leadership(SICK).unwrap();
+        until("it leads again", || sick.is_leader());
+        insert(sick, 2).unwrap();
+        cluster.assert_equal("app");
+        let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
+        assert_eq!(again, 0, "people are told once");
+    }
+}
+
 #[test]
 fn a_start_that_finds_no_room_to_end_a_checkpoint_says_so_and_damages_nothing() {
     let fs = SimFs::new(15);
     let quick = |builder: Builder| builder.checkpoint_age(Duration::from_millis(50));
     let node = alone(&fs, quick);
     node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
-    // All of it is in the double-write when the power goes, and nothing in the main file.
+    status(&node, "the log knows the database", |status| {
+        status.databases.iter().all(|db| db.checkpointed == db.position && status.anchored >= db.position)
+    });
+    // All of the next checkpoint is in the double-write when the power goes, and nothing in the main file.
     fs.crash_at(Aim::At("ckpt.page"), 1, 15);
     let _ = insert(&node, 1);
     let acknowledged = insert(&node, 2).is_ok();
