@@ -516,7 +516,11 @@ impl Driver {
     /// Lets so much time pass, unless the node ends.
     pub(crate) fn pause_applying(&self, time: Duration) {
         let until = Instant::now() + time;
-        while !self.apply_over.load(Ordering::Acquire) && self.apply.heard.recv_deadline(until).is_ok() {}
+        while !self.apply_over.load(Ordering::Acquire) {
+            if self.apply.heard.recv_deadline(until).is_err() {
+                return;
+            }
+        }
     }
 
     /// Takes another core, behind a snapshot that `install` makes count. Nobody turns, writes or applies meanwhile, and what

@@ -164,12 +164,12 @@ impl Snapshots {
     }
 
     /// A snapshot could not be installed for want of room: it waits, and people are told once.
-    pub(crate) fn put_off(&self, hub: &Hub, staged: Staged, why: &LogError) {
+    pub(crate) fn put_off(&self, hub: &Hub, staged: Box<Staged>, why: &LogError) {
         let what = format!(
             "a snapshot of entry {} waits to be installed: {why}; make room on the disk, it is tried again by itself",
             staged.manifest.at.index
         );
-        self.set_staged(staged);
+        *self.staged.lock() = Some(staged);
         let told = hub.findings.lock().alarms.insert(ALARM.to_string(), what.clone()).is_some();
         if !told {
             tracing::error!(node = hub.id.0, "{what}");

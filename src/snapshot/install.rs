@@ -41,7 +41,7 @@ pub(crate) enum Installed {
     /// The node has got so far by its log.
     NotNeeded,
     /// The disk has no room for the head of another log. Nothing has changed, and it may be tried again.
-    NoRoom(Staged, LogError),
+    NoRoom(Box<Staged>, LogError),
 }
 
 /// Installs a snapshot. Nobody turns the engine, writes the log or applies anything meanwhile, and everything that was
@@ -72,7 +72,7 @@ pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Stag
     let registry = Bytes::from(registry::encode(&staged.manifest.catalogue, &generations, reach));
     match log.reset(at, Anchor { applied: at.index, membership: membership.clone(), registry }, hard_state) {
         Ok(()) => {}
-        Err(error) if error.can_be_tried_again() => return Ok(Installed::NoRoom(staged, error)),
+        Err(error) if error.can_be_tried_again() => return Ok(Installed::NoRoom(Box::new(staged), error)),
         Err(error) => {
             return Err(format!("the log could not be begun anew behind a snapshot: {}", error.in_words()));
         }
