@@ -43,7 +43,7 @@ use crate::shared::{Hub, Input, Leadership, Turn};
 use crate::snapshot;
 use crate::snapshot::Staged;
 use crate::snapshot::install::{self, Installed};
-use crate::snapshot::object::Answer;
+use crate::snapshot::object::{Answer, Outcome};
 use crate::snapshot::rounds::Rounds;
 use crate::types::{LogEntry, LogIndex, Term};
 use crate::upkeep::{STEP, Upkeep};
@@ -381,10 +381,14 @@ pub(crate) fn go_on_behind(
     core: &CoreStatus,
     staged: Staged,
 ) -> std::result::Result<Option<(Core, LogIndex)>, String> {
-    let (done, received) = (staged.done(), staged.received);
+    let (mut done, received) = (staged.done(), staged.received);
     let restored = match install::install(hub, log, core, staged)? {
         Installed::Yes(restored) => Some(restored),
-        Installed::NotNeeded => None,
+        Installed::NotNeeded => {
+            // Its source tells an end only of what was installed.
+            done.outcome = Outcome::NotNeeded;
+            None
+        }
         Installed::NoRoom(staged, error) => {
             hub.snapshots.put_off(hub, staged, &error);
             return Ok(None);

@@ -49,7 +49,7 @@ use crate::log::LogError;
 use crate::shared::Hub;
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, NodeId};
-use object::{Answer, Ask, Manifest, Phase, ViewId};
+use object::{Answer, Ask, Manifest, Outcome, Phase, ViewId};
 use views::Views;
 
 /// How another node is asked.
@@ -83,7 +83,7 @@ pub(crate) struct Staged {
 impl Staged {
     /// What its source is told in the end.
     pub(crate) fn done(&self) -> Done {
-        Done { source: self.source, view: self.view, index: self.manifest.at.index }
+        Done { source: self.source, view: self.view, index: self.manifest.at.index, outcome: Outcome::Installed }
     }
 }
 
@@ -98,12 +98,13 @@ pub(crate) struct Mended {
     pub(crate) received: u64,
 }
 
-/// A snapshot that was installed.
+/// A snapshot that was installed, or had become needless.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Done {
     pub(crate) source: NodeId,
     pub(crate) view: ViewId,
     pub(crate) index: LogIndex,
+    pub(crate) outcome: Outcome,
 }
 
 /// What the threads of a node share about snapshots.
@@ -119,7 +120,7 @@ pub(crate) struct Snapshots {
     staged: Mutex<Option<Box<Staged>>>,
     /// A copy of a damaged database that waits to take its place.
     mended: Mutex<Option<Box<Mended>>>,
-    /// Installed, and its source not told yet.
+    /// Over, and its source not told yet.
     done: Mutex<Option<Done>>,
     pub(crate) transfer: Mutex<Option<Transfer>>,
     /// Something of the above is there.

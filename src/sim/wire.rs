@@ -12,7 +12,7 @@ use super::strand;
 use super::world::{At, Ev, State};
 use crate::found::format::FoundMessage;
 use crate::net::codec;
-use crate::net::handshake::{Hello, Judge, PROTOCOL, Purpose, Reject, RejectReason, Standing};
+use crate::net::handshake::{Hello, Judge, PROTOCOL, Purpose, Reject, RejectReason, Standing, Welcome};
 use crate::net::{RequestError, Transport};
 use crate::shared::{Hub, Input};
 use crate::types::{ClusterId, Message, MessageKind, NodeId};
@@ -132,6 +132,22 @@ impl State {
         Some(judge.hello(&hello).map(|standing| (standing, cluster)))
     }
 
+    /// Whether `from` lets a connection to `to` stand, by what that one answers to its hello. Not asked if one of them is down.
+    fn welcomes(&self, from: At, to: At) -> bool {
+        let Some((sender, receiver)) = self.slots[from].running.as_ref().zip(self.slots[to].running.as_ref()) else {
+            return true;
+        };
+        let cluster_of = |hub: &Hub| hub.catalogue.lock().as_ref().map(|catalogue| catalogue.cluster());
+        let version = self.slots[from].speaks_now.min(self.slots[to].speaks_now);
+        let (node, incarnation) = (self.slots[to].id, receiver.hub.incarnation);
+        let welcome = Welcome { version, node, cluster: cluster_of(&receiver.hub), incarnation };
+        let cluster = cluster_of(&sender.hub);
+        let catalogue = sender.hub.catalogue.lock();
+        let speaks = (PROTOCOL, self.slots[from].speaks_now);
+        let judge = Judge { me: self.slots[from].id, speaks, cluster, catalogue: catalogue.as_ref() };
+        judge.welcome(node, &welcome).is_ok()
+    }
+
     pub(super) fn on_deliver(&mut self, from: At, from_life: u64, to: At, packet: Packet) {
         // A process that ended took its connections along.
         if self.slots[from].life != from_life || self.slots[from].running.is_none() {
@@ -157,6 +173,10 @@ impl State {
                 return self.lose(&packet);
             }
         };
+        if !self.welcomes(from, to) {
+            self.count("welcomes of wiped or removed nodes refused");
+            return self.lose(&packet);
+        }
         let (sender, Some(hub)) = (self.slots[from].id, self.slots[to].hub().cloned()) else { return };
         match packet {
             Packet::Raft(message) => {

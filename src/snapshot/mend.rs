@@ -33,7 +33,7 @@ use shoaldb_vfs::database::ApplyError;
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
 
-use super::{Done, Mended};
+use super::{Done, Mended, object};
 use crate::catalogue::DatabaseId;
 use crate::entry::split::{self, Form};
 use crate::entry::{self, Body, Kind};
@@ -90,7 +90,7 @@ pub(crate) fn mend(hub: &Hub, log: &Log, mended: Box<Mended>) -> Outcome {
         return Outcome::Failed(what);
     }
     let Mended { source, view, at, files, received, .. } = *mended;
-    hub.snapshots.set_done(Done { source, view, index: at.index });
+    hub.snapshots.set_done(Done { source, view, index: at.index, outcome: object::Outcome::Installed });
     if let Err(error) = hub.databases.exchange_damaged(id, files) {
         return Outcome::Failed(format!("a copy is on disk, but cannot be shown: {error}"));
     }

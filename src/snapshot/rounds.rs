@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::{ALARM, AskNode};
 use super::fetch::{self, Stop};
-use super::object::{Ask, Outcome};
+use super::object::Ask;
 use super::repair::Repairs;
 use crate::events::Event;
 use crate::raft::Role;
@@ -61,10 +61,10 @@ impl Rounds {
         }
     }
 
-    /// Tells the source of an installed snapshot that it is done with its view.
+    /// Tells the source of a snapshot that this node is done with its view.
     fn report(&mut self, hub: &Hub, ask: AskNode<'_>) {
         let Some(done) = hub.snapshots.done() else { return };
-        let question = Ask::Done { view: done.view, outcome: Outcome::Installed, index: done.index };
+        let question = Ask::Done { view: done.view, outcome: done.outcome, index: done.index };
         // The lease ends by itself, so one attempt is enough; who was not told takes it for a slow one.
         let _ = ask(done.source, &question);
     }
