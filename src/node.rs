@@ -35,7 +35,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::Event;
 use crate::found::format::{Belongs, Identity};
 use crate::found::{self, Founding};
-use crate::log::Log;
+use crate::log::{Log, LogError};
 use crate::net::Transport;
 use crate::planted::{self, Bug};
 use crate::raft::{Core, CoreConfig, CoreStatus, EntryReader, Role};
@@ -390,7 +390,8 @@ pub(crate) fn go_on_behind(
             None
         }
         Installed::NoRoom(staged, error) => {
-            hub.snapshots.put_off(hub, staged, &error);
+            hub.snapshots.put_back(staged);
+            tell_of_waiting_snapshot(hub, done.index, &error);
             return Ok(None);
         }
     };
@@ -408,6 +409,18 @@ pub(crate) fn go_on_behind(
         hub.events.tell(&Event::SnapshotFinished { peer: done.source, index: done.index, receiving: true });
     }
     Ok(Some((core, done.index)))
+}
+
+/// People are told once, however often it is tried.
+fn tell_of_waiting_snapshot(hub: &Hub, index: LogIndex, why: &LogError) {
+    let what = format!(
+        "a snapshot of entry {index} waits to be installed: {why}; make room on the disk, it is tried again by itself"
+    );
+    let told = hub.findings.lock().alarms.insert(snapshot::ALARM.to_string(), what.clone()).is_some();
+    if !told {
+        tracing::error!(node = hub.id.0, "{what}");
+        hub.events.tell(&Event::DiskTrouble { what });
+    }
 }
 
 fn core_config(hub: &Hub, seed: u64) -> CoreConfig {

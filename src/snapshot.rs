@@ -44,9 +44,6 @@ pub(crate) mod source;
 pub(crate) mod views;
 
 use crate::catalogue::DatabaseId;
-use crate::events::Event;
-use crate::log::LogError;
-use crate::shared::Hub;
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, NodeId};
 use object::{Answer, Ask, Manifest, Outcome, Phase, ViewId};
@@ -164,18 +161,9 @@ impl Snapshots {
         *self.staged.lock() = Some(Box::new(staged));
     }
 
-    /// A snapshot could not be installed for want of room: it waits, and people are told once.
-    pub(crate) fn put_off(&self, hub: &Hub, staged: Box<Staged>, why: &LogError) {
-        let what = format!(
-            "a snapshot of entry {} waits to be installed: {why}; make room on the disk, it is tried again by itself",
-            staged.manifest.at.index
-        );
+    /// A snapshot that could not be installed yet waits again.
+    pub(crate) fn put_back(&self, staged: Box<Staged>) {
         *self.staged.lock() = Some(staged);
-        let told = hub.findings.lock().alarms.insert(ALARM.to_string(), what.clone()).is_some();
-        if !told {
-            tracing::error!(node = hub.id.0, "{what}");
-            hub.events.tell(&Event::DiskTrouble { what });
-        }
     }
 
     pub(crate) fn take_staged(&self) -> Option<Box<Staged>> {

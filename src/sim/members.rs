@@ -89,7 +89,9 @@ impl State {
             Some((hub.leadership().term, at, membership))
         };
         let newest = self.slots.iter().enumerate().filter_map(leads).max_by_key(|(term, ..)| *term)?;
-        let terms = self.slots.iter().filter_map(|slot| slot.hub()).map(|hub| hub.leadership().term);
+        // Who was removed and knows it may be of a later term, and leads nobody.
+        let hubs = self.slots.iter().filter_map(|slot| slot.hub()).filter(|hub| !hub.is_removed());
+        let terms = hubs.map(|hub| hub.leadership().term);
         (terms.max() == Some(newest.0)).then_some((newest.1, newest.2))
     }
 
