@@ -106,6 +106,9 @@ impl Config {
                 self.election_timeout, self.heartbeat
             ));
         }
+        if self.commit_timeout < Duration::from_millis(1) {
+            return Err(format!("commit_timeout of {:?}: use at least 1ms", self.commit_timeout));
+        }
         Ok(())
     }
 }
@@ -115,10 +118,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_election_takes_at_least_three_heartbeats() {
+    fn times_that_cannot_work_are_refused() {
         let config = |election| Config { election_timeout: Duration::from_millis(election), ..Config::default() };
         assert!(config(299).check().is_err());
         assert!(config(300).check().is_ok());
+        assert!(Config { commit_timeout: Duration::ZERO, ..Config::default() }.check().is_err());
         assert_eq!(config(300).election_ticks(), 6);
         assert_eq!(Config::default().election_ticks(), 20);
     }

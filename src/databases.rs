@@ -134,6 +134,8 @@ impl Databases {
                     tracing::error!(%error, database = name, "no memory for a database");
                     Refusal::Io
                 })?;
+                // Names that were only looked at would stay for ever, each with a file descriptor.
+                maps.by_name.retain(|_, shape| shape.is_bound() || Arc::strong_count(shape) > 1);
                 maps.by_name.insert(name.to_string(), db.clone());
                 Ok(db)
             }
@@ -604,6 +606,19 @@ mod tests {
             databases.delete_dropped(LogIndex(20));
             assert!(names(&fs).is_empty());
         }
+    }
+
+    /// Names that nobody is connected to cost nothing, however many were looked at.
+    #[test]
+    fn a_name_that_was_only_looked_at_is_forgotten() {
+        let (_fs, env) = disk();
+        let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+        let held = databases.find("held", true).unwrap();
+        for n in 0..100 {
+            databases.find(&format!("n{n}"), true).unwrap();
+        }
+        assert_eq!(databases.maps.lock().by_name.len(), 2, "the one that is held, and the last");
+        assert!(Arc::ptr_eq(&held, &databases.find("held", true).unwrap()));
     }
 
     /// A start whose anchor is older than the drop finds the database whole, and not damaged.

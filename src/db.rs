@@ -114,9 +114,19 @@ impl std::fmt::Debug for Node {
 
 impl Node {
     /// A cluster of one, without a socket: the embedded default. Blocks until the log is replayed; returns as leader.
+    ///
+    /// An error of kind [`ErrorKind::BadInput`] if the directory is that of a node that has others beside it: without a socket it
+    /// would never hear of them.
     pub fn open(dir: impl AsRef<Path>) -> Result<Node> {
         let node = Node::builder(1, dir).start()?;
-        node.wait_until(Duration::MAX, Shared::is_ready_leader)?;
+        node.wait_until(Duration::MAX, |hub| hub.is_ready_leader() || hub.needs_others())?;
+        if node.inner.hub.needs_others() {
+            return Err(Error::new(
+                ErrorKind::BadInput,
+                "this directory is that of node 1 of a cluster with other voters; start it with Node::builder and listen, or see \
+                 `shoal recover` if the others are lost",
+            ));
+        }
         Ok(node)
     }
 

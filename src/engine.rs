@@ -264,7 +264,7 @@ impl Engine {
                 Event::Message(*message)
             }
             // Its caller may have given up before it came here.
-            Input::Propose { number, .. } if !self.hub.pending.take_up(number) => return,
+            Input::Propose { number, .. } | Input::Change { number, .. } if !self.hub.pending.take_up(number) => return,
             Input::Propose { number, data } if self.is_too_new(&data) => {
                 let protocol = entry::protocol_of(&data);
                 let who = self.hub.who_does_not_know(protocol).unwrap_or_default();

@@ -110,16 +110,16 @@ impl Replicator for NodeReplicator {
 
     fn acquire_write(&self, db: &Arc<Database>, confirm: bool, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
         self.check_leadership()?;
-        if self.hub.pending.has_abandoned(db) {
-            return Err(Refusal::Busy);
-        }
+        let closed = || if self.hub.pending.has_abandoned(db) { Err(Refusal::Busy) } else { Ok(()) };
+        closed()?;
         if !db.is_bound() {
             self.create(db, interrupted)?;
         }
         if confirm {
             self.confirm(false, interrupted)?;
         }
-        Ok(())
+        // That took its time, in which a commit may have been given up.
+        closed()
     }
 
     fn wait_writable(&self, db: &Arc<Database>, limit: Duration) {

@@ -593,6 +593,13 @@ impl Shared {
 
     /// Whether this node leads and has applied an entry of its own term: then it has applied all that was committed
     /// before, and may grant write locks.
+    /// Whether nothing can be committed here without another node.
+    pub(crate) fn needs_others(&self) -> bool {
+        let core = self.core_status.lock();
+        core.as_ref().is_some_and(|core| core.membership.voters.iter().any(|voter| *voter != self.id))
+    }
+
+    /// Whether this node leads and shows everything that was committed before.
     pub(crate) fn is_ready_leader(&self) -> bool {
         let leadership = self.leadership();
         leadership.role == Role::Leader && self.applied().term == leadership.term

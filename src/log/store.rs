@@ -536,11 +536,14 @@ impl Log {
                 last <= through && !covered && index.contents.anchor().applied >= last
             })
         };
-        if helps && let Err(error) = self.switch(&mut writer, 0) {
-            writer.failed = Some(error.clone());
-            return Err(error);
+        if !helps {
+            return Ok(());
         }
-        Ok(())
+        self.switch(&mut writer, 0).inspect_err(|error| {
+            if !error.can_be_tried_again() {
+                writer.failed = Some(error.clone());
+            }
+        })
     }
 
     /// Drops whole segments whose entries all lie at or before `through`, as far as a later head's anchor covers them.

@@ -24,6 +24,20 @@ fn alarm(node: &Node, words: &[&str]) -> String {
     }
 }
 
+/// Without a socket it would wait for the others for ever.
+#[test]
+fn the_directory_of_a_member_is_not_opened_as_a_cluster_of_one() {
+    let mut cluster = Cluster::start(3);
+    table(&cluster);
+    cluster.assert_equal("app");
+    cluster.nodes[0] = None;
+    let error = Node::open(cluster.dirs[0].path()).map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadInput, "{error}");
+    assert!(error.to_string().contains("other voters"), "{error}");
+    cluster.start_node(1);
+    cluster.assert_equal("app");
+}
+
 #[test]
 fn a_wiped_member_does_not_come_back_and_everybody_says_why() {
     let mut cluster = Cluster::start(3);

@@ -369,7 +369,7 @@ fn report(
         });
         print(&format!("{report:#}"));
     } else {
-        let row = |name: &str, value: String| print(&format!("{name:<42}{value}"));
+        let row = |name: &str, value: String| print(&format!("{name:<46}{value}"));
         row("kills of the leader (SIGKILL)", kills.to_string());
         row("until writes went on, median / longest", format!("{middle} / {longest} ms"));
         row("acknowledged", format!("{} ({:.0} per second)", ledger.count(), ledger.count() as f64 / seconds));

@@ -219,7 +219,7 @@ fn run(seed: u64, nth: u64, strike: Strike) -> bool {
         };
         assert!(!struck, "{context}: {step:?}: {error}");
         struck = true;
-        if matches!(strike, Strike::Fault(..)) && matches!(step, Step::Append(_) | Step::Reset(_)) {
+        if matches!(strike, Strike::Fault(..)) && matches!(step, Step::Append(_) | Step::Reset(_) | Step::Compact) {
             let mut again = || act(&fs, &mut log, &step, &after);
             if !error.can_be_tried_again() {
                 assert_eq!(again().unwrap_err().to_string(), error.to_string(), "{context}: sticky");
