@@ -37,8 +37,8 @@ use crate::history::History;
 use crate::identity::{self, IdentityError};
 use crate::log::{Anchor, Cut, Log, LogError, LogOptions, Recovered};
 use crate::raft::Restored;
-use crate::registry::{self, Registry};
-use crate::types::{EntryId, GENESIS, HardState, Incarnation, LogIndex, Membership, NodeId, Term};
+use crate::registry::{self, Aftermath, Registry};
+use crate::types::{EntryId, GENESIS, HardState, Incarnation, Membership, NodeId, Term};
 
 /// A log and what it begins with.
 pub(crate) struct Opened {
@@ -49,8 +49,8 @@ pub(crate) struct Opened {
     pub(crate) history: Option<History>,
     /// Which generation of its files a database has, where it is not the first.
     pub(crate) generations: BTreeMap<DatabaseId, u64>,
-    /// How far databases may be ahead of the log, see `registry.rs`.
-    pub(crate) reach: LogIndex,
+    /// What the last snapshot has left to be done.
+    pub(crate) aftermath: Aftermath,
     /// Knows the genesis, and tells it to listed nodes that come late; none on a node that joined.
     pub(crate) founding: Option<Founding>,
     /// The state before the first entry that this cluster ever had: where the log of a node that joins begins.
@@ -144,7 +144,7 @@ impl Directory {
         let anchor = Anchor {
             applied: GENESIS.index,
             membership,
-            registry: Bytes::from(registry::encode(&catalogue, &BTreeMap::new(), LogIndex(0))),
+            registry: Bytes::from(registry::encode(&catalogue, &BTreeMap::new(), Aftermath::default())),
         };
         let hard_state = HardState { term: GENESIS.term, vote: None, commit: GENESIS.index };
         let log = Log::create(
@@ -215,7 +215,7 @@ fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened>
     let damaged =
         |error: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}"));
     let (history, registry) = History::split(&anchor.registry).map_err(|error| damaged(&error))?;
-    let Registry { catalogue, generations, reach } = registry::decode(registry).map_err(|error| damaged(&error))?;
+    let Registry { catalogue, generations, aftermath } = registry::decode(registry).map_err(|error| damaged(&error))?;
     let restored = Restored { hard_state, membership: anchor.membership, start, last, applied: anchor.applied };
     let founding = match genesis_of(identity) {
         Some(genesis) => {
@@ -226,7 +226,7 @@ fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened>
         None => None,
     };
     let genesis = beginning_of(identity).cloned();
-    Ok(Opened { log, restored, catalogue, generations, reach, history, founding, genesis, cut })
+    Ok(Opened { log, restored, catalogue, generations, aftermath, history, founding, genesis, cut })
 }
 
 impl Opened {

@@ -60,7 +60,9 @@ pub enum Event {
         /// Bytes that the other node sent for it, in this attempt: what was here already did not travel.
         bytes: u64,
     },
-    /// The transfer of a snapshot came to its good end.
+    /// The transfer of a snapshot came to its good end. On the node that lent it: the other one has installed it, and can go on by
+    /// this node's log. On the one that received it: the log goes on behind it, or has had nothing new for ten seconds; that may be
+    /// after a restart. Told once on each side.
     SnapshotFinished {
         /// The other node.
         peer: NodeId,

@@ -37,7 +37,6 @@ use crate::found::format::{Belongs, Identity};
 use crate::found::{self, Founding};
 use crate::log::{Log, LogError};
 use crate::net::Transport;
-use crate::planted::{self, Bug};
 use crate::raft::{Core, CoreConfig, CoreStatus, EntryReader, Role};
 use crate::shared::{Hub, Input, Leadership, Turn};
 use crate::snapshot;
@@ -238,7 +237,8 @@ impl RaftThread {
 /// From what was opened to an engine that can turn; the hub knows its log, its members and its catalogue from here on.
 pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<(Engine, Arc<Log>)> {
     let applied = opened.applied();
-    let Opened { log, mut restored, catalogue, generations, reach, history, founding, genesis, cut } = opened;
+    let Opened { log, mut restored, catalogue, generations, aftermath, history, founding, genesis, cut } = opened;
+    let reach = aftermath.reach;
     if let Some(cut) = cut {
         tracing::info!(file = cut.file, offset = cut.offset, "cut an unfinished write from the log: {}", cut.why);
     }
@@ -271,6 +271,7 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
     hub.set_log(&log);
     hub.begin(catalogue, applied);
     hub.set_reach(reach);
+    hub.snapshots.set_finishing(aftermath.finishing, hub.waiting.clock.now());
     // Of a log that lost its end it would know more than this node has.
     if let Some(history) = history.filter(|history| history.last() <= end) {
         hub.set_history(history);
@@ -405,9 +406,6 @@ pub(crate) fn go_on_behind(
     hub.members_changed();
     tracing::info!(node = hub.id.0, source = done.source.0, received, "installed a snapshot of entry {}", done.index);
     hub.events.tell(&Event::SnapshotInstalled { index: done.index, bytes: received });
-    for _ in 0..if planted::is(Bug::FinishedTwice) { 2 } else { 1 } {
-        hub.events.tell(&Event::SnapshotFinished { peer: done.source, index: done.index, receiving: true });
-    }
     Ok(Some((core, done.index)))
 }
 

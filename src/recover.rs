@@ -149,7 +149,7 @@ impl Place<'_> {
             let what = format!("node {only} was removed from its cluster, and others know more; recover one of them");
             return Err(Error::new(ErrorKind::BadInput, what));
         }
-        let reach = registry_of(&old.recovered)?.reach;
+        let reach = registry_of(&old.recovered)?.aftermath.reach;
         if reach > old.recovered.last.index {
             let what = format!(
                 "node {only} has taken a snapshot of entry {reach}, and its log ends at {}, before that; recover another node",
@@ -220,8 +220,8 @@ impl Place<'_> {
         self.clear("log.recovered")?;
         let Recovered { anchor, start, last, hard_state, .. } = &old.recovered;
         // Without what receipts need: those that there are name the old cluster.
-        let Registry { catalogue, generations, reach } = registry_of(&old.recovered)?;
-        let registry = registry::encode(&catalogue.of_cluster(cluster), &generations, reach);
+        let Registry { catalogue, generations, aftermath } = registry_of(&old.recovered)?;
+        let registry = registry::encode(&catalogue.of_cluster(cluster), &generations, aftermath);
         let anchor = Anchor { registry: Bytes::from(registry), ..anchor.clone() };
         let first = Anchor { applied: start.index, ..anchor.clone() };
         let begin = HardState { term: start.term, vote: None, commit: start.index };

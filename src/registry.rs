@@ -1,14 +1,15 @@
 //! What an anchor of the log carries besides the members: the catalogue, which generation of its files each database
-//! has on this node, and how far those may be ahead of the log.
+//! has on this node, and what the last snapshot has left to be done.
 //!
 //! ```text
 //! offset size  field (little-endian)
 //!      0    4  magic "SHrg"
-//!      4    2  format version, 1, or 2 if files may be ahead
+//!      4    2  format version: 1, 2 if files may be ahead, 3 if the end of a snapshot is still to be told
 //!      6    2  0
 //!      8    4  length of the catalogue, then the catalogue (catalogue.rs)
 //!          4  number of generations; then for each, ids ascending: 8 id of the database, 8 generation
-//!          8  in version 2: the last entry that a database may show already
+//!          8  from version 2 on: the last entry that a database may show already, or 0
+//!          2  in version 3: the node that the snapshot came from, then 8: the entry that it is of
 //!          4  CRC32C of everything before
 //! ```
 //!
@@ -20,18 +21,22 @@
 //! was open in parts. Its log begins before that transaction, its pages are later. Until the log has come to where they are,
 //! the anchor says how far that is, and so a start can tell such files from a log that lost its end.
 //!
+//! That a snapshot is *finished* is told when the log goes on behind it, which may be in another life of the node than the
+//! install: until then every anchor says what is still to be told (INV-42).
+//!
 //! Deliberately absent: positions, which are in the databases' files.
 
 use std::collections::BTreeMap;
 
 use crate::catalogue::{Catalogue, CatalogueError, DatabaseId};
 use crate::fields::{Damaged, Reader, put_checksum, put_count, verified};
-use crate::types::LogIndex;
+use crate::types::{LogIndex, NodeId};
 
 const MAGIC: [u8; 4] = *b"SHrg";
-const VERSION: u16 = 2;
-/// As long as no files are ahead, what is written is what an older program reads.
-const WITHOUT_REACH: u16 = 1;
+/// What is written is of the oldest version that can say it, so that an older program reads it.
+const PLAIN: u16 = 1;
+const WITH_REACH: u16 = 2;
+const WITH_FINISHING: u16 = 3;
 const GENERATION_BYTES: usize = 16;
 
 /// The generation of a database's files that has seen no snapshot.
@@ -48,15 +53,33 @@ pub struct Registry {
     pub catalogue: Catalogue,
     /// Generations that are not the first.
     pub generations: BTreeMap<DatabaseId, u64>,
+    /// What the last snapshot has left to be done.
+    pub aftermath: Aftermath,
+}
+
+/// What a snapshot that was installed leaves to be done.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Aftermath {
     /// The last entry that a database may show although the log has not got there; 0 if there is none.
     pub reach: LogIndex,
+    /// Whose end is still to be told.
+    pub finishing: Option<Finishing>,
+}
+
+/// A snapshot that was installed, and whose end is still to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Finishing {
+    /// Where it came from.
+    pub source: NodeId,
+    /// The entry that it is of.
+    pub index: LogIndex,
 }
 
 /// Why bytes are no registry.
 #[derive(PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RegistryError {
     /// A later version wrote them.
-    #[error("registry of version {0}; this program reads version {VERSION}")]
+    #[error("registry of version {0}; this program reads version {WITH_FINISHING}")]
     UnknownVersion(u16),
     /// They are not what was written.
     #[error("registry: {0}")]
@@ -67,12 +90,16 @@ pub enum RegistryError {
 }
 
 /// The bytes of a registry.
-pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>, reach: LogIndex) -> Vec<u8> {
+pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>, aftermath: Aftermath) -> Vec<u8> {
     let catalogue = catalogue.encode();
     let listed: Vec<_> = generations.iter().filter(|(_, generation)| **generation != FIRST_GENERATION).collect();
     let mut out = Vec::with_capacity(24 + catalogue.len() + listed.len() * GENERATION_BYTES);
     out.extend_from_slice(&MAGIC);
-    let version = if reach == LogIndex(0) { WITHOUT_REACH } else { VERSION };
+    let version = match aftermath {
+        Aftermath { finishing: Some(_), .. } => WITH_FINISHING,
+        Aftermath { reach: LogIndex(0), finishing: None } => PLAIN,
+        Aftermath { .. } => WITH_REACH,
+    };
     out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&[0; 2]);
     put_count(&mut out, catalogue.len());
@@ -82,8 +109,12 @@ pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>, re
         out.extend_from_slice(&id.0.to_le_bytes());
         out.extend_from_slice(&generation.to_le_bytes());
     }
-    if version == VERSION {
-        out.extend_from_slice(&reach.0.to_le_bytes());
+    if version >= WITH_REACH {
+        out.extend_from_slice(&aftermath.reach.0.to_le_bytes());
+    }
+    if let Some(Finishing { source, index }) = aftermath.finishing {
+        out.extend_from_slice(&source.0.to_le_bytes());
+        out.extend_from_slice(&index.0.to_le_bytes());
     }
     put_checksum(&mut out);
     out
@@ -94,10 +125,10 @@ pub fn decode(bytes: &[u8]) -> Result<Registry, RegistryError> {
     let mut fields = Reader::new(bytes);
     if fields.bytes(4, "magic")? != MAGIC {
         let catalogue = Catalogue::decode(bytes)?;
-        return Ok(Registry { catalogue, generations: BTreeMap::new(), reach: LogIndex(0) });
+        return Ok(Registry { catalogue, generations: BTreeMap::new(), aftermath: Aftermath::default() });
     }
     let version = fields.u16("version")?;
-    if version != VERSION && version != WITHOUT_REACH {
+    if !(PLAIN..=WITH_FINISHING).contains(&version) {
         return Err(RegistryError::UnknownVersion(version));
     }
     let mut fields = Reader::new(verified(bytes)?);
@@ -112,9 +143,15 @@ pub fn decode(bytes: &[u8]) -> Result<Registry, RegistryError> {
         }
         generations.insert(id, generation);
     }
-    let reach = LogIndex(if version == VERSION { fields.u64("reach")? } else { 0 });
+    let reach = LogIndex(if version >= WITH_REACH { fields.u64("reach")? } else { 0 });
+    let finishing = match version {
+        WITH_FINISHING => {
+            Some(Finishing { source: NodeId(fields.u16("source")?), index: LogIndex(fields.u64("index")?) })
+        }
+        _ => None,
+    };
     fields.end()?;
-    Ok(Registry { catalogue, generations, reach })
+    Ok(Registry { catalogue, generations, aftermath: Aftermath { reach, finishing } })
 }
 
 #[cfg(test)]
@@ -124,7 +161,7 @@ mod tests {
 
     fn registry() -> Registry {
         let generations = [(DatabaseId(3), 2), (DatabaseId(9), 7)].into_iter().collect();
-        Registry { catalogue: Catalogue::new(ClusterId(0x0102_0304)), generations, reach: LogIndex(0) }
+        Registry { catalogue: Catalogue::new(ClusterId(0x0102_0304)), generations, aftermath: Aftermath::default() }
     }
 
     #[test]
@@ -133,15 +170,17 @@ mod tests {
         let mut generations = wanted.generations.clone();
         generations.insert(DatabaseId(5), FIRST_GENERATION);
         for reach in [0, 1, u64::MAX].map(LogIndex) {
-            let wanted = Registry { reach, ..wanted.clone() };
-            assert_eq!(decode(&encode(&wanted.catalogue, &generations, reach)), Ok(wanted));
+            for finishing in [None, Some(Finishing { source: NodeId(2), index: LogIndex(9) })] {
+                let wanted = Registry { aftermath: Aftermath { reach, finishing }, ..wanted.clone() };
+                assert_eq!(decode(&encode(&wanted.catalogue, &generations, wanted.aftermath)), Ok(wanted));
+            }
         }
     }
 
     #[test]
     fn version_1_looks_like_this() {
         let wanted = registry();
-        let bytes = encode(&wanted.catalogue, &wanted.generations, wanted.reach);
+        let bytes = encode(&wanted.catalogue, &wanted.generations, wanted.aftermath);
         let catalogue = wanted.catalogue.encode();
         assert_eq!(bytes[..8], *b"SHrg\x01\0\0\0");
         assert_eq!(bytes[8..12], (catalogue.len() as u32).to_le_bytes());
@@ -152,10 +191,17 @@ mod tests {
         }
         assert_eq!(bytes[12 + catalogue.len()..bytes.len() - 4], rest);
         // And version 2 besides how far files may be ahead.
-        let ahead = encode(&wanted.catalogue, &wanted.generations, LogIndex(0x0506));
+        let reach = Aftermath { reach: LogIndex(0x0506), finishing: None };
+        let ahead = encode(&wanted.catalogue, &wanted.generations, reach);
         assert_eq!(ahead[4..8], [2, 0, 0, 0]);
         assert_eq!(ahead[8..ahead.len() - 12], bytes[8..bytes.len() - 4]);
         assert_eq!(ahead[ahead.len() - 12..ahead.len() - 4], 0x0506u64.to_le_bytes());
+        // And version 3 whose end is to be told.
+        let finishing = Some(Finishing { source: NodeId(0x0708), index: LogIndex(0x090a) });
+        let telling = encode(&wanted.catalogue, &wanted.generations, Aftermath { finishing, ..reach });
+        assert_eq!(telling[4..8], [3, 0, 0, 0]);
+        assert_eq!(telling[8..telling.len() - 14], ahead[8..ahead.len() - 4]);
+        assert_eq!(telling[telling.len() - 14..telling.len() - 4], [8, 7, 10, 9, 0, 0, 0, 0, 0, 0]);
         // What was there before it: a catalogue alone.
         let alone = decode(&catalogue).unwrap();
         assert_eq!((alone.catalogue, alone.generations.len()), (wanted.catalogue, 0));
@@ -164,7 +210,7 @@ mod tests {
     #[test]
     fn a_flipped_bit_or_a_missing_byte_is_an_error_and_never_a_panic() {
         let wanted = registry();
-        let bytes = encode(&wanted.catalogue, &wanted.generations, wanted.reach);
+        let bytes = encode(&wanted.catalogue, &wanted.generations, wanted.aftermath);
         for at in 0..bytes.len() {
             assert!(decode(&bytes[..at]).is_err(), "{at} bytes");
             for bit in 0..8 {
@@ -174,7 +220,7 @@ mod tests {
             }
         }
         let mut later = bytes;
-        later[4] = 3;
-        assert_eq!(decode(&later), Err(RegistryError::UnknownVersion(3)));
+        later[4] = 4;
+        assert_eq!(decode(&later), Err(RegistryError::UnknownVersion(4)));
     }
 }

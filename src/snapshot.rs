@@ -44,6 +44,7 @@ pub(crate) mod source;
 pub(crate) mod views;
 
 use crate::catalogue::DatabaseId;
+use crate::registry::Finishing;
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, NodeId};
 use object::{Answer, Ask, Manifest, Outcome, Phase, ViewId};
@@ -54,6 +55,9 @@ pub(crate) type AskNode<'a> = &'a mut dyn FnMut(NodeId, &Ask) -> Result<Answer, 
 
 /// The name of the alarm about a snapshot that this node cannot fetch or install.
 pub(crate) const ALARM: &str = "snapshot";
+
+/// Time after which an installed snapshot counts as finished although no entry has come behind it.
+const FINISHED_WHEN_IDLE: Duration = Duration::from_secs(10);
 
 /// Where a transfer is, for `Status`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,6 +123,8 @@ pub(crate) struct Snapshots {
     mended: Mutex<Option<Box<Mended>>>,
     /// Over, and its source not told yet.
     done: Mutex<Option<Done>>,
+    /// Installed, and its end not told yet; and since when that is known in this life.
+    finishing: Mutex<Option<(Finishing, Duration)>>,
     pub(crate) transfer: Mutex<Option<Transfer>>,
     /// Something of the above is there.
     pub(crate) signal: Signal,
@@ -168,6 +174,20 @@ impl Snapshots {
 
     pub(crate) fn take_staged(&self) -> Option<Box<Staged>> {
         self.staged.lock().take()
+    }
+
+    pub(crate) fn set_finishing(&self, finishing: Option<Finishing>, now: Duration) {
+        *self.finishing.lock() = finishing.map(|finishing| (finishing, now));
+    }
+
+    /// The snapshot whose end is still to be told.
+    pub(crate) fn finishing(&self) -> Option<Finishing> {
+        self.finishing.lock().map(|(finishing, _)| finishing)
+    }
+
+    /// Whether its end is to be told now: the log, which ends at `last`, goes on behind it, or nothing has come for a while.
+    pub(crate) fn is_finished(&self, last: LogIndex, now: Duration) -> bool {
+        self.finishing.lock().is_some_and(|(it, since)| last > it.index || now >= since + FINISHED_WHEN_IDLE)
     }
 
     pub(crate) fn set_mended(&self, mended: Box<Mended>) {

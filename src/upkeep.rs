@@ -40,7 +40,7 @@ use crate::events::Event;
 use crate::log::{Anchor, Batch, Log, LogError};
 use crate::planted::{self, Bug};
 use crate::raft::Role;
-use crate::registry;
+use crate::registry::{self, Aftermath, Finishing};
 use crate::shared::{Hub, Input};
 use crate::snapshot::mend::{self, Outcome};
 use crate::snapshot::repair;
@@ -141,6 +141,11 @@ impl Upkeep {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
     /// A snapshot took the place of the log, or did not: what is known of log and databases is found again.
     pub(crate) fn begin_anew(&mut self) {
         self.anchored = self.hub.findings.lock().anchored;
@@ -162,6 +167,7 @@ impl Upkeep {
         for (id, db) in &all {
             self.look_after(*id, db, pressed);
         }
+        self.finish_snapshot();
         self.write_anchor(pressed);
         self.compact(pressed);
         self.scrub(&all);
@@ -382,6 +388,31 @@ impl Upkeep {
         floor
     }
 
+    /// The end of a snapshot is told when it is on record that it was: once, whatever comes in between (INV-42).
+    fn finish_snapshot(&mut self) {
+        let Some(finishing) = self.hub.snapshots.finishing() else { return };
+        if !self.hub.snapshots.is_finished(self.log.last().index, self.now()) {
+            return;
+        }
+        let told = match mend::rewritten(self.log.anchor(), |known| known.aftermath.finishing = None) {
+            Ok(anchor) => Batch { anchor: Some(anchor), ..Batch::default() },
+            Err(what) => {
+                tracing::error!(node = self.hub.id.0, "the anchor of the log: {what}");
+                return self.hub.snapshots.set_finishing(None, self.now());
+            }
+        };
+        match self.log.append(&told) {
+            Ok(()) => {
+                self.hub.snapshots.set_finishing(None, self.now());
+                let Finishing { source: peer, index } = finishing;
+                for _ in 0..if planted::is(Bug::FinishedTwice) { 2 } else { 1 } {
+                    self.hub.events.tell(&Event::SnapshotFinished { peer, index, receiving: true });
+                }
+            }
+            Err(error) => self.log_failed("anchor", &error),
+        }
+    }
+
     fn write_anchor(&mut self, pressed: bool) {
         let now = self.now();
         let floor = self.floor();
@@ -405,7 +436,8 @@ impl Upkeep {
                 return;
             }
             let Some(catalogue) = catalogue.as_ref() else { return };
-            registry::encode(catalogue, &self.hub.databases.generations(), LogIndex(0))
+            let aftermath = Aftermath { reach: LogIndex(0), finishing: self.hub.snapshots.finishing() };
+            registry::encode(catalogue, &self.hub.databases.generations(), aftermath)
         };
         self.next_anchor = now + ANCHOR_EVERY;
         let anchor = Anchor { applied: floor, membership: core.membership, registry: self.hub.registry(&catalogue) };
@@ -472,11 +504,9 @@ impl Upkeep {
                 None => format!("a member has not got further than entry {}; bring it back", self.cluster_floor),
             }
         } else {
-            let pinning = self.hub.databases.all().into_iter().min_by_key(|(_, db)| {
-                let status = db.status();
-                let pins = db.retired().is_some() || status.dirty_for.is_some();
-                if pins { status.checkpointed.0 } else { u64::MAX }
-            });
+            let pins = |(_, db): &(DatabaseId, Arc<Database>)| db.retired().is_some() || db.status().dirty_for.is_some();
+            let pinning = self.hub.databases.all().into_iter().filter(pins);
+            let pinning = pinning.min_by_key(|(_, db)| db.status().checkpointed);
             match pinning {
                 Some((_, db)) if db.retired().is_some() => {
                     format!("database {} is not served on this node until it is repaired, and needs it", db.name())
@@ -606,4 +636,4 @@ impl Upkeep {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -241,7 +241,7 @@ pub fn files(data: &[u8]) {
         3 => {
             let Ok(read) = registry::decode(body) else { return };
             let again =
-                registry::decode(&registry::encode(&read.catalogue, &read.generations, read.reach)).expect("as it was written");
+                registry::decode(&registry::encode(&read.catalogue, &read.generations, read.aftermath)).expect("as it was written");
             assert_eq!(again.catalogue, read.catalogue);
             let listed = |registry: &registry::Registry| {
                 let listed =

@@ -217,6 +217,7 @@ impl Slot {
                 seat = Some(Seat::new(engine, log, &hub));
             }
         }
+        let finishing = hub.snapshots.finishing();
         let replicator = Arc::new(NodeReplicator { hub: hub.clone() });
         let name = format!("sim-{}", NEXT_VFS.fetch_add(1, Ordering::Relaxed));
         let vfs = Registration::new(&name, replicator, env.clock.clone()).map_err(std::io::Error::other)?;
@@ -236,7 +237,7 @@ impl Slot {
             crippled: false,
             tail_cut,
             events: listener,
-            told: Told::default(),
+            told: Told::beginning_with(finishing),
             bounds: Seen::default(),
         }))
     }
@@ -477,7 +478,9 @@ impl State {
         let mut ends = self.participants().into_iter().map(|at| last(&self.slots[at]));
         let first = ends.next().flatten();
         let bounded = |at: At| self.unbounded(at).is_none();
+        let told = |at: At| self.slots[at].running.as_ref().is_some_and(|running| !running.told.lacks_an_end());
         let even = first.is_some() && ends.all(|other| other == first) && self.members_settled();
+        let even = even && self.participants().into_iter().all(told);
         even && self.rot_is_over() && self.participants().into_iter().all(bounded)
     }
 

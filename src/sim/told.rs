@@ -6,7 +6,8 @@
 //! MemberChanged            entries only rise
 //! CheckpointDone           positions of one database only rise
 //! LogCompacted             entries only rise
-//! SnapshotFinished         once for each node that fetched, once for each SnapshotInstalled, and never without
+//! SnapshotFinished         once for each node that fetched, once for each SnapshotInstalled, and never without; that of an
+//!                          earlier process, if that did not get to it
 //! DivergenceRepaired       not without DivergenceFound of that database
 //! Lagged                   never: somebody listens all the time
 //! ```
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::State;
 use crate::events::Event;
+use crate::registry::Finishing;
 use crate::types::{LogIndex, NodeId, Term};
 
 /// What one process has told so far.
@@ -33,6 +35,16 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// What a process has told that begins with the end of a snapshot still to tell.
+    pub(super) fn beginning_with(finishing: Option<Finishing>) -> Told {
+        Told { installed: finishing.map(|it| it.index).into_iter().collect(), ..Told::default() }
+    }
+
+    /// Whether the end of a snapshot is still to be told.
+    pub(super) fn lacks_an_end(&self) -> bool {
+        !self.installed.is_empty()
+    }
+
     /// Takes an event in; what is wrong with it, and what of it counts as reached.
     pub(super) fn on_event(&mut self, event: Event) -> (Option<String>, Option<&'static str>) {
         let wrong = |holds: bool| (!holds).then(|| format!("told {event:?} out of its order, or twice"));
@@ -57,7 +69,11 @@ impl Told {
                 self.lent.insert(*index);
                 (None, None)
             }
-            Event::SnapshotInstalled { index, .. } => (wrong(self.installed.insert(*index)), None),
+            Event::SnapshotInstalled { index, .. } => {
+                // One that another one follows before the log went on is not said to be over.
+                let before = std::mem::replace(&mut self.installed, BTreeSet::from([*index]));
+                (wrong(!before.contains(index)), None)
+            }
             Event::SnapshotFinished { peer, index, receiving: false } => {
                 // A view that is lent once more is not begun anew.
                 let holds = self.lent.contains(index) && self.finished.insert((*peer, *index));

@@ -30,7 +30,7 @@ use super::Staged;
 use crate::log::{Anchor, Log, LogError};
 use crate::planted::{self, Bug};
 use crate::raft::{CoreStatus, Restored, Role};
-use crate::registry::{self, GONE};
+use crate::registry::{self, Aftermath, Finishing, GONE};
 use crate::shared::Hub;
 use crate::types::{HardState, LogIndex};
 
@@ -69,7 +69,9 @@ pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Stag
     let membership = staged.manifest.membership.clone();
     // Nothing is ahead of a log that begins where the pages are.
     let reach = if staged.manifest.reach > at.index { staged.manifest.reach } else { LogIndex(0) };
-    let registry = Bytes::from(registry::encode(&staged.manifest.catalogue, &generations, reach));
+    let finishing = Finishing { source: staged.source, index: at.index };
+    let aftermath = Aftermath { reach, finishing: Some(finishing) };
+    let registry = Bytes::from(registry::encode(&staged.manifest.catalogue, &generations, aftermath));
     match log.reset(at, Anchor { applied: at.index, membership: membership.clone(), registry }, hard_state) {
         Ok(()) => {}
         Err(error) if error.can_be_tried_again() => return Ok(Installed::NoRoom(Box::new(staged), error)),
@@ -82,6 +84,7 @@ pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Stag
         .map_err(|error| format!("a snapshot is on disk, but not shown: {error}; start the node again"))?;
     hub.begin(staged.manifest.catalogue, at);
     hub.set_reach(reach);
+    hub.snapshots.set_finishing(Some(finishing), hub.waiting.clock.now());
     hub.pending.on_skipped(at);
     Ok(Installed::Yes(Box::new(Restored { hard_state, membership, start: at, last: at, applied: at.index })))
 }

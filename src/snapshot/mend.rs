@@ -40,7 +40,7 @@ use crate::entry::{self, Body, Kind};
 use crate::events::Event;
 use crate::history::History;
 use crate::log::{Anchor, Batch, Log};
-use crate::registry;
+use crate::registry::{self, Registry};
 use crate::shared::{Hub, Input};
 use crate::splits::{self, Pages, Splits};
 use crate::types::{EntryClass, LogEntry, LogIndex};
@@ -77,7 +77,7 @@ pub(crate) fn mend(hub: &Hub, log: &Log, mended: Box<Mended>) -> Outcome {
     if db.is_showing() {
         return Outcome::Later(mended);
     }
-    let record = match with_generation(log.anchor(), id, next) {
+    let record = match rewritten(log.anchor(), |known| _ = known.generations.insert(id, next)) {
         Ok(anchor) => Batch { anchor: Some(anchor), ..Batch::default() },
         Err(what) => return Outcome::Failed(format!("the anchor of the log: {what}")),
     };
@@ -105,13 +105,13 @@ pub(crate) fn mend(hub: &Hub, log: &Log, mended: Box<Mended>) -> Outcome {
     }
 }
 
-/// The same anchor, with this generation of a database's files.
-fn with_generation(anchor: Anchor, id: DatabaseId, generation: u64) -> Result<Anchor, String> {
+/// The same anchor, with another registry.
+pub(crate) fn rewritten(anchor: Anchor, change: impl FnOnce(&mut Registry)) -> Result<Anchor, String> {
     let (_, registry) = History::split(&anchor.registry).map_err(|damaged| damaged.to_string())?;
     let receipts = &anchor.registry[..anchor.registry.len() - registry.len()];
     let mut known = registry::decode(registry).map_err(|error| error.to_string())?;
-    known.generations.insert(id, generation);
-    let registry = [receipts, &registry::encode(&known.catalogue, &known.generations, known.reach)].concat();
+    change(&mut known);
+    let registry = [receipts, &registry::encode(&known.catalogue, &known.generations, known.aftermath)].concat();
     Ok(Anchor { registry: registry.into(), ..anchor })
 }
 
@@ -234,16 +234,22 @@ mod tests {
 
     use super::*;
     use crate::catalogue::Catalogue;
+    use crate::registry::{Aftermath, Finishing};
     use crate::types::{ClusterId, EntryId, Membership, Term};
 
     #[test]
     fn the_record_is_the_anchor_with_one_generation_changed() {
+        let with_generation = |anchor: Anchor, id: DatabaseId, generation: u64| {
+            rewritten(anchor, |known| _ = known.generations.insert(id, generation))
+        };
         let mut history = History::new(EntryId { index: LogIndex(8), term: Term(2) });
         history.on_applied(EntryId { index: LogIndex(9), term: Term(2) });
         let catalogue = Catalogue::new(ClusterId(7));
+        let finishing = Some(Finishing { source: crate::types::NodeId(2), index: LogIndex(9) });
+        let aftermath = Aftermath { reach: LogIndex(20), finishing };
         let of = |generations: &[(u64, u64)]| {
             let generations: BTreeMap<_, _> = generations.iter().map(|(id, of)| (DatabaseId(*id), *of)).collect();
-            let registry = history.encode(&registry::encode(&catalogue, &generations, LogIndex(20))).into();
+            let registry = history.encode(&registry::encode(&catalogue, &generations, aftermath)).into();
             let membership = Membership { voters: vec![crate::types::NodeId(1)], ..Membership::default() };
             Anchor { applied: LogIndex(9), membership, registry }
         };

@@ -118,7 +118,9 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             // The first time only: the answer may have been lost, and is asked for again.
             if let Some(at) = hub.snapshots.views.give_back(view, from)
                 && outcome == Outcome::Installed
+                && at.index >= hub.core_start()
             {
+                // Else the log here begins behind it already, and another one follows.
                 hub.events.tell(&Event::SnapshotFinished { peer: from, index: at.index, receiving: false });
             }
             Answer::Yes
@@ -290,3 +292,6 @@ fn pages(view: &ReadView, runs: &[(PageNo, u32)]) -> Result<Vec<u8>, Unmade> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

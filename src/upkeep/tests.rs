@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use bytes::Bytes;
+use crossbeam_channel::Receiver;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng};
 use shoaldb_vfs::env::{Clock, Env};
 use shoaldb_vfs::page::PageSize;
@@ -9,17 +9,23 @@ use super::*;
 use crate::catalogue::{AutoVacuum, Catalogue, DatabaseInfo, DatabaseName};
 use crate::config::Config;
 use crate::databases::Databases;
+use crate::history::History;
 use crate::log::LogOptions;
 use crate::raft::{CoreStatus, RoleChange};
 use crate::shared::Shared;
 use crate::signal::Waiting;
-use crate::types::{ClusterId, EntryId, HardState, Incarnation, Membership, Term};
+use crate::types::{ClusterId, EntryClass, EntryId, HardState, Incarnation, LogEntry, Membership, Term};
 
 const APP: DatabaseId = DatabaseId(2);
 
 /// A follower of three with one database.
-fn upkeep(fs: &SimFs) -> (Upkeep, Arc<Database>) {
-    let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
+pub(crate) fn upkeep(fs: &SimFs) -> (Upkeep, Arc<Database>) {
+    upkeep_at(fs, &Arc::default(), Aftermath::default())
+}
+
+/// The same with this clock, behind a snapshot that left this to be done.
+fn upkeep_at(fs: &SimFs, clock: &Arc<SimClock>, aftermath: Aftermath) -> (Upkeep, Arc<Database>) {
+    let clock: Arc<dyn Clock> = clock.clone();
     let env = Env { fs: Arc::new(fs.clone()), clock: clock.clone(), rng: Arc::new(SimRng::new(1)) };
     let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
     let name = DatabaseName::new("app").unwrap();
@@ -41,7 +47,9 @@ fn upkeep(fs: &SimFs) -> (Upkeep, Arc<Database>) {
         refused_messages: 0,
         peers: Vec::new(),
     });
-    let anchor = Anchor { applied: at.index, membership, registry: Bytes::new() };
+    let registry = registry::encode(&Catalogue::new(ClusterId(1)), &BTreeMap::new(), aftermath);
+    hub.snapshots.set_finishing(aftermath.finishing, hub.waiting.clock.now());
+    let anchor = Anchor { applied: at.index, membership, registry: hub.registry(&registry) };
     let hard_state = HardState { term: at.term, vote: None, commit: at.index };
     let options = LogOptions { segment_bytes: 8192, spares: 1 };
     let log = Log::create(Arc::new(fs.clone()), Path::new("/log"), ClusterId(1), options, at, anchor, hard_state);
@@ -62,4 +70,51 @@ fn hashes_that_cannot_be_read_are_no_damage() {
     upkeep.look_at_damage(APP, &db);
     assert_eq!(upkeep.hub.findings.lock().alarms, Default::default());
     assert!(upkeep.per_database[&APP].books_fit);
+}
+
+/// What the log would make a start tell.
+fn still_to_tell(upkeep: &Upkeep) -> Option<Finishing> {
+    let anchor = upkeep.log.anchor();
+    let (_, registry) = History::split(&anchor.registry).unwrap();
+    registry::decode(registry).unwrap().aftermath.finishing
+}
+
+fn ends(events: &Receiver<Event>) -> Vec<(NodeId, LogIndex)> {
+    let end = |event| match event {
+        Event::SnapshotFinished { peer, index, receiving: true } => Some((peer, index)),
+        _ => None,
+    };
+    events.try_iter().filter_map(end).collect()
+}
+
+/// Shows INV-42. What a start would begin with says it until it was told, and not afterwards.
+#[test]
+fn the_end_of_a_snapshot_is_told_once_also_over_a_restart() {
+    let finishing = Finishing { source: NodeId(3), index: LogIndex(2) };
+    for idle in [false, true] {
+        let (fs, clock) = (SimFs::new(2), Arc::new(SimClock::default()));
+        let (mut upkeep, _) = upkeep_at(&fs, &clock, Aftermath { reach: LogIndex(0), finishing: Some(finishing) });
+        let events = upkeep.hub.events.listen();
+        upkeep.finish_snapshot();
+        assert_eq!((ends(&events), still_to_tell(&upkeep)), (vec![], Some(finishing)));
+        if idle {
+            clock.advance(Duration::from_secs(10));
+        } else {
+            let id = EntryId { index: LogIndex(3), term: Term(1) };
+            let entry = LogEntry { id, class: EntryClass::Normal, data: Vec::new().into() };
+            upkeep.log.append(&Batch { entries: vec![entry], ..Batch::default() }).unwrap();
+        }
+        // Without room it waits.
+        for label in ["log.write", "log.create"] {
+            fs.fail_at(Aim::At(label), 1, Lasts::ForGood, Failure::ENOSPC);
+        }
+        upkeep.finish_snapshot();
+        assert_eq!(ends(&events), []);
+        fs.clear_faults();
+        for _ in 0..2 {
+            upkeep.finish_snapshot();
+            assert_eq!(still_to_tell(&upkeep), None);
+        }
+        assert_eq!(ends(&events), [(finishing.source, finishing.index)]);
+    }
 }
