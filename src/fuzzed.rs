@@ -67,7 +67,7 @@ fn json<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<Vec<u8>> {
 pub fn again(kind: Kind, bytes: &[u8]) -> Option<Vec<u8>> {
     match kind {
         Kind::SnapshotAsk => Some(object::Ask::decode(bytes).ok()?.encode()),
-        Kind::SnapshotAnswer => Some(object::Answer::decode(bytes).ok()?.encode()),
+        Kind::SnapshotAnswer => Some(object::Answer::decode(bytes.to_vec()).ok()?.encode()),
         Kind::Manifest => Some(object::Manifest::decode(bytes).ok()?.encode()),
         Kind::Numbers => Some(object::numbers(bytes)?.iter().flat_map(|number| number.to_le_bytes()).collect()),
         Kind::History => {

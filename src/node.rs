@@ -370,7 +370,7 @@ pub(crate) fn step_rounds(hub: &Hub, rounds: &mut Rounds) {
     rounds.step(hub, &mut |node, ask| {
         let transport = hub.transport().ok_or("this node is shutting down")?;
         let answer = transport.request(node, ask.encode(), snapshot::ASK_LIMIT).map_err(|error| error.to_string())?;
-        Answer::decode(&answer).map_err(|damaged| format!("an answer that makes no sense: {damaged}"))
+        Answer::decode(answer).map_err(|damaged| format!("an answer that makes no sense: {damaged}"))
     });
 }
 

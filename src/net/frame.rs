@@ -138,16 +138,29 @@ pub fn put(out: &mut Vec<u8>, kind: FrameKind, write: impl FnOnce(&mut Vec<u8>))
     let start = out.len();
     out.extend_from_slice(&[0; HEAD]);
     write(out);
-    let len = out.len() - start - HEAD;
+    match head(kind, &[&out[start + HEAD..]]) {
+        Ok(head) => {
+            out[start..start + HEAD].copy_from_slice(&head);
+            Ok(())
+        }
+        Err(error) => {
+            out.truncate(start);
+            Err(error)
+        }
+    }
+}
+
+/// The head of a frame whose body is these parts, one behind the other.
+pub fn head(kind: FrameKind, parts: &[&[u8]]) -> Result<[u8; HEAD], FrameTooLong> {
+    let len = parts.iter().map(|part| part.len()).sum();
     if len > kind.limit() {
-        out.truncate(start);
         return Err(FrameTooLong { kind, len });
     }
-    let crc = checksum(len as u32, kind, &out[start + HEAD..]);
-    out[start..start + 4].copy_from_slice(&(len as u32).to_le_bytes());
-    out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
-    out[start + 8] = kind as u8;
-    Ok(())
+    let crc = parts.iter().fold(checksum(len as u32, kind, &[]), |crc, part| crc32c::crc32c_append(crc, part));
+    let mut head = [kind as u8; HEAD];
+    head[..4].copy_from_slice(&(len as u32).to_le_bytes());
+    head[4..8].copy_from_slice(&crc.to_le_bytes());
+    Ok(head)
 }
 
 #[cfg(test)]
@@ -179,6 +192,20 @@ mod tests {
         put(&mut out, FrameKind::Request, |out| out.extend_from_slice(&[1, 2])).unwrap();
         let crc = crc32c::crc32c(&[2, 0, 0, 0, 6, 1, 2]).to_le_bytes();
         assert_eq!(out, [&[2, 0, 0, 0][..], &crc, &[6, 1, 2]].concat());
+    }
+
+    #[test]
+    fn a_body_in_parts_makes_the_same_frame() {
+        let mut whole = Vec::new();
+        put(&mut whole, FrameKind::Response, |out| out.extend_from_slice(b"abcdefgh")).unwrap();
+        for at in [0, 1, 7, 8] {
+            let (first, rest) = b"abcdefgh".split_at(at);
+            let head = head(FrameKind::Response, &[first, rest]).unwrap();
+            assert_eq!([&head, first, rest].concat(), whole, "cut at {at}");
+        }
+        let long = vec![0; FrameKind::Hello.limit()];
+        assert!(head(FrameKind::Hello, &[&long]).is_ok());
+        assert!(head(FrameKind::Hello, &[&[0], &long]).is_err());
     }
 
     #[test]

@@ -434,7 +434,8 @@ fn exchange(
     if answer.len() < 8 || answer[..8] != id.to_le_bytes() {
         return Err(RequestError::Lost(format!("{whom}: the answer is to another request")));
     }
-    Ok(answer.split_off(8))
+    answer.drain(..8);
+    Ok(answer)
 }
 
 #[cfg(test)]

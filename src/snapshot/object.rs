@@ -67,6 +67,8 @@ pub(crate) const RANGES_PER_OBJECT: u32 = 4096;
 pub(crate) const HASHED_RANGES: usize = 256;
 /// Bytes of a reason.
 const TEXT_BYTES: usize = 1024;
+/// Bytes of an answer before those of the object in it.
+pub(crate) const OBJECT_HEAD: usize = 17;
 
 /// A view that is lent: a random number, so that no view is ever taken for another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -374,7 +376,8 @@ impl Ask {
 }
 
 impl Answer {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// An object is moved in its buffer, not to another one, if that has room for [`OBJECT_HEAD`] bytes more.
+    pub(crate) fn encode(self) -> Vec<u8> {
         match self {
             Answer::Yes => vec![0],
             Answer::Opened { view, at } => {
@@ -390,7 +393,7 @@ impl Answer {
             Answer::Gone => vec![5],
             Answer::No(text) => {
                 let mut out = vec![6];
-                put_text(&mut out, text, TEXT_BYTES);
+                put_text(&mut out, &text, TEXT_BYTES);
                 out
             }
             Answer::OpenedOne { view, at, listed } => {
@@ -399,17 +402,17 @@ impl Answer {
                     body.extend_from_slice(&number.to_le_bytes());
                 }
                 listed.encode(&mut body);
-                hashed(7, &body)
+                hashed(7, body)
             }
             Answer::Sum { position, checksum } => {
-                hashed(8, &[&position.0.to_le_bytes()[..], &checksum.0.to_le_bytes()].concat())
+                hashed(8, [&position.0.to_le_bytes()[..], &checksum.0.to_le_bytes()].concat())
             }
         }
     }
 
-    /// An object whose bytes are not what was hashed is damaged.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Answer, Damaged> {
-        let mut r = Reader::new(bytes);
+    /// An object whose bytes are not what was hashed is damaged. One that is right stays in its buffer.
+    pub(crate) fn decode(mut bytes: Vec<u8>) -> Result<Answer, Damaged> {
+        let mut r = Reader::new(&bytes);
         let answer = match r.u8("kind")? {
             0 => Answer::Yes,
             1 => {
@@ -417,7 +420,11 @@ impl Answer {
                 let at = EntryId { index: LogIndex(r.u64("index")?), term: Term(r.u64("term")?) };
                 Answer::Opened { view, at }
             }
-            2 => Answer::Object { bytes: check_hash(&mut r, "object")?.to_vec() },
+            2 => {
+                check_hash(&mut r, "object")?;
+                bytes.drain(..OBJECT_HEAD);
+                return Ok(Answer::Object { bytes });
+            }
             3 => Answer::Busy { millis: r.u32("milliseconds")? },
             4 => Answer::NotNeeded,
             5 => Answer::Gone,
@@ -444,12 +451,11 @@ impl Answer {
 }
 
 /// An answer of this kind whose bytes are vouched for by their hash.
-fn hashed(kind: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(17 + bytes.len());
-    out.push(kind);
-    out.extend_from_slice(&xxhash_rust::xxh3::xxh3_128(bytes).to_le_bytes());
-    out.extend_from_slice(bytes);
-    out
+fn hashed(kind: u8, mut bytes: Vec<u8>) -> Vec<u8> {
+    let mut head = [kind; OBJECT_HEAD];
+    head[1..].copy_from_slice(&xxhash_rust::xxh3::xxh3_128(&bytes).to_le_bytes());
+    bytes.splice(..0, head);
+    bytes
 }
 
 /// All that is left behind a hash, if it is what the hash says.

@@ -118,9 +118,7 @@ impl Content {
                 self.main.piece(page.offset(page_size), page_size.len(), "view.page").map_err(ViewError::Io)?,
             ),
         };
-        let place = page.get() - 1;
-        let (word, bit) = (place / 64, 1 << (place % 64));
-        if self.checked.read().get(&word).is_some_and(|bits| bits & bit != 0) {
+        if self.is_checked(page) {
             return Ok(image);
         }
         if PageHash::of(page, &image) != self.hash(page)? {
@@ -129,8 +127,50 @@ impl Content {
             }
             return Err(ViewError::Rotten(page));
         }
-        *self.checked.write().entry(word).or_insert(0) |= bit;
+        self.set_checked(page);
         Ok(image)
+    }
+
+    /// Whether a page was what its hash says before.
+    fn is_checked(&self, page: PageNo) -> bool {
+        let place = page.get() - 1;
+        self.checked.read().get(&(place / 64)).is_some_and(|bits| bits & (1 << (place % 64)) != 0)
+    }
+
+    fn set_checked(&self, page: PageNo) {
+        let place = page.get() - 1;
+        *self.checked.write().entry(place / 64).or_insert(0) |= 1 << (place % 64);
+    }
+
+    /// Appends pages up to `last`. Those that are in the main file are looked up together.
+    fn append(&self, first: PageNo, last: u32, out: &mut Vec<u8>) -> Result<(), ViewError> {
+        let page_size = self.geometry.page_size;
+        let plain = |page: &PageNo| *page != page_size.lock_page() && !self.changed.contains_key(page);
+        let mut next = Some(first);
+        while let Some(first) = next.filter(|page| page.get() <= last) {
+            let run: Vec<PageNo> = (first.get()..=last).filter_map(PageNo::new).take_while(plain).collect();
+            next = PageNo::new(first.get().saturating_add(run.len().max(1) as u32)).filter(|page| *page != first);
+            if run.is_empty() {
+                out.extend_from_slice(&self.page(first)?);
+                continue;
+            }
+            let hashes = self.map.hashes(first, run.len() as u32).map_err(ViewError::Io)?;
+            let len = run.len() * page_size.len();
+            let piece = self.main.piece(first.offset(page_size), len, "view.pages").map_err(ViewError::Io)?;
+            for ((page, hash), content) in run.into_iter().zip(hashes).zip(piece.bytes().chunks(page_size.len())) {
+                if !self.is_checked(page) {
+                    // The map has no hash only if it was cut; the look at one page says so.
+                    let hash = hash.map_or_else(|| self.hash(page), Ok)?;
+                    if PageHash::of(page, content) != hash {
+                        self.gate.on_rotten(page);
+                        return Err(ViewError::Rotten(page));
+                    }
+                    self.set_checked(page);
+                }
+                out.extend_from_slice(content);
+            }
+        }
+        Ok(())
     }
 
     fn hash(&self, page: PageNo) -> Result<PageHash, ViewError> {
@@ -218,6 +258,15 @@ impl ReadView {
         let content = self.content()?;
         let image = content.page(page)?;
         Ok(LentPage { image, _content: content })
+    }
+
+    /// Appends `count` pages from `first` on: as if each was lent and copied, with fewer calls. After an error some of them may be
+    /// there.
+    pub fn append_pages(&self, first: PageNo, count: u32, out: &mut Vec<u8>) -> Result<(), ViewError> {
+        let content = self.content()?;
+        let Some(last) = count.checked_sub(1).map(|more| first.get().saturating_add(more)) else { return Ok(()) };
+        content.check_number(PageNo::new(last).unwrap_or(first))?;
+        content.append(first, last, out)
     }
 
     /// Hash of a page, without reading the page; zero for the lock page.

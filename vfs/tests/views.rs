@@ -42,15 +42,30 @@ fn assert_view(stage: &Stage, name: &str, view: &ReadView) {
     assert_eq!(at.size, copy.status().pages);
     let hashes = view.hashes(PageNo::FIRST, at.size.0).unwrap();
     let mut checksum = PageHash::default();
+    // All together, then one by one: what the first look compared the second need not.
+    let mut together = vec![7];
+    view.append_pages(PageNo::FIRST, at.size.0, &mut together).unwrap();
+    let mut rest = &together[1..];
     for (number, hash) in (1..=at.size.0).map(page).zip(hashes) {
         let lent = view.page(number).unwrap();
+        let (same, behind) = rest.split_at(lent.len());
+        assert!(*lent == *same, "page {} at position {}", number.get(), at.position);
+        rest = behind;
         assert!(*lent == *copy.page(number).unwrap().unwrap(), "page {} at position {}", number.get(), at.position);
         assert_eq!(hash, PageHash::of(number, &lent));
         assert_eq!(view.hash(number).unwrap(), hash);
         checksum = checksum.toggle(hash);
     }
-    assert_eq!(checksum, at.checksum);
+    assert_eq!((checksum, rest.len()), (at.checksum, 0));
     assert!(matches!(view.page(page(at.size.0 + 1)), Err(ViewError::NoSuchPage(_))));
+    for (first, count) in [(1, at.size.0 + 1), (at.size.0, 2), (at.size.0 + 1, 1), (2, u32::MAX)] {
+        let beyond = view.append_pages(page(first), count, &mut together);
+        assert!(matches!(beyond, Err(ViewError::NoSuchPage(_))), "{count} pages from {first} on: {beyond:?}");
+    }
+    let before = together.len();
+    view.append_pages(page(at.size.0), 0, &mut together).unwrap();
+    view.append_pages(page(at.size.0), 1, &mut together).unwrap();
+    assert_eq!(together[before..], *view.page(page(at.size.0)).unwrap());
     assert!(matches!(view.hashes(page(1), at.size.0 + 1), Err(ViewError::NoSuchPage(_))));
 }
 
@@ -300,7 +315,11 @@ fn a_page_that_rots_under_a_view_is_an_error_and_never_lent() {
     for n in [victim, other] {
         file.write_all_at(&[0xa5; 7], u64::from(n - 1) * 4096 + 1000).unwrap();
     }
+    let mut together = Vec::new();
     for _ in 0..2 {
+        let all = view.append_pages(page(2), size - 1, &mut together);
+        assert!(matches!(all, Err(ViewError::Rotten(rotten)) if rotten == page(victim)), "{all:?}");
+        assert_eq!(shared.status().rotten, [page(victim)]);
         assert!(matches!(view.page(page(victim)), Err(ViewError::Rotten(rotten)) if rotten == page(victim)));
     }
     assert_eq!(shared.status().rotten, [page(victim)]);
@@ -502,6 +521,11 @@ fn the_lock_page_of_a_view_is_zeros_and_has_no_hash() {
             }
         }
         assert_eq!(checksum, view.at().checksum);
+        let (mut around, len) = (Vec::new(), page_size.len());
+        view.append_pages(page(lock.get() - 1), 3, &mut around).unwrap();
+        for (n, content) in (lock.get() - 1..).map(page).zip(around.chunks(len)) {
+            assert!(*view.page(n).unwrap() == *content, "page {}", n.get());
+        }
         drop(view);
         if shared.status().pending_frames > 0 {
             done(&shared);

@@ -151,10 +151,7 @@ fn serve_requests(shared: &Shared, link: &mut Link, from: Option<NodeId>) -> Res
         }
         let request = body.split_off(8);
         let answer = shared.inbound.on_request(from, request);
-        link.put(FrameKind::Response, |out| {
-            out.extend_from_slice(&body);
-            out.extend_from_slice(&answer);
-        })?;
+        link.put_parts(FrameKind::Response, &body, &answer)?;
     }
 }
 

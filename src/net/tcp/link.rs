@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: who connects to whom, and why.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
@@ -81,6 +81,22 @@ impl Link {
         let mut out = Vec::new();
         frame::put(&mut out, kind, body)?;
         self.write(&out)
+    }
+
+    /// Writes one frame whose body is `first`, which is short, and then `rest`, which is not copied.
+    pub(super) fn put_parts(&mut self, kind: FrameKind, first: &[u8], rest: &[u8]) -> Result<(), LinkError> {
+        let head = [&frame::head(kind, &[first, rest])?, first].concat();
+        let mut parts = [IoSlice::new(&head), IoSlice::new(rest)];
+        let mut left = &mut parts[..];
+        while !left.is_empty() {
+            match self.stream.write_vectored(left) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Ok(written) => IoSlice::advance_slices(&mut left, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Reads one frame of an allowed type.
