@@ -351,8 +351,8 @@ fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex, driver: &Driver) {
                 upkeep.begin_anew();
             }
         }
-        let stopped = || hub.is_stopped().then_some(());
-        let _ = hub.upkeep.wait(&hub.waiting, hub.deadline(STEP), STEP, stopped);
+        let due = || (hub.is_stopped() || hub.snapshots.has_staged()).then_some(());
+        let _ = hub.upkeep.wait(&hub.waiting, hub.deadline(STEP), STEP, due);
     }
 }
 

@@ -57,6 +57,8 @@ pub struct Core {
     role: Option<RoleChange>,
     write_term: Option<Term>,
     silenced: bool,
+    /// Something is to be said to a leader that is not known yet.
+    announces: bool,
     refused: u64,
     effects: Effects,
     failed: Option<String>,
@@ -145,6 +147,7 @@ impl Core {
             role: None,
             write_term: None,
             silenced: false,
+            announces: false,
             refused: 0,
             effects: Effects::default(),
             failed: None,
@@ -412,6 +415,9 @@ impl Core {
     fn announce(&mut self) -> Result<(), String> {
         let raft = &self.raw.raft;
         let index = raft.raft_log.committed.min(raft.raft_log.persisted);
+        // As soon as it is known who leads: a core that was opened anew behind a snapshot does not know it yet, and the leader
+        // would only find out by its next offer.
+        self.announces = raft.leader_id == raft::INVALID_ID && !self.silenced;
         if self.silenced || raft.leader_id == raft.id || raft.leader_id == raft::INVALID_ID {
             return Ok(());
         }
@@ -462,6 +468,9 @@ impl Core {
 
     fn end_turn(&mut self) -> Result<(), String> {
         self.note_role()?;
+        if self.announces {
+            self.announce()?;
+        }
         self.begin_read_round();
         self.take_ready()?;
         self.set_windows();

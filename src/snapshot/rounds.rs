@@ -80,6 +80,7 @@ impl Rounds {
             Ok(staged) => {
                 hub.findings.lock().alarms.remove(ALARM);
                 hub.snapshots.set_staged(staged);
+                hub.upkeep.notify();
             }
             Err(Stop::NotNeeded) => {}
             Err(Stop::Lost(why)) => {

@@ -674,10 +674,9 @@ fn a_peer_behind_the_compacted_log_is_named() {
     assert_eq!(cluster.payloads(2).len(), 6, "the others go on");
 }
 
-/// A leader that has no entries for a peer sends it none until it hears how far the peer's log agrees with its own; the peer
-/// says so once it goes on behind a snapshot, as often as it likes.
-#[test]
-fn a_peer_that_goes_on_behind_a_snapshot_says_so_and_is_sent_entries_again() {
+/// Node 1 leads and has dropped what node 3 needs next; node 3 has just begun behind a snapshot of that entry, which nobody told
+/// it who leads since.
+fn behind_a_snapshot() -> (Cluster, EntryId) {
     let mut cluster = Cluster::with(voters([1, 2, 3]), |config| config.tail_cache_bytes = 0);
     cluster.campaign(1);
     cluster.isolate(3);
@@ -701,6 +700,29 @@ fn a_peer_that_goes_on_behind_a_snapshot_says_so_and_is_sent_entries_again() {
     *cluster.node(3).disk() = Disk { start, hard_state, checkpoint, ..Disk::new(voters([1, 2, 3])) };
     cluster.restart(3);
     cluster.cut.clear();
+    (cluster, start)
+}
+
+/// It is told to say so before it has heard of a leader, once: the leader knows after its next heartbeat, without another offer.
+#[test]
+fn a_peer_that_goes_on_behind_a_snapshot_says_so_as_soon_as_it_knows_to_whom() {
+    let (mut cluster, start) = behind_a_snapshot();
+    cluster.event(3, Event::Announce);
+    cluster.run();
+    assert_eq!(cluster.node(3).core.as_ref().unwrap().status().last, start.index, "to whom?");
+    for _ in 0..2 {
+        cluster.tick(1, 2);
+        cluster.run();
+    }
+    assert_eq!(cluster.payloads(3), ["4"], "what is behind the snapshot");
+    assert!(cluster.fatal.is_empty(), "{:?}", cluster.fatal);
+}
+
+/// A leader that has no entries for a peer sends it none until it hears how far the peer's log agrees with its own; the peer
+/// says so once it goes on behind a snapshot, as often as it likes.
+#[test]
+fn a_peer_that_goes_on_behind_a_snapshot_says_so_and_is_sent_entries_again() {
+    let (mut cluster, start) = behind_a_snapshot();
     for _ in 0..3 {
         cluster.tick(1, 2);
         cluster.run();
