@@ -50,6 +50,9 @@ pub(crate) struct Config {
     pub(crate) snapshot_read_view_close_timeout: Duration,
     /// Bytes of WAL that lent views may keep from being checkpointed before they are closed. 1 GiB.
     pub(crate) snapshot_wal_pin_max: u64,
+    /// Bytes of snapshots that this node sends each second, to all other nodes together; 0 for no limit, which is the default:
+    /// a node that is away is one less, and the sooner it is back the better.
+    pub(crate) snapshot_rate: u64,
     /// Oldest and newest protocol version that this node speaks: what this program knows, but in tests of upgrades.
     pub(crate) speaks: (u16, u16),
     /// Whether peers may be reached over addresses that are not loopback, unencrypted.
@@ -74,6 +77,7 @@ impl Default for Config {
             session_idle: Duration::from_secs(600),
             snapshot_read_view_close_timeout: Duration::from_secs(86_400),
             snapshot_wal_pin_max: 1 << 30,
+            snapshot_rate: 0,
             speaks: (PROTOCOL, PROTOCOL),
             allow_plaintext_remote: false,
         }
@@ -95,6 +99,9 @@ impl Config {
         u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 
+    /// The slowest rate of snapshots: an object takes half a minute, and those that wait for their turn do not give up.
+    const SLOWEST_SNAPSHOT: u64 = 64 << 10;
+
     /// What cannot work, in words.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.heartbeat < Duration::from_millis(1) {
@@ -108,6 +115,13 @@ impl Config {
         }
         if self.commit_timeout < Duration::from_millis(1) {
             return Err(format!("commit_timeout of {:?}: use at least 1ms", self.commit_timeout));
+        }
+        if self.snapshot_rate > 0 && self.snapshot_rate < Config::SLOWEST_SNAPSHOT {
+            return Err(format!(
+                "snapshot_rate of {} bytes a second: use at least {}, or 0 for no limit",
+                self.snapshot_rate,
+                Config::SLOWEST_SNAPSHOT
+            ));
         }
         Ok(())
     }
@@ -125,5 +139,13 @@ mod tests {
         assert!(Config { commit_timeout: Duration::ZERO, ..Config::default() }.check().is_err());
         assert_eq!(config(300).election_ticks(), 6);
         assert_eq!(Config::default().election_ticks(), 20);
+    }
+
+    #[test]
+    fn a_rate_of_snapshots_is_none_or_one_that_gets_there() {
+        let config = |snapshot_rate| Config { snapshot_rate, ..Config::default() };
+        for (rate, fine) in [(0, true), (1, false), ((64 << 10) - 1, false), (64 << 10, true), ((64 << 10) + 1, true)] {
+            assert_eq!(config(rate).check().is_ok(), fine, "{rate}");
+        }
     }
 }

@@ -25,8 +25,9 @@
 //! start finds everything in place. It is written only when the files are complete and synced.
 //!
 //! The files under `snapshot/` have the parts: `object.rs` the bytes, `views.rs` what is lent, `source.rs` the answers,
-//! `fetch.rs` the questions, `install.rs` the change, `rounds.rs` what is done when. `repair.rs` and `mend.rs` do the same for
-//! one database whose copy is damaged, outside of what Raft knows. Here is what they share.
+//! `pace.rs` how
+//! fast, `fetch.rs` the questions, `install.rs` the change, `rounds.rs` what is done when. `repair.rs` and `mend.rs` do the same
+//! for one database whose copy is damaged, outside of what Raft knows. Here is what they share.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -38,6 +39,7 @@ pub(crate) mod fetch;
 pub(crate) mod install;
 pub(crate) mod mend;
 pub(crate) mod object;
+pub(crate) mod pace;
 pub(crate) mod repair;
 pub(crate) mod rounds;
 pub(crate) mod source;
@@ -48,6 +50,7 @@ use crate::registry::Finishing;
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, NodeId};
 use object::{Answer, Ask, Manifest, Outcome, Phase, ViewId};
+use pace::Pace;
 use views::Views;
 
 /// How another node is asked.
@@ -113,6 +116,8 @@ pub(crate) struct Done {
 pub(crate) struct Snapshots {
     /// Lent by this node.
     pub(crate) views: Views,
+    /// How fast objects of them are sent.
+    pub(crate) pace: Pace,
     /// Peers that need more than this leader's log has.
     wanted: Mutex<BTreeSet<NodeId>>,
     /// Who offered a snapshot to this node.

@@ -180,6 +180,13 @@ impl Builder {
         self
     }
 
+    /// Bytes of snapshots that this node sends each second, to all other nodes together; default 0, which is no limit. At least
+    /// 64 KiB otherwise. Over more than a few seconds: objects of up to 2 MiB are sent whole.
+    pub fn snapshot_rate(mut self, bytes: u64) -> Builder {
+        self.config.snapshot_rate = bytes;
+        self
+    }
+
     /// Size of one file of the log in bytes; default 16 MiB. Each is written in advance.
     pub fn segment_bytes(mut self, bytes: u64) -> Builder {
         self.config.segment_bytes = bytes;

@@ -216,6 +216,10 @@ fn beginning(hub: &Hub) -> Option<Start> {
 }
 
 fn fetch(hub: &Hub, cut: &Arc<Cut>, object: &Object) -> Answer {
+    let now = hub.waiting.clock.now();
+    if let Some(left) = hub.snapshots.pace.wait(now) {
+        return Answer::Busy { millis: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1) };
+    }
     let Some(_sending) = hub.snapshots.views.begin_sending() else { return Answer::Busy { millis: LATER_MILLIS } };
     let view = |database: &DatabaseId| cut.databases.get(database);
     let made = match object {
@@ -226,7 +230,10 @@ fn fetch(hub: &Hub, cut: &Arc<Cut>, object: &Object) -> Answer {
         Object::Pages { database, runs } => view(database).map(|view| pages(view, runs)),
     };
     match made {
-        Some(Ok(bytes)) => Answer::Object { bytes },
+        Some(Ok(bytes)) => {
+            hub.snapshots.pace.sent(now, bytes.len(), hub.config.snapshot_rate);
+            Answer::Object { bytes }
+        }
         Some(Err(Unmade::Closed)) => Answer::Gone,
         Some(Err(Unmade::No(why))) => Answer::No(why),
         None => Answer::No("no such object in this view".to_string()),

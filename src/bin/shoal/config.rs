@@ -55,6 +55,8 @@ pub(crate) struct Settings {
     #[serde(deserialize_with = "size")]
     scrub_bytes: Option<String>,
     #[serde(deserialize_with = "size")]
+    snapshot_rate: Option<String>,
+    #[serde(deserialize_with = "size")]
     transaction_limit: Option<String>,
 }
 
@@ -162,6 +164,7 @@ impl Settings {
             one("checkpoint_bytes", own(&self.checkpoint_bytes)),
             one("checkpoint_age", own(&self.checkpoint_age)),
             one("scrub_bytes", own(&self.scrub_bytes)),
+            one("snapshot_rate", own(&self.snapshot_rate)),
             one("transaction_limit", own(&self.transaction_limit)),
         ];
         [program.into_iter().flatten().collect(), start.into_iter().flatten().collect()]

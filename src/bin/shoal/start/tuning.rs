@@ -42,6 +42,9 @@ pub(crate) struct Tuning {
     /// Bytes of databases that are compared with their hashes each second; 0 for none [default: 1MiB].
     #[arg(long, env = "SHOAL_SCRUB_BYTES", value_name = "SIZE", value_parser = size)]
     scrub_bytes: Option<u64>,
+    /// Bytes of snapshots that are sent each second, to all other nodes together; 0 for no limit [default: 0].
+    #[arg(long, env = "SHOAL_SNAPSHOT_RATE", value_name = "SIZE", value_parser = size)]
+    snapshot_rate: Option<u64>,
     /// Largest transaction [default: 4GiB].
     #[arg(long, env = "SHOAL_TRANSACTION_LIMIT", value_name = "SIZE", value_parser = size)]
     transaction_limit: Option<u64>,
@@ -67,6 +70,7 @@ impl Tuning {
         let builder = set(builder, self.checkpoint_bytes, Builder::checkpoint_bytes);
         let builder = set(builder, self.checkpoint_age, Builder::checkpoint_age);
         let builder = set(builder, self.scrub_bytes, Builder::scrub_bytes);
+        let builder = set(builder, self.snapshot_rate, Builder::snapshot_rate);
         set(builder, self.transaction_limit, Builder::transaction_limit)
     }
 }
