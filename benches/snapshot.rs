@@ -1,31 +1,30 @@
 //! A node that lacks what the log no longer has: how long it takes, how much travels, and what it costs the others.
 //!
 //! ```text
-//! cargo bench --bench snapshot -- [--megabytes 200] [--dir DIR] [--rounds 0]
+//! cargo bench --bench snapshot -- [--megabytes 200] [--dir DIR] [--rounds 0] [--writers 16]
 //! ```
 //!
 //! With `--rounds` only a learner with nothing, so often, and then three at once: enough to see what a change brings.
 //!
 //! Two voters, of which the leader is this process, and learners that come and go, each a process of its own. Sixteen
-//! writers commit small transactions to another database all the time. In turns: a learner with nothing; the same one after one
-//! page in a hundred changed while it was away, at random places and at one place; three that are killed when they have a
+//! writers, or so many as one says, commit small transactions to another database all the time. In turns: a learner with
+//! nothing; the same one after one page in a hundred changed while it was away, at random places and at one place; three that are killed when they have a
 //! fifth, a half and nine tenths, and started again; three with nothing at once.
 //!
 //! What was sent is told in parts of the database, or of what changed of it. Memory is what `RssAnon` and `RssShmem` grew by
-//! at the most in the leader and were at the most in the learner, seen every 20 ms. Beside each: `cp` and `fsync` of the main
-//! file. A learner is caught up when the leader knows that it has all that was committed when the learner was started.
+//! at the most in the leader and were at the most in the learner, seen every 20 ms. "cpu secs" are what
+//! leader and learner used of it. Beside each: `cp` and `fsync` of the main file. A learner is caught up when the leader knows that it has all that was committed when the learner was started.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Args, LONG, Process, Seat, at, lead, memory, until_input_ends, wait};
+use common::{Args, LONG, Process, Seat, at, cpu, lead, memory, until_input_ends, wait};
 use shoaldb::{Builder, Connection, Event, Node};
 
 mod common;
 
 const LOG_LIMIT: u64 = 32 << 20;
-const WRITERS: usize = 16;
 const FIRST_LEARNER: usize = 2;
 
 fn main() {
@@ -36,9 +35,10 @@ fn main() {
     let dir = args.directory();
     let rounds = args.number("--rounds", 0);
     let mut bench = Bench::start(dir.path(), args.number("--megabytes", 200), rounds);
+    bench.writers = args.number("--writers", bench.writers);
     bench.lent();
     println!(
-        "{:>18} {:>8} {:>8} {:>9} {:>6} {:>8} {:>8} {:>8} {:>30}",
+        "{:>18} {:>8} {:>8} {:>9} {:>6} {:>8} {:>8} {:>8} {:>12} {:>30}",
         "what",
         "seconds",
         "cp secs",
@@ -47,6 +47,7 @@ fn main() {
         "leader",
         "learner",
         "idle",
+        "cpu secs",
         "small commits: n, p50, p99.9 us"
     );
     bench.measure("nothing", 0, |_, _| {
@@ -105,6 +106,8 @@ struct Bench {
     _second: Process,
     /// Of pages in the database.
     bytes: u64,
+    /// How many commit small transactions meanwhile.
+    writers: usize,
 }
 
 /// What is seen while something is measured.
@@ -135,7 +138,7 @@ impl Bench {
         }
         let small = node.connect("small").expect("a connection");
         small.execute_batch("CREATE TABLE t(x); CREATE TABLE one(id PRIMARY KEY, v)").expect("tables");
-        let bench = Bench { node, seats, _second: second, bytes: megabytes << 20 };
+        let bench = Bench { node, seats, _second: second, bytes: megabytes << 20, writers: 16 };
         bench.checkpointed();
         bench
     }
@@ -267,8 +270,8 @@ impl Bench {
     /// Runs `act`, which tells how many bytes came, beside small commits and a look at memory.
     fn measure(&mut self, what: &str, expected: u64, act: impl FnOnce(&Bench, &Watch) -> u64) {
         let watch = Watch::default();
-        let idle = memory(std::process::id());
-        let (mut latencies, sent, seconds) = std::thread::scope(|scope| {
+        let (idle, used) = (memory(std::process::id()), cpu(std::process::id()));
+        let (mut latencies, sent, seconds, used) = std::thread::scope(|scope| {
             let watch = &watch;
             scope.spawn(|| {
                 while !watch.done.load(Ordering::Relaxed) {
@@ -278,26 +281,29 @@ impl Bench {
                     std::thread::sleep(Duration::from_millis(20));
                 }
             });
-            let writers: Vec<_> = (0..WRITERS).map(|_| self.node.connect("small").expect("a connection")).collect();
+            let writers: Vec<_> =
+                (0..self.writers).map(|_| self.node.connect("small").expect("a connection")).collect();
             let writers: Vec<_> =
                 writers.into_iter().map(|db| scope.spawn(move || commit_until(&db, &watch.done))).collect();
             let begun = Instant::now();
             let sent = act(self, watch);
             let seconds = begun.elapsed().as_secs_f64();
             watch.done.store(true, Ordering::Relaxed);
+            let used = (cpu(std::process::id()) - used, cpu(watch.learner.load(Ordering::Relaxed)));
             let latencies: Vec<u128> =
                 writers.into_iter().flat_map(|writer| writer.join().expect("no panic")).collect();
-            (latencies, sent, seconds)
+            (latencies, sent, seconds, used)
         });
         let copied = self.copy();
         latencies.sort_unstable();
         println!(
-            "{what:>18} {seconds:>8.2} {copied:>8.2} {:>9.1} {:>6.3} {:>8} {:>8} {:>8} {:>30}",
+            "{what:>18} {seconds:>8.2} {copied:>8.2} {:>9.1} {:>6.3} {:>8} {:>8} {:>8} {:>12} {:>30}",
             sent as f64 / 1e6,
             sent as f64 / expected.max(1) as f64,
             watch.peak_here.into_inner().saturating_sub(idle) / 1024,
             watch.peak_there.into_inner() / 1024,
             idle / 1024,
+            format!("{:.2}, {:.2}", used.0, used.1),
             format!("{}, {}, {}", latencies.len(), at(&latencies, 500), at(&latencies, 999)),
         );
     }

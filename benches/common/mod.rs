@@ -166,6 +166,14 @@ pub(crate) fn memory(process: u32) -> u64 {
     of("RssAnon:") + of("RssShmem:")
 }
 
+/// Seconds of CPU that a process has used, of all its threads.
+pub(crate) fn cpu(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // After the name, which may have blanks: fields 14 and 15, in hundredths on every Linux.
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
 /// The value below which so many of a thousand sorted values are.
 pub(crate) fn at<T: Copy + Default>(sorted: &[T], of_thousand: usize) -> T {
     sorted.get((sorted.len() * of_thousand / 1000).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
