@@ -349,7 +349,8 @@ impl Applier {
                     return Ok(Decision::Refused(refused.to_string()));
                 }
                 let id = DatabaseId(index.0);
-                let not_created = |error: &std::io::Error| format!("database {} could not be created: {error}", info.name.as_str());
+                let not_created =
+                    |error: &std::io::Error| format!("database {} could not be created: {error}", info.name.as_str());
                 // First what may be tried again.
                 let files = self.hub.databases.make(id, &info).map_err(|error| match is_no_room(&error) {
                     true => Halt::NoRoom(not_created(&error)),

@@ -244,9 +244,10 @@ impl Upkeep {
         let (now, refused) = (self.now(), self.hub.databases.memory().refused());
         if refused > std::mem::replace(&mut self.refused, refused) {
             if self.refused_at.replace(now).is_none() {
-                let what = "the disk does not take the pages of transactions that are larger than wal_limit; they are rolled \
+                let what =
+                    "the disk does not take the pages of transactions that are larger than wal_limit; they are rolled \
                             back; make room on it, or check it"
-                    .to_string();
+                        .to_string();
                 tracing::error!(node = self.hub.id.0, "{what}");
                 self.hub.events.tell(&Event::DiskTrouble { what: what.clone() });
                 self.alarm(ABOUT, Some(what));
@@ -504,7 +505,8 @@ impl Upkeep {
                 None => format!("a member has not got further than entry {}; bring it back", self.cluster_floor),
             }
         } else {
-            let pins = |(_, db): &(DatabaseId, Arc<Database>)| db.retired().is_some() || db.status().dirty_for.is_some();
+            let pins =
+                |(_, db): &(DatabaseId, Arc<Database>)| db.retired().is_some() || db.status().dirty_for.is_some();
             let pinning = self.hub.databases.all().into_iter().filter(pins);
             let pinning = pinning.min_by_key(|(_, db)| db.status().checkpointed);
             match pinning {

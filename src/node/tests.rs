@@ -114,7 +114,12 @@ fn files_may_be_ahead_of_the_log_as_far_as_a_snapshot_brought_them() {
         let name = DatabaseName::new("app").unwrap();
         catalogue.apply_create(LogIndex(3), name, geometry.page_size, AutoVacuum::None).unwrap();
         let generations = [(id, 2)].into_iter().collect();
-        let registry = registry::encode(&catalogue, &generations, crate::registry::Aftermath { reach: LogIndex(reach), finishing: None }).into();
+        let registry = registry::encode(
+            &catalogue,
+            &generations,
+            crate::registry::Aftermath { reach: LogIndex(reach), finishing: None },
+        )
+        .into();
         let at = EntryId { index: LogIndex(10), term: Term(1) };
         let anchor = Anchor { applied: at.index, membership: opened.restored.membership.clone(), registry };
         let hard_state = HardState { term: Term(1), vote: None, commit: at.index };

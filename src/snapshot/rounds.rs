@@ -9,10 +9,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{ALARM, AskNode};
 use super::fetch::{self, Stop};
 use super::object::Ask;
 use super::repair::Repairs;
+use super::{ALARM, AskNode};
 use crate::events::Event;
 use crate::raft::Role;
 use crate::shared::Hub;
