@@ -205,7 +205,7 @@ fn a_disk_that_is_lost_in_the_middle_of_a_large_transaction_leaves_a_majority_th
     std::thread::scope(|scope| {
         let large = scope.spawn(move || {
             db.execute(
-                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) \
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 8000) \
                  INSERT INTO b(v) SELECT randomblob(10000) FROM n",
                 [],
             )
