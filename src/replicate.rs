@@ -110,8 +110,7 @@ impl Replicator for NodeReplicator {
 
     fn acquire_write(&self, db: &Arc<Database>, confirm: bool, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
         self.check_leadership()?;
-        let closed = || if self.hub.pending.has_abandoned(db) { Err(Refusal::Busy) } else { Ok(()) };
-        closed()?;
+        self.is_open(db)?;
         if !db.is_bound() {
             self.create(db, interrupted)?;
         }
@@ -119,7 +118,11 @@ impl Replicator for NodeReplicator {
             self.confirm(false, interrupted)?;
         }
         // That took its time, in which a commit may have been given up.
-        closed()
+        self.is_open(db)
+    }
+
+    fn is_open(&self, db: &Arc<Database>) -> Result<(), Refusal> {
+        if self.hub.pending.has_abandoned(db) { Err(Refusal::Busy) } else { Ok(()) }
     }
 
     fn wait_writable(&self, db: &Arc<Database>, limit: Duration) {

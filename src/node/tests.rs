@@ -18,6 +18,8 @@ use crate::databases::Databases;
 use crate::engine::Outlet;
 use crate::found::format::{FoundMessage, Identity};
 use crate::log::{Anchor, Batch};
+use crate::members::Operation;
+use crate::pending::GivenUp;
 use crate::raft::PersistBatch;
 use crate::registry;
 use crate::shared::Shared;
@@ -97,6 +99,55 @@ fn reads_that_wait_are_asked_of_the_core_behind_a_snapshot() {
     }
     assert!(hub.read_index(request).is_some());
     assert!(hub.unanswered_reads().is_empty());
+}
+
+/// Delivers what is in the mailbox, and carries out what the engine wants, until nothing moves any more. Returns the classes of
+/// the entries that went to the log.
+fn settle(
+    engine: &mut Engine,
+    (hub, log): (&Hub, &Arc<Log>),
+    inputs: &crossbeam_channel::Receiver<Input>,
+) -> Vec<EntryClass> {
+    let (mut appender, mut written) = (Appender::default(), Vec::new());
+    loop {
+        let mut out = Wanted::default();
+        inputs.try_iter().for_each(|input| engine.on_input(input));
+        assert!(engine.turn(&mut out));
+        if out.batches.is_empty() && out.entries.is_empty() && inputs.is_empty() {
+            return written;
+        }
+        written.extend(out.batches.iter().flat_map(|batch| &batch.entries).map(|entry| entry.class));
+        appender.append(log, out.batches, &mut |batch| hub.send(Input::Persisted { batch })).unwrap();
+        for entry in out.entries {
+            hub.set_applied(entry.id, None);
+            hub.send(Input::Applied { index: entry.id.index });
+        }
+    }
+}
+
+/// A change of the members whose caller stopped waiting while it lay in the mailbox: the caller was told that no node will ever
+/// apply it, so the engine must not propose it.
+#[test]
+fn a_change_that_was_given_up_in_the_mailbox_never_enters_the_log() {
+    let (env, directory, identity, opened) = founded();
+    let (mailbox, inputs) = crossbeam_channel::unbounded();
+    let hub = hub_of(&env, &identity, mailbox);
+    let (mut engine, log) = begin(&hub, opened, &directory).unwrap();
+    settle(&mut engine, (&hub, &log), &inputs);
+    assert!(hub.is_ready_leader());
+
+    for (given_up, written) in [(true, vec![]), (false, vec![EntryClass::Membership])] {
+        let (number, _) = hub.pending.register(None);
+        let address = "127.0.0.1:4002".to_string();
+        let operation = Operation::AddLearner { node: NodeId(2), address, incarnation: None, rises: false };
+        let (reply, refused) = crossbeam_channel::bounded(1);
+        hub.send(Input::Change { number, operation, reply });
+        if given_up {
+            assert_eq!(hub.pending.give_up(number), GivenUp::Withdrawn);
+        }
+        assert_eq!(settle(&mut engine, (&hub, &log), &inputs), written, "given up: {given_up}");
+        assert!(refused.try_recv().is_err());
+    }
 }
 
 /// A node whose databases came with a snapshot that was cut while a transaction was open, and that died before its log had the

@@ -76,3 +76,41 @@ fn the_write_lock_is_granted_only_on_a_leader_that_has_applied_an_entry_of_its_o
     node.hub.set_leadership(stands(Role::Follower, 9, None));
     assert_eq!(acquire(), Err(Refusal::NotLeader(None)), "it can learn of none any more");
 }
+
+/// The write lock stays closed while an abandoned transaction is undecided, and what decides about it may happen while the next
+/// writer waits: for a majority that confirms leadership, or between the node's answer and the grant.
+#[test]
+fn a_commit_that_is_given_up_while_the_next_writer_waits_keeps_that_one_out() {
+    let (node, db) = replicator();
+    node.hub.set_applied(entry(4, 5), None);
+    node.hub.set_leadership(Leadership { role: Role::Leader, term: Term(5), leader: Some(NodeId(1)) });
+    let writing = || Some(Writing { db: db.clone(), session: SessionId(1), base: Position(4), parted: None });
+    let give_up = || {
+        let (number, _) = node.hub.pending.register(writing());
+        assert!(node.hub.pending.take_up(number));
+        node.hub.pending.on_entered(number, entry(5, 5));
+        assert_eq!(node.hub.pending.give_up(number), GivenUp::Abandoned(entry(5, 5)));
+        number
+    };
+    let confirmed = || node.hub.unanswered_reads().iter().for_each(|read| node.hub.on_read_index(*read, LogIndex(4)));
+
+    let waits = || {
+        confirmed();
+        false
+    };
+    assert_eq!(node.acquire_write(&db, true, &waits), Ok(()));
+    assert_eq!(node.is_open(&db), Ok(()));
+    let abandoned = std::cell::Cell::new(None);
+    let waits = || {
+        if abandoned.get().is_none() {
+            abandoned.set(Some(give_up()));
+        }
+        confirmed();
+        false
+    };
+    assert_eq!(node.acquire_write(&db, true, &waits), Err(Refusal::Busy));
+    assert_eq!(node.is_open(&db), Err(Refusal::Busy));
+    node.hub.pending.decide(abandoned.get().unwrap(), Decision::NotCommitted);
+    assert_eq!(node.is_open(&db), Ok(()));
+    assert_eq!(node.acquire_write(&db, true, &waits), Ok(()));
+}

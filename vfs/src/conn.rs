@@ -194,13 +194,14 @@ impl Conn {
             return Err(Refusal::SecondWriter);
         }
         if let Err(refusal) = self.replicator.acquire_write(&self.db, self.is_linearizable(), interrupted) {
-            if refusal == Refusal::Busy {
-                SLEEP_FOR.set(Some(SleepFor::Writable(Arc::downgrade(&self.db), Arc::downgrade(&self.replicator))));
-            }
-            return Err(refusal);
+            return Err(self.come_back_when_writable(refusal));
         }
         match self.db.lock_write(self.id) {
             Ok(()) => {
+                if let Err(refusal) = self.replicator.is_open(&self.db) {
+                    self.db.unlock_write(self.id);
+                    return Err(self.come_back_when_writable(refusal));
+                }
                 if connection != 0 {
                     WRITERS.lock().insert(connection, self.id);
                     *self.registered.lock() = Some(connection);
@@ -214,6 +215,14 @@ impl Conn {
                 Err(refusal)
             }
         }
+    }
+
+    /// What SQLite's busy handler is going to sleep for, if it is asked to.
+    fn come_back_when_writable(&self, refusal: Refusal) -> Refusal {
+        if refusal == Refusal::Busy {
+            SLEEP_FOR.set(Some(SleepFor::Writable(Arc::downgrade(&self.db), Arc::downgrade(&self.replicator))));
+        }
+        refusal
     }
 
     pub(crate) fn unlock(&self, range: Range<usize>, shared: bool) {

@@ -35,6 +35,12 @@ pub trait Replicator: Send + Sync + 'static {
     /// leads, since a transaction that changes nothing never reaches the log.
     fn acquire_write(&self, db: &Arc<Database>, confirm: bool, interrupted: Interrupted<'_>) -> Result<(), Refusal>;
 
+    /// A local connection was just granted the write lock, after `acquire_write`: may it keep it? In between the writer before
+    /// it may have given up a commit that is undecided. Called in the commit path: no waiting here.
+    fn is_open(&self, _: &Arc<Database>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// Sleeps up to `limit`, less if `acquire_write` has a chance to succeed earlier.
     fn wait_writable(&self, db: &Arc<Database>, limit: Duration);
 

@@ -84,3 +84,57 @@ fn a_read_that_was_given_up_hands_its_barrier_to_no_later_read() {
         assert_eq!(read(), u64::from(inherits), "the read after that, {later:?} later");
     }
 }
+
+/// Grants the write lock, and closes it while `closed`.
+struct Closing {
+    closed: AtomicBool,
+}
+
+impl Replicator for Closing {
+    fn open(&self, _: &str, _: bool) -> Result<Arc<Database>, Refusal> {
+        Err(Refusal::CannotOpen)
+    }
+
+    fn acquire_write(&self, _: &Arc<Database>, _: bool, _: Interrupted<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn is_open(&self, _: &Arc<Database>) -> Result<(), Refusal> {
+        if self.closed.load(Ordering::Relaxed) { Err(Refusal::Busy) } else { Ok(()) }
+    }
+
+    fn wait_writable(&self, _: &Arc<Database>, _: Duration) {}
+
+    fn commit(
+        &self,
+        _: &Arc<Database>,
+        _: SessionId,
+        _: Transaction,
+        _: &mut Option<Receipt>,
+    ) -> Result<Position, Refusal> {
+        Err(Refusal::NotCommitted)
+    }
+
+    fn read_barrier(&self, _: &Arc<Database>, _: Interrupted<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+/// Between the node's consent and the grant of WRITE the writer before may give up a commit, and give WRITE back. Whoever gets it
+/// then would build on a state that the undecided commit may still change.
+#[test]
+fn a_commit_that_is_given_up_just_before_the_grant_closes_the_write_lock() {
+    let clock = Arc::new(SimClock::default());
+    let db = Database::new("app", Geometry::default(), clock.clone(), &SimRng::new(1), SpillTo::nowhere()).unwrap();
+    let replicator = Arc::new(Closing { closed: AtomicBool::new(true) });
+    let conn = |number| {
+        let conn = Conn::new(db.clone(), replicator.clone(), clock.clone()).unwrap();
+        conn.lock_shared(READ_0 + 1..READ_0 + 2, &|| false).unwrap();
+        move || conn.lock_exclusive(WRITE..WRITE + 1, number, &|| false)
+    };
+    let (first, second) = (conn(1), conn(2));
+    assert_eq!(first(), Err(Refusal::Busy));
+    replicator.closed.store(false, Ordering::Relaxed);
+    assert_eq!(second(), Ok(()), "the first holds nothing, and is in nobody's way");
+    assert_eq!(first(), Err(Refusal::Busy));
+}
