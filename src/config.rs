@@ -2,9 +2,16 @@
 //!
 //! Deliberately absent: where a setting came from (flag, environment, file): that is the program's business.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::types::PROTOCOL;
+
+/// Sizes that a file of the log may have, in whole sectors: one has room for its head and some batches, and places in it fit
+/// into 32 bits.
+pub(crate) const SEGMENT_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 30;
+/// A sector of a disk, in bytes.
+const SECTOR: u64 = 512;
 
 /// Settings of one node.
 #[derive(Clone, Debug)]
@@ -99,32 +106,76 @@ impl Config {
         u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 
+    /// No time is longer: SQLite counts its busy timeout in milliseconds, in 31 bits, and sums of times must fit.
+    const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+    /// No size is larger: a disk of these days is smaller, and products of sizes must fit.
+    const LARGEST: u64 = 1 << 50;
+    /// A database's largest page. What is measured in pages is no smaller.
+    const PAGE: u64 = 64 << 10;
     /// The slowest rate of snapshots: an object takes half a minute, and those that wait for their turn do not give up.
     const SLOWEST_SNAPSHOT: u64 = 64 << 10;
 
-    /// What cannot work, in words.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        if self.heartbeat < Duration::from_millis(1) {
-            return Err(format!("heartbeat of {:?}: use at least 1ms", self.heartbeat));
+    /// The first setting that cannot work: its name, and what to write instead.
+    pub(crate) fn check(&self) -> Result<(), BadSetting> {
+        let millisecond = Duration::from_millis(1);
+        for (setting, time, least) in [
+            ("heartbeat", self.heartbeat, millisecond),
+            ("election_timeout", self.election_timeout, 3 * self.heartbeat.min(Config::LONGEST)),
+            ("commit_timeout", self.commit_timeout, millisecond),
+            ("busy_timeout", self.busy_timeout, Duration::ZERO),
+            ("session_idle", self.session_idle, 100 * millisecond),
+            ("checkpoint_age", self.checkpoint_age, Duration::ZERO),
+            ("snapshot_read_view_close_timeout", self.snapshot_read_view_close_timeout, millisecond),
+        ] {
+            let why = if setting == "election_timeout" { ", three heartbeats" } else { "" };
+            if time < least {
+                return Err(BadSetting { setting, what: format!("{time:?}: use at least {least:?}{why}") });
+            }
+            if time > Config::LONGEST {
+                return Err(BadSetting { setting, what: format!("{time:?}: use at most 168h, a week") });
+            }
         }
-        if self.election_timeout < 3 * self.heartbeat {
-            return Err(format!(
-                "election_timeout of {:?} with a heartbeat of {:?}: use at least three heartbeats",
-                self.election_timeout, self.heartbeat
-            ));
+        let segment = self.segment_bytes;
+        if !SEGMENT_BYTES.contains(&segment) || !segment.is_multiple_of(SECTOR) {
+            let (least, most) = (SEGMENT_BYTES.start(), SEGMENT_BYTES.end());
+            let what = format!("{segment} bytes: use a multiple of {SECTOR}, at least {least} and at most {most}");
+            return Err(BadSetting { setting: "segment_bytes", what });
         }
-        if self.commit_timeout < Duration::from_millis(1) {
-            return Err(format!("commit_timeout of {:?}: use at least 1ms", self.commit_timeout));
+        for (setting, size, least, why) in [
+            ("wal_limit", self.wal_limit, 0, ""),
+            ("log_limit", self.log_limit, segment, ", the size of one file of the log (segment_bytes)"),
+            ("checkpoint_bytes", self.checkpoint_bytes, Config::PAGE, ""),
+            ("transaction_limit", self.transaction_limit, Config::PAGE, ""),
+            ("scrub_bytes", self.scrub_bytes, 0, ""),
+            ("snapshot_wal_pin_max", self.snapshot_wal_pin_max, 0, ""),
+            ("snapshot_rate", self.snapshot_rate, 0, ""),
+        ] {
+            if size < least {
+                return Err(BadSetting { setting, what: format!("{size} bytes: use at least {least}{why}") });
+            }
+            if size > Config::LARGEST {
+                return Err(BadSetting { setting, what: format!("{size} bytes: use at most {}", Config::LARGEST) });
+            }
         }
-        if self.snapshot_rate > 0 && self.snapshot_rate < Config::SLOWEST_SNAPSHOT {
-            return Err(format!(
-                "snapshot_rate of {} bytes a second: use at least {}, or 0 for no limit",
+        if (1..Config::SLOWEST_SNAPSHOT).contains(&self.snapshot_rate) {
+            let what = format!(
+                "{} bytes a second: use at least {}, or 0 for no limit",
                 self.snapshot_rate,
                 Config::SLOWEST_SNAPSHOT
-            ));
+            );
+            return Err(BadSetting { setting: "snapshot_rate", what });
         }
         Ok(())
     }
+}
+
+/// A setting that cannot work.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct BadSetting {
+    /// Its name, as the builder has it.
+    pub(crate) setting: &'static str,
+    /// What it is, and what to write instead.
+    pub(crate) what: String,
 }
 
 #[cfg(test)]
@@ -139,6 +190,69 @@ mod tests {
         assert!(Config { commit_timeout: Duration::ZERO, ..Config::default() }.check().is_err());
         assert_eq!(config(300).election_ticks(), 6);
         assert_eq!(Config::default().election_ticks(), 20);
+    }
+
+    /// Three values around each bound, and what overflows would come of.
+    #[test]
+    fn what_is_too_small_or_too_large_is_refused_by_name() {
+        type Set = fn(&mut Config, u64);
+        let week = Config::LONGEST.as_millis() as u64;
+        let most = Config::LARGEST;
+        // Name, how to set it, least and most; where one is missing everything goes on that side.
+        let times: [(&str, Set, u64); 6] = [
+            ("heartbeat", |config, n| (config.heartbeat, config.election_timeout) = (ms_of(n), Config::LONGEST), 1),
+            ("commit_timeout", |config, n| config.commit_timeout = ms_of(n), 1),
+            ("busy_timeout", |config, n| config.busy_timeout = ms_of(n), 0),
+            ("session_idle", |config, n| config.session_idle = ms_of(n), 100),
+            ("checkpoint_age", |config, n| config.checkpoint_age = ms_of(n), 0),
+            ("snapshot_read_view_close_timeout", |config, n| config.snapshot_read_view_close_timeout = ms_of(n), 1),
+        ];
+        let sizes: [(&str, Set, u64); 6] = [
+            ("wal_limit", |config, n| config.wal_limit = n, 0),
+            ("log_limit", |config, n| config.log_limit = n, Config::default().segment_bytes),
+            ("checkpoint_bytes", |config, n| config.checkpoint_bytes = n, 64 << 10),
+            ("transaction_limit", |config, n| config.transaction_limit = n, 64 << 10),
+            ("scrub_bytes", |config, n| config.scrub_bytes = n, 0),
+            ("snapshot_wal_pin_max", |config, n| config.snapshot_wal_pin_max = n, 0),
+        ];
+        let longest = |name: &str| if name == "heartbeat" { week / 3 } else { week };
+        let all = times.iter().map(|(name, set, least)| (*name, *set, *least, longest(name)));
+        for (name, set, least, most) in all.chain(sizes.iter().map(|(name, set, least)| (*name, *set, *least, most))) {
+            let check = |value| {
+                let mut config = Config::default();
+                set(&mut config, value);
+                config.check()
+            };
+            for (value, fine) in [(least, true), (least + 1, true), (most - 1, true), (most, true)] {
+                assert_eq!(check(value).is_ok(), fine, "{name} {value}: {:?}", check(value));
+            }
+            for value in least.checked_sub(1).into_iter().chain([most + 1, u64::MAX]) {
+                let bad = check(value).unwrap_err();
+                // With an enormous heartbeat it is the time that depends on it.
+                let named = [name, "election_timeout"].contains(&bad.setting);
+                assert!(named && bad.what.contains("use at "), "{name} {value}: {bad:?}");
+            }
+        }
+        for (segment_bytes, fine) in [
+            (0, false),
+            ((4 << 10) - 512, false),
+            (4 << 10, true),
+            ((4 << 10) + 1, false),
+            ((4 << 10) + 512, true),
+            (1 << 30, true),
+            ((1 << 30) + 512, false),
+            (u64::MAX, false),
+        ] {
+            let checked = Config { segment_bytes, log_limit: 1 << 40, ..Config::default() }.check();
+            assert_eq!(checked.is_ok(), fine, "{segment_bytes}: {checked:?}");
+        }
+        let enormous = Config { heartbeat: Duration::MAX, election_timeout: Duration::MAX, ..Config::default() };
+        assert_eq!(enormous.check().unwrap_err().setting, "heartbeat");
+        assert!(Config { election_timeout: Config::LONGEST + ms_of(1), ..Config::default() }.check().is_err());
+    }
+
+    fn ms_of(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
     }
 
     #[test]

@@ -34,7 +34,8 @@ const DEFAULT_VFS: &str = "shoal";
 
 static NEXT_VFS: AtomicU64 = AtomicU64::new(1);
 
-/// How a node is started. Every option has a default; see each method.
+/// How a node is started. Every option has a default; see each method. No time may be longer than a week, and no size larger than
+/// 1 PiB; [`Builder::start`] says what cannot work.
 #[derive(Clone, Debug)]
 #[must_use = "call start()"]
 pub struct Builder {
@@ -143,13 +144,13 @@ impl Builder {
     }
 
     /// Bytes of log beyond which its oldest files are dropped, as soon as every member has what is in them and every
-    /// database its checkpoint; default 256 MiB. At least four times [`Builder::segment_bytes`] makes sense.
+    /// database its checkpoint; default 256 MiB. At least [`Builder::segment_bytes`]; less than four times of that makes no sense.
     pub fn log_limit(mut self, bytes: u64) -> Builder {
         self.config.log_limit = bytes;
         self
     }
 
-    /// Bytes of pages in a database's WAL beyond which they are moved to its main file; default 4 MiB.
+    /// Bytes of pages in a database's WAL beyond which they are moved to its main file; default 4 MiB, at least 64 KiB.
     pub fn checkpoint_bytes(mut self, bytes: u64) -> Builder {
         self.config.checkpoint_bytes = bytes;
         self
@@ -187,20 +188,20 @@ impl Builder {
         self
     }
 
-    /// Size of one file of the log in bytes; default 16 MiB. Each is written in advance.
+    /// Size of one file of the log in bytes; default 16 MiB, a multiple of 512 from 4 KiB to 1 GiB. Each is written in advance.
     pub fn segment_bytes(mut self, bytes: u64) -> Builder {
         self.config.segment_bytes = bytes;
         self
     }
 
     /// A SQL session over the admin socket ends when nothing is asked of it for this long, inside of a transaction after a
-    /// tenth of it; default 10 min.
+    /// tenth of it; default 10 min, at least 100 ms.
     pub fn session_idle(mut self, limit: Duration) -> Builder {
-        self.config.session_idle = limit.max(Duration::from_millis(100));
+        self.config.session_idle = limit;
         self
     }
 
-    /// Largest transaction in bytes of pages; default 4 GiB. Each node needs twice that on its disk.
+    /// Largest transaction in bytes of pages; default 4 GiB, at least 64 KiB. Each node needs twice that on its disk.
     pub fn transaction_limit(mut self, bytes: u64) -> Builder {
         self.config.transaction_limit = bytes;
         self
@@ -227,11 +228,17 @@ impl Builder {
         self
     }
 
+    /// The first time or size that cannot work, and what to write instead.
+    #[doc(hidden)]
+    pub fn check(&self) -> std::result::Result<(), (&'static str, String)> {
+        self.config.check().map_err(|bad| (bad.setting, bad.what))
+    }
+
     /// Starts the node. Opens and checks what is in the directory, and blocks until the databases show all that this
     /// directory knows to be committed. Does not wait for other nodes: see [`Node::wait_leader`].
     pub fn start(self) -> Result<Node> {
         let env = self.env.clone().unwrap_or_else(Env::os);
-        self.config.check().map_err(|what| Error::new(ErrorKind::BadInput, what))?;
+        self.check().map_err(|(setting, what)| Error::new(ErrorKind::BadInput, format!("{setting}: {what}")))?;
         let id = node_id(self.id)?;
         let list = self.member_list(id)?;
         self.check_join()?;

@@ -22,6 +22,7 @@ use super::record::{RECORD_HEADER, lap, record_size, sector_up};
 use super::recover::{Case, End, NamedHead, Replay, bad_head};
 use super::segment::{self, Directory, Listing, Segment, Spare};
 use super::{Anchor, Batch, LogError, LogOptions, Recovered};
+use crate::config::SEGMENT_BYTES;
 use crate::planted::{self, Bug};
 use crate::types::{ClusterId, EntryId, HardState, LogEntry, LogIndex, Term};
 
@@ -609,7 +610,7 @@ const HEAD_FIXED: usize = 102;
 
 fn check_options(options: LogOptions) -> Result<(), LogError> {
     let bytes = options.segment_bytes;
-    if !(4 << 10..=1 << 30).contains(&bytes) || !bytes.is_multiple_of(SECTOR) {
+    if !SEGMENT_BYTES.contains(&bytes) || !bytes.is_multiple_of(SECTOR) {
         return Err(LogError::Misuse(format!("segments of {bytes} bytes: must be a multiple of 512, 4 KiB to 1 GiB")));
     }
     Ok(())

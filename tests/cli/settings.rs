@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use crate::user::{LONG, Started, free_ports, one_node, out, run, shoal, text, works, works_in_time};
+use crate::user::{LONG, Started, fails, free_ports, one_node, out, run, shoal, text, works, works_in_time};
 
 #[test]
 fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
@@ -120,4 +120,68 @@ fn messages_and_results_do_not_mix() {
     // Whatever comes before it is JSON as well.
     let lines = node.lines_until("leads");
     assert!(lines.iter().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{lines:#?}");
+}
+
+/// Every number that `start` takes: what is too small, too large or zero is wrong usage, in words that name the flag and what to
+/// write instead; and nothing was founded.
+#[test]
+fn a_number_that_cannot_work_is_wrong_usage_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = text(&dir.path().join("data"));
+    let start = ["start", "--data", &data, "--listen", "127.0.0.1:0"];
+    for (flag, value, words) in [
+        ("--heartbeat", "0s", "0ns: use at least 1ms"),
+        ("--heartbeat", "169h", "use at most 168h"),
+        ("--election-timeout", "0ms", "use at least 300ms, three heartbeats"),
+        ("--election-timeout", "299ms", "use at least 300ms, three heartbeats"),
+        ("--election-timeout", "5124095576030h", "use at most 168h"),
+        ("--commit-timeout", "0s", "use at least 1ms"),
+        ("--commit-timeout", "169h", "use at most 168h"),
+        // SQLite counts it in 31 bits.
+        ("--busy-timeout", "10000h", "use at most 168h"),
+        ("--session-idle", "0s", "use at least 100ms"),
+        ("--session-idle", "99ms", "use at least 100ms"),
+        ("--session-idle", "169h", "use at most 168h"),
+        ("--checkpoint-age", "169h", "use at most 168h"),
+        ("--wal-limit", "18446744073709551615", "use at most 1125899906842624"),
+        ("--log-limit", "0", "use at least 16777216, the size of one file of the log"),
+        ("--log-limit", "15MiB", "use at least 16777216, the size of one file of the log"),
+        ("--log-limit", "17179869183GiB", "use at most 1125899906842624"),
+        ("--segment-bytes", "0", "use a multiple of 512, at least 4096 and at most 1073741824"),
+        ("--segment-bytes", "1000", "1000 bytes: use a multiple of 512, at least 4096 and at most 1073741824"),
+        ("--segment-bytes", "4097", "use a multiple of 512"),
+        ("--segment-bytes", "2GiB", "use a multiple of 512"),
+        ("--checkpoint-bytes", "0", "use at least 65536"),
+        ("--checkpoint-bytes", "18446744073709551615", "use at most 1125899906842624"),
+        ("--scrub-bytes", "18446744073709551615", "use at most 1125899906842624"),
+        ("--snapshot-rate", "1", "use at least 65536, or 0 for no limit"),
+        ("--snapshot-rate", "18446744073709551615", "use at most 1125899906842624"),
+        ("--transaction-limit", "0", "use at least 65536"),
+        ("--transaction-limit", "18446744073709551615", "use at most 1125899906842624"),
+    ] {
+        let said = fails(&[&start[..], &["--id", "1", flag, value]].concat(), 2);
+        assert!(said.starts_with(&format!("shoal: {flag}: ")) && said.contains(words), "{flag} {value}: {said}");
+    }
+    // These the command line knows by itself.
+    for (flag, value) in [("--id", "0"), ("--id", "65536"), ("--wal-limit", "-1"), ("--heartbeat", "5")] {
+        let id: &[&str] = if flag == "--id" { &[] } else { &["--id", "1"] };
+        let refused = run(&[&start[..], id, &[&format!("{flag}={value}")]].concat());
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{flag} {value}: {said}");
+        assert!(said.contains(flag) && said.contains(value), "{said}");
+    }
+    // From a variable or a file it is the same number.
+    let refused = shoal(&[&start[..], &["--id", "1"]].concat()).env("SHOAL_SEGMENT_BYTES", "1000").output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("--segment-bytes: 1000 bytes"));
+    assert!(!dir.path().join("data").exists());
+
+    let least = ["--wal-limit", "0", "--scrub-bytes", "0", "--snapshot-rate", "0", "--busy-timeout", "0s"];
+    let least =
+        [&least[..], &["--segment-bytes", "4KiB", "--log-limit", "4KiB", "--checkpoint-bytes", "64KiB"]].concat();
+    let least = [&least[..], &["--checkpoint-age", "0s", "--session-idle", "100ms"]].concat();
+    let (node, data) = one_node(dir.path(), &least);
+    works(&["sql", "app", "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(300000))", "--data", &data]);
+    assert_eq!(works(&["sql", "app", "SELECT length(x) FROM t", "--data", &data]), "300000\n");
+    assert_eq!(node.terminate(), 0);
 }

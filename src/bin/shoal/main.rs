@@ -130,7 +130,7 @@ impl From<Error> for Failed {
 fn main() -> ExitCode {
     let result = command_line().and_then(|cli| set_up_log(&cli).map(|()| cli)).and_then(|cli| match cli.command {
         Command::Demo(args) => demo::run(&args),
-        Command::Start(args) => start::run(args).map_err(Failed::from),
+        Command::Start(args) => start::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Status(args) => ask::status(args),
         Command::Health(args) => ask::health(args),

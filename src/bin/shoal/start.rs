@@ -15,6 +15,7 @@ use std::str::FromStr;
 
 use shoaldb::{Error, Event, Member, Node};
 
+use crate::Failed;
 use tuning::Tuning;
 
 /// `ID=ADDRESS`.
@@ -84,13 +85,13 @@ pub(crate) struct StartArgs {
 }
 
 /// Runs until a signal, or until the node had to stop.
-pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
+pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
     // Before anything takes time: a signal during the start ends it in order, too.
     let (to, signals) = crossbeam_channel::unbounded();
     ctrlc::set_handler(move || {
         let _ = to.send(());
     })
-    .map_err(|error| io::Error::other(format!("signal handler: {error}")))?;
+    .map_err(|error| Error::from(io::Error::other(format!("signal handler: {error}"))))?;
 
     let mut builder = Node::builder(u64::from(args.id), &args.data)
         .listen(&args.listen)
@@ -105,6 +106,10 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
     if !args.join.is_empty() {
         builder = builder.join(args.join);
     }
+    builder.check().map_err(|(setting, what)| Failed {
+        code: Failed::USAGE,
+        text: format!("--{}: {what}", setting.replace('_', "-")),
+    })?;
     let node = builder.start()?;
     let events = node.events();
     // What was decided before anybody listened is no event any more.
@@ -155,7 +160,7 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Error> {
     node.shutdown()?;
     tracing::info!(node = args.id, "stopped");
     match removed {
-        Some(what) => Err(Error::from(io::Error::other(what))),
+        Some(what) => Err(Error::from(io::Error::other(what)).into()),
         None => Ok(()),
     }
 }
