@@ -44,7 +44,8 @@ pub enum Event {
         /// The position.
         position: LogIndex,
     },
-    /// A snapshot is on its way: from this node (it lends a view of its databases) or to it.
+    /// A snapshot is on its way: from this node (it lends a view of its databases) or to it. One that is gone on with, after its
+    /// view or its source was lost, is of a later entry and told again.
     SnapshotStarted {
         /// The other node.
         peer: NodeId,
@@ -52,6 +53,19 @@ pub enum Event {
         index: LogIndex,
         /// Whether this node is the one that receives.
         receiving: bool,
+    },
+    /// How far a snapshot is, or the copy of one database for a repair. Told once a second on both sides, while it lasts.
+    SnapshotProgress {
+        /// The other node.
+        peer: NodeId,
+        /// The entry that it is of.
+        index: LogIndex,
+        /// Whether this node is the one that receives.
+        receiving: bool,
+        /// Bytes of pages that are in place.
+        done: u64,
+        /// All bytes.
+        total: u64,
     },
     /// The databases of this node are what they were at this entry on another node, durably.
     SnapshotInstalled {

@@ -131,6 +131,8 @@ pub(crate) struct Snapshots {
     /// Installed, and its end not told yet; and since when that is known in this life.
     finishing: Mutex<Option<(Finishing, Duration)>>,
     pub(crate) transfer: Mutex<Option<Transfer>>,
+    /// The last one to this node that was told of: where it came from, and the entry.
+    pub(crate) begun: Mutex<Option<(NodeId, LogIndex)>>,
     /// Something of the above is there.
     pub(crate) signal: Signal,
 }

@@ -38,6 +38,7 @@ use super::object::{
 };
 use super::{Staged, Transfer};
 use crate::catalogue::DatabaseId;
+use crate::events::Event;
 use crate::shared::Hub;
 use crate::types::{EntryId, LogIndex, NodeId};
 
@@ -79,6 +80,10 @@ struct Fetch<'a> {
 pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: AskOther<'_>) -> Result<Staged, Stop> {
     let have = hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed);
     let (view, at) = open(hub, have, ask)?;
+    // A view that is opened again, because its answers got lost, is the same snapshot.
+    if hub.snapshots.begun.lock().replace((source, at.index)) != Some((source, at.index)) {
+        hub.events.tell(&Event::SnapshotStarted { peer: source, index: at.index, receiving: true });
+    }
     let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total: 0 };
     let mut fetch = Fetch { hub, source, ask, view, at, reported: hub.waiting.clock.now(), transfer, received: 0 };
     let staged = fetch.run(have);
@@ -204,7 +209,8 @@ impl Fetch<'_> {
             return Ok(());
         }
         self.reported = now;
-        let Transfer { done, total, .. } = self.transfer;
+        let Transfer { source, index, done, total, .. } = self.transfer;
+        self.hub.events.tell(&Event::SnapshotProgress { peer: source, index, receiving: true, done, total });
         match (self.ask)(&Ask::Progress { view: self.view, phase, done, total }) {
             Ok(Answer::Gone) => Err(Stop::Lost("the view is closed".to_string())),
             // One report that gets lost does no harm.

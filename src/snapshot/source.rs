@@ -108,8 +108,10 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             None => Answer::Gone,
         },
         Ask::Progress { view, done, total, .. } => match hub.snapshots.views.renew(view, from, now) {
-            Some(_) => {
+            Some(cut) => {
                 hub.snapshots.views.note_progress(view, from, (done, total));
+                let index = cut.at.index;
+                hub.events.tell(&Event::SnapshotProgress { peer: from, index, receiving: false, done, total });
                 Answer::Yes
             }
             None => Answer::Gone,

@@ -124,6 +124,7 @@ fn readers_of_a_node_that_gets_a_snapshot_see_one_state_and_then_the_next() {
         status.applied > seen && status.applied >= cluster.leader().status().applied
     });
     assert_eq!(sum(), before, "a transaction reads one state");
+    told(&events, |event| matches!(event, Event::SnapshotStarted { receiving: true, .. }));
     told(&events, |event| matches!(event, Event::SnapshotInstalled { .. }));
     reader.execute_batch("COMMIT").unwrap();
     assert!(sum().0 > before.0);

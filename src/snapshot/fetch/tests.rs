@@ -62,6 +62,7 @@ fn whoever_fetches_tells_how_far_it_is_while_objects_come_all_the_time() {
     let checksum = (1..=PAGES).map(hash).fold(PageHash::default(), PageHash::toggle);
     let at = Checkpointed { position: Position(9), size: PageCount(PAGES), checksum };
     let listed = Listed { id: APP, page_size: SIZE, at };
+    let events = hub.events.listen();
     let (mut told, mut silent, mut last) = (Vec::new(), Duration::ZERO, Duration::ZERO);
     const STEP: Duration = Duration::from_millis(400);
     let fetched = fetch_one(&hub, NodeId(2), (ViewId(1), AT), &listed, &mut |ask| {
@@ -84,4 +85,15 @@ fn whoever_fetches_tells_how_far_it_is_while_objects_come_all_the_time() {
     assert!(silent <= REPORT_EVERY + 2 * STEP, "{silent:?} without a word: {told:?}");
     assert!(told.is_sorted() && told.iter().all(|(done, total)| *done <= bytes && *total == bytes), "{told:?}");
     assert!(told.len() > 3, "{told:?}");
+    // Who listens here hears the same.
+    let heard: Vec<_> = events
+        .try_iter()
+        .filter_map(|event| match event {
+            Event::SnapshotProgress { peer: NodeId(2), index: LogIndex(9), receiving: true, done, total } => {
+                Some((done, total))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(heard, told);
 }

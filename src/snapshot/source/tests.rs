@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::databases::Databases;
 use crate::shared::Shared;
 use crate::signal::Waiting;
+use crate::snapshot::object::{Phase, ViewId};
 use crate::types::{Incarnation, LogIndex, Term};
 use crate::upkeep::tests::upkeep;
 
@@ -50,6 +51,26 @@ fn all_that_fetch_get_together_what_the_rate_allows() {
         clock.advance(Duration::from_millis(told.map_or(0, |millis| u64::from(millis) + 1)));
     }
     assert!(sent <= 10 * RATE + OBJECT as u64 && sent >= 9 * RATE, "{sent} bytes in ten seconds");
+}
+
+/// Whoever listens on the lending side hears how far the other one says that it is.
+#[test]
+fn how_far_a_snapshot_is_is_told_where_it_comes_from() {
+    let (upkeep, _) = upkeep(&SimFs::new(1));
+    let hub = upkeep.hub();
+    let (at, peer) = (EntryId { index: LogIndex(100), term: Term(1) }, NodeId(3));
+    let cut = Cut { at, members: vec![peer], manifest: Vec::new(), databases: BTreeMap::new(), only: None };
+    let view = hub.snapshots.views.lend(7, cut, peer, hub.waiting.clock.now());
+    let events = hub.events.listen();
+    for (done, view, answer) in
+        [(10, view, Answer::Yes), (20, view, Answer::Yes), (30, ViewId(view.0 + 1), Answer::Gone)]
+    {
+        let ask = Ask::Progress { view, phase: Phase::Fetch, done, total: 30 };
+        assert_eq!(Answer::decode(serve(hub, Some(peer), &ask.encode())), Ok(answer));
+    }
+    let told: Vec<Event> = events.try_iter().collect();
+    let progress = |done| Event::SnapshotProgress { peer, index: at.index, receiving: false, done, total: 30 };
+    assert_eq!(told, [progress(10), progress(20)]);
 }
 
 #[test]
