@@ -29,6 +29,7 @@ use std::sync::atomic::Ordering;
 
 use shoaldb_vfs::Database;
 use shoaldb_vfs::database::ApplyError;
+use shoaldb_vfs::env::{MORE_FILES, in_words, is_out_of_files};
 use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
 
 use crate::catalogue::{DatabaseId, DatabaseInfo};
@@ -62,8 +63,8 @@ pub(crate) enum Step {
 
 /// Why an entry was not applied.
 enum Halt {
-    /// It may be tried again.
-    NoRoom(String),
+    /// It may be tried again. What happened, and what to do.
+    NoRoom(String, &'static str),
     /// Nothing later may be applied.
     ForGood(String),
 }
@@ -150,7 +151,7 @@ impl Applier {
             let next = next.clone();
             match self.apply(&next) {
                 Ok(()) => self.wait_no_more(),
-                Err(Halt::NoRoom(what)) => return self.wait_for_room(&what),
+                Err(Halt::NoRoom(what, remedy)) => return self.wait_for_room(&what, remedy),
                 Err(Halt::ForGood(reason)) => {
                     let id = next.id;
                     return Step::Stopped(format!("entry {}@{}: {reason}", id.index, id.term));
@@ -169,11 +170,10 @@ impl Applier {
     }
 
     /// Whoever has room should lead meanwhile: this node shows nothing that is committed from here on.
-    fn wait_for_room(&mut self, what: &str) -> Step {
+    fn wait_for_room(&mut self, what: &str, remedy: &str) -> Step {
         if !std::mem::replace(&mut self.waits_for_room, true) {
             let what = format!(
-                "{what}; nothing later is applied on this node until there is room; make room on the disk, it is tried again by \
-                 itself"
+                "{what}; nothing later is applied on this node until there is room; {remedy}, it is tried again by itself"
             );
             tracing::error!(node = self.hub.id.0, "{what}");
             self.hub.findings.lock().alarms.insert(NO_ROOM.to_string(), what.clone());
@@ -349,18 +349,21 @@ impl Applier {
                     return Ok(Decision::Refused(refused.to_string()));
                 }
                 let id = DatabaseId(index.0);
-                let not_created =
-                    |error: &std::io::Error| format!("database {} could not be created: {error}", info.name.as_str());
+                let not_created = |error| format!("database {} could not be created: {error}", info.name.as_str());
                 // First what may be tried again.
-                let files = self.hub.databases.make(id, &info).map_err(|error| match is_no_room(&error) {
-                    true => Halt::NoRoom(not_created(&error)),
-                    false => Halt::ForGood(not_created(&error)),
+                let files = self.hub.databases.make(id, &info).map_err(|error| {
+                    let what = not_created(error.to_string());
+                    match (is_no_room(&error), is_out_of_files(&error)) {
+                        (true, _) => Halt::NoRoom(what, "make room on the disk"),
+                        (_, true) => Halt::NoRoom(what, MORE_FILES),
+                        _ => Halt::ForGood(what),
+                    }
                 })?;
                 let DatabaseInfo { name, page_size, auto_vacuum } = info.clone();
                 self.hub
                     .change_catalogue(index, |catalogue| catalogue.apply_create(index, name, page_size, auto_vacuum))?
                     .map_err(|refused| refused.to_string())?;
-                self.hub.databases.enter(id, &info, files).map_err(|error| not_created(&error))?;
+                self.hub.databases.enter(id, &info, files).map_err(|error| not_created(in_words(&error)))?;
                 self.hub.found(index, Finding::Created(id));
                 Ok(Decision::Committed(index))
             }

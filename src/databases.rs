@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use shoaldb_vfs::Database;
-use shoaldb_vfs::env::{Env, Open};
+use shoaldb_vfs::env::{Env, MORE_FILES, Open, is_out_of_files};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::genesis::Geometry;
@@ -185,6 +185,12 @@ impl Databases {
                         tracing::info!(database = info.name.as_str(), %position, "ended an interrupted checkpoint");
                     }
                     self.enter(*id, info, files)?;
+                }
+                // Nothing is damaged, and to start as if it were would fetch whole copies from the others.
+                Err(error) if is_out_of_files(&error) => {
+                    let what =
+                        format!("database {}: its files cannot be opened: {error}; {MORE_FILES}", info.name.as_str());
+                    return Err(io::Error::new(error.kind(), what));
                 }
                 // Nothing is damaged: the double-write has what could not be written, for the next start as for this one.
                 Err(error) if is_no_room(&error) => {

@@ -5,6 +5,7 @@
 
 use rusqlite::ffi;
 use serde::{Deserialize, Serialize};
+use shoaldb_vfs::env::in_words;
 pub use shoaldb_vfs::error::{
     DAMAGED, DROPPED, NO_ROOM, NODE_STOPPED, NOT_COMMITTED, NOT_KEPT, READ_UNCONFIRMED, SECOND_WRITER, TOO_LARGE,
     UNKNOWN,
@@ -168,7 +169,7 @@ impl From<rusqlite::Error> for Error {
             ),
             Some(NOT_KEPT) => (
                 ErrorKind::Io,
-                "the transaction is not committed: the disk of this node did not take its pages; check the disk",
+                "the transaction is not committed: the disk of this node did not take its pages; see the log of the node, which says why",
             ),
             Some(DAMAGED) => (
                 ErrorKind::Corrupt,
@@ -209,7 +210,7 @@ impl From<rusqlite::Error> for Error {
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Error {
-        Error::caused(ErrorKind::Io, error.to_string(), error)
+        Error::caused(ErrorKind::Io, in_words(&error), error)
     }
 }
 

@@ -42,6 +42,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use shoaldb_vfs::env::{MORE_FILES, is_out_of_files};
 
 use crate::types::{ClusterId, EntryId, HardState, LogEntry, LogIndex, Membership};
 
@@ -191,6 +192,14 @@ pub enum LogError {
         /// File name.
         file: String,
     },
+    /// The process, or the system, has too many files open.
+    #[error("{label}: {file}: too many open files; {}", MORE_FILES)]
+    TooManyFiles {
+        /// Which call.
+        label: &'static str,
+        /// File name.
+        file: String,
+    },
     /// The file system failed otherwise.
     #[error("{label}: {file}: {error}")]
     Io {
@@ -211,6 +220,7 @@ impl LogError {
         let file = file.to_owned();
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::NoSpace { label, file },
+            _ if is_out_of_files(&error) => LogError::TooManyFiles { label, file },
             _ => LogError::Io { label, file, error: Arc::new(error) },
         }
     }
@@ -224,27 +234,47 @@ impl LogError {
         matches!(self, LogError::NoSpace { .. })
     }
 
-    /// Whether an append that failed may be tried again: a write or a new file found no room. What was written of it counts
-    /// for nothing, and the next attempt goes elsewhere. Not after a sync, whatever it said: what it left on the disk is not
-    /// known.
+    /// Whether an append that failed may be tried again: a write or a new file found no room, or no new file could be opened.
+    /// What was written of it counts for nothing, and the next attempt goes elsewhere. Not after a sync, whatever it said: what
+    /// it left on the disk is not known.
     pub fn can_be_tried_again(&self) -> bool {
-        matches!(self, LogError::NoSpace { label: "log.create" | "log.head.write" | "log.write", .. })
+        matches!(
+            self,
+            LogError::NoSpace { label: "log.create" | "log.head.write" | "log.write", .. }
+                | LogError::TooManyFiles { label: "log.create", .. }
+        )
+    }
+
+    /// What is to be done, behind what happened.
+    fn advice(&self) -> &'static str {
+        match self {
+            LogError::NoSpace { .. } => "; make room on the disk",
+            // It says so itself.
+            LogError::TooManyFiles { .. } => "",
+            _ => "; check the disk",
+        }
+    }
+
+    /// What happened, to what can be tried again, and what makes the next attempt succeed.
+    pub(crate) fn for_now(&self) -> String {
+        format!("{self}{}, it is tried again by itself", self.advice())
     }
 
     /// What an append that will be tried again means for its node, and what to do.
     pub(crate) fn in_words_for_now(&self) -> String {
-        format!(
-            "the log cannot be written, nothing is acknowledged: {self}; make room on the disk, it is tried again by itself"
-        )
+        format!("the log cannot be written, nothing is acknowledged: {}", self.for_now())
     }
 
     /// What a failed append means for its node, and what to do.
     pub(crate) fn in_words(&self) -> String {
-        let advice = match self.is_no_space() {
-            true => "make room on the disk and start the node again",
-            false => "check the disk, then start the node again",
+        let then = match self {
+            LogError::NoSpace { .. } | LogError::TooManyFiles { .. } => " and",
+            _ => ", then",
         };
-        format!("the log cannot be written, nothing is acknowledged any more: {self}; {advice}")
+        let advice = self.advice();
+        format!(
+            "the log cannot be written, nothing is acknowledged any more: {self}{advice}{then} start the node again"
+        )
     }
 
     /// Whether bytes on disk are not what was once synced.

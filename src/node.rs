@@ -411,9 +411,7 @@ pub(crate) fn go_on_behind(
 
 /// People are told once, however often it is tried.
 fn tell_of_waiting_snapshot(hub: &Hub, index: LogIndex, why: &LogError) {
-    let what = format!(
-        "a snapshot of entry {index} waits to be installed: {why}; make room on the disk, it is tried again by itself"
-    );
+    let what = format!("a snapshot of entry {index} waits to be installed: {}", why.for_now());
     let told = hub.findings.lock().alarms.insert(snapshot::ALARM.to_string(), what.clone()).is_some();
     if !told {
         tracing::error!(node = hub.id.0, "{what}");

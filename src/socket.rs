@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use shoaldb_vfs::env::in_words;
+
 use crate::admin::{self, Request, frame};
 use crate::connection::{ConnectOptions, ReadLevel};
 use crate::session::{self, Line, Sessions};
@@ -125,7 +127,7 @@ fn listen(hub: &Hub, listener: &UnixListener, stop: &AtomicBool, vfs: &Arc<str>,
             Ok(stream) => stream,
             Err(error) => {
                 // Out of descriptors, most likely: not to be answered by spinning.
-                tracing::warn!(%error, "the admin socket accepts nobody for the moment");
+                tracing::warn!("the admin socket accepts nobody for the moment: {}", in_words(&error));
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
             }

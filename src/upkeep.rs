@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use shoaldb_vfs::Database;
 use shoaldb_vfs::database::{Checkpoint, CheckpointError};
+use shoaldb_vfs::env::{MORE_FILES, is_out_of_files};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::WriteError;
 use shoaldb_vfs::page::PageNo;
@@ -196,8 +197,8 @@ impl Upkeep {
                 fit
             }
             Err(error) => {
-                let what =
-                    format!("database {}: its page hashes could not be read: {error}; check the disk", db.name());
+                let advice = if is_out_of_files(&error) { MORE_FILES } else { "check the disk" };
+                let what = format!("database {}: its page hashes could not be read: {error}; {advice}", db.name());
                 if !self.hub.findings.lock().alarms.contains_key(&about) {
                     tracing::error!("{what}");
                     self.hub.events.tell(&Event::DiskTrouble { what: what.clone() });
@@ -354,10 +355,13 @@ impl Upkeep {
             // A read view is somebody at work, like a reader: it ends, and then the checkpoint is made.
             Ok(Checkpoint::Nothing | Checkpoint::Blocked | Checkpoint::Gated) => {}
             Err(error) => {
-                let advice = match &error {
-                    CheckpointError::Write(WriteError::Failed(_)) => "check the disk, then start the node again",
-                    CheckpointError::Write(_) => "make room on the disk; it is tried again by itself",
-                    _ => "see the log",
+                let advice: String = match &error {
+                    CheckpointError::Write(WriteError::Failed(_)) => "check the disk, then start the node again".into(),
+                    CheckpointError::Write(WriteError::Nothing(error)) if is_out_of_files(error) => {
+                        format!("{MORE_FILES}; it is tried again by itself")
+                    }
+                    CheckpointError::Write(_) => "make room on the disk; it is tried again by itself".into(),
+                    _ => "see the log".into(),
                 };
                 let what =
                     format!("database {}: no checkpoint, its WAL and the log grow: {error}; {advice}", db.name());

@@ -188,6 +188,30 @@ fn the_first_failure_is_the_answer_from_then_on() {
     }
 }
 
+/// A new segment that cannot be opened for want of descriptors has changed nothing: it is tried again, and people are told what to
+/// raise.
+#[test]
+fn a_new_segment_without_a_descriptor_is_tried_again() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.append(&entries(2, 2, 1, 10)).unwrap();
+    fs.fail_at(Aim::At("log.create"), 1, Lasts::ForGood, Failure::EMFILE);
+    // Larger than a segment: it needs one of its own.
+    let large = entries(3, 3, 1, 2 * OPTIONS.segment_bytes as usize);
+    for _ in 0..3 {
+        let error = log.append(&large).unwrap_err();
+        assert!(error.can_be_tried_again() && !error.is_no_space(), "{error}");
+        for words in [error.in_words_for_now(), error.in_words()] {
+            assert!(words.contains("too many open files") && words.contains("ulimit -n"), "{words}");
+            assert!(!words.contains("disk"), "{words}");
+        }
+    }
+    assert_eq!(all(&log), [entry(2, 1, 10)]);
+    fs.clear_faults();
+    log.append(&large).unwrap();
+    assert_eq!(all(&log).len(), 2);
+}
+
 /// What a write without room left at its place is not read, whatever it is: the next segment says that this one ended before.
 /// Shows INV-3.
 #[test]

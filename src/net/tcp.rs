@@ -34,7 +34,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use shoaldb_vfs::env::Rng;
+use shoaldb_vfs::env::{Rng, in_words};
 
 use super::frame::{FrameKind, MAX_CALL};
 use super::handshake::{Hello, PROTOCOL, Purpose};
@@ -106,7 +106,7 @@ pub enum ListenError {
         address: String,
     },
     /// Anything else.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {}", in_words(error))]
     Io {
         /// The address.
         address: String,

@@ -192,3 +192,60 @@ fn a_short_demo_loses_nothing() {
         }
     }
 }
+
+/// A node that may not open as many files as it needs says so, and what to do, wherever that happens: at its sockets, for a new
+/// database, and at a start; no copy passes for damaged because of it. With a higher limit everything is there.
+#[test]
+fn too_many_open_files_are_no_damage_and_people_are_told_what_to_raise() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = text(&dir.path().join("data"));
+    let limited = |files: usize| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {files}; exec \"$@\""), "sh"]);
+        let start =
+            shoal(&["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0", "--commit-timeout", "1s"]);
+        command.arg(start.get_program()).args(start.get_args());
+        command
+    };
+    let node = Started::new(&mut limited(64));
+    node.wait_line("ready");
+    works_in_time(&["health", "--data", &data]);
+    let create = |n: &usize| run(&["db", "create", &format!("d{n}"), "--data", &data]).status.success();
+    let made = (0..40).take_while(create).count();
+    assert!((5..40).contains(&made), "{made} databases with 64 files");
+    let said = node.wait_line("oo many open files");
+    assert!(said.contains("ulimit -n") && said.contains("tried again"), "{said}");
+    drop(node);
+
+    // Fewer than what is there needs: no start, and nothing is repaired.
+    let refused = limited(24).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("ulimit -n") && !said.contains("repaired"), "{said}");
+
+    let node = Started::new(&mut limited(1024));
+    node.wait_line("ready");
+    works_in_time(&["health", "--data", &data]);
+    let list: serde_json::Value = serde_json::from_str(&works(&["db", "list", "--json", "--data", &data])).unwrap();
+    assert!(list.as_array().unwrap().len() >= made, "{list}");
+    works(&["verify", "--deep", "--data", &data]);
+    drop(node);
+}
+
+/// Callers that take all descriptors of a node keep others out, and are told of once.
+#[test]
+fn sockets_without_descriptors_say_what_to_raise() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, port) = (text(&dir.path().join("data")), free_ports(1)[0]);
+    let address = format!("127.0.0.1:{port}");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 48; exec \"$@\"", "sh"]);
+    let start = shoal(&["start", "--id", "1", "--data", &data, "--listen", &address]);
+    let node = Started::new(command.arg(start.get_program()).args(start.get_args()));
+    node.wait_line("ready");
+    let callers: Vec<_> = (0..48).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    let said = node.wait_line("oo many open files");
+    assert!(said.contains("ulimit -n"), "{said}");
+    drop(callers);
+    works_in_time(&["health", "--data", &data]);
+}

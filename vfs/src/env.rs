@@ -125,3 +125,19 @@ pub struct Env {
     /// Randomness.
     pub rng: Arc<dyn Rng>,
 }
+
+/// Whether an error says that this process, or the system, has as many files and sockets open as it may. What was to be opened
+/// is as it was, and may be opened later.
+pub fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// What a person can do about it.
+pub const MORE_FILES: &str =
+    "raise the limit of open files of this process: `ulimit -n`, or LimitNOFILE in a systemd unit";
+
+/// The error as text, and what to do about it where that is known.
+pub fn in_words(error: &io::Error) -> String {
+    if is_out_of_files(error) { format!("{error}; {MORE_FILES}") } else { error.to_string() }
+}

@@ -10,6 +10,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
+use shoaldb_vfs::env::in_words;
+
 use super::Shared;
 use super::link::{Link, LinkError, Wait};
 use crate::fields::Damaged;
@@ -31,6 +33,7 @@ pub(super) struct Served {
 
 /// The listener's thread.
 pub(super) fn listen(shared: &Arc<Shared>, listener: &TcpListener) {
+    let mut told = false;
     while !shared.stopping() {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -38,7 +41,10 @@ pub(super) fn listen(shared: &Arc<Shared>, listener: &TcpListener) {
                 // Out of descriptors, or a connection that ended before it was accepted. Neither is a reason to stop
                 // listening; the pause keeps the first from becoming a busy loop.
                 if !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) {
-                    tracing::warn!("accept on {}: {error}", shared.local);
+                    // Once, until it accepts somebody again.
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!("accept on {}: {}", shared.local, in_words(&error));
+                    }
                     std::thread::sleep(std::time::Duration::from_millis(20));
                 }
                 continue;
@@ -47,6 +53,7 @@ pub(super) fn listen(shared: &Arc<Shared>, listener: &TcpListener) {
         if shared.stopping() {
             return;
         }
+        told = false;
         let Some(id) = register(shared, &stream) else { continue };
         let worker = Arc::clone(shared);
         let spawned = shared.spawn(format!("shoal-serve-{id}"), move || {
@@ -63,7 +70,10 @@ pub(super) fn listen(shared: &Arc<Shared>, listener: &TcpListener) {
 
 /// Takes a connection into the books, unless there are too many.
 fn register(shared: &Shared, stream: &TcpStream) -> Option<u64> {
-    let handle = stream.try_clone().ok()?;
+    let handle = stream
+        .try_clone()
+        .inspect_err(|error| tracing::warn!("{}: connection refused: {}", shared.local, in_words(error)))
+        .ok()?;
     let mut served = shared.served.lock();
     let pending = served.values().filter(|one| one.hello.is_none()).count();
     if pending >= shared.options.max_pending || served.len() >= shared.options.max_connections {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rustix::net::RecvFlags;
 use shoaldb_vfs::buffer::Buffer;
+use shoaldb_vfs::env::in_words;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::fields::Damaged;
@@ -32,7 +33,7 @@ pub(super) enum LinkError {
     Cut,
     #[error("no answer in time")]
     TimedOut,
-    #[error("{0}")]
+    #[error("{}", in_words(_0))]
     Io(#[from] io::Error),
     #[error("{0}")]
     Damaged(#[from] Damaged),

@@ -25,6 +25,7 @@ use parking_lot::MutexGuard;
 use super::apply::header_lost;
 use super::{Database, FileState, Link, Main, Mode, Overlay, State, Verdict};
 use crate::capture::{self, Capture, CommitFrame};
+use crate::env::in_words;
 use crate::error::Refusal;
 use crate::lock::{FileId, READ_0};
 use crate::page::{PageCount, PageHash, PageNo};
@@ -403,7 +404,8 @@ impl Database {
             Err(_) if writer.capture.has_fired() => self.spill.keep_at_any_price(bytes),
             Err(error) => {
                 self.spill.note_refused();
-                tracing::warn!(database = self.name, %error, "no room for a page of a transaction, it is rolled back");
+                let why = in_words(&error);
+                tracing::warn!(database = self.name, "no room for a page of a transaction, it is rolled back: {why}");
                 return Err(no_room(&error));
             }
         };

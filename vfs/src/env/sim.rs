@@ -83,6 +83,8 @@ impl Failure {
     pub const EIO: Failure = Failure::Errno(5);
     /// No space left on the device.
     pub const ENOSPC: Failure = Failure::Errno(28);
+    /// The process has too many files open.
+    pub const EMFILE: Failure = Failure::Errno(24);
 
     fn error(self) -> io::Error {
         match self {
