@@ -3,7 +3,7 @@
 //! them. Reported as ratios of medians.
 //!
 //! ```text
-//! cargo bench --bench commit -- [--rounds 7] [--millis 700] [--writers 1,16,64] [--dir DIR]
+//! cargo bench --bench commit -- [--rounds 7] [--millis 700] [--writers 1,16,64] [--only WHAT] [--dir DIR]
 //! ```
 //!
 //! One transaction is one INSERT of 100 bytes into a table with one index. Each writer has a connection of its own with a
@@ -40,6 +40,8 @@ fn main() {
     let (rounds, millis) = (args.number("--rounds", 7usize), args.number("--millis", 700));
     let writers = args.value("--writers").unwrap_or("1,16,64").split(',');
     let writers: Vec<usize> = writers.map(|part| part.parse().expect("--writers")).collect();
+    // For a profiler: one of the four alone, by the name it has in the table. Nothing to form a ratio with then.
+    let only = args.value("--only");
     let dir = args.directory();
 
     let plain = Plain::open(&dir.path().join("plain.db"));
@@ -60,13 +62,16 @@ fn main() {
         samples.truncate(if writers == 1 { 4 } else { 3 });
         for _ in 0..rounds {
             let limit = Duration::from_millis(millis);
-            samples[0].1.push(run(writers, limit, || plain.connect()));
-            samples[1].1.push(run(writers, limit, || connect(&one)));
-            samples[2].1.push(run(writers, limit, || connect(&leader)));
-            if let Some((_, samples)) = samples.get_mut(3) {
-                samples.push(run_bare(&mut bare, limit));
+            for (what, samples) in samples.iter_mut().filter(|(what, _)| only.is_none_or(|only| *what == only)) {
+                samples.push(match *what {
+                    "plain" => run(writers, limit, || plain.connect()),
+                    "one node" => run(writers, limit, || connect(&one)),
+                    "three nodes" => run(writers, limit, || connect(&leader)),
+                    _ => run_bare(&mut bare, limit),
+                });
             }
         }
+        samples.retain(|(_, samples)| !samples.is_empty());
         let base = median(samples[0].1.iter().map(|sample| sample.per_second));
         for (what, samples) in &samples {
             let rate = median(samples.iter().map(|sample| sample.per_second));

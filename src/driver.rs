@@ -34,8 +34,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
-use parking_lot::{Mutex, MutexGuard};
+use crossbeam_channel::Receiver;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use shoaldb_vfs::Database;
 use shoaldb_vfs::transaction::Position;
 
@@ -69,6 +69,15 @@ const SLOW_FOR: Duration = Duration::from_secs(1);
 struct Seat {
     engine: Engine,
     out: Wires,
+    /// When the Raft thread will turn it, if nobody rings, by the node's clock.
+    turned_by: Duration,
+}
+
+impl Seat {
+    /// Whether the Raft thread sleeps for too long.
+    fn wants_earlier_turn(&self) -> bool {
+        self.engine.turn_by().is_some_and(|by| by < self.turned_by)
+    }
 }
 
 /// Where the engine's effects go.
@@ -100,20 +109,37 @@ impl Outlet for Wires {
     }
 }
 
-/// A bell that a thread waits for; ringing it twice is ringing it once.
+/// A bell that a thread waits for; ringing it twice is ringing it once. Whoever waits sleeps at once: a channel would look
+/// again and again for a while first, on a core that another thread of the same commit needs.
+#[derive(Default)]
 struct Bell {
-    ring: Sender<()>,
-    heard: Receiver<()>,
+    rung: Mutex<bool>,
+    changed: Condvar,
 }
 
 impl Bell {
-    fn new() -> Bell {
-        let (ring, heard) = crossbeam_channel::bounded(1);
-        Bell { ring, heard }
+    fn ring(&self) {
+        if !std::mem::replace(&mut *self.rung.lock(), true) {
+            self.changed.notify_one();
+        }
     }
 
-    fn ring(&self) {
-        let _ = self.ring.try_send(());
+    fn wait(&self) {
+        let mut rung = self.rung.lock();
+        while !std::mem::take(&mut *rung) {
+            self.changed.wait(&mut rung);
+        }
+    }
+
+    /// Whether it rang before this moment.
+    fn wait_until(&self, until: Instant) -> bool {
+        let mut rung = self.rung.lock();
+        while !std::mem::take(&mut *rung) {
+            if self.changed.wait_until(&mut rung, until).timed_out() {
+                return std::mem::take(&mut *rung);
+            }
+        }
+        true
     }
 }
 
@@ -182,8 +208,8 @@ impl Driver {
         Driver {
             hub: hub.clone(),
             mailbox,
-            seat: Mutex::new(Some(Seat { engine, out })),
-            raft: Bell::new(),
+            seat: Mutex::new(Some(Seat { engine, out, turned_by: Duration::ZERO })),
+            raft: Bell::default(),
             batches,
             disk: Mutex::new(Disk {
                 log,
@@ -192,12 +218,12 @@ impl Driver {
                 slow_until: None,
                 retry_at: None,
             }),
-            to_write: Bell::new(),
-            spare_wanted: Bell::new(),
+            to_write: Bell::default(),
+            spare_wanted: Bell::default(),
             over: AtomicBool::new(false),
             entries,
             applier: Mutex::new(Applier::new(hub.clone())),
-            apply: Bell::new(),
+            apply: Bell::default(),
             apply_over: AtomicBool::new(false),
             awaits: AtomicBool::new(false),
         }
@@ -219,6 +245,7 @@ impl Driver {
                 *seat = None;
                 return;
             }
+            let deadline = self.note_next_turn(&mut seat, next_tick);
             drop(seat);
             self.write_what_is_cheap(false);
             // At a tick also what somebody who published should have gone on with: a connection may just have ended.
@@ -226,14 +253,25 @@ impl Driver {
             self.apply_what_is_cheap(patience);
             fence(Ordering::SeqCst);
             if self.mailbox.is_empty() {
-                let _ = self.raft.heard.recv_deadline(next_tick);
+                self.raft.wait_until(deadline);
             }
         }
     }
 
+    /// Until when the Raft thread may sleep: until the next tick, or for a moment, as long as commits follow one another.
+    /// Written down while the engine is ours, so that whoever turns it afterwards knows.
+    fn note_next_turn(&self, seat: &mut Option<Seat>, next_tick: Instant) -> Instant {
+        let Some(seat) = seat else { return next_tick };
+        let (now, instant) = (self.hub.waiting.clock.now(), Instant::now());
+        let tick = now + next_tick.saturating_duration_since(instant);
+        let busy = seat.engine.busy_until().filter(|until| *until > now);
+        seat.turned_by = seat.engine.turn_by().or(busy).map_or(tick, |soon| soon.min(tick));
+        instant + seat.turned_by.saturating_sub(now)
+    }
+
     /// Takes what is in the mailbox and turns once. `false` if the engine is over.
     fn turn_once(&self, seat: &mut Option<Seat>, tick: bool) -> bool {
-        let Some(Seat { engine, out }) = seat else { return false };
+        let Some(Seat { engine, out, .. }) = seat else { return false };
         let turned = catch_unwind(AssertUnwindSafe(|| {
             for input in self.mailbox.try_iter().take(INPUTS_PER_TURN) {
                 if matches!(input, Input::Stop) {
@@ -266,7 +304,11 @@ impl Driver {
                 drop(seat);
                 return self.raft.ring();
             }
+            let rings = seat.as_ref().is_some_and(Seat::wants_earlier_turn);
             drop(seat);
+            if rings {
+                self.raft.ring();
+            }
             self.write_what_is_cheap(may_write);
             self.apply_what_is_cheap(None);
             fence(Ordering::SeqCst);
@@ -278,34 +320,37 @@ impl Driver {
     }
 
     /// Writes what is in the queue, if it needs no write, or if this caller may write; else the log thread does.
-    fn write_what_is_cheap(&self, may_write: bool) {
-        if self.batches.lock().is_empty() {
-            return;
-        }
-        // Whoever writes looks into the queue when it is done.
-        let Some(mut disk) = self.disk.try_lock() else { return };
-        if disk.retry_at.is_some() {
-            return;
-        }
-        let fast = disk.slow_until.is_none_or(|until| Instant::now() >= until);
-        let taken = {
-            let mut batches = self.batches.lock();
-            let entries = batches.iter().filter(|batch| Appender::needs_write(batch)).flat_map(|batch| &batch.entries);
-            let bytes: u64 = entries.map(|entry| entry.data.len() as u64).sum();
-            let free = !batches.iter().any(Appender::needs_write);
-            if free || (may_write && fast && bytes <= WRITE_BY_CALLER) {
-                std::mem::take(&mut *batches)
-            } else {
-                VecDeque::new()
+    fn write_what_is_cheap(&self, mut may_write: bool) {
+        while !self.batches.lock().is_empty() {
+            // Whoever writes looks into the queue when it is done.
+            let Some(mut disk) = self.disk.try_lock() else { return };
+            if disk.retry_at.is_some() {
+                return;
             }
-        };
-        if !taken.is_empty() {
-            self.write(&mut disk, taken);
-        }
-        drop(disk);
-        fence(Ordering::SeqCst);
-        if !self.batches.lock().is_empty() {
-            self.to_write.ring();
+            let fast = disk.slow_until.is_none_or(|until| Instant::now() >= until);
+            let taken = {
+                let mut batches = self.batches.lock();
+                let entries =
+                    batches.iter().filter(|batch| Appender::needs_write(batch)).flat_map(|batch| &batch.entries);
+                let bytes: u64 = entries.map(|entry| entry.data.len() as u64).sum();
+                let free = !batches.iter().any(Appender::needs_write);
+                if free || (may_write && fast && bytes <= WRITE_BY_CALLER) {
+                    // One write for others is enough; what came meanwhile and needs none is done by the way.
+                    may_write &= free;
+                    std::mem::take(&mut *batches)
+                } else {
+                    VecDeque::new()
+                }
+            };
+            let nothing = taken.is_empty();
+            if !nothing {
+                self.write(&mut disk, taken);
+            }
+            drop(disk);
+            fence(Ordering::SeqCst);
+            if nothing {
+                return self.to_write.ring();
+            }
         }
     }
 
@@ -380,10 +425,10 @@ impl Driver {
         match retry_at {
             Some(_) if over => return false,
             // Whatever comes meanwhile waits behind what waits already.
-            Some(at) => drop(self.to_write.heard.recv_deadline(at)),
+            Some(at) => _ = self.to_write.wait_until(at),
             None if !self.batches.lock().is_empty() => {}
             None if self.over.load(Ordering::SeqCst) => return false,
-            None => drop(self.to_write.heard.recv()),
+            None => self.to_write.wait(),
         }
         true
     }
@@ -392,12 +437,12 @@ impl Driver {
     /// wants one then. `false` when the node ends.
     pub(crate) fn wait_for_spare_wanted(&self, pause: Option<Duration>) -> bool {
         let Some(pause) = pause else {
-            let _ = self.spare_wanted.heard.recv();
+            self.spare_wanted.wait();
             return !self.over.load(Ordering::SeqCst);
         };
         let until = Instant::now() + pause;
         while !self.over.load(Ordering::SeqCst) {
-            if self.spare_wanted.heard.recv_deadline(until).is_err() {
+            if !self.spare_wanted.wait_until(until) {
                 return true;
             }
         }
@@ -510,14 +555,14 @@ impl Driver {
 
     /// Waits for [`Bell::ring`] of the apply thread.
     pub(crate) fn wait_for_entries(&self) {
-        let _ = self.apply.heard.recv();
+        self.apply.wait();
     }
 
     /// Lets so much time pass, unless the node ends.
     pub(crate) fn pause_applying(&self, time: Duration) {
         let until = Instant::now() + time;
         while !self.apply_over.load(Ordering::Acquire) {
-            if self.apply.heard.recv_deadline(until).is_err() {
+            if !self.apply.wait_until(until) {
                 return;
             }
         }

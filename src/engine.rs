@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use crate::commit_notice::CommitNotice;
 use crate::entry::{self, Body, Origin, Payload};
 use crate::events;
 use crate::found::format::FoundMessage;
@@ -75,6 +76,7 @@ pub(crate) struct Engine {
     /// When other members were heard of. The core forgets once per election timeout and knows again after a heartbeat.
     heard: BTreeMap<NodeId, Duration>,
     removed: bool,
+    notice: CommitNotice,
 }
 
 /// The name of a proposal that nobody waits for.
@@ -104,6 +106,7 @@ impl Engine {
             founding,
             heard: BTreeMap::new(),
             removed: false,
+            notice: CommitNotice::default(),
         }
     }
 
@@ -413,11 +416,24 @@ impl Engine {
         Some(to)
     }
 
+    /// When this must be turned again at the latest, also if nothing comes: the followers are to hear what is committed.
+    pub(crate) fn turn_by(&self) -> Option<Duration> {
+        self.notice.due_at()
+    }
+
+    /// Until when [`Engine::turn_by`] may well give a time soon.
+    pub(crate) fn busy_until(&self) -> Option<Duration> {
+        self.notice.busy_until()
+    }
+
     /// Carries out what the core wants. Returns `false` when the node cannot go on.
     pub(crate) fn turn(&mut self, out: &mut dyn Outlet) -> bool {
         self.end_replay();
         for (to, message) in self.founding.as_mut().map(|founding| founding.take_effects().send).unwrap_or_default() {
             out.send_found(to, message);
+        }
+        if self.notice.is_due(self.hub.waiting.clock.now(), self.core.has_untold_commit()) {
+            self.core.on_event(Event::TellCommit);
         }
         let effects = self.core.take_effects();
         let Effects {

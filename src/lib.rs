@@ -18,6 +18,7 @@ mod boot;
 pub mod catalogue;
 #[doc(hidden)]
 pub mod client;
+mod commit_notice;
 mod config;
 mod connection;
 mod databases;

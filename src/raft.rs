@@ -171,6 +171,9 @@ pub enum Event {
         /// At most the last one of [`Effects::apply`].
         index: LogIndex,
     },
+    /// Tell the followers, if this node leads, what is committed ([`Core::has_untold_commit`]). Otherwise they learn it with the
+    /// next entries or the next heartbeat.
+    TellCommit,
     /// Tell the leader, if this node follows one, up to where its log agrees with this one: up to what is committed here. A
     /// leader whose log begins behind what it knows of this one cannot find out by itself.
     Announce,

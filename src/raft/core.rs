@@ -59,6 +59,8 @@ pub struct Core {
     silenced: bool,
     /// Something is to be said to a leader that is not known yet.
     announces: bool,
+    /// What was committed when this leader last told everybody, with entries or without.
+    told: LogIndex,
     refused: u64,
     effects: Effects,
     failed: Option<String>,
@@ -148,6 +150,7 @@ impl Core {
             write_term: None,
             silenced: false,
             announces: false,
+            told: LogIndex(0),
             refused: 0,
             effects: Effects::default(),
             failed: None,
@@ -180,6 +183,13 @@ impl Core {
     /// Whether a change of the members is in the log of this leader and not applied, or may be.
     pub fn change_pending(&self) -> bool {
         self.raw.raft.has_pending_conf()
+    }
+
+    /// Whether this node leads, others follow, and something was committed since they were last told. When it is worth a
+    /// message of its own ([`Event::TellCommit`]) is for the shell to say: the core has no clock.
+    pub fn has_untold_commit(&self) -> bool {
+        let raft = &self.raw.raft;
+        self.is_leader() && raft.raft_log.committed > self.told.0 && raft.prs().iter().any(|(id, _)| *id != raft.id)
     }
 
     /// How this node stands.
@@ -266,6 +276,12 @@ impl Core {
                 self.windows.on_unreachable(u64::from(peer.0));
                 self.raw.report_unreachable(u64::from(peer.0));
             }
+            Event::TellCommit => {
+                if self.has_untold_commit() {
+                    self.raw.raft.bcast_append();
+                    self.note_told();
+                }
+            }
             Event::Announce => self.announce()?,
             Event::StepDown => self.step_down(),
             Event::Silence => self.silence(),
@@ -329,10 +345,18 @@ impl Core {
         message.from = self.raw.raft.id;
         message.set_entries(vec![entry].into());
         match self.raw.raft.step(message) {
-            Ok(()) => Ok(Ok(self.last_id())),
+            Ok(()) => {
+                self.note_told();
+                Ok(Ok(self.last_id()))
+            }
             Err(raft::Error::ProposalDropped) => Ok(Err(NotProposed::Backlog)),
             Err(error) => Err(format!("proposal: {error}")),
         }
+    }
+
+    /// New entries, and messages without any, carry the commit index.
+    fn note_told(&mut self) {
+        self.told = LogIndex(self.raw.raft.raft_log.committed);
     }
 
     fn propose_change(&mut self, change: &MembershipChange) -> Result<Result<EntryId, NotProposed>, String> {
@@ -630,6 +654,8 @@ fn raft_config(config: &CoreConfig, applied: LogIndex) -> raft::Config {
         pre_vote: true,
         read_only_option: ReadOnlyOption::Safe,
         batch_append: true,
+        // Each would cost every follower a message, an answer and two wake-ups; `Event::TellCommit` does it when it is time.
+        skip_bcast_commit: true,
         max_uncommitted_size: config.max_uncommitted_bytes,
         ..raft::Config::default()
     }

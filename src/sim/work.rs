@@ -128,11 +128,17 @@ impl State {
         }
         let mut out = Effects { batches: &mut seat.batches, entries: &mut seat.entries, wire: &running.wire };
         seat.engine_over = !seat.engine.turn(&mut out);
+        let soon = seat.engine.turn_by().map(|by| by.saturating_sub(running.hub.waiting.clock.now()));
         let stopped = seat.engine_over.then(|| running.hub.trouble().unwrap_or_default());
         if let Some(why) = stopped
             && !self.slots[at].fs.is_down()
         {
             self.stopped(at, format!("n{}: the engine stopped: {why}", at + 1));
+        }
+        if let Some(soon) = soon {
+            // Rounded up: time must pass before it is asked again.
+            let wait = self.slots[at].clock.in_the_world(soon) + Duration::from_micros(1);
+            self.at(wait, Ev::Turn(at, life));
         }
         self.flush(at);
     }

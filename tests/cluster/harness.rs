@@ -202,6 +202,9 @@ impl Cluster {
 
     pub(crate) fn turn(&mut self, id: u16) {
         let Some(core) = &mut self.node(id).core else { return };
+        if core.has_untold_commit() {
+            core.on_event(Event::TellCommit);
+        }
         let effects = core.take_effects();
         self.perform(id, effects);
     }

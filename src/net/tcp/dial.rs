@@ -3,8 +3,11 @@
 //! Messages with much entry data go over the *bulk* lane, all others over the *small* one, so that a heartbeat never
 //! waits behind a hundred megabytes. The two may overtake each other; Raft allows that.
 //!
-//! A thread takes everything that is queued (up to a batch) and writes it with one call. When its connection ends, what
-//! is queued is dropped: it is old by the time the peer is back, and Raft sends again what is still wanted.
+//! Whoever sends a small message writes it to the socket itself, as long as nothing waits before it and the socket takes it
+//! without waiting: a thread that has to be woken first costs more than the message, on the way of every commit. What the
+//! socket does not take is queued. The lane's thread takes everything that is queued (up to a batch) and writes it with
+//! one call. When its connection ends, what is queued is dropped: it is old by the time the peer is back, and Raft sends
+//! again what is still wanted.
 //!
 //! Deliberately absent: anything that is read, except the answer to the handshake; the peer's messages come over the
 //! connections that the peer opens.
@@ -18,9 +21,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Shared;
-use super::link::{Link, LinkError, Wait, connect, resolve};
+use super::link::{self, Link, LinkError, Wait, connect, resolve};
 use crate::found::format::FoundMessage;
-use crate::net::frame::{self, FrameKind};
+use crate::net::frame::{self, FrameKind, FrameTooLong};
 use crate::net::handshake::{Hello, Purpose, Reject, RejectReason, Welcome};
 use crate::net::{Introduction, codec};
 use crate::types::{Message, NodeId};
@@ -38,6 +41,18 @@ pub(super) enum Outgoing {
     Found(FoundMessage),
 }
 
+impl Outgoing {
+    /// Appends it as a frame. Nothing that this node makes is too long for one.
+    fn put(&self, out: &mut Vec<u8>) -> Result<(), FrameTooLong> {
+        match self {
+            Outgoing::Message(message) => frame::put(out, FrameKind::Message, |out| codec::encode(message, out)),
+            Outgoing::Found(message) => {
+                frame::put(out, FrameKind::Found, |out| out.extend_from_slice(&message.encode()))
+            }
+        }
+    }
+}
+
 #[derive(Default)]
 struct LaneState {
     queue: VecDeque<(usize, Outgoing)>,
@@ -46,6 +61,33 @@ struct LaneState {
     stop: bool,
     redial: bool,
     open: Option<Open>,
+    /// The thread is writing what it took.
+    writing: bool,
+    /// The end of a message whose beginning the socket has taken: goes before all else.
+    rest: Vec<u8>,
+}
+
+impl LaneState {
+    /// Writes a message at once, if nothing waits before it and the socket takes it without waiting. `false` if it is to be
+    /// queued: an error is for the thread to find, which then dials again.
+    fn write_now(&mut self, item: &Outgoing) -> bool {
+        let Some(open) = &self.open else { return false };
+        if self.writing || self.redial || self.overflowed || !self.queue.is_empty() || !self.rest.is_empty() {
+            return false;
+        }
+        let mut frame = Vec::new();
+        if item.put(&mut frame).is_err() {
+            // The thread says that it is too long.
+            return false;
+        }
+        match link::write_some(&open.stream, &frame) {
+            Ok(written) => {
+                self.rest = frame.split_off(written);
+                true
+            }
+            Err(_) => false,
+        }
+    }
 }
 
 /// The open connection, as others need it.
@@ -58,7 +100,7 @@ struct Open {
     welcome: Welcome,
 }
 
-/// One queue and its connection. Its lock is never held during I/O and is the last one taken.
+/// One queue and its connection. Its lock is the last one taken, and never held during I/O that may wait.
 pub(super) struct Lane {
     purpose: Purpose,
     limit: usize,
@@ -67,7 +109,8 @@ pub(super) struct Lane {
 }
 
 enum Next {
-    Batch(Vec<Outgoing>),
+    /// What was begun already, and what follows it.
+    Batch(Vec<u8>, Vec<Outgoing>),
     Idle,
     End,
 }
@@ -77,11 +120,16 @@ impl Lane {
         Lane { purpose, limit, state: Mutex::default(), wake: Condvar::new() }
     }
 
-    /// Queues something, or drops it. An empty queue takes anything, so that the longest message gets through.
+    /// Sends or queues something, or drops it. Does not block. An empty queue takes anything, so that the longest message
+    /// gets through.
     pub(super) fn push(&self, bytes: usize, item: Outgoing) {
         let mut state = self.state.lock();
         if state.stop || (state.bytes > 0 && state.bytes + bytes > self.limit) {
             state.overflowed = true;
+        } else if self.purpose == Purpose::Peer && state.write_now(&item) {
+            if state.rest.is_empty() {
+                return;
+            }
         } else {
             state.bytes += bytes;
             state.queue.push_back((bytes, item));
@@ -130,7 +178,8 @@ impl Lane {
     fn next(&self) -> Next {
         let until = Instant::now() + IDLE_LOOK;
         let mut state = self.state.lock();
-        while state.queue.is_empty() && !state.overflowed && !state.stop && !state.redial {
+        state.writing = false;
+        while state.queue.is_empty() && state.rest.is_empty() && !state.overflowed && !state.stop && !state.redial {
             if self.wake.wait_until(&mut state, until).timed_out() {
                 return Next::Idle;
             }
@@ -148,11 +197,18 @@ impl Lane {
             }
         }
         state.bytes -= taken;
-        Next::Batch(batch)
+        state.writing = true;
+        Next::Batch(std::mem::take(&mut state.rest), batch)
     }
 
     fn take_overflowed(&self) -> bool {
         std::mem::take(&mut self.state.lock().overflowed)
+    }
+
+    /// Takes a connection as if it had been opened, without the thread that reads the queue.
+    #[cfg(test)]
+    pub(super) fn take(&self, stream: TcpStream, said: Introduction, welcome: Welcome) {
+        self.state.lock().open = Some(Open { stream, said, welcome });
     }
 
     /// How many items and bytes wait.
@@ -166,6 +222,8 @@ impl Lane {
     pub(super) fn reset(&self) {
         let mut state = self.state.lock();
         state.open = None;
+        state.writing = false;
+        state.rest = Vec::new();
         state.queue.clear();
         state.bytes = 0;
         state.overflowed = false;
@@ -361,10 +419,14 @@ fn open(shared: &Shared, peer: &Peer, lane: &Lane, address: &str) -> Result<Link
 fn pump(shared: &Shared, peer: &Peer, lane: &Lane, link: &mut Link) -> Result<(), LinkError> {
     let mut out = Vec::new();
     loop {
+        out.clear();
         let batch = match lane.next() {
             Next::End => return Ok(()),
             Next::Idle => Vec::new(),
-            Next::Batch(batch) => batch,
+            Next::Batch(rest, batch) => {
+                out.extend(rest);
+                batch
+            }
         };
         if lane.take_overflowed() {
             shared.inbound.on_unreachable(peer.node);
@@ -372,18 +434,9 @@ fn pump(shared: &Shared, peer: &Peer, lane: &Lane, link: &mut Link) -> Result<()
         if !link.is_open() {
             return Err(LinkError::Closed);
         }
-        out.clear();
         for item in &batch {
-            let put = match item {
-                Outgoing::Message(message) => {
-                    frame::put(&mut out, FrameKind::Message, |out| codec::encode(message, out))
-                }
-                Outgoing::Found(message) => {
-                    frame::put(&mut out, FrameKind::Found, |out| out.extend_from_slice(&message.encode()))
-                }
-            };
-            if let Err(error) = put {
-                // Nothing that this node makes is so long; the connection is not to blame.
+            if let Err(error) = item.put(&mut out) {
+                // The connection is not to blame.
                 tracing::error!("message to node {} dropped: {error}", peer.node);
             }
         }

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use shoaldb_vfs::buffer::Buffer;
 use shoaldb_vfs::env::in_words;
 use socket2::{SockRef, TcpKeepalive};
@@ -172,6 +172,11 @@ impl Link {
             Err(error) => error == rustix::io::Errno::AGAIN || error == rustix::io::Errno::INTR,
         }
     }
+}
+
+/// Writes what the socket takes without waiting, and says how much that was.
+pub(super) fn write_some(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
 }
 
 /// An address that cannot be used.

@@ -194,6 +194,52 @@ fn messages_arrive_in_order_and_both_ways() {
     assert_eq!(two.expect(|seen| matches!(seen, Seen::Found(..))), Seen::Found(1, found));
 }
 
+/// A small message is written by whoever sends it: there is no thread here. One that the socket takes no more waits for the
+/// thread, and so does all that follows.
+#[test]
+fn a_small_message_needs_no_other_thread() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut reader, _) = listener.accept().unwrap();
+    let peer = Peer::new(NodeId(2), "", (64 << 20, 64 << 20));
+    let introduction = Introduction { cluster: Some(CLUSTER), incarnation: Incarnation(1) };
+    let welcome = Welcome { version: PROTOCOL, cluster: Some(CLUSTER), node: NodeId(2), incarnation: Incarnation(2) };
+    peer.small.take(stream, introduction, welcome);
+    let push = |index| {
+        let message = message(1, 2, index, 60_000);
+        peer.small.push(60_100, Outgoing::Message(Box::new(message)));
+        peer.small.queued().0
+    };
+    let mut frame = Vec::new();
+    frame::put(&mut frame, FrameKind::Message, |out| codec::encode(&message(1, 2, 1, 60_000), out)).unwrap();
+    assert_eq!(push(1), 0);
+    let mut got = vec![0; frame.len()];
+    reader.read_exact(&mut got).unwrap();
+    assert_eq!(got, frame);
+    let waits = (2..1000).find(|index| push(*index) > 0).expect("nobody reads, and the socket takes all");
+    assert_eq!(push(waits + 1), 2);
+}
+
+/// Nothing is lost or overtaken at the seam between what senders write themselves and what the thread writes.
+#[test]
+fn a_socket_that_takes_no_more_loses_nothing() {
+    let (one, two) = (Node::start(1, |options| options.small_queue = 64 << 20), Node::new(2));
+    one.knows(&two);
+    one.connected(2);
+    let gate = two.recorder.gate.lock();
+    // More than the buffers between the two hold.
+    for index in 1..=500 {
+        one.tcp.send(message(1, 2, index, 60_000 + index as usize));
+    }
+    drop(gate);
+    for index in 501..=600 {
+        one.tcp.send(message(1, 2, index, (index as usize % 3) * 100));
+    }
+    for index in 1..=600 {
+        assert_eq!(two.message().2, index);
+    }
+}
+
 #[test]
 fn a_heartbeat_does_not_wait_behind_a_large_append() {
     let (one, two) = (Node::new(1), Node::new(2));
