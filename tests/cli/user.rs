@@ -147,6 +147,11 @@ impl Started {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
+    /// It ends by itself: the exit code.
+    pub(crate) fn ended(mut self) -> i32 {
+        self.process.wait().unwrap().code().unwrap()
+    }
+
     pub(crate) fn terminate(mut self) -> i32 {
         kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
         self.process.wait().unwrap().code().unwrap()
