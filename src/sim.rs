@@ -8,6 +8,7 @@
 //! ```text
 //! file        what is in it
 //! world.rs    the queue of events, the trace
+//! budget.rs   how many events a run may take
 //! wire.rs     the network
 //! node.rs     one node: from directory to engine; crashes
 //! work.rs     what its threads do: engine, log, applier, upkeep
@@ -49,6 +50,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod bounds;
+mod budget;
 mod calls;
 mod check;
 mod clock;

@@ -1,8 +1,8 @@
 //! Which planted mistakes the simulation notices, and how soon.
 //!
 //! A mistake is planted for a whole process, and each seed is a process of its own, as without mistakes. One that dies of a
-//! signal, or that takes too long, has been noticed as well: whoever runs a cluster would notice it. The same seeds must
-//! hold without a mistake.
+//! signal has been noticed as well: whoever runs a cluster would notice it. One that takes too long has not: every run ends with a
+//! verdict, and whoever waits for it learns nothing. The same seeds must hold without a mistake.
 //!
 //! `noticed.txt` has a seed for each mistake with which it is noticed: `--planted --known` runs only those.
 
@@ -18,7 +18,7 @@ use super::{Command, fail};
 /// Mistakes, and a seed that notices each.
 const NOTICED: &str = include_str!("noticed.txt");
 
-/// A seed that takes longer hangs: the slowest take a few seconds.
+/// A seed that takes longer hangs, which is a mistake of the simulation: the slowest take a few seconds.
 const HANGS: Duration = Duration::from_secs(120);
 
 /// The name that plants nothing.
@@ -78,7 +78,7 @@ fn each<T: Copy + Sync>(of: &[T], act: impl Fn(T) + Sync) {
 }
 
 /// Runs the seeds with each mistake until it is noticed, and prints the table. The process ends with 1 if one was not noticed, or
-/// if a seed did not hold without a mistake.
+/// if a seed did not hold without a mistake or came to no verdict.
 pub(super) fn search(command: &Command) {
     plant(NONE);
     let wanted = |(name, _): &(&str, &str)| command.bug.as_ref().is_none_or(|only| only == name);
@@ -87,11 +87,18 @@ pub(super) fn search(command: &Command) {
         fail("there is no mistake of that name");
     }
     bugs.insert(0, (NONE, "no mistake: every seed must hold"));
-    let missed = Mutex::new(Vec::new());
+    let (missed, hung) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     println!("| mistake | what is wrong | seed | noticed by |\n|---|---|---|---|");
     each(&bugs, |(name, what)| {
         let begun = Instant::now();
-        let found = command.seeds.clone().find_map(|seed| Some((seed, notice(name, seed)?)));
+        let found = command.seeds.clone().find_map(|seed| match notice(name, seed) {
+            Verdict::Holds => None,
+            Verdict::Noticed(by) => Some((seed, by)),
+            Verdict::Hangs => {
+                hung.lock().expect("no panic").push(format!("seed {seed} with {name}"));
+                None
+            }
+        });
         eprintln!("{name}: {:.0} s", begun.elapsed().as_secs_f64());
         if found.is_none() != (name == NONE) {
             missed.lock().expect("no panic").push(name);
@@ -102,7 +109,7 @@ pub(super) fn search(command: &Command) {
         };
         println!("| `{name}` | {} | {seed} | {by} |", what.trim());
     });
-    end(&missed.into_inner().expect("no panic"));
+    end(&missed.into_inner().expect("no panic"), &hung.into_inner().expect("no panic"));
 }
 
 /// Runs each mistake with the one seed that notices it, and those seeds without a mistake. The process ends with 1 if that is not
@@ -114,7 +121,7 @@ pub(super) fn repeat() {
     let without: BTreeSet<&str> = known.iter().filter(|(_, seed)| **seed == 0).map(|(name, _)| *name).collect();
     let seeds: BTreeSet<u64> = known.values().copied().filter(|seed| *seed > 0).collect();
     let mut runs: Vec<(&str, u64)> = seeds.into_iter().map(|seed| (NONE, seed)).collect();
-    let missed = Mutex::new(Vec::new());
+    let (missed, hung) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     for (name, _) in all().filter(|(name, _)| !without.contains(name)) {
         match known.get(name) {
             Some(seed) => runs.push((name, *seed)),
@@ -122,25 +129,42 @@ pub(super) fn repeat() {
         }
     }
     each(&runs, |(name, seed)| {
-        let found = notice(name, seed);
-        if found.is_none() != (name == NONE) {
-            println!("seed {seed} with {name}: {}", found.as_deref().unwrap_or("not noticed"));
+        let wrong = match notice(name, seed) {
+            Verdict::Hangs => return hung.lock().expect("no panic").push(format!("seed {seed} with {name}")),
+            Verdict::Holds => (name != NONE).then(|| "not noticed".to_string()),
+            Verdict::Noticed(by) => (name == NONE).then_some(by),
+        };
+        if let Some(what) = wrong {
+            println!("seed {seed} with {name}: {what}");
             missed.lock().expect("no panic").push(name);
         }
     });
     println!("{} runs, {:.0} s; never noticed: {without:?}", runs.len(), begun.elapsed().as_secs_f64());
-    end(&missed.into_inner().expect("no panic"));
+    end(&missed.into_inner().expect("no panic"), &hung.into_inner().expect("no panic"));
 }
 
-fn end(missed: &[&str]) {
+fn end(missed: &[&str], hung: &[String]) {
+    if !hung.is_empty() {
+        println!("\nno verdict within {HANGS:?}: {}", hung.join(", "));
+    }
     if !missed.is_empty() {
         println!("\nnot as they should be: {}", missed.join(", "));
+    }
+    if !missed.is_empty() || !hung.is_empty() {
         std::process::exit(1);
     }
 }
 
-/// What notices a mistake in a seed; `None` if nothing does.
-fn notice(name: &str, seed: u64) -> Option<String> {
+/// What came of a run.
+enum Verdict {
+    Holds,
+    Noticed(String),
+    /// There is none.
+    Hangs,
+}
+
+/// What comes of a seed with a mistake.
+fn notice(name: &str, seed: u64) -> Verdict {
     let own = std::env::current_exe().unwrap_or_else(|error| fail(&format!("own path: {error}")));
     let mut process = Process::new(own)
         .args(["--bug", name, "--seed", &seed.to_string()])
@@ -167,11 +191,12 @@ fn notice(name: &str, seed: u64) -> Option<String> {
     let Some(status) = status else {
         let _ = process.kill();
         let _ = process.wait();
-        return Some(format!("one seed takes more than {HANGS:?}"));
+        return Verdict::Hangs;
     };
     let text = reader.join().unwrap_or_default();
     let failed = text.lines().find_map(|line| line.split_once(" FAILED: ")).map(|(_, what)| what.to_string());
-    failed.or_else(|| (!status.success()).then(|| format!("the process died: {status}")))
+    let died = || (!status.success()).then(|| format!("the process died: {status}"));
+    failed.or_else(died).map_or(Verdict::Holds, Verdict::Noticed)
 }
 
 /// A failure in the cell of a table.

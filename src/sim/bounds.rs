@@ -5,7 +5,8 @@
 //! a database's WAL             at the end, with nobody who reads, writes, or was lent a view, it is checkpointed, or an alarm
 //!                              says why it cannot be
 //! the log                      beyond twice `log_limit` an alarm says why
-//! views that are lent          the log of whoever leads reaches back to each of them, until it has four times `log_limit`
+//! views that are lent          the log of whoever leads reaches back to each of them, until it has four times `log_limit`;
+//!                              looked at after each answer about them, too
 //! ```
 //!
 //! "At the end" is a condition for being well: a cluster that does not come to it within the time for healing has failed.
@@ -55,22 +56,30 @@ impl State {
         if status.wal_memory > status.wal_limit && hub.databases.memory().failures() == 0 {
             wrong.push(format!("{} bytes of WAL in memory, wal_limit is {}", status.wal_memory, status.wal_limit));
         }
-        let told = status.alarms.iter().any(|alarm| alarm.contains("log_limit"));
+        let told = status.alarms.iter().any(|alarm| alarm.contains("log_limit") || alarm.contains("the log cannot be"));
         seen.unexplained = if is_large(&status) && !told { seen.unexplained + 1 } else { 0 };
         if seen.unexplained > LOOKS {
             let (bytes, limit) = (status.log_bytes, status.log_limit);
             wrong.push(format!("its log has {bytes} bytes, log_limit is {limit}, and no alarm says why"));
         }
-        let leads = (status.leader == Some(hub.id)).then_some(status.term.0);
-        let kept = status.log_bytes <= LENT_FACTOR * status.log_limit;
-        let held = hub.snapshots.views.floor().filter(|_| kept && leads.is_some() && seen.led == leads);
-        let start = hub.core_start();
-        if let Some(floor) = held.filter(|floor| *floor < start) {
-            wrong.push(format!("it lends a view of entry {floor}, and its log begins behind entry {start}"));
-        }
-        seen.led = leads;
+        seen.led = (status.leader == Some(hub.id)).then_some(status.term.0);
         for what in wrong {
             self.fail(format!("n{}: {what}", at + 1));
+        }
+        self.observe_lent(at);
+    }
+
+    /// Whoever fetches a view from a leader can go on from it with the leader's log.
+    pub(super) fn observe_lent(&mut self, at: At) {
+        let Some(running) = self.slots[at].running.as_deref() else { return };
+        let (hub, led) = (&running.hub, running.bounds.led);
+        let leadership = hub.leadership();
+        let leads = (leadership.leader == Some(hub.id)).then_some(leadership.term.0);
+        let kept = hub.log_extent().1 <= LENT_FACTOR * hub.config.log_limit;
+        let held = hub.snapshots.views.floor().filter(|_| kept && leads.is_some() && led == leads);
+        let start = hub.core_start();
+        if let Some(floor) = held.filter(|floor| *floor < start) {
+            self.fail(format!("n{}: it lends a view of entry {floor}, and its log begins behind entry {start}", at + 1));
         }
     }
 

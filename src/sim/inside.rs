@@ -6,6 +6,8 @@
 //! wal.sync        the call fails, behind the commit frame
 //! write.unlock    the world moves on between the end of a transaction and the return of WRITE
 //! apply.publish   writers that keep their transactions open roll back while an apply is half done
+//! publish.wait    the run has failed: entries are handed to the applier when all before them is shown, and an event in which
+//!                 one waits for that never ends
 //! ```
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -56,6 +58,8 @@ pub(super) fn hook(world: &Weak<World>, inside: &Arc<Inside>) -> FaultHook {
             inside.roll_back();
             false
         }
+        // Caught where the event began, and a failure of the run.
+        "publish.wait" => panic!("the applier came to an entry before a transaction that was accepted here is shown"),
         _ => false,
     })
 }

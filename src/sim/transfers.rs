@@ -116,6 +116,7 @@ impl State {
             return None;
         }
         self.count("answers about snapshots");
+        self.observe_lent(to);
         self.notice(from, to, Ask::decode(question).ok(), Answer::decode(answer.clone()).ok());
         if self.stormy && self.chance(40) {
             self.strike(from, to);

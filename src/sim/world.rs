@@ -10,6 +10,7 @@ use shoaldb_vfs::env::Clock;
 use shoaldb_vfs::env::sim::{SimClock, SimRng};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::budget::Budget;
 use super::calls::{Held, Ticket};
 use super::check::Checks;
 use super::clock::{self, NodeClock};
@@ -30,7 +31,7 @@ use crate::types::PROTOCOL;
 /// Events that a report shows.
 const SHOWN: usize = 60;
 /// Time in which a cluster without faults must be well again.
-const HEAL: Duration = Duration::from_secs(60);
+pub(super) const HEAL: Duration = Duration::from_secs(60);
 /// Time in which clients go on after that.
 const CALM: Duration = Duration::from_millis(150);
 /// Nodes that may come into the cluster later.
@@ -114,6 +115,7 @@ pub(super) struct State {
     pub(super) slots: Vec<Slot>,
     pub(super) net: Net,
     pub(super) trace: Trace,
+    pub(super) budget: Budget,
     pub(super) coverage: BTreeMap<&'static str, u64>,
     pub(super) checks: Checks,
     /// Milliseconds between two faults, and between two clients, on average.
@@ -203,6 +205,7 @@ pub fn run(options: &Options) -> Report {
             queue: BTreeMap::new(),
             serial: 0,
             trace: Trace { hash: options.seed, events: 0, last: VecDeque::new(), verbose: options.verbose },
+            budget: Budget::default(),
             coverage: BTreeMap::new(),
             checks: Checks::default(),
             stormy: true,
@@ -313,8 +316,11 @@ impl World {
 
     /// One event. No lock is held while a client acts.
     pub(super) fn step(self: &Arc<World>) {
-        let event = {
+        let (event, exceeded) = {
             let mut state = self.state.lock();
+            if self.only_time_passes(&mut state) {
+                return;
+            }
             state.schedule_turns();
             let Some(((time, _), event)) = state.queue.pop_first() else {
                 // Nodes that tick never leave the queue empty; without any, time passes until one is restarted.
@@ -326,8 +332,12 @@ impl World {
             state.now = state.now.max(time);
             self.clock.set(state.now);
             state.trace.events += 1;
-            event
+            let exceeded = state.spend(&event);
+            (event, exceeded)
         };
+        if let Some(why) = exceeded {
+            return self.give_up(why);
+        }
         match event {
             Ev::Client => load::act(self),
             Ev::Bind { leader, node } => load::bind(self, leader, node),

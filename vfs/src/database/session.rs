@@ -586,6 +586,8 @@ impl Database {
         while let Some(writer) = state.writer.as_ref() {
             match (&writer.owner, &writer.phase) {
                 (Owner::Repairer(_) | Owner::Applier | Owner::Checkpointer, _) | (_, Phase::Accepted(..)) => {
+                    // Where there is one thread nobody ends this wait: whoever simulates hears of it.
+                    self.faulty("publish.wait");
                     self.changed.wait(state);
                 }
                 (Owner::Writer(_), Phase::Open | Phase::Refused | Phase::Proposed(_)) => return,
