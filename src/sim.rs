@@ -24,6 +24,7 @@
 //! last.rs     the end of a run
 //! faults.rs   what goes wrong, and when
 //! duel.rs     two candidates, and a voter that loses power
+//! aimed.rs    other faults with an aim
 //! rot.rs      bits that change by themselves
 //! upgrade.rs  programs of the next version
 //! told.rs     what nodes tell their listeners
@@ -49,6 +50,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod aimed;
 mod bounds;
 mod budget;
 mod calls;
@@ -89,6 +91,8 @@ pub struct Options {
     pub nodes: u16,
     /// Simulated time with load and faults. The time for healing and the last checks comes on top.
     pub load_for: Duration,
+    /// Events that a run may have: one with more goes round in a circle, and has failed.
+    pub most_events: u64,
     /// Whether faults come as the seed says.
     pub storm: bool,
     /// The one fault of a run without such faults.
@@ -107,7 +111,8 @@ impl Options {
         } else {
             3
         };
-        Options { seed, nodes, load_for: Duration::from_secs(30), storm: true, turn: None, verbose: false }
+        let load_for = Duration::from_secs(30);
+        Options { seed, nodes, load_for, most_events: budget::RUN, storm: true, turn: None, verbose: false }
     }
 }
 

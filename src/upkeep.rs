@@ -537,8 +537,8 @@ impl Upkeep {
         let is_member = |node| core.as_ref().is_some_and(|core| core.membership.names(node));
         let closed = self.hub.snapshots.views.sweep(self.now(), limits, is_member);
         if closed > 0 {
-            let capped = self.hub.snapshots.views.capped();
-            tracing::debug!(node = self.hub.id.0, closed, capped, "closed views that were lent");
+            let (capped, outgrown) = (self.hub.snapshots.views.capped(), self.hub.snapshots.views.outgrown());
+            tracing::debug!(node = self.hub.id.0, closed, capped, outgrown, "closed views that were lent");
         }
     }
 

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use shoaldb_vfs::Database;
 
-use super::node::SEGMENT_BYTES;
 use super::world::{At, State};
 use crate::catalogue::DatabaseId;
 use crate::status::{self, Status};
@@ -39,8 +38,8 @@ pub(super) struct Seen {
     led: Option<u64>,
 }
 
-fn is_large(status: &Status) -> bool {
-    status.log_bytes > 2 * status.log_limit + SEGMENT_BYTES
+fn is_large(status: &Status, segment: u64) -> bool {
+    status.log_bytes > 2 * status.log_limit + segment
 }
 
 impl State {
@@ -57,7 +56,7 @@ impl State {
             wrong.push(format!("{} bytes of WAL in memory, wal_limit is {}", status.wal_memory, status.wal_limit));
         }
         let told = status.alarms.iter().any(|alarm| alarm.contains("log_limit") || alarm.contains("the log cannot be"));
-        seen.unexplained = if is_large(&status) && !told { seen.unexplained + 1 } else { 0 };
+        seen.unexplained = if is_large(&status, hub.config.segment_bytes) && !told { seen.unexplained + 1 } else { 0 };
         if seen.unexplained > LOOKS {
             let (bytes, limit) = (status.log_bytes, status.log_limit);
             wrong.push(format!("its log has {bytes} bytes, log_limit is {limit}, and no alarm says why"));
@@ -79,7 +78,10 @@ impl State {
         let held = hub.snapshots.views.floor().filter(|_| kept && leads.is_some() && led == leads);
         let start = hub.core_start();
         if let Some(floor) = held.filter(|floor| *floor < start) {
-            self.fail(format!("n{}: it lends a view of entry {floor}, and its log begins behind entry {start}", at + 1));
+            self.fail(format!(
+                "n{}: it lends a view of entry {floor}, and its log begins behind entry {start}",
+                at + 1
+            ));
         }
     }
 

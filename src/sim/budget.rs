@@ -18,15 +18,15 @@ use std::time::Duration;
 
 use super::world::{At, Ev, HEAL, State, World};
 
-/// Events of one instant. The busiest instant of 150 seeds had 164.
-const INSTANT: u64 = 20_000;
-/// Events of a run. The longest of 150 seeds had 480,000.
-const RUN: u64 = 10_000_000;
+/// Events of one instant. The busiest instant of 100 seeds had 8.
+const INSTANT: u64 = 10_000;
+/// Events of a run. The longest of 100 seeds had 192,000.
+pub(super) const RUN: u64 = 2_000_000;
 /// What the calls that lie above each other when the load ends may take, and what a run may take beyond the time for healing:
 /// each of them may wait for `commit_timeout`, one after the other.
 const CALLS: Duration = Duration::from_secs(60);
 /// Events that are told when a budget is spent.
-const WINDOW: u64 = 20_000;
+const WINDOW: u64 = 10_000;
 /// Steps in which the calls on the stack must have ended then.
 const UNWIND: u64 = 1_000_000;
 
@@ -45,7 +45,7 @@ pub(super) struct Budget {
 
 impl Budget {
     /// One more event, of this moment. What is exceeded, if anything.
-    fn spend(&mut self, now: Duration, kind: (&'static str, Option<At>)) -> Option<String> {
+    fn spend(&mut self, now: Duration, kind: (&'static str, Option<At>), most: u64) -> Option<String> {
         self.events += 1;
         self.of_instant = if self.instant == now { self.of_instant + 1 } else { 1 };
         self.instant = now;
@@ -54,9 +54,9 @@ impl Budget {
         }
         *self.kinds.entry(kind).or_insert(0) += 1;
         if self.of_instant > INSTANT {
-            return Some(format!("{INSTANT} events in one instant"));
+            return Some(format!("more than {INSTANT} events in one instant"));
         }
-        (self.events > RUN).then(|| format!("{RUN} events and no end"))
+        (self.events > most).then(|| format!("{most} events"))
     }
 
     /// What there was most of lately.
@@ -102,7 +102,8 @@ fn kind_of(event: &Ev) -> (&'static str, Option<At>) {
 impl State {
     /// Counts an event of this moment; what is exceeded, if anything.
     pub(super) fn spend(&mut self, event: &Ev) -> Option<String> {
-        let exceeded = self.budget.spend(self.now, kind_of(event)).or_else(|| self.late())?;
+        let most = self.options.most_events;
+        let exceeded = self.budget.spend(self.now, kind_of(event), most).or_else(|| self.late())?;
         let calls: Vec<String> = self.calls.iter().map(|at| format!("n{}", at + 1)).collect();
         Some(format!(
             "no end: {exceeded}; {}; calls of clients on the stack: {calls:?}; {}",
@@ -148,5 +149,23 @@ impl World {
             std::process::abort();
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_events_in_one_instant_are_too_many_and_as_many_one_after_the_other_are_not() {
+        let (mut circle, mut calm) = (Budget::default(), Budget::default());
+        let turn = ("turns of the engine", Some(2));
+        for event in 0..INSTANT {
+            assert_eq!(circle.spend(Duration::ZERO, turn, RUN), None);
+            assert_eq!(calm.spend(Duration::from_micros(event / 100), turn, RUN), None);
+        }
+        assert!(circle.spend(Duration::ZERO, turn, RUN).is_some_and(|what| what.contains("in one instant")));
+        assert_eq!(calm.spend(Duration::from_secs(1), turn, RUN), None);
+        assert!(circle.most().contains("turns of the engine of n3"), "{}", circle.most());
     }
 }

@@ -19,6 +19,7 @@
 //! transactions on lists have an order (lists.rs)             at the end
 //! a receipt is answered the same everywhere, and truly       at any time, at the end
 //! integrity_check                                            at the end, on every node
+//! a majority goes on while others are switched off             after such a time (aimed.rs)
 //! a cluster without faults is well again, its reads succeed  at the end (world.rs, last.rs)
 //! ```
 

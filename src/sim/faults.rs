@@ -19,6 +19,15 @@ pub(super) enum Mend {
     Cut(At),
     /// Two candidates reach each other again; the life of the voter.
     Duel(u64),
+    /// The directory of a late founder goes.
+    Late,
+    /// The middle and the end of a time in which nothing goes wrong but that a minority is off.
+    HalfLull,
+    Lull,
+    /// A person asks that this node become a learner.
+    Learner(At),
+    /// Voters are switched off for this new one, if this is a moment for it.
+    SwitchOff(At, u32),
     /// Somebody restarts a node whose disk failed.
     Crippled(At, u64),
 }
@@ -43,6 +52,9 @@ impl State {
         }
         let wait = 50 + self.dice.below(2 * self.storm);
         self.after_millis(wait, Ev::Fault);
+        if !self.strikes() {
+            return;
+        }
         let n = self.slots.len();
         let at = self.dice.below(n as u64) as usize;
         match self.dice.below(8) {
@@ -50,7 +62,7 @@ impl State {
             2 | 3 => self.rot(),
             _ => {}
         }
-        match self.dice.below(33) {
+        match self.dice.below(37) {
             0..=2 => self.crash(at, true),
             3 | 4 => self.crash(at, false),
             5 => {
@@ -116,6 +128,9 @@ impl State {
             26 | 27 => self.begin_duel(),
             28 | 29 => self.bridge(at),
             30 | 31 => self.jump(at),
+            32 | 33 => self.distrust(at),
+            34 => _ = self.switch_off(None),
+            35 => self.begin_ambush(),
             _ => {}
         }
     }
@@ -249,7 +264,7 @@ impl State {
     /// A new leader is cut off as soon as it leads, together with somebody who may have entries that it does not have.
     pub(super) fn hunt(&mut self, leader: At) {
         let n = self.slots.len();
-        if !self.stormy || !self.shape.hunts_leaders || self.dice.below(3) > 0 {
+        if !self.strikes() || !self.shape.hunts_leaders || self.dice.below(3) > 0 {
             return;
         }
         let with = (leader + 1 + self.dice.below(n as u64 - 1) as usize) % n;
@@ -263,7 +278,7 @@ impl State {
         let one_way = self.dice.below(3) == 0;
         let leader = self.slots.iter().position(|slot| slot.hub().is_some_and(|hub| hub.is_ready_leader()));
         let at = if self.dice.below(2) == 0 { leader.unwrap_or(at) } else { at };
-        let with = if n > 3 && self.dice.below(2) == 0 { Some((at + 1) % n) } else { None };
+        let with = if n > 3 && self.dice.below(2) == 0 { self.companion(at) } else { None };
         self.isolate(at, with, one_way, 6000);
     }
 
@@ -289,7 +304,22 @@ impl State {
         self.count("jumps of a clock");
     }
 
-    fn isolate(&mut self, at: At, with: Option<At>, one_way: bool, longest: u64) {
+    /// Another voter, if anybody knows who votes.
+    fn companion(&self, at: At) -> Option<At> {
+        let (_, members) = self.newest_leader()?;
+        let others = members.voters.iter().map(|id| usize::from(id.0) - 1).filter(|other| *other != at);
+        let others: Vec<At> = others.collect();
+        others.get(self.dice.below(others.len() as u64) as usize).copied()
+    }
+
+    pub(super) fn isolate(&mut self, at: At, with: Option<At>, one_way: bool, longest: u64) {
+        self.cut_off(at, with, one_way);
+        let millis = 300 + self.dice.below(longest);
+        self.after_millis(millis, Ev::Mend(Mend::Links));
+    }
+
+    /// Until the next end of a partition.
+    pub(super) fn cut_off(&mut self, at: At, with: Option<At>, one_way: bool) {
         let n = self.slots.len();
         for other in (0..n).filter(|other| *other != at && Some(*other) != with) {
             for inside in [Some(at), with].into_iter().flatten() {
@@ -299,8 +329,6 @@ impl State {
         }
         self.note(format_args!("n{} is cut off, with {with:?}, one way: {one_way}", at + 1));
         self.count(if one_way { "one-way partitions" } else { "partitions" });
-        let millis = 300 + self.dice.below(longest);
-        self.after_millis(millis, Ev::Mend(Mend::Links));
     }
 
     pub(super) fn on_mend(&mut self, mend: Mend) {
@@ -313,6 +341,7 @@ impl State {
                         self.transmit(from, to, super::wire::Packet::Greeting);
                     }
                 }
+                self.cut_anew();
             }
             Mend::Weather => {
                 self.net.loss = 0;
@@ -325,12 +354,17 @@ impl State {
                 }
             }
             Mend::Duel(life) => self.end_duel(life),
+            Mend::Late => self.end_lateness(),
+            Mend::HalfLull => self.on_half_lull(),
+            Mend::Lull => self.end_lull(),
+            Mend::Learner(at) => self.add_learner(at),
+            Mend::SwitchOff(fresh, tries) => self.switch_off_for(fresh, tries),
             Mend::Restart => {
                 self.calls_of_first_life = self.slots[0].fs.counts();
                 self.crash(0, false);
             }
             Mend::Cut(at) => {
-                if self.stormy {
+                if self.strikes() {
                     self.crash(at, true);
                 }
             }
@@ -346,6 +380,9 @@ impl State {
     pub(super) fn calm_down(&mut self) {
         self.note(format_args!("the storm is over"));
         self.stormy = false;
+        self.lull = None;
+        self.lateness = None;
+        self.ambush = None;
         self.calmed_at = self.now;
         self.on_mend(Mend::Weather);
         self.on_mend(Mend::Links);

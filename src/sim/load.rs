@@ -521,6 +521,9 @@ pub(super) fn bind(world: &Arc<World>, leader: At, node: At) {
         let Some(hub) = state.slots[leader].hub().filter(|hub| hub.leadership().role == Role::Leader).cloned() else {
             return;
         };
+        if state.lateness.is_some_and(|late| late.node == node) {
+            return;
+        }
         let Some(incarnation) = state.slots[node].hub().map(|hub| hub.incarnation) else { return };
         if state.calls.len() > DEPTH {
             return;

@@ -113,6 +113,9 @@ impl State {
         }
         let wait = 100 + self.dice.below(2 * self.shape.changes);
         self.after_millis(wait, Ev::Person);
+        if !self.strikes() {
+            return;
+        }
         let Some((leader, members)) = self.newest_leader() else { return };
         let pick =
             |state: &State, of: &[NodeId]| (!of.is_empty()).then(|| of[state.dice.below(of.len() as u64) as usize]);
@@ -159,15 +162,24 @@ impl State {
     fn add_node(&mut self, members: &Membership, as_learner: bool) {
         let count = members.voters.len() + members.learners.len();
         let Some(spare) = self.slots.iter().position(|slot| !slot.started).filter(|_| count < MOST) else { return };
+        if self.shape.lends_long && count + 2 <= MOST {
+            return self.add_two_learners();
+        }
         if as_learner {
-            let node = self.slots[spare].id;
-            self.request_change(Change::Learner(node));
+            self.add_learner(spare);
         }
         self.slots[spare].started = true;
         self.note(format_args!("n{} is started, and shall join", spare + 1));
         // Who was added first should be known when the node asks.
         let millis = if as_learner { 300 } else { 0 };
         self.after_millis(millis, Ev::Restart(spare));
+    }
+
+    pub(super) fn add_learner(&mut self, at: At) {
+        if self.stormy {
+            let node = self.slots[at].id;
+            self.request_change(Change::Learner(node));
+        }
     }
 
     /// A person at some node asks for a change.
@@ -315,7 +327,7 @@ impl State {
 
     /// Members are the same at the same index, on every node.
     pub(super) fn observe_members(&mut self) -> Vec<String> {
-        let mut wrong = Vec::new();
+        let (mut wrong, mut fresh) = (Vec::new(), false);
         for (at, slot) in self.slots.iter().enumerate() {
             let Some(hub) = slot.hub() else { continue };
             let core = hub.core_status.lock();
@@ -324,6 +336,7 @@ impl State {
             if self.answers.looked_at.insert(at, applied) == Some(applied) {
                 continue;
             }
+            fresh |= core.membership.voters.iter().any(|id| !self.known_voters.contains(id));
             let entry = self.answers.at_index.entry(applied).or_insert_with(|| (at, core.membership.clone()));
             if entry.1 != core.membership {
                 wrong.push(format!(
@@ -334,6 +347,9 @@ impl State {
                     core.membership
                 ));
             }
+        }
+        if fresh {
+            self.welcome_voters();
         }
         wrong
     }

@@ -39,9 +39,6 @@ use crate::snapshot::rounds::Rounds;
 use crate::types::{LogEntry, LogIndex, NodeId, PROTOCOL};
 use crate::upkeep::Upkeep;
 
-/// Bytes of a segment of the log.
-pub(super) const SEGMENT_BYTES: u64 = 64 << 10;
-
 static NEXT_VFS: AtomicU64 = AtomicU64::new(1);
 
 /// A database that connections may be kept for, and how they read.
@@ -111,6 +108,8 @@ pub(super) struct Slot {
     garbage: Vec<Box<Running>>,
     /// Until then nothing of this node moves.
     pub(super) paused_until: Duration,
+    /// Its next failed sync of the log is followed by a power cut.
+    pub(super) distrusted: bool,
     /// Its directory was lost.
     pub(super) wiped: bool,
     /// One of the nodes that found the cluster; the others come into it later.
@@ -138,6 +137,7 @@ impl Slot {
             running: None,
             garbage: Vec::new(),
             paused_until: Duration::ZERO,
+            distrusted: false,
             wiped: false,
             founder,
             started: founder,
@@ -172,19 +172,19 @@ impl Slot {
         shape: &Shape,
     ) -> crate::error::Result<Box<Running>> {
         let env = Env { fs: Arc::new(self.fs.clone()), clock: self.clock.clone(), rng: self.rng.clone() };
+        let (segment_bytes, log_limit, part_bytes) = shape.sizes(self.id);
         let config = Config {
             commit_timeout: shape.commit_timeout,
             busy_timeout: Duration::ZERO,
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes,
             wal_limit: shape.wal_limit,
             scrub_bytes: 4 << 20,
             speaks: (PROTOCOL, self.speaks),
-            // One page, on some nodes: what changes more pages goes in parts.
-            part_bytes: if self.id.0.is_multiple_of(2) { 4 << 20 } else { 5_000 },
+            part_bytes,
             // So small that checkpoints, anchors and compactions come many times in a run, at different times on each node.
             checkpoint_bytes: 16 << 10,
             checkpoint_age: Duration::from_secs(3),
-            log_limit: 192 << 10,
+            log_limit,
             snapshot_read_view_close_timeout: shape.view_age,
             snapshot_wal_pin_max: shape.view_pins,
             ..Config::default()
@@ -274,7 +274,7 @@ impl State {
     }
 
     pub(super) fn on_restart(&mut self, at: At, world: &Arc<World>) {
-        if self.slots[at].running.is_some() {
+        if self.slots[at].running.is_some() || self.is_switched_off(at) {
             return;
         }
         let founders = self.slots.iter().filter(|slot| slot.founder);
@@ -283,7 +283,7 @@ impl State {
         slot.started = true;
         slot.fs.restart();
         slot.fs.clear_faults();
-        if self.stormy && self.options.storm && self.dice.below(8) == 0 {
+        if self.strikes() && self.options.storm && self.dice.below(8) == 0 {
             let nth = 1 + self.dice.below(30);
             let seed = self.dice.below(u64::MAX);
             self.slots[at].fs.crash_at(Aim::Any, nth, seed);
@@ -414,6 +414,7 @@ impl State {
             ("compactions", compactions),
             ("anchors", anchors),
             ("views closed at their cap", hub.snapshots.views.capped()),
+            ("views refused as too old", hub.snapshots.views.outgrown()),
         ] {
             *self.coverage.entry(what).or_insert(0) += times;
         }

@@ -35,7 +35,7 @@ pub(super) struct Rotting {
 impl State {
     /// Some bits change.
     pub(super) fn rot(&mut self) {
-        if !self.shape.rots || !self.stormy {
+        if !self.shape.rots || !self.strikes() {
             return;
         }
         let Some((leader, members)) = self.newest_leader() else { return };

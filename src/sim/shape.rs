@@ -6,6 +6,7 @@ use shoaldb_vfs::env::sim::SimRng;
 use shoaldb_vfs::page::PageSize;
 
 use crate::catalogue::AutoVacuum;
+use crate::types::NodeId;
 
 /// The kind of cluster, load and adversary that a run has.
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +47,32 @@ pub(super) struct Shape {
     pub(super) upgraded: bool,
     /// Whether a new leader may be cut off, with one other node, as soon as it leads.
     pub(super) hunts_leaders: bool,
+    /// Whether files of logs stay that should go.
+    pub(super) keeps_files: bool,
+    /// Whether views are lent for long, and logs are so short that they move past them meanwhile.
+    pub(super) lends_long: bool,
+    /// Whether a founder that is not bound yet loses its directory.
+    pub(super) wipes_late: bool,
+    /// Whether voters are switched off as soon as others vote in their stead.
+    pub(super) switches_off: bool,
 }
 
 impl Shape {
     /// Without an adversary.
     pub(super) fn tame(self) -> Shape {
-        Shape { interruptions: 0, cut_votes: 0, late_votes: 0, slow_answers: 0, drift: 0, hunts_leaders: false, ..self }
+        Shape {
+            interruptions: 0,
+            cut_votes: 0,
+            late_votes: 0,
+            slow_answers: 0,
+            drift: 0,
+            hunts_leaders: false,
+            keeps_files: false,
+            lends_long: false,
+            wipes_late: false,
+            switches_off: false,
+            ..self
+        }
     }
 
     pub(super) fn draw(dice: &SimRng) -> Shape {
@@ -62,7 +83,7 @@ impl Shape {
             _ => AutoVacuum::Incremental,
         };
         let page_size = PageSize::new(pick(&[512, 512, 1024, 4096, 4096, 65536]) as u32);
-        Shape {
+        let drawn = Shape {
             geometry: page_size.filter(|_| dice.below(2) == 0).map(|page_size| (page_size, auto_vacuum)),
             commit_timeout: Duration::from_millis(pick(&[20, 60, 300, 1000, 4000, 4000])),
             cache_pages: pick(&[2, 8, 8]),
@@ -82,6 +103,25 @@ impl Shape {
             upgrades: dice.below(3) == 0,
             upgraded: dice.below(2) == 0,
             hunts_leaders: dice.below(2) == 0,
+            keeps_files: dice.below(6) == 0,
+            lends_long: dice.below(4) == 0,
+            wipes_late: dice.below(6) == 0,
+            switches_off: dice.below(2) == 0,
+        };
+        if drawn.lends_long {
+            // Fetched slowly, so that the log moves on meanwhile, or quickly, and nobody has a lease when it does.
+            let slow_answers = pick(&[0, 800]);
+            return Shape { slow_answers, view_age: Duration::from_secs(60), view_pins: 1 << 30, ..drawn };
         }
+        drawn
+    }
+
+    /// Bytes of a segment of the log, of a log that is long, and of a part of a transaction on node `id`.
+    pub(super) fn sizes(&self, id: NodeId) -> (u64, u64, usize) {
+        if self.lends_long {
+            return (8 << 10, 24 << 10, 2_000);
+        }
+        // One page, on some nodes: what changes more pages goes in parts.
+        (64 << 10, 192 << 10, if id.0.is_multiple_of(2) { 4 << 20 } else { 5_000 })
     }
 }

@@ -135,6 +135,15 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "entries of the next version",
         "entries of the next version refused",
         "old programs that stopped",
+        "logs whose files stay",
+        "power cuts after a failed sync and a start",
+        "candidates cut off with the leader before them",
+        "unbound directories wiped",
+        "minorities switched off",
+        "voters switched off for new ones",
+        "views lent in the middle of a transaction",
+        "appliers stalled in a split",
+        "learners that came late",
     ] {
         assert!(reached.get(wanted).is_some_and(|count| *count > 0), "no seed reached: {wanted}");
     }
@@ -242,4 +251,14 @@ fn one_seed_is_one_run() {
     let first = run_alone(42);
     assert_eq!(first, run_alone(42));
     assert_ne!(first.0, run_alone(43).0);
+}
+
+/// Runs were seen that had no end but the patience of whoever waited for them.
+#[test]
+fn a_run_with_too_many_events_ends_and_says_what_there_was_most_of() {
+    let options = Options { nodes: 3, most_events: 4000, storm: false, ..Options::new(1) };
+    let report = on_a_large_stack(|| run(&options));
+    let what = report.failure.unwrap_or_default();
+    assert!(what.contains("no end: 4000 events; of the last 4001 events"), "{what}");
+    assert_eq!(report.events, 4001, "after the verdict only time passes");
 }

@@ -42,7 +42,7 @@ impl State {
 
     /// What was fetched is installed, between two events.
     pub(super) fn install_staged(&mut self, at: At, life: u64) {
-        let strikes = self.stormy && self.chance(300);
+        let strikes = self.strikes() && self.chance(300);
         let crash = strikes.then(|| (1 + self.dice.below(12), self.dice.below(u64::MAX)));
         let fs = self.slots[at].fs.clone();
         let Some(running) = self.alive(at, life) else { return };
@@ -118,10 +118,10 @@ impl State {
         self.count("answers about snapshots");
         self.observe_lent(to);
         self.notice(from, to, Ask::decode(question).ok(), Answer::decode(answer.clone()).ok());
-        if self.stormy && self.chance(40) {
+        if self.strikes() && self.chance(40) {
             self.strike(from, to);
         }
-        if self.stormy && self.chance(50) {
+        if self.strikes() && self.chance(50) {
             let place = self.dice.below(answer.len() as u64) as usize;
             answer[place] ^= 1 << self.dice.below(8);
             self.count("answers about snapshots damaged");
@@ -147,6 +147,10 @@ impl State {
     fn notice(&mut self, from: At, to: At, ask: Option<Ask>, answer: Option<Answer>) {
         match (ask, answer) {
             (_, Some(Answer::Opened { view, .. })) => {
+                // The log of such a snapshot begins before its pages.
+                if self.slots[to].hub().is_some_and(|hub| hub.progress().settled() < hub.applied().index) {
+                    self.count("views lent in the middle of a transaction");
+                }
                 let before = self.noticed[from].view.replace((to, view));
                 self.noticed[from].objects = 0;
                 if before.is_some_and(|(source, _)| source != to) {

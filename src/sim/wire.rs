@@ -90,11 +90,15 @@ impl State {
         let twice = packet.ticket().is_none() && self.chance(self.net.twice);
         for _ in 0..if twice { 2 } else { 1 } {
             let mut micros = 50 + self.dice.below(self.net.delay) + self.held_by_duel(from, to, &packet);
-            if packet.asks_for_a_vote() && self.stormy && self.chance(self.shape.late_votes) {
+            if packet.asks_for_a_vote() && self.strikes() && self.chance(self.shape.late_votes) {
                 micros += self.dice.below(1_500_000);
             }
             if packet.ticket().is_some() && self.stormy && self.chance(self.shape.slow_answers) {
                 micros += self.dice.below(800_000);
+            }
+            // Whoever needs a snapshot then has none before it is over.
+            if packet.ticket().is_some() && self.lull.is_some() {
+                micros += 1_500_000 + self.dice.below(1_500_000);
             }
             self.after_micros(micros, Ev::Deliver { from, from_life, to, packet: packet.clone() });
         }
@@ -166,6 +170,7 @@ impl State {
             other => other,
         };
         self.watch_duel(from, to, &packet);
+        self.spring_ambush(to, &packet);
         let (standing, cluster) = match judged {
             Ok(judged) => judged,
             Err(reject) => {

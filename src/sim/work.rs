@@ -166,7 +166,7 @@ impl State {
         if disk {
             let micros = 20 + self.dice.below(sync * 2);
             self.after_micros(micros, Ev::Disk(at, life));
-            if votes && self.stormy && self.chance(self.shape.cut_votes) {
+            if votes && self.strikes() && self.chance(self.shape.cut_votes) {
                 self.count("power cut before a vote was on disk");
                 self.after_micros(micros / 2, Ev::Mend(Mend::Cut(at)));
             }
@@ -194,6 +194,9 @@ impl State {
         for id in unbound.unwrap_or_default() {
             let node = usize::from(id.0) - 1;
             let there = self.slots[node].running.as_ref().is_some_and(|running| running.seat.is_some());
+            if there {
+                self.begin_lateness(leader, node);
+            }
             if there && !self.net.cut[leader][node] && !self.net.cut[node][leader] {
                 // Its connection may take a while, and it is a listed node without a directory until then.
                 let micros = if self.stormy && self.dice.below(2) == 0 { self.dice.below(3_000_000) } else { 500 };
@@ -243,8 +246,10 @@ impl State {
             if !self.slots[at].fs.is_down() {
                 self.note(format_args!("n{}: the log failed", at + 1));
                 self.count("log failures");
-                let millis = 300 + self.dice.below(3000);
-                self.after_millis(millis, Ev::Mend(Mend::Crippled(at, life)));
+                if !self.goes_on_quickly(at, life) {
+                    let millis = 300 + self.dice.below(3000);
+                    self.after_millis(millis, Ev::Mend(Mend::Crippled(at, life)));
+                }
             }
         }
         for _ in 0..truncations {
@@ -273,6 +278,7 @@ impl State {
         let rolled_back = std::mem::take(&mut *running.inside.rolled_back.lock());
         match step {
             Step::Done => {
+                self.stall_in_a_split(at);
                 let micros = 10 + self.dice.below(200);
                 self.after_micros(micros, Ev::Apply(at, life));
             }
@@ -331,6 +337,7 @@ impl State {
                 self.fail(format!("n{} found a database damaged: {damaged:?}", at + 1));
             }
             self.observe_bounds(at);
+            self.keep_files(at);
             self.install_staged(at, life);
             self.begin_rounds(at, life);
             self.turn_soon(at);

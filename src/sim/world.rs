@@ -1,6 +1,6 @@
 //! The queue of events, the network between the nodes, and the trace of what happened.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use shoaldb_vfs::env::Clock;
 use shoaldb_vfs::env::sim::{SimClock, SimRng};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::aimed::{Ambush, Late, Lull};
 use super::budget::Budget;
 use super::calls::{Held, Ticket};
 use super::check::Checks;
@@ -26,7 +27,7 @@ use super::turns::RESTART_AT;
 use super::wire::Packet;
 use super::{Options, Report, last, load, patient, upgrade};
 use crate::signal::Pump;
-use crate::types::PROTOCOL;
+use crate::types::{NodeId, PROTOCOL};
 
 /// Events that a report shows.
 const SHOWN: usize = 60;
@@ -129,6 +130,17 @@ pub(super) struct State {
     pub(super) writes_calmly: bool,
     /// Two candidates and a voter, while they are at it.
     pub(super) duel: Option<Duel>,
+    /// A minority is switched off, and nothing else goes wrong.
+    pub(super) lull: Option<Lull>,
+    /// Until then nothing goes wrong.
+    pub(super) hushed_until: Duration,
+    /// A founder that is not to be bound yet, and whether there was one.
+    pub(super) lateness: Option<Late>,
+    /// A leader that is cut off, until somebody else is elected.
+    pub(super) ambush: Option<Ambush>,
+    pub(super) late_was: bool,
+    /// Who has voted so far.
+    pub(super) known_voters: BTreeSet<NodeId>,
     /// The node whose disk rots, once it has begun to.
     pub(super) rotting: Option<Rotting>,
     /// When faults and load ended.
@@ -196,6 +208,12 @@ pub fn run(options: &Options) -> Report {
             rush: 3 + dice.below(40),
             shape,
             duel: None,
+            lull: None,
+            hushed_until: Duration::ZERO,
+            lateness: None,
+            ambush: None,
+            late_was: false,
+            known_voters: BTreeSet::new(),
             rotting: None,
             calmed_at: Duration::ZERO,
             calls_of_first_life: BTreeMap::new(),
@@ -409,12 +427,12 @@ impl State {
             Ev::Fault => self.on_fault(),
             Ev::Restart(at) => self.on_restart(at, world),
             Ev::Mend(mend) => self.on_mend(mend),
-            Ev::Transfer(to) => self.transfer(to),
+            Ev::Transfer(to) if self.lull.is_none() => self.transfer(to),
             Ev::Person => self.on_person(),
             Ev::Join(at, life) => self.on_join(at, life),
             Ev::GoOn { call, time } => self.on_go_on(call, time),
             Ev::NoAnswer { ticket, arrived } => self.on_no_answer(ticket, arrived),
-            Ev::Client | Ev::Bind { .. } => {}
+            Ev::Transfer(_) | Ev::Client | Ev::Bind { .. } => {}
         }
     }
 }

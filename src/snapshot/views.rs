@@ -76,6 +76,7 @@ pub(crate) struct Views {
     sending: AtomicUsize,
     opened: AtomicU64,
     capped: AtomicU64,
+    outgrown: AtomicU64,
 }
 
 /// The right to make one object.
@@ -100,8 +101,10 @@ impl Views {
         let fits = |lent: &&mut Lent| {
             let at = lent.cut.at.index;
             let whole = lent.cut.only.is_none();
-            let reaches = at >= log_start || planted::is(Bug::ReuseStaleView);
-            whole && reaches && at > have && lent.cut.members.contains(&to) && lent.is_open()
+            let suits = whole && at > have && lent.cut.members.contains(&to) && lent.is_open();
+            let outgrown = suits && at < log_start;
+            self.outgrown.fetch_add(u64::from(outgrown), Ordering::Relaxed);
+            suits && (!outgrown || planted::is(Bug::ReuseStaleView))
         };
         // The newest: it is the last one that was opened.
         let lent = all.iter_mut().rev().find(fits)?;
@@ -207,6 +210,11 @@ impl Views {
     /// How many views were closed over their age or what they pinned, although somebody fetched from them.
     pub(crate) fn capped(&self) -> u64 {
         self.capped.load(Ordering::Relaxed)
+    }
+
+    /// How often a view was not lent to a node that it would have suited, because the log begins behind it.
+    pub(crate) fn outgrown(&self) -> u64 {
+        self.outgrown.load(Ordering::Relaxed)
     }
 
     /// Closes all of them: the node stops.
