@@ -253,18 +253,31 @@ fn await_readiness(hub: &Hub) -> Result<()> {
     }
 }
 
+/// Whether this node is well: it does its part, shows all that had been committed when it was asked, and nothing needs a person.
+/// Blocks for one election timeout at most.
+fn health(hub: &Hub) -> Result<()> {
+    let begun = status::health(hub);
+    let caught_up = match &begun {
+        Ok(()) => hub.catch_up(hub.config.election_timeout).map_err(|what| Error::new(ErrorKind::Timeout, what)),
+        Err(_) => Ok(()),
+    };
+    let alarms = status::alarms(hub).join("; ");
+    match begun {
+        // What it does not know, it cannot do its part for: there is nobody whom it could follow.
+        Err(_) if hub.trouble().is_none() => Err(Error::new(ErrorKind::NotLeader, alarms)),
+        Err(_) => Err(Error::new(ErrorKind::Stopped, alarms)),
+        Ok(()) if !alarms.is_empty() => Err(Error::new(ErrorKind::Io, alarms)),
+        Ok(()) => caught_up,
+    }
+}
+
 /// Carries out a request on this node.
 fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
     match request {
         Request::Status => {
             serde_json::to_value(status::of(hub)).map_err(|error| Error::new(ErrorKind::Io, format!("status: {error}")))
         }
-        Request::Health => match status::health(hub) {
-            Ok(()) => Ok(serde_json::Value::Null),
-            // What it does not know, it cannot do its part for: there is nobody whom it could follow.
-            Err(what) if hub.trouble().is_none() => Err(Error::new(ErrorKind::NotLeader, what)),
-            Err(what) => Err(Error::new(ErrorKind::Stopped, what)),
-        },
+        Request::Health => health(hub).map(|()| serde_json::Value::Null),
         Request::Create { name, page_size, auto_vacuum } => {
             let name = valid(name)?;
             let page_size = PageSize::new(*page_size).ok_or_else(|| {

@@ -70,7 +70,9 @@ impl Client {
         })
     }
 
-    /// Whether each node is well.
+    /// Whether each node is well: it follows a leader or leads, shows all that was committed when it was asked (what it waits
+    /// for, for one election timeout at most), and has no alarm ([`Status::alarms`]). An error says in words what is wrong;
+    /// [`ErrorKind::NotLeader`] is a node that knows of no leader, [`ErrorKind::Timeout`] one that lags.
     pub fn health(&self) -> Vec<(String, Result<()>)> {
         self.each(&Request::Health, |_| Ok(()))
     }

@@ -80,23 +80,7 @@ impl NodeReplicator {
     /// Waits until a majority has confirmed, after this call began, what is committed; and with `applied`, until all
     /// of that is shown here.
     fn confirm(&self, applied: bool, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
-        let deadline = self.hub.deadline(self.hub.config.commit_timeout);
-        let request = self.hub.begin_read();
-        let answer = self.hub.changed.wait(&self.hub.waiting, deadline, POLL, || {
-            if self.hub.is_stopped() {
-                return Some(Err(Refusal::NodeStopped));
-            }
-            if interrupted() {
-                return Some(Err(Refusal::Interrupted));
-            }
-            if self.hub.trouble().is_some() {
-                return Some(Err(Refusal::ReadUnconfirmed));
-            }
-            let index = self.hub.read_index(request)?;
-            (!applied || self.hub.applied().index >= index).then_some(Ok(()))
-        });
-        self.hub.end_read(request);
-        answer.unwrap_or(Err(Refusal::ReadUnconfirmed))
+        self.hub.confirm(applied, self.hub.config.commit_timeout, interrupted)
     }
 }
 
@@ -207,6 +191,38 @@ impl Replicator for NodeReplicator {
 }
 
 impl crate::shared::Shared {
+    /// See [`NodeReplicator::confirm`].
+    fn confirm(&self, applied: bool, limit: Duration, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
+        let deadline = self.deadline(limit);
+        let request = self.begin_read();
+        let answer = self.changed.wait(&self.waiting, deadline, POLL, || {
+            if self.is_stopped() {
+                return Some(Err(Refusal::NodeStopped));
+            }
+            if interrupted() {
+                return Some(Err(Refusal::Interrupted));
+            }
+            if self.trouble().is_some() {
+                return Some(Err(Refusal::ReadUnconfirmed));
+            }
+            let index = self.read_index(request)?;
+            (!applied || self.applied().index >= index).then_some(Ok(()))
+        });
+        self.end_read(request);
+        answer.unwrap_or(Err(Refusal::ReadUnconfirmed))
+    }
+
+    /// Waits until this node shows all that a majority had committed when it was asked, and says in words why it does not.
+    pub(crate) fn catch_up(&self, limit: Duration) -> Result<(), String> {
+        self.confirm(true, limit, &|| false).map_err(|_| {
+            let applied = self.applied().index;
+            format!(
+                "node {} has applied entries up to {applied} and did not learn within {limit:?} that this is all that is committed: it                  is catching up, or does not hear its leader",
+                self.id
+            )
+        })
+    }
+
     /// Proposes an entry that is no transaction, and waits until it is decided; `Lost` when the time is up.
     pub(crate) fn propose(&self, body: Body, interrupted: Option<Interrupted<'_>>) -> Decision {
         let (number, signal) = self.pending.register(None);

@@ -265,10 +265,12 @@ pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
     let mut alarms: Vec<String> = health(hub).err().into_iter().collect();
     alarms.extend(hub.databases.damaged());
     alarms.extend(hub.findings.lock().alarms.values().cloned());
-    let failures = hub.databases.memory().failures();
-    if failures > 0 {
+    let memory = hub.databases.memory();
+    if memory.failures() > 0 && memory.used() > memory.limit() {
         alarms.push(format!(
-            "{failures} pages of the wal were kept in memory past wal_limit, because the disk did not take them; make room on it"
+            "pages of the wal are in memory past wal_limit, {} of {} bytes, because the disk did not take them; make room on it",
+            memory.used(),
+            memory.limit()
         ));
     }
     alarms.extend(hub.transport().map_or_else(Vec::new, |transport| transport.refusals()));

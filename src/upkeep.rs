@@ -119,6 +119,16 @@ fn hashes_about(id: DatabaseId) -> String {
     format!("hashes {id}")
 }
 
+/// The name of the alarm about a checkpoint that could not be made.
+fn checkpoint_about(id: DatabaseId) -> String {
+    format!("checkpoint {id}")
+}
+
+/// The name of the alarm about a main file that cannot be read.
+fn scrub_about(id: DatabaseId) -> String {
+    format!("scrub {id}")
+}
+
 impl Upkeep {
     /// `anchored` is the index that the log's newest anchor has.
     pub(crate) fn new(hub: Hub, log: Arc<Log>, anchored: LogIndex) -> Upkeep {
@@ -163,7 +173,7 @@ impl Upkeep {
             self.drop_segments(start);
         }
         let all = self.hub.databases.all();
-        self.per_database.retain(|id, _| all.iter().any(|(known, _)| known == id));
+        self.forget_dropped(&all);
         let pressed = self.log.bytes() > self.hub.config.log_limit;
         for (id, db) in &all {
             self.look_after(*id, db, pressed);
@@ -172,6 +182,20 @@ impl Upkeep {
         self.write_anchor(pressed);
         self.compact(pressed);
         self.scrub(&all);
+    }
+
+    /// Nobody can mend what is wrong with a database that was dropped.
+    fn forget_dropped(&mut self, all: &[(DatabaseId, Arc<Database>)]) {
+        let is_dropped = |id: &DatabaseId| all.iter().all(|(known, _)| known != id);
+        let dropped: Vec<DatabaseId> = self.per_database.keys().copied().filter(is_dropped).collect();
+        for id in dropped {
+            self.per_database.remove(&id);
+            for about in
+                [rotten_about(id), hashes_about(id), checkpoint_about(id), scrub_about(id), repair::alarm_about(id)]
+            {
+                self.alarm(&about, None);
+            }
+        }
     }
 
     fn now(&self) -> Duration {
@@ -303,8 +327,7 @@ impl Upkeep {
         }
         if retired.is_none() {
             if alone {
-                let advice =
-                    "what is damaged is not served, and there is no other node to repair it from; restore a backup";
+                let advice = "what is damaged is not served, and there is no other node to repair it from; drop the database, then restore a backup";
                 self.alarm(&rotten_about(id), Some(format!("{what}; {advice}")));
                 return;
             }
@@ -344,7 +367,7 @@ impl Upkeep {
         if crowded {
             chores.next_restart = now + RESTART_PAUSE;
         }
-        let about = format!("checkpoint {id}");
+        let about = checkpoint_about(id);
         match db.checkpoint_and_restart(patience) {
             Ok(Checkpoint::Done { from, to, pages }) => {
                 tracing::debug!(database = db.name(), "checkpoint from {from} to {to}, {pages} pages");
@@ -631,10 +654,13 @@ impl Upkeep {
         let scrubbed = if db.retired().is_some() { Ok(None) } else { db.scrub(page, count) };
         self.scrub_at = match scrubbed {
             Ok(Some(next)) => (*id, next),
-            Ok(None) => (DatabaseId(id.0 + 1), PageNo::FIRST),
+            Ok(None) => {
+                self.alarm(&scrub_about(*id), None);
+                (DatabaseId(id.0 + 1), PageNo::FIRST)
+            }
             Err(error) => {
                 let what = format!("database {}: its main file cannot be read: {error}", db.name());
-                self.alarm(&format!("scrub {id}"), Some(what));
+                self.alarm(&scrub_about(*id), Some(what));
                 (DatabaseId(id.0 + 1), PageNo::FIRST)
             }
         };

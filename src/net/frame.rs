@@ -13,7 +13,7 @@
 //!    3  reject          4 KiB  handshake.rs
 //!    4  message    1 GiB+1 MiB  codec.rs
 //!    5  found         128 KiB  found.rs
-//!    6  request     64 MiB+8   8 request id, bytes of the caller
+//!    6  request     64 KiB+8   8 request id, bytes of the caller
 //!    7  response    64 MiB+8   8 id of the request, bytes of the answer
 //! ```
 //!
@@ -31,8 +31,11 @@ use crate::fields::Damaged;
 /// Bytes of a frame's head.
 pub const HEAD: usize = 9;
 
-/// Longest body of a request or a response.
-pub const MAX_CALL: usize = 64 << 20;
+/// Longest body of a request. Anybody who reaches the port may send one, on every connection that is open, so it has room
+/// for a path and no more.
+pub const MAX_REQUEST: usize = 64 << 10;
+/// Longest body of a response.
+pub const MAX_RESPONSE: usize = 64 << 20;
 
 /// Type of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +78,8 @@ impl FrameKind {
             // One entry of the longest, or a batch that is far shorter; and the fields around it.
             FrameKind::Message => MAX_ENTRY + (1 << 20),
             FrameKind::Found => 128 << 10,
-            FrameKind::Request | FrameKind::Response => MAX_CALL + 8,
+            FrameKind::Request => MAX_REQUEST + 8,
+            FrameKind::Response => MAX_RESPONSE + 8,
         }
     }
 }

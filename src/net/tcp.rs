@@ -36,8 +36,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use shoaldb_vfs::env::{Rng, in_words};
 
-use super::frame::{FrameKind, MAX_CALL};
-use super::handshake::{Hello, PROTOCOL, Purpose};
+use super::frame::{FrameKind, MAX_REQUEST};
+use super::handshake::{Hello, PROTOCOL, Purpose, Reject};
 use super::{Inbound, RequestError, Transport, codec};
 use crate::found::format::FoundMessage;
 use crate::types::{Incarnation, Message, NodeId};
@@ -128,6 +128,8 @@ struct Shared {
     /// Connections of requests that wait for their answer.
     calls: Mutex<BTreeMap<u64, TcpStream>>,
     blocked: Mutex<BTreeSet<NodeId>>,
+    /// What dialers were refused for that may come again and again: people are told once.
+    refused: Mutex<BTreeMap<Option<NodeId>, Reject>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -201,6 +203,7 @@ impl Tcp {
             served: Mutex::default(),
             calls: Mutex::default(),
             blocked: Mutex::default(),
+            refused: Mutex::default(),
             threads: Mutex::default(),
             options,
         });
@@ -421,8 +424,8 @@ fn exchange(
     deadline: Instant,
     whom: &str,
 ) -> Result<Vec<u8>, RequestError> {
-    if body.len() > MAX_CALL {
-        return Err(RequestError::NotSent(format!("{whom}: a request of {} bytes, limit {MAX_CALL}", body.len())));
+    if body.len() > MAX_REQUEST {
+        return Err(RequestError::NotSent(format!("{whom}: a request of {} bytes, limit {MAX_REQUEST}", body.len())));
     }
     let lost = |error: LinkError| RequestError::Lost(format!("{whom}: {error}"));
     link.put(FrameKind::Request, |out| {

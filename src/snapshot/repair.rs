@@ -172,7 +172,7 @@ fn open(
     let mut lenders: Vec<NodeId> = membership.voters.iter().copied().filter(|voter| *voter != hub.id).collect();
     lenders.sort_unstable_by_key(|voter| (Some(*voter) == leader, *voter));
     if lenders.is_empty() {
-        return Err("there is no other voter to repair it from; restore a backup, under another name".to_string());
+        return Err("there is no other voter to repair it from; drop the database, then restore a backup".to_string());
     }
     let source = lenders[tried % lenders.len()];
     let beyond = LogIndex(hub.applied().index.0.max(1));

@@ -243,6 +243,10 @@ fn a_damaged_file_is_refused_before_anything_changes() {
             );
         }
     }
+    // A backup that was not written. For SQLite it is an empty database, and would leave nothing of what is there.
+    std::fs::write(one.path("bad"), "").unwrap();
+    let error = one.node.restore("app", one.path("bad")).unwrap_err();
+    assert!(error.is_corrupt() && error.to_string().contains("0 bytes"), "{error}");
     let error = one.node.restore("app", one.path("none")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(one.node.restore("app", one.dir.path()).is_err());

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use shoaldb::client::{Client, Doors};
 use shoaldb::{Builder, Error, ErrorKind, Event, Node, Outcome, Status, outcome, rusqlite};
 use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
@@ -132,6 +133,12 @@ impl Drop for Opens {
     }
 }
 
+/// What the sick node answers to `health`.
+fn unwell(cluster: &Cluster) -> String {
+    let doors = Doors::Endpoints(vec![cluster.list[SICK as usize - 1].address.clone()]);
+    Client::new(doors).health().remove(0).1.unwrap_err().to_string()
+}
+
 #[test]
 fn a_leader_whose_log_fails_hands_over_and_goes_on_reading() {
     for (label, failure, advice) in [
@@ -148,6 +155,7 @@ fn a_leader_whose_log_fails_hands_over_and_goes_on_reading() {
         until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
         status(sick, "it knows who", |status| status.leader.is_some_and(|leader| u64::from(leader.0) != SICK));
         assert!(has_alarm(&sick.status(), advice), "{:?}", sick.status().alarms);
+        assert!(unwell(&cluster).contains(advice), "{}", unwell(&cluster));
         told(&events, |event| matches!(event, Event::DiskTrouble { .. }));
         assert!(has(sick, 0), "it goes on reading");
         let refused = insert(sick, 2).unwrap_err();
@@ -189,7 +197,10 @@ fn a_leader_whose_log_has_no_room_hands_over_and_goes_on_by_itself_when_there_is
             }
         }
         until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
-        status(sick, "it says so", |status| has_alarm(status, "make room on the disk, it is tried again by itself"));
+        let advice = "make room on the disk, it is tried again by itself";
+        status(sick, "it says so", |status| has_alarm(status, advice));
+        // It follows the new leader, and yet is not well.
+        assert!(unwell(&cluster).contains(advice), "{}", unwell(&cluster));
         told(&events, |event| matches!(event, Event::DiskTrouble { .. }));
         assert!(has(sick, 0), "it goes on reading");
         insert_somewhere(&cluster, -1);

@@ -375,6 +375,30 @@ fn a_list_with_one_address_twice_is_refused() {
     assert!(error.kind() == ErrorKind::BadInput && error.to_string().contains("same address"), "{error}");
 }
 
+/// A node that lags does not say that it is well: whoever waits for `health` before stopping the next node counts on it.
+#[test]
+fn a_node_that_lags_does_not_say_that_it_is_well() {
+    let cluster = Cluster::start(3);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    let health =
+        || Client::new(Doors::Directory(cluster.dirs[follower.id() as usize - 1].path().into())).health().remove(0).1;
+    let began = Instant::now();
+    while health().is_err() {
+        assert!(began.elapsed() < LONG, "{:?}", health());
+    }
+    cluster.cut(follower.id(), true);
+    leader.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    // It still follows the leader whom it does not hear any more; the old answer was that all is well.
+    let error = health().unwrap_err();
+    assert!(error.to_string().contains("is catching up") || error.kind() == ErrorKind::NotLeader, "{error}");
+    cluster.cut(follower.id(), false);
+    let began = Instant::now();
+    while health().is_err() {
+        assert!(began.elapsed() < LONG, "{:?}", health());
+    }
+    assert_eq!(follower.connect("app").unwrap().query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(0));
+}
+
 /// What was acknowledged before a restart is shown by a node that says that it is well: before that it may not even know the
 /// tables, and whoever waits for `health` and writes would be told so.
 #[test]

@@ -103,6 +103,8 @@ pub(crate) struct StatusArgs {
   shoal health --data data-1
   shoal health --endpoints 127.0.0.1:4001,127.0.0.1:4002 || alert
 
+A node is well when it follows a leader or leads, shows all that was committed when it was asked, and has no alarm.
+
 Exit code: 0 if all are well, 1 if one is not or was not reached, 4 if nobody knows of a leader.")]
 pub(crate) struct HealthArgs {
     #[command(flatten)]

@@ -21,6 +21,9 @@ use crate::net::frame::FrameKind;
 use crate::net::handshake::{Hello, Purpose, Reject, RejectReason, Standing, Welcome};
 use crate::types::NodeId;
 
+/// Dialers whose last refusal is remembered.
+const REFUSED_REMEMBERED: usize = 64;
+
 /// What others need to know of a connection while it is served.
 pub(super) struct Served {
     /// To end it from outside.
@@ -91,10 +94,11 @@ fn serve(shared: &Shared, id: u64, stream: TcpStream) -> Result<(), LinkError> {
     let (_, body) = link.read(&[FrameKind::Hello], Wait::Until(deadline))?;
     let hello = Hello::decode(&body)?;
     if let Err(reject) = admit(shared, id, &hello) {
-        tracing::warn!("refused a connection from node {:?}: {reject}", hello.from.map(|node| node.0));
+        tell_refused(shared, hello.from, &reject);
         link.put(FrameKind::Reject, |out| reject.encode(out))?;
         return Ok(());
     }
+    shared.refused.lock().remove(&hello.from);
     let introduction = shared.inbound.introduction();
     let welcome = Welcome {
         // They have one in common, or it had not been admitted.
@@ -125,6 +129,22 @@ fn admit(shared: &Shared, id: u64, hello: &Hello) -> Result<(), Reject> {
         one.standing = standing;
     }
     Ok(())
+}
+
+/// Writes down why somebody is refused, unless it is the reason that it was the last time: whoever is refused comes again, two
+/// times a second.
+fn tell_refused(shared: &Shared, from: Option<NodeId>, reject: &Reject) {
+    let mut refused = shared.refused.lock();
+    if refused.len() >= REFUSED_REMEMBERED && !refused.contains_key(&from) {
+        refused.clear();
+    }
+    if refused.insert(from, reject.clone()).as_ref() != Some(reject) {
+        tracing::warn!("refused a connection from {}: {reject}", named(from));
+    }
+}
+
+fn named(dialer: Option<NodeId>) -> String {
+    dialer.map_or_else(|| "a program that is no node".to_string(), |node| format!("node {node}"))
 }
 
 fn serve_peer(shared: &Shared, id: u64, link: &mut Link, from: NodeId) -> Result<(), LinkError> {
@@ -173,7 +193,7 @@ pub(super) fn recheck(shared: &Shared) {
         match shared.inbound.check_hello(hello) {
             Ok(standing) => one.standing = standing,
             Err(reject) => {
-                tracing::warn!("connection of node {:?} ended: {reject}", hello.from.map(|node| node.0));
+                tracing::warn!("connection of {} ended: {reject}", named(hello.from));
                 // An error says that it is closed already.
                 let _ = one.stream.shutdown(Shutdown::Both);
                 return false;
