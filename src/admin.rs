@@ -256,13 +256,13 @@ fn await_readiness(hub: &Hub) -> Result<()> {
 /// Whether this node is well: it does its part, shows all that had been committed when it was asked, and nothing needs a person.
 /// Blocks for one election timeout at most.
 fn health(hub: &Hub) -> Result<()> {
-    let begun = status::health(hub);
-    let caught_up = match &begun {
+    let caught_up = match status::health(hub) {
         Ok(()) => hub.catch_up(hub.config.election_timeout).map_err(|what| Error::new(ErrorKind::Timeout, what)),
         Err(_) => Ok(()),
     };
     let alarms = status::alarms(hub).join("; ");
-    match begun {
+    // Once more: the leader may have been lost meanwhile.
+    match status::health(hub) {
         // What it does not know, it cannot do its part for: there is nobody whom it could follow.
         Err(_) if hub.trouble().is_none() => Err(Error::new(ErrorKind::NotLeader, alarms)),
         Err(_) => Err(Error::new(ErrorKind::Stopped, alarms)),
@@ -479,6 +479,9 @@ pub(crate) fn ask(door: &str, request: &Request, limit: Duration, allow_remote: 
     reply.into_result()
 }
 
+/// How often somebody is told to take over, an election timeout apart.
+const TRANSFER_ATTEMPTS: u32 = 3;
+
 fn transfer(hub: &Hub, to: NodeId) -> Result<serde_json::Value> {
     let leadership = hub.leadership();
     if leadership.role != Role::Leader {
@@ -508,11 +511,15 @@ fn transfer(hub: &Hub, to: NodeId) -> Result<serde_json::Value> {
     let settled = || judged().map_or_else(|refusal| (!refusal.may_pass()).then_some(Err(refusal)), |()| Some(Ok(())));
     let judged = hub.changed.wait(&hub.waiting, patience, POLL, settled).unwrap_or_else(judged);
     judged.map_err(|refusal| Error::new(refusal.kind(), format!("node {to} cannot take over: {refusal}")))?;
-    hub.post(Input::Transfer { to });
-    let deadline = hub.deadline(2 * hub.config.election_timeout);
-    let done = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(50), || {
-        let now = hub.leadership();
-        (now.role != Role::Leader && now.leader.is_some()).then_some(now.leader)
+    // The one who is told to take over does not, and says nothing, while a change of the members waits to be applied there.
+    // The library gives up on it after an election timeout, and may then be asked again.
+    let done = (0..TRANSFER_ATTEMPTS).find_map(|_| {
+        hub.post(Input::Transfer { to });
+        let deadline = hub.deadline(hub.config.election_timeout + hub.config.heartbeat);
+        hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(50), || {
+            let now = hub.leadership();
+            (now.role != Role::Leader && now.leader.is_some()).then_some(now.leader)
+        })
     });
     match done {
         Some(leader) if leader == Some(to) => Ok(serde_json::Value::Null),

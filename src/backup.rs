@@ -213,11 +213,11 @@ pub(crate) fn restore(hub: &Hub, name: &str, path: &Path, told: Told<'_>) -> Res
         return Err(refused("pages of", &here.bytes(), &source.page_size.bytes()));
     }
     let mut target = connect(hub, name.as_str(), false)?;
+    let version: i64 = target.query_row("PRAGMA schema_version", [], |row| row.get(0))?;
     // For SQLite a file of 0 bytes is a database without anything in it; for whoever restores a backup, one that was not written.
-    if source.pages == 0 && target.query_row("PRAGMA page_count", [], |row| row.get::<_, u32>(0))? > 0 {
+    if version != 0 && source.pages == 0 {
         return Err(damaged(&path, "0 bytes; to have an empty database, drop it and create it anew"));
     }
-    let version: i64 = target.query_row("PRAGMA schema_version", [], |row| row.get(0))?;
     if version != 0 && source.pages > 0 {
         let encoding = encoding_of(&target)?;
         if encoding != source.encoding {

@@ -390,7 +390,7 @@ fn a_node_that_lags_does_not_say_that_it_is_well() {
     leader.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
     // It still follows the leader whom it does not hear any more; the old answer was that all is well.
     let error = health().unwrap_err();
-    assert!(error.to_string().contains("is catching up") || error.kind() == ErrorKind::NotLeader, "{error}");
+    assert!(error.to_string().contains("is catching up") || error.kind() == ErrorKind::NotLeader, "{error:?}");
     cluster.cut(follower.id(), false);
     let began = Instant::now();
     while health().is_err() {
