@@ -150,7 +150,7 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
 }
 
 /// Calls that the turns must reach; a label that is not here is new and belongs here.
-const LABELS: [&str; 49] = [
+const LABELS: [&str; 50] = [
     "ckpt.hash",
     "ckpt.len",
     "ckpt.map_sync",
@@ -200,6 +200,7 @@ const LABELS: [&str; 49] = [
     "map.create",
     "map.open",
     "map.read",
+    "wal.spill",
 ];
 
 /// Each of the first calls of every label fails once, fails for good and loses power.
