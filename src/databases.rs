@@ -83,6 +83,12 @@ pub(crate) enum Damage {
     Rotten,
 }
 
+/// Everything that a new database asks of the system, files and descriptors: a name can lead to it without asking for more.
+pub(crate) struct Made {
+    files: DatabaseFiles,
+    shape: Arc<Database>,
+}
+
 #[derive(Default)]
 struct Maps {
     by_name: HashMap<String, Arc<Database>>,
@@ -184,7 +190,7 @@ impl Databases {
                         let position = files.at().position;
                         tracing::info!(database = info.name.as_str(), %position, "ended an interrupted checkpoint");
                     }
-                    self.enter(*id, info, files)?;
+                    self.enter(*id, info, self.with_shape(info, files)?)?;
                 }
                 // Nothing is damaged, and to start as if it were would fetch whole copies from the others.
                 Err(error) if is_out_of_files(&error) => {
@@ -352,7 +358,7 @@ impl Databases {
 
     /// The files of a database that the entry at index `id` creates. They may be there: this node applied the entry in an
     /// earlier life. What is begun and not ended counts for nothing, and is made anew.
-    pub(crate) fn make(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<DatabaseFiles> {
+    pub(crate) fn make(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<Made> {
         let owner = owner(id, info, self.generation(id));
         let found = match DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner) {
             Ok(files) => Some(files),
@@ -362,13 +368,18 @@ impl Databases {
         // What is not whole was never anything: a crash came before the entry was applied, and it is again. Files that look as
         // they were made may be such pieces, too: any sector of them may be missing. Once there was a checkpoint, they had
         // been made durable before it.
-        match found {
-            Some(files) if files.at().position > Position(id.0) || is_whole(&files)? => Ok(files),
+        let files = match found {
+            Some(files) if files.at().position > Position(id.0) || is_whole(&files)? => files,
             torn => {
                 drop(torn);
-                DatabaseFiles::create(self.env.fs.clone(), &self.dir, owner, geometry_of(info), Position(id.0))
+                DatabaseFiles::create(self.env.fs.clone(), &self.dir, owner, geometry_of(info), Position(id.0))?
             }
-        }
+        };
+        self.with_shape(info, files)
+    }
+
+    fn with_shape(&self, info: &DatabaseInfo, files: DatabaseFiles) -> io::Result<Made> {
+        Ok(Made { files, shape: self.shape(info.name.as_str(), geometry_of(info))? })
     }
 
     /// Both at once.
@@ -377,20 +388,20 @@ impl Databases {
         self.enter(id, info, self.make(id, info)?)
     }
 
-    /// A database with these files: whoever is connected to its name is connected to it from now on.
-    pub(crate) fn enter(&self, id: DatabaseId, info: &DatabaseInfo, files: DatabaseFiles) -> io::Result<()> {
-        let geometry = geometry_of(info);
+    /// A database with these files: whoever is connected to its name is connected to it from now on. Nothing is asked of the
+    /// system here: the catalogue has the database already, and there is no way back.
+    pub(crate) fn enter(&self, id: DatabaseId, info: &DatabaseInfo, made: Made) -> io::Result<()> {
         let mut maps = self.maps.lock();
         let name = info.name.as_str();
         let shape = match maps.by_name.get(name).cloned() {
-            Some(shape) if shape.geometry() == geometry => shape,
+            Some(shape) if shape.geometry() == geometry_of(info) => shape,
             Some(other) => {
                 other.retire(Refusal::Dropped);
-                self.shape(name, geometry)?
+                made.shape
             }
-            None => self.shape(name, geometry)?,
+            None => made.shape,
         };
-        shape.bind(files)?;
+        shape.bind(made.files)?;
         maps.by_name.insert(name.to_string(), shape.clone());
         maps.by_id.insert(id, shape);
         Ok(())
@@ -441,7 +452,7 @@ impl Databases {
             let (old, new) = (self.generation(id), files.owner().generation);
             match self.get(id) {
                 Some(db) => db.replace(files).map_err(io::Error::other)?,
-                None => self.enter(id, info, files)?,
+                None => self.enter(id, info, self.with_shape(info, files)?)?,
             }
             let mut maps = self.maps.lock();
             maps.generations.insert(id, new);
@@ -576,6 +587,17 @@ mod tests {
         let mut catalogue = Catalogue::new(ClusterId(1));
         catalogue.apply_create(LogIndex(3), info().name, info().page_size, info().auto_vacuum).unwrap();
         catalogue
+    }
+
+    /// A database that the catalogue has needs nothing more of the system, as a descriptor that there may not be.
+    #[test]
+    fn what_was_made_enters_as_it_is() {
+        let (_, env) = disk();
+        let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+        let made = databases.make(DatabaseId(3), &info()).unwrap();
+        let shape = made.shape.clone();
+        databases.enter(DatabaseId(3), &info(), made).unwrap();
+        assert!(Arc::ptr_eq(&shape, &databases.get(DatabaseId(3)).unwrap()));
     }
 
     /// Database 3 with the files of generation 1, and of generation 2 at position 9.

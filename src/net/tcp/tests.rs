@@ -544,6 +544,28 @@ fn the_pause_doubles_up_to_its_limit() {
     }
 }
 
+/// A pause is never shorter than half of what is due, on any machine; and a connection that came about ends the doubling.
+#[test]
+fn who_cannot_be_reached_is_dialed_less_and_less_often() {
+    let nobody = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let one = Node::start(1, |options| options.backoff = (Duration::from_millis(1), Duration::from_secs(3600)));
+    let failed = || one.expect(|seen| *seen == Seen::Unreachable(2));
+    let began = Instant::now();
+    one.tcp.set_peer(NodeId(2), &nobody());
+    (0..9).for_each(|_| _ = failed());
+    assert!(began.elapsed() >= Duration::from_millis(255) / 2, "{:?}", began.elapsed());
+    // Told of another address it dials at once, and the pause that follows is more than a minute in the end.
+    for _ in 9..19 {
+        one.tcp.set_peer(NodeId(2), &nobody());
+        failed();
+    }
+    let two = Node::new(2);
+    one.knows(&two);
+    one.connected(2);
+    two.tcp.shutdown();
+    (0..4).for_each(|_| _ = failed());
+}
+
 #[test]
 fn shutdown_joins_everything_and_may_be_said_twice() {
     let (one, two) = (Node::new(1), Node::new(2));
