@@ -23,7 +23,7 @@ fn pages(stage: &Stage) -> u32 {
 #[test]
 fn each_transaction_is_captured_once_whatever_is_synced_and_padded() {
     for synchronous in ["OFF", "NORMAL", "FULL", "EXTRA"] {
-        for (psow, page_size) in [(0, 512), (0, 4096), (1, 4096)] {
+        for (psow, page_size) in [(0, 512), (0, 4096), (1, 512), (1, 4096)] {
             let what = format!("synchronous {synchronous}, psow {psow}, page size {page_size}");
             let stage = Stage::with_geometry(page_size, AutoVacuum::None);
             let db = stage.connect_with("app", &format!("&psow={psow}"));
