@@ -55,8 +55,11 @@ pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Stag
         return Ok(Installed::NotNeeded);
     }
     let durable = log.hard_state();
-    let hard_state = if at.term > durable.term {
-        HardState { term: at.term, vote: None, commit: at.index }
+    // A term that the log has not heard of yet, as when it waits for room, stays known: people were told of it. Nobody has heard
+    // what this node would have promised in it, since that waits for the disk.
+    let known = at.term.max(core.role.term);
+    let hard_state = if known > durable.term {
+        HardState { term: known, vote: None, commit: at.index }
     } else {
         let vote = durable.vote.filter(|_| !planted::is(Bug::InstallForgetsVote));
         HardState { commit: at.index, vote, ..durable }
