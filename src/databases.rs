@@ -213,6 +213,14 @@ impl Databases {
         Ok(furthest)
     }
 
+    /// A database whose files an entry behind `last` made. Only what is on disk is ever applied: that entry was in the log.
+    pub(crate) fn made_behind(&self, last: LogIndex) -> io::Result<Option<DatabaseId>> {
+        let there = self.env.fs.list(&self.dir, "db.list")?;
+        // A later generation is of a snapshot, which may be fetched and not be installed yet.
+        let made = |name: &String| files::owner_of_name(name).filter(|(_, generation)| *generation == FIRST_GENERATION);
+        Ok(there.iter().filter_map(made).map(|(id, _)| DatabaseId(id)).find(|id| id.0 > last.0))
+    }
+
     /// Deletes the files that are nobody's any more; see the table in the module's text.
     fn tidy(&self, catalogue: &Catalogue, anchor: LogIndex) -> io::Result<()> {
         let there = self.env.fs.list(&self.dir, "db.list")?;

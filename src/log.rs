@@ -16,7 +16,9 @@
 //!
 //! * A batch is written only when everything before it is synced. So a batch that is found says that what precedes it
 //!   was on disk; a bad record in front of it is damage, and one behind which nothing follows is a torn write.
-//! * A file gets the name of a segment only when its head is synced, and its first batch only when that name is.
+//! * A file gets the name of a segment only when its head is synced, and its first batch only when that name is, and when the
+//!   segment before says that the log goes on: so the newest file cannot be lost unnoticed. Where there is no room for that
+//!   word it is left out until the next start.
 //! * A segment is dropped only when a later head's anchor covers its last entry, oldest first, one at a time.
 //! * After the first failure of a write or a sync every later append returns that same error: nothing is known about
 //!   what is on disk until the log is opened again. Reads go on.

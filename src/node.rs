@@ -247,16 +247,22 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
         // Set once: a node begins once.
         let _ = hub.genesis.set(genesis);
     }
-    let furthest = LogIndex(hub.databases.restore(&catalogue, generations, applied.index)?.0);
-    if furthest > restored.last.index.max(reach) {
-        return Err(Error::new(
+    let lost = |what: String| {
+        let last = restored.last.index;
+        Error::new(
             ErrorKind::Corrupt,
             format!(
-                "a database is at position {furthest}, but the log ends at entry {}: the log lost what it had; remove this node from \
-                 the cluster and let a new one take its place",
-                restored.last.index
+                "{what}, but the log ends at entry {last}: the log lost what it had; remove this node from the cluster and let a \
+                 new one take its place"
             ),
-        ));
+        )
+    };
+    if let Some(id) = hub.databases.made_behind(restored.last.index.max(reach))? {
+        return Err(lost(format!("entry {} made a database", id.0)));
+    }
+    let furthest = LogIndex(hub.databases.restore(&catalogue, generations, applied.index)?.0);
+    if furthest > restored.last.index.max(reach) {
+        return Err(lost(format!("a database is at position {furthest}")));
     }
     // Only what is committed is ever applied, and the commit index need not have reached the disk. What came with a snapshot
     // says nothing of the entries that this log has there.

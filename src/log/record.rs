@@ -28,6 +28,7 @@
 //! 3 truncate      new last index  that one's term  none: all entries behind that one are void
 //! 4 hard state    commit          term             vote, 2 bytes, 0 none
 //! 5 anchor        applied         0                the anchor's other fields
+//! 6 sealed        next segment    0                none: this is the last record of its segment
 //!
 //! anchor: applied 8; voters, learners, outgoing voters, next learners, each a count (2) and ids (2);
 //! auto-leave (1); length of the registry (4) and its bytes
@@ -66,6 +67,7 @@ const MEMBERSHIP: u64 = 2;
 const TRUNCATE: u64 = 3;
 const HARD_STATE: u64 = 4;
 const ANCHOR: u64 = 5;
+const SEALED: u64 = 6;
 
 /// The next multiple of the sector size.
 pub(super) fn sector_up(offset: u64) -> u64 {
@@ -228,6 +230,8 @@ pub(super) enum Record<'a> {
     Truncate(EntryId),
     HardState(HardState),
     Anchor(&'a Anchor),
+    /// The log goes on in the segment of this number.
+    Sealed(u32),
 }
 
 /// One record, as it is read.
@@ -251,6 +255,7 @@ pub(super) enum Meaning {
     Truncate(EntryId),
     HardState(HardState),
     Anchor(Anchor),
+    Sealed(u64),
 }
 
 /// Bytes that a record with this much payload takes.
@@ -263,7 +268,7 @@ impl Record<'_> {
     pub(super) fn payload_len(&self) -> usize {
         match self {
             Record::Entry(entry) => entry.data.len(),
-            Record::Truncate(_) => 0,
+            Record::Truncate(_) | Record::Sealed(_) => 0,
             Record::HardState(_) => 2,
             Record::Anchor(anchor) => {
                 let members = &anchor.membership;
@@ -281,6 +286,7 @@ impl Record<'_> {
             Record::Truncate(last) => (TRUNCATE, last.index, last.term),
             Record::HardState(state) => (HARD_STATE, state.commit, state.term),
             Record::Anchor(anchor) => (ANCHOR, anchor.applied, Term(0)),
+            Record::Sealed(next) => (SEALED, LogIndex(u64::from(*next)), Term(0)),
         };
         let payload = self.payload_len();
         out.extend_from_slice(&[0; 4]);
@@ -290,7 +296,7 @@ impl Record<'_> {
         }
         match self {
             Record::Entry(entry) => out.extend_from_slice(&entry.data),
-            Record::Truncate(_) => {}
+            Record::Truncate(_) | Record::Sealed(_) => {}
             Record::HardState(state) => out.extend_from_slice(&encode_vote(state.vote)),
             Record::Anchor(anchor) => encode_anchor(anchor, out),
         }
@@ -327,6 +333,7 @@ impl<'a> RawRecord<'a> {
                 Meaning::HardState(HardState { term: self.term, vote, commit: self.index })
             }
             ANCHOR => Meaning::Anchor(decode_anchor(self.index, &mut at)?),
+            SEALED => Meaning::Sealed(self.index.0),
             _ => return None,
         };
         at.0.is_empty().then_some(meaning)

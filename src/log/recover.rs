@@ -8,10 +8,11 @@
 //! | (version) | a head of another format version | refuse, naming the version |
 //! | `head-misnamed` | its number is not that of the file name | refuse |
 //! | `head-foreign` | its cluster is not that of the segment after it | refuse |
-//! | `segment-missing` | a gap in the numbers | refuse: segments are dropped oldest first |
+//! | `segment-missing` | a gap in the numbers, or the newest is sealed | refuse: segments are dropped oldest first |
 //!
 //! Then the batches, from the oldest segment that counts. A *sealed* segment is one with a successor, whose head says
-//! where it ends; everything in it was synced.
+//! where it ends; everything in it was synced. Behind that end it says itself that it has a successor, so that one that
+//! is lost is missed (`Record::Sealed`, written before anything counts that is in the successor).
 //!
 //! | case | at an offset where a batch may start | verdict |
 //! |---|---|---|
@@ -212,6 +213,11 @@ impl Replay {
             let found = self.read_batch(bytes, offset, lap, named.head.number as u32);
             let (at, header, what) = match found {
                 AtOffset::Good(batch) => {
+                    if let (None, [(Meaning::Sealed(next), _)]) = (sealed_at, &batch.records[..]) {
+                        let what =
+                            format!("the log goes on in segment {next}, which is not there; what was in it is lost");
+                        return Err(LogError::damage(file, offset, Case::SegmentMissing, what));
+                    }
                     let end = sector_up(batch.header.end());
                     if let Some(sealed_at) = sealed_at.filter(|sealed_at| end > *sealed_at) {
                         let what = format!("a batch up to {end}, but the segment ends at {sealed_at}");
@@ -310,6 +316,7 @@ impl Replay {
                 Meaning::Truncate(to) => self.contents.truncate(to)?,
                 Meaning::HardState(state) => self.contents.set_hard_state(state)?,
                 Meaning::Anchor(anchor) => self.contents.set_anchor(anchor)?,
+                Meaning::Sealed(next) => return Err(format!("the log goes on in segment {next} in front of the end")),
             }
         }
         Ok(())

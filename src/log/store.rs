@@ -30,6 +30,8 @@ use crate::types::{ClusterId, EntryId, HardState, LogEntry, LogIndex, Term};
 const READ_GAP: u64 = 4096;
 /// Bytes of a head that are read first; more only if it is longer.
 const HEAD_READ: usize = 4096;
+/// Room at the end of a segment for the batch that says where the log goes on.
+const SEAL: u64 = SECTOR;
 
 /// See the [module's text](super).
 #[derive(Debug)]
@@ -138,6 +140,7 @@ impl Log {
         let mut opened = VecDeque::new();
         let mut cut = None;
         let mut last_end = 0;
+        let mut unsaid = None;
         for (i, (number, file, named)) in segments.iter().enumerate() {
             if i > 0 {
                 replay.enter(named)?;
@@ -157,10 +160,17 @@ impl Log {
                 end: AtomicU64::new(end.offset),
                 filled: bytes.len() as u64 >= options.segment_bytes,
             }));
+            if let (Some(next), Some(segment)) = (segments.get(i + 1), opened.back().cloned()) {
+                let sealed = Sealed { segment, end: end.offset, chain: replay.chain, next: next.0 };
+                let found = bytes.get(end.offset as usize..).and_then(|rest| rest.get(..SEAL as usize));
+                unsaid = Some(sealed).filter(|sealed| found != Some(&sealed.bytes(cluster)));
+            }
             last_end = end.offset;
             cut = end.cut;
         }
         directory.sync("log.open.sync")?;
+        // Only now is the name of the last segment sure to stay.
+        unsaid.map_or(Ok(()), |sealed| sealed.write(cluster))?;
         for name in &obsolete {
             directory.remove(name)?;
         }
@@ -259,7 +269,7 @@ impl Log {
         let size = sector_up((BATCH_HEADER + body) as u64);
         // A log begins with a file that grows, since filling one takes time; it leaves it as soon as there is a filled one.
         let spare_is_better = !writer.active.filled && !self.spares.lock().is_empty();
-        if writer.end + size > writer.active.capacity || spare_is_better || writer.spoiled {
+        if writer.end + size + SEAL > writer.active.capacity || spare_is_better || writer.spoiled {
             self.switch(writer, size)?;
         }
         let Writer { active, end, chain, buffer, spoiled, .. } = writer;
@@ -351,7 +361,7 @@ impl Log {
     /// Makes the segment of this head the active one.
     fn start_segment(&self, writer: &mut Writer, head: &Head, size: u64) -> Result<Arc<Segment>, LogError> {
         let head_size = sector_up((HEAD_FIXED + Record::Anchor(&head.anchor).payload_len()) as u64);
-        let capacity = self.options.segment_bytes.max(head_size + size);
+        let capacity = self.options.segment_bytes.max(head_size + size + SEAL);
         let spare = if capacity == self.options.segment_bytes { self.spares.lock().pop() } else { None };
         let filled = spare.is_some();
         let spare = spare.map_or_else(|| self.directory.create_spare(), Ok)?;
@@ -364,6 +374,8 @@ impl Log {
             let _ = self.directory.remove(&name);
         }
         let (segment, end, chain) = opened?;
+        let old = Sealed { segment: writer.active.clone(), end: writer.end, chain: writer.chain, next: segment.number };
+        old.write(self.cluster)?;
         writer.spoiled = false;
         writer.active = segment.clone();
         writer.end = end;
@@ -614,6 +626,42 @@ fn check_options(options: LogOptions) -> Result<(), LogError> {
         return Err(LogError::Misuse(format!("segments of {bytes} bytes: must be a multiple of 512, 4 KiB to 1 GiB")));
     }
     Ok(())
+}
+
+/// A segment that has a successor. Whoever finds it without one knows that a file is lost, with what was acknowledged from it.
+struct Sealed {
+    segment: Arc<Segment>,
+    end: u64,
+    chain: u32,
+    next: u32,
+}
+
+impl Sealed {
+    /// Says behind the end of the segment that there is more: when the successor has its name, and before anything in it
+    /// counts. Where there is no room for that, it is left out: nothing else rests on it, and the next open tries again.
+    fn write(&self, cluster: ClusterId) -> Result<(), LogError> {
+        let Segment { file, name, .. } = &*self.segment;
+        match segment::write(&**file, name, &self.bytes(cluster), self.end, "log.seal") {
+            Ok(()) => segment::sync(&**file, name, "log.seal.sync"),
+            Err(error) if error.is_no_space() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn bytes(&self, cluster: ClusterId) -> Vec<u8> {
+        let header = BatchHeader {
+            lap: lap(cluster, u64::from(self.segment.number)),
+            offset: self.end,
+            synced: self.end,
+            chain: self.chain,
+            len: RECORD_HEADER as u32,
+        };
+        let (header, chain) = header.encode();
+        let mut bytes = header.to_vec();
+        Record::Sealed(self.next).encode(chain, &mut bytes);
+        bytes.resize(SEAL as usize, 0);
+        bytes
+    }
 }
 
 /// Turns a spare into the segment of this head: synced first, named then. Returns it, where its first batch goes, and the

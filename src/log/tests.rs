@@ -82,6 +82,48 @@ fn what_was_appended_is_there_after_a_power_cut_that_forgets_everything_unsynced
     }
 }
 
+/// Without the newest segment a log would end earlier than what was acknowledged from it; without an older one there is a gap.
+#[test]
+fn a_segment_that_is_lost_is_missed_whichever_it_is() {
+    let long = |fs: &SimFs| {
+        let log = create(fs).unwrap();
+        (1..=40).for_each(|i| log.append(&entries(i + 1, i + 1, 1, 600)).unwrap());
+    };
+    let fs = SimFs::new(1);
+    long(&fs);
+    let count = fs.count("log.promote");
+    assert!(count > 3);
+    for lost in 2..=count {
+        let fs = SimFs::new(1);
+        long(&fs);
+        // What is synced is on the disk, whatever becomes of the rest.
+        fs.crash(lost);
+        fs.restart();
+        arc(&fs).remove(Path::new(&file(lost)), "test").unwrap();
+        let error = open(&fs).unwrap_err();
+        assert!(matches!(error, LogError::Damage { case: "segment-missing", .. }), "{lost}: {error}");
+    }
+}
+
+/// A crash may come between a segment's name and the word of its predecessor; the next start says it.
+#[test]
+fn a_start_says_that_a_segment_has_a_successor_where_a_crash_came_before() {
+    for label in ["log.seal", "log.seal.sync"] {
+        let fs = SimFs::new(1);
+        let log = create(&fs).unwrap();
+        fs.crash_at(Aim::At(label), 1, 7);
+        let died = (1..=40).find(|i| log.append(&entries(i + 1, i + 1, 1, 600)).is_err());
+        assert!(died.is_some() && fs.is_down());
+        fs.restart();
+        open(&fs).unwrap();
+        fs.crash(7);
+        fs.restart();
+        arc(&fs).remove(Path::new(&file(2)), "test").unwrap();
+        let error = open(&fs).unwrap_err();
+        assert!(matches!(error, LogError::Damage { case: "segment-missing", .. }), "{label}: {error}");
+    }
+}
+
 #[test]
 fn a_batch_is_one_write_and_one_sync() {
     let fs = SimFs::new(1);
@@ -261,8 +303,8 @@ fn what_open_reports_after_a_failed_sync_is_really_on_disk() {
 fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
     let fs = SimFs::new(1);
     let log = create(&fs).unwrap();
-    // A full segment holds 8192 - 512 (head) - 40 (batch header) - 32 (record header) = 7608 bytes of one entry.
-    for (i, len) in [7607, 7608, 7609, 40_000, 10].into_iter().enumerate() {
+    // A full segment holds 8192 - 512 (head) - 512 (where it goes on) - 40 (batch header) - 32 (record header) bytes of one entry.
+    for (i, len) in [7095, 7096, 7097, 40_000, 10].into_iter().enumerate() {
         if i == 1 {
             log.prepare_spare().unwrap();
         }
@@ -270,9 +312,9 @@ fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
     }
     let (log, recovered) = open(&fs).unwrap();
     assert_eq!(recovered.last.index, LogIndex(6));
-    assert_eq!(all(&log).iter().map(|entry| entry.data.len()).collect::<Vec<_>>(), [7607, 7608, 7609, 40_000, 10]);
+    assert_eq!(all(&log).iter().map(|entry| entry.data.len()).collect::<Vec<_>>(), [7095, 7096, 7097, 40_000, 10]);
     let sizes = [1, 2, 3, 4, 5].map(|number| fs.peek(Path::new(&file(number))).unwrap().len());
-    assert_eq!(sizes, [8192, 8192, 8704, 41_472 - 512, 1024]);
+    assert_eq!(sizes, [8192, 8192, 8704, 41_472, 1024]);
 }
 
 /// A batch in a file that grows costs a second write to the disk, for the file system's own records.
@@ -287,7 +329,7 @@ fn a_log_leaves_a_file_that_grows_as_soon_as_there_is_a_filled_one() {
     assert!(log.wants_spare(), "the spare is the active segment now");
     log.append(&entries(4, 4, 1, 100)).unwrap();
     let sizes = [1, 2].map(|number| fs.peek(Path::new(&file(number))).unwrap().len());
-    assert_eq!(sizes, [1024, 8192]);
+    assert_eq!(sizes, [1536, 8192]);
     assert!(fs.peek(Path::new(&file(3))).is_none(), "a filled segment is filled with batches first");
     // One that was filled is known as such when it is opened again.
     let (log, _) = open(&fs).unwrap();

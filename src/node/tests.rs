@@ -12,7 +12,7 @@ use shoaldb_vfs::transaction::Position;
 use super::*;
 use crate::appender::Appender;
 use crate::boot::genesis_of;
-use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseName};
+use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseInfo, DatabaseName};
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::engine::Outlet;
@@ -206,6 +206,32 @@ fn files_may_be_ahead_of_the_log_as_far_as_a_snapshot_brought_them() {
         assert_eq!(start(20, entries).unwrap(), 10, "{entries} entries, of which nobody said that they are committed");
     }
     assert_eq!(start(0, 15).unwrap(), 20, "what was applied from this log is committed");
+}
+
+/// Files of a database whose entry is not in the log: it was there, since only what is on disk is applied. What a snapshot
+/// that is not installed yet has brought proves nothing.
+#[test]
+fn files_of_a_database_that_the_log_knows_nothing_of_prove_that_it_lost_its_end() {
+    let info = |name| DatabaseInfo {
+        name: DatabaseName::new(name).unwrap(),
+        page_size: Geometry::default().page_size,
+        auto_vacuum: AutoVacuum::None,
+    };
+    let start = |made: bool| {
+        let (env, directory, identity, opened) = founded();
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let hub = hub_of(&env, &identity, mailbox);
+        let id = DatabaseId(opened.restored.last.index.0 + 1);
+        if made {
+            drop(hub.databases.make(id, &info("app")).unwrap());
+        }
+        let at = Checkpointed { position: Position(20), size: PageCount(1), checksum: PageHash::default() };
+        drop(hub.databases.stage(DatabaseId(id.0 + 1), Geometry::default().page_size, at).unwrap());
+        begin(&hub, opened, &directory).map(|_| ())
+    };
+    start(false).unwrap();
+    let refused = start(true).unwrap_err();
+    assert!(refused.to_string().contains("entry 2 made a database, but the log ends at entry 1"), "{refused}");
 }
 
 /// Reports of two threads that overtook each other would stop the core. So whoever applied has told the engine before anybody

@@ -283,7 +283,10 @@ impl State {
     /// Those that were switched off come back; the others must have gone on.
     pub(super) fn end_lull(&mut self) {
         let Some(lull) = self.lull.take() else { return };
-        if self.stormy && self.committed() <= lull.committed && self.are_a_majority_without(&lull.off) {
+        let stands_still = self.stormy && self.committed() <= lull.committed && self.are_a_majority_without(&lull.off);
+        if stands_still && self.waits_for_the_stack() {
+            self.count("lulls without a verdict");
+        } else if stands_still {
             let words = self.describe();
             let names = names(&lull.off);
             self.fail(format!(
@@ -293,6 +296,16 @@ impl State {
         for at in lull.off {
             self.after_millis(1, Ev::Restart(at));
         }
+    }
+
+    /// Whether some node waits for a call to go on that lies below another one: it shows what was accepted when that one has
+    /// ended, and with threads of their own it would not have to wait.
+    fn waits_for_the_stack(&self) -> bool {
+        let awaits = |at: &At| {
+            let seat = self.slots[*at].running.as_ref().and_then(|running| running.seat.as_ref());
+            seat.is_some_and(|seat| seat.applier.awaits())
+        };
+        self.calls.len() > 1 && self.calls.iter().any(awaits)
     }
 
     /// Whether the others are a majority by whatever any of them takes for the members: a change that was under way may have

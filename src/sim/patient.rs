@@ -92,7 +92,11 @@ pub(super) fn patient_write(world: &Arc<World>, at: At, begins: bool) {
         (with.and_then(due), with.is_some())
     };
     if let Some((at, writer)) = open {
-        return end_writer(world, at, writer);
+        // This is a call of the node that has the transaction, whichever the client was to go to.
+        world.state.lock().calls.push(at);
+        end_writer(world, at, writer);
+        world.state.lock().calls.pop();
+        return;
     }
     // One at a time: others wait for it.
     if !begins || busy {

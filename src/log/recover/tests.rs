@@ -186,6 +186,7 @@ fn every_case_of_the_table() {
     };
     assert_eq!(copied.bytes[one_end + 512..][..4], *b"BTCH");
     let then = |record: &Record<'_>| vec![one.clone().batch_of(record, one_end as u64)];
+    let sealed = one.clone().batch_of(&Record::Sealed(2), one_end as u64);
     let vote = |term, vote| HardState { term: Term(term), vote: Some(NodeId(vote)), commit: LogIndex(1) };
 
     let rows: Vec<(&str, &str, Vec<Builder>, u64)> = vec![
@@ -196,6 +197,7 @@ fn every_case_of_the_table() {
         ("a file renamed", "head-misnamed", vec![renamed], 0),
         ("segment of another cluster", "head-foreign", vec![one.clone(), Builder::new(foreign)], 0),
         ("a segment lost", "segment-missing", vec![one.clone(), Builder::new(missing)], 0),
+        ("the newest segment lost", "segment-missing", vec![sealed.clone()], 0),
         ("only a head", "clean-end", vec![Builder::first()], 1),
         ("only a head, pre-written", "clean-end", vec![Builder::first().zeros()], 1),
         ("a batch", "clean-end", vec![one.clone()], 2),
@@ -225,6 +227,8 @@ fn every_case_of_the_table() {
         ),
         ("a kind not known", "meaningless", vec![unknown], 0),
         ("a successor", "clean-end", vec![one.clone(), second(&one).batch()], 3),
+        ("a successor, and it is said", "clean-end", vec![sealed.clone(), second(&one)], 2),
+        ("sealed in the middle", "meaningless", vec![sealed.clone(), second(&sealed)], 0),
         ("a successor, junk behind the end", "clean-end", vec![one.clone().zeros().flip(one_end + 9), second(&one)], 2),
         ("a fresh successor", "clean-end", vec![one.clone().flip(0), Builder::new(head(2, true)).batch()], 2),
         ("a sealed record flipped", "sealed-broken", vec![one.clone().flip(body), second(&one)], 0),
