@@ -4,10 +4,12 @@
 //! signal has been noticed as well: whoever runs a cluster would notice it. One that takes too long has not: every run ends with a
 //! verdict, and whoever waits for it learns nothing. The same seeds must hold without a mistake.
 //!
-//! `noticed.txt` has a seed for each mistake with which it is noticed: `--planted --known` runs only those.
+//! `noticed.txt` has a seed for each mistake with which it is noticed: `--planted --known` runs only those, and others for those
+//! that have moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::ops::Range;
 use std::process::{Command as Process, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,6 +22,9 @@ const NOTICED: &str = include_str!("noticed.txt");
 
 /// A seed that takes longer hangs, which is a mistake of the simulation: the slowest take a few seconds.
 const HANGS: Duration = Duration::from_secs(120);
+
+/// Seeds that are tried for a mistake whose own seed has moved.
+const BUDGET: Range<u64> = 1..151;
 
 /// The name that plants nothing.
 const NONE: &str = "none";
@@ -112,34 +117,45 @@ pub(super) fn search(command: &Command) {
     end(&missed.into_inner().expect("no panic"), &hung.into_inner().expect("no panic"));
 }
 
-/// Runs each mistake with the one seed that notices it, and those seeds without a mistake. The process ends with 1 if that is not
-/// so any more, or if a mistake has no such seed.
+/// Runs each mistake with the seed that notices it, and that seed without a mistake. Whatever changes what the simulation does
+/// also moves seeds: if that one has nothing to say any more, others are tried, as many as [`BUDGET`]. The process ends with 1 if a
+/// mistake is not noticed within that, or if a seed fails without one.
 pub(super) fn repeat() {
     plant(NONE);
     let known = known();
     let begun = Instant::now();
     let without: BTreeSet<&str> = known.iter().filter(|(_, seed)| **seed == 0).map(|(name, _)| *name).collect();
-    let seeds: BTreeSet<u64> = known.values().copied().filter(|seed| *seed > 0).collect();
-    let mut runs: Vec<(&str, u64)> = seeds.into_iter().map(|seed| (NONE, seed)).collect();
+    let bugs: Vec<_> = all().map(|(name, _)| name).filter(|name| !without.contains(name)).collect();
     let (missed, hung) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-    for (name, _) in all().filter(|(name, _)| !without.contains(name)) {
-        match known.get(name) {
-            Some(seed) => runs.push((name, *seed)),
-            None => missed.lock().expect("no panic").push(name),
+    let (holds, runs) = (Mutex::new(BTreeSet::new()), AtomicUsize::new(0));
+    let ask = |name: &str, seed: u64| {
+        runs.fetch_add(1, Ordering::Relaxed);
+        let verdict = notice(name, seed);
+        if let Verdict::Hangs = verdict {
+            hung.lock().expect("no panic").push(format!("seed {seed} with {name}"));
         }
-    }
-    each(&runs, |(name, seed)| {
-        let wrong = match notice(name, seed) {
-            Verdict::Hangs => return hung.lock().expect("no panic").push(format!("seed {seed} with {name}")),
-            Verdict::Holds => (name != NONE).then(|| "not noticed".to_string()),
-            Verdict::Noticed(by) => (name == NONE).then_some(by),
+        verdict
+    };
+    each(&bugs, |name| {
+        let written = known.get(name).copied();
+        let found = written.into_iter().chain(BUDGET).find(|seed| matches!(ask(name, *seed), Verdict::Noticed(_)));
+        let Some(seed) = found else {
+            println!("{name}: not noticed by its seed, and by no other one of {BUDGET:?}");
+            return missed.lock().expect("no panic").push(name);
         };
-        if let Some(what) = wrong {
-            println!("seed {seed} with {name}: {what}");
-            missed.lock().expect("no panic").push(name);
+        if written != Some(seed) {
+            println!("{name}: noticed by seed {seed}, and not by {written:?}; write it into noticed.txt");
+        }
+        if !holds.lock().expect("no panic").insert(seed) {
+            return;
+        }
+        if let Verdict::Noticed(what) = ask(NONE, seed) {
+            println!("seed {seed} without a mistake: {what}");
+            missed.lock().expect("no panic").push(NONE);
         }
     });
-    println!("{} runs, {:.0} s; never noticed: {without:?}", runs.len(), begun.elapsed().as_secs_f64());
+    let runs = runs.into_inner();
+    println!("{runs} runs, {:.0} s; no seed is known for {without:?}", begun.elapsed().as_secs_f64());
     end(&missed.into_inner().expect("no panic"), &hung.into_inner().expect("no panic"));
 }
 
