@@ -34,7 +34,7 @@ use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
 
 use crate::catalogue::{DatabaseId, DatabaseInfo};
 use crate::databases::{Damage, is_no_room};
-use crate::entry::split::{self, Form};
+use crate::entry::split::{self, Form, Part, PartHead};
 use crate::entry::{self, Body, Kind, Origin, Payload};
 use crate::events::Event;
 use crate::history::Finding;
@@ -44,7 +44,7 @@ use crate::planted::{self, Bug};
 use crate::probe::{self, Phase};
 use crate::raft::{MembershipChange, Role};
 use crate::shared::{Hub, Input};
-use crate::splits::{self, Pages, Splits};
+use crate::splits::{self, Pages, Splits, Whole};
 use crate::types::{EntryClass, LogEntry, LogIndex, PROTOCOL};
 
 /// What one step did.
@@ -73,6 +73,22 @@ impl From<String> for Halt {
     fn from(reason: String) -> Halt {
         Halt::ForGood(reason)
     }
+}
+
+/// Bytes of parts that are read from the log in one go.
+const PARTS_AT_ONCE: u64 = 8 << 20;
+
+/// What a part carries.
+fn part_of(entry: &LogEntry) -> Result<Part, String> {
+    match entry::decode(&entry.data).map_err(|error| error.to_string())?.body {
+        Body::Part(part) => Ok(part),
+        _ => Err("a part that is none".to_string()),
+    }
+}
+
+/// Keeps the pages of a part where those of the WAL are: what is decoded is in memory for one part only.
+fn keep(db: &Database, part: Part, pages: &mut Vec<ChangedPage>) {
+    pages.extend(part.pages.into_iter().map(|page| ChangedPage { image: db.keep_page(&page.image), ..page }));
 }
 
 /// The name of the alarm about an entry that waits for room.
@@ -138,6 +154,12 @@ impl Applier {
             }
             probe::end(Phase::Publish);
             return self.finish();
+        }
+        if self.hub.log_lacks_room() && self.splits.leave_to_log() {
+            tracing::info!(
+                node = self.hub.id.0,
+                "the log has no room: parts of transactions are kept in the log alone"
+            );
         }
         let Some(next) = self.queue.front() else { return Step::Idle };
         self.splits.on_entry(next.id);
@@ -302,37 +324,79 @@ impl Applier {
             tracing::debug!(database = db.name(), split = head.split, part = head.number, "a part without its split");
             return Ok(Some(Decision::NotCommitted));
         }
-        let mut end = None;
         if replay && !head.last {
             return done;
         }
-        if let Some(pages) = self.splits.wanted(head.database) {
-            let Body::Part(part) = entry::decode(&entry.data).map_err(|error| error.to_string())?.body else {
-                return Err("a part that is none".to_string());
-            };
-            end = part.end;
-            if replay {
-                self.splits.end(head.database);
-                let base = end.map(|end| Finding::Untried(head.database, LogIndex(end.base.0)));
-                base.into_iter().for_each(|finding| self.hub.found(entry.id.index, finding));
-                return done;
-            }
-            // What is decoded is in memory for one part only.
-            pages.extend(part.pages.into_iter().map(|page| ChangedPage { image: db.keep_page(&page.image), ..page }));
+        if replay && !self.splits.is_own(head.database) {
+            self.splits.end(head.database);
+            let base = part_of(entry)?.end.map(|end| Finding::Untried(head.database, LogIndex(end.base.0)));
+            base.into_iter().for_each(|finding| self.hub.found(entry.id.index, finding));
+            return done;
         }
         if !head.last {
+            if let Some(pages) = self.splits.wanted(head.database) {
+                keep(&db, part_of(entry)?, pages);
+            }
             return done;
         }
         self.hub.splits_whole.fetch_add(1, Ordering::Relaxed);
-        let transaction = match (self.splits.take(head.database), end) {
-            (Some(Pages::Own(_)), _) if own.is_some_and(|number| self.accept(number, head.database, entry)) => {
-                return Ok(None);
+        let Some(Whole { first, pages }) = self.splits.take(head.database) else {
+            return Err("a last part without a split".to_string());
+        };
+        let own_pages = match &pages {
+            Pages::Own(_) if own.is_some_and(|number| self.accept(number, head.database, entry)) => return Ok(None),
+            Pages::Own(transaction) => transaction.upgrade(),
+            Pages::Came(_) | Pages::InLog => None,
+        };
+        let transaction = match own_pages {
+            Some(transaction) => transaction,
+            None => {
+                let mut pages = match pages {
+                    Pages::Came(pages) => pages,
+                    Pages::Own(_) | Pages::InLog => self.parts_in_log(&db, first, entry.id.index, origin, &head)?,
+                };
+                let last = part_of(entry)?;
+                let Some(end) = last.end else { return Err("a last part without an end".to_string()) };
+                keep(&db, last, &mut pages);
+                Arc::new(splits::whole(pages, head.page_size, end))
             }
-            (Some(Pages::Own(transaction)), _) => transaction,
-            (Some(Pages::Came(pages)), Some(end)) => Arc::new(splits::whole(pages, head.page_size, end)),
-            _ => return Err("a last part without an end".to_string()),
         };
         self.apply_transaction(head.database, &transaction, position, origin).map(Some)
+    }
+
+    /// The pages of all parts of a split but the last, from the log: entries from `first` on, up to the last part at `end`.
+    fn parts_in_log(
+        &self,
+        db: &Database,
+        first: LogIndex,
+        end: LogIndex,
+        origin: Origin,
+        last: &PartHead,
+    ) -> Result<Vec<ChangedPage>, String> {
+        let log = self.hub.log().ok_or("a node without a log")?;
+        let (mut pages, mut next, mut at) = (Vec::new(), 0, first);
+        while at < end {
+            let entries = log.entries(at, end, PARTS_AT_ONCE).map_err(|error| error.to_string())?;
+            at = entries.last().map(|entry| entry.id.index.next()).ok_or("the log lacks parts of a transaction")?;
+            for entry in entries.iter().filter(|entry| entry.class == EntryClass::Normal && !entry.data.is_empty()) {
+                // Of a later version, which is no part of this one.
+                let Ok((kind, by)) = entry::peek(&entry.data) else { continue };
+                if kind != Kind::Part || (by.node, by.session) != (origin.node, origin.session) {
+                    continue;
+                }
+                // They joined, so each is there once, in order, and nothing came in between that ended the split.
+                if let Form::Part(head) = split::peek(&entry.data).map_err(|error| error.to_string())?
+                    && (head.database, head.split, head.number) == (last.database, last.split, next)
+                {
+                    keep(db, part_of(entry)?, &mut pages);
+                    next += 1;
+                }
+            }
+        }
+        if next != last.number {
+            return Err(format!("the log has {next} parts of a transaction that has {} before its last", last.number));
+        }
+        Ok(pages)
     }
 
     fn apply_body(&self, entry: &LogEntry, payload: Payload) -> Result<Decision, Halt> {

@@ -395,6 +395,9 @@ impl Driver {
             tracing::error!(node = self.hub.id.0, "{what}");
             self.hub.findings.lock().alarms.insert(NO_ROOM.to_string(), what.clone());
             self.hub.events.tell(&Event::DiskTrouble { what });
+            self.hub.set_log_lacks_room(true);
+            // The applier may have some that it can do without.
+            self.apply.ring();
         }
         self.to_write.ring();
     }
@@ -402,6 +405,7 @@ impl Driver {
     /// Nothing waits for room any more.
     fn wait_no_more(&self, disk: &mut Disk) {
         if disk.retry_at.take().is_some() {
+            self.hub.set_log_lacks_room(false);
             self.hub.findings.lock().alarms.remove(NO_ROOM);
             tracing::info!(node = self.hub.id.0, "nothing waits for room in the log any more");
         }

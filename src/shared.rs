@@ -155,6 +155,8 @@ pub(crate) struct Shared {
     pub(crate) parts_refused: AtomicU64,
     /// Large transactions that came whole.
     pub(crate) splits_whole: AtomicU64,
+    /// SQL sessions that are open.
+    pub(crate) sessions: AtomicU64,
     /// `None` until this node belongs to a cluster.
     pub(crate) catalogue: Mutex<Option<Catalogue>>,
     pub(crate) events: Events,
@@ -163,6 +165,8 @@ pub(crate) struct Shared {
     /// How far the backups and restores are that programs asked for, by the number that they gave them.
     pub(crate) jobs: Mutex<HashMap<u64, events::Progress>>,
     log: OnceLock<Arc<Log>>,
+    /// What is to be written to the log waits for room on the disk.
+    log_lacks_room: AtomicBool,
     /// The last entry that a database may show although it is not applied yet; see `registry.rs`.
     reach: AtomicU64,
     /// The genesis of this node's cluster, for nodes that join.
@@ -223,12 +227,14 @@ impl Shared {
             databases,
             parts_refused: AtomicU64::new(0),
             splits_whole: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
             catalogue: Mutex::new(None),
             events: Events::default(),
             transport: OnceLock::new(),
             home: OnceLock::new(),
             jobs: Mutex::default(),
             log: OnceLock::new(),
+            log_lacks_room: AtomicBool::new(false),
             reach: AtomicU64::new(0),
             genesis: OnceLock::new(),
             heard: Mutex::default(),
@@ -308,6 +314,20 @@ impl Shared {
 
     pub(crate) fn set_log(&self, log: &Arc<Log>) {
         let _ = self.log.set(log.clone());
+    }
+
+    /// The log, once there is one.
+    pub(crate) fn log(&self) -> Option<&Arc<Log>> {
+        self.log.get()
+    }
+
+    pub(crate) fn set_log_lacks_room(&self, lacks: bool) {
+        self.log_lacks_room.store(lacks, Ordering::Release);
+    }
+
+    /// Whoever keeps on the disk what can be had otherwise shall let go of it.
+    pub(crate) fn log_lacks_room(&self) -> bool {
+        self.log_lacks_room.load(Ordering::Acquire)
     }
 
     /// Where members may be, if they are not where the catalogue has them.

@@ -13,12 +13,21 @@
 //! long as it applies again from the first part of every split that is open, [`Splits::floor`]. A part whose beginning is
 //! not known has no effect; that is right for one that was dropped before the entry at which a start begins.
 //!
-//! A split of a connection that waits in this process is not kept here a second time: its pages are the transaction's own.
+//! Where the pages of the parts that came are:
 //!
-//! Deliberately absent: databases, and where pages are kept.
+//! ```text
+//! came   kept here, as those of a WAL are kept
+//! own    of a connection that waits in this process, for as long as that transaction may be committed; not a second time here
+//! log    nowhere else: the log has no room, and what is kept here may be what it lacks; or the own transaction is given up
+//! ```
+//!
+//! What is in the log alone is read from there when the last part comes. It is there: no start may begin behind the first
+//! part of an open split, so nothing behind it is dropped.
+//!
+//! Deliberately absent: databases, reading the log, and where pages are kept.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use shoaldb_vfs::page::PageSize;
 use shoaldb_vfs::transaction::{ChangedPage, Transaction};
@@ -28,12 +37,21 @@ use crate::entry::Origin;
 use crate::entry::split::{End, PartHead, chain_after};
 use crate::types::{EntryId, LogIndex, NodeId};
 
-/// The pages that came, or all pages of a transaction of this process.
+/// The pages that came, or all pages of a transaction of this process. See the module's text.
 pub(crate) enum Pages {
     /// As they came.
     Came(Vec<ChangedPage>),
-    /// Of the connection that waits.
-    Own(Arc<Transaction>),
+    /// Of the connection that waits. Whoever gave the transaction up has let go of it, and of its room on the disk.
+    Own(Weak<Transaction>),
+    /// In the parts.
+    InLog,
+}
+
+/// A split that has come to its end.
+pub(crate) struct Whole {
+    /// The index of its first part.
+    pub(crate) first: LogIndex,
+    pub(crate) pages: Pages,
 }
 
 /// What the parts of a split have in common, and what the next one must say.
@@ -84,7 +102,7 @@ impl Splits {
                 page_size: head.page_size,
                 next: 0,
                 chain: 0,
-                pages: own().map_or_else(|| Pages::Came(Vec::new()), Pages::Own),
+                pages: own().map_or_else(|| Pages::Came(Vec::new()), |own| Pages::Own(Arc::downgrade(&own))),
             }),
             open => open,
         };
@@ -104,13 +122,24 @@ impl Splits {
     pub(crate) fn wanted(&mut self, database: DatabaseId) -> Option<&mut Vec<ChangedPage>> {
         match &mut self.open.get_mut(&database)?.pages {
             Pages::Came(pages) => Some(pages),
-            Pages::Own(_) => None,
+            Pages::Own(_) | Pages::InLog => None,
         }
     }
 
+    /// Whether the split is one of a connection that waits in this process.
+    pub(crate) fn is_own(&self, database: DatabaseId) -> bool {
+        self.open.get(&database).is_some_and(|open| matches!(open.pages, Pages::Own(_)))
+    }
+
+    /// Lets go of all pages that came: the log has them, too. Whether there were any.
+    pub(crate) fn leave_to_log(&mut self) -> bool {
+        let came = self.open.values_mut().filter(|open| matches!(open.pages, Pages::Came(_)));
+        came.map(|open| open.pages = Pages::InLog).count() > 0
+    }
+
     /// The split has come to its end.
-    pub(crate) fn take(&mut self, database: DatabaseId) -> Option<Pages> {
-        self.open.remove(&database).map(|open| open.pages)
+    pub(crate) fn take(&mut self, database: DatabaseId) -> Option<Whole> {
+        self.open.remove(&database).map(|open| Whole { first: open.first.index, pages: open.pages })
     }
 
     /// Index of the first part of any open split: a node that starts must apply again from there on.

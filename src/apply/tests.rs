@@ -12,9 +12,11 @@ use crate::config::Config;
 use crate::databases::Databases;
 use crate::entry::Payload;
 use crate::events::Event;
+use crate::log::{Anchor, Batch, Log, LogOptions};
+use crate::pending::Writing;
 use crate::shared::Shared;
 use crate::signal::Waiting;
-use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, NodeId, Term};
+use crate::types::{ClusterId, EntryId, HardState, Incarnation, LogIndex, Membership, NodeId, Term};
 
 const ELSEWHERE: Origin = Origin { node: NodeId(2), session: 9, number: 1 };
 
@@ -43,11 +45,25 @@ impl Bench {
         Bench { fs, applier: Applier::new(hub.clone()), hub, next: 2, log: Vec::new() }
     }
 
+    /// From here on entries are in a log, too.
+    fn log(&mut self) {
+        let start = EntryId { index: LogIndex(self.next - 1), term: Term(1) };
+        let anchor = Anchor { applied: start.index, membership: Membership::default(), registry: Vec::new().into() };
+        let (fs, options) =
+            (Arc::new(self.fs.clone()), LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() });
+        let hard_state = HardState { term: Term(1), ..HardState::default() };
+        let log = Log::create(fs, "/log".as_ref(), ClusterId(1), options, start, anchor, hard_state).unwrap();
+        self.hub.set_log(&Arc::new(log));
+    }
+
     fn apply_bytes(&mut self, data: Vec<u8>) -> Step {
         let id = EntryId { index: LogIndex(self.next), term: Term(1) };
         self.next += 1;
         let entry = LogEntry { id, class: EntryClass::Normal, data: data.into() };
         self.log.push(entry.clone());
+        if let Some(log) = self.hub.log() {
+            log.append(&Batch { entries: vec![entry.clone()], ..Batch::default() }).unwrap();
+        }
         self.applier.push(vec![entry]);
         self.applier.step()
     }
@@ -166,6 +182,10 @@ fn create_and_drop_are_decided_by_the_catalogue_alone() {
 
 /// The parts of one transaction: page 1 changed and five more, two pages to a part, as node 2 proposes them.
 fn parts(db: &(DatabaseId, Arc<Database>)) -> Vec<Vec<u8>> {
+    parts_of(ELSEWHERE, db)
+}
+
+fn parts_of(origin: Origin, db: &(DatabaseId, Arc<Database>)) -> Vec<Vec<u8>> {
     let old = db.1.page(PageNo::FIRST).unwrap().unwrap();
     let mut first = old.to_vec();
     first[27] = first[27].wrapping_add(1);
@@ -190,7 +210,7 @@ fn parts(db: &(DatabaseId, Arc<Database>)) -> Vec<Vec<u8>> {
     let (mut parts, mut from) = (Vec::new(), 0);
     while from < transaction.pages.len() {
         let mut part = Vec::new();
-        let next = split::encode_next(ELSEWHERE, &head, &transaction, from, page_size.len(), &mut part);
+        let next = split::encode_next(origin, &head, &transaction, from, page_size.len(), &mut part);
         head = split::PartHead { number: head.number + 1, chain: split::chain_after(&part), ..head };
         (from, parts) = (next, [parts, vec![part]].concat());
     }
@@ -251,6 +271,54 @@ fn what_ends_a_split_frees_what_came_and_its_last_part_has_no_effect() {
         assert_eq!(bench.hub.progress().settled(), bench.hub.applied().index, "{what}");
         assert!(matches!(bench.apply_bytes(last.clone()), Step::Done), "{what}");
         assert_eq!(db.1.position(), position, "{what}");
+    }
+}
+
+/// Room on the disk must not wait for an entry that cannot be written without it.
+///
+/// Shows INV-23.
+#[test]
+fn parts_that_came_are_left_to_a_log_without_room_and_read_from_there_at_the_end() {
+    for own in [false, true] {
+        let mut bench = Bench::new();
+        let (db, other) = (bench.create("app"), bench.create("other"));
+        bench.log();
+        let here = Origin { node: NodeId(1), session: 7, number: 4 };
+        let parts = parts_of(if own { here } else { ELSEWHERE }, &db);
+        let used = bench.hub.databases.memory().used();
+        let (last, first) = parts.split_last().unwrap();
+        let transaction = Arc::new(Transaction {
+            base: db.1.position(),
+            page_size: PageSize::DEFAULT,
+            size_after: PageCount(1),
+            checksum_after: db.1.checksum().1,
+            pages: Vec::new(),
+        });
+        let (session, base, parted) = (shoaldb_vfs::database::SessionId(1), db.1.position(), Some(transaction));
+        let writing = Writing { db: db.1.clone(), session, base, parted };
+        // Own ones are of a connection that waits, and lets go of its transaction later; they name their split 4.
+        let numbers: Vec<u64> = (0..4).map(|_| bench.hub.pending.register(own.then(|| writing.clone())).0).collect();
+        for part in first {
+            assert!(matches!(bench.apply_bytes(part.clone()), Step::Done));
+            // Others leave their entries between them.
+            let position = other.1.position();
+            assert!(matches!(bench.change(&other, position, 0), Step::Done));
+        }
+        // The other database's transactions have a page each.
+        let others = (first.len() * PageSize::DEFAULT.len()) as u64;
+        let keeps = |bench: &Bench| bench.hub.databases.memory().used() > used + others;
+        assert_eq!(keeps(&bench), !own, "own {own}");
+        numbers.into_iter().for_each(|number| bench.hub.pending.abandon_unproposed(number));
+        drop(writing);
+        bench.hub.set_log_lacks_room(true);
+        assert!(matches!(bench.applier.step(), Step::Idle));
+        assert!(!keeps(&bench), "what came is not kept twice");
+        bench.hub.set_log_lacks_room(false);
+        assert!(bench.hub.progress().settled() < bench.hub.applied().index, "it is still open");
+        assert!(matches!(bench.apply_bytes(last.clone()), Step::Done));
+        assert_eq!(db.1.position(), Position(bench.hub.applied().index.0));
+        assert_eq!(db.1.page(PageNo::new(6).unwrap()).unwrap().unwrap()[..], [6; 4096]);
+        assert_eq!(bench.hub.progress().settled(), bench.hub.applied().index);
     }
 }
 

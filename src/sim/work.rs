@@ -224,7 +224,9 @@ impl State {
         let hub = running.hub.clone();
         let mut persisted = |batch| hub.post(Input::Persisted { batch });
         let appended = seat.appender.append(&seat.log, batches, &mut persisted);
-        if appended.as_ref().is_err_and(LogError::can_be_tried_again) {
+        let lacks_room = appended.as_ref().is_err_and(LogError::can_be_tried_again);
+        running.hub.set_log_lacks_room(lacks_room);
+        if lacks_room {
             seat.disk_busy = true;
             self.note(format_args!("n{}: no room for the log", at + 1));
             self.count("log waits for room");

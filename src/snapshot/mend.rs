@@ -42,7 +42,7 @@ use crate::history::History;
 use crate::log::{Anchor, Batch, Log};
 use crate::registry::{self, Registry};
 use crate::shared::{Hub, Input};
-use crate::splits::{self, Pages, Splits};
+use crate::splits::{self, Pages, Splits, Whole};
 use crate::types::{EntryClass, LogEntry, LogIndex};
 
 /// Bytes of entries that are read from the log at once.
@@ -204,7 +204,7 @@ impl Rest<'_> {
                 match (head.last, part.end) {
                     (false, _) => Ok(()),
                     (true, Some(end)) => match self.splits.take(self.id) {
-                        Some(Pages::Came(pages)) => {
+                        Some(Whole { pages: Pages::Came(pages), .. }) => {
                             self.apply_transaction(&splits::whole(pages, head.page_size, end), position)
                         }
                         _ => Err("a last part without pages".to_string()),
