@@ -39,6 +39,10 @@ pub trait Transport: Send + Sync {
     fn refusals(&self) -> Vec<String> {
         Vec::new()
     }
+    /// Connections that others opened to this node, and how many there may be; none where there are no connections.
+    fn connections(&self) -> Option<(usize, usize)> {
+        None
+    }
     /// Forgets a node and ends the connections with it.
     fn remove_peer(&self, node: NodeId);
     /// Asks [`Inbound`] again about every connection: after this node's cluster, or what it knows of the members, changed.

@@ -68,8 +68,12 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// First and longest pause before a lost connection is dialed again.
     pub backoff: (Duration, Duration),
+    /// A connection for requests ends when the next one is not there within this time. Programs and nodes open one for each.
+    pub request_timeout: Duration,
     /// Most connections that have not said hello yet.
     pub max_pending: usize,
+    /// Most connections of programs that are no node: far fewer than there may be altogether, so that members find room.
+    pub max_programs: usize,
     /// Most connections accepted at the same time.
     pub max_connections: usize,
 }
@@ -87,7 +91,9 @@ impl Options {
             bulk_queue: 32 << 20,
             handshake_timeout: Duration::from_secs(3),
             backoff: (Duration::from_millis(20), Duration::from_secs(1)),
+            request_timeout: Duration::from_secs(10),
             max_pending: 64,
+            max_programs: 256,
             max_connections: 1024,
         }
     }
@@ -176,6 +182,28 @@ impl Shared {
     }
 }
 
+/// An address that nobody else can listen on any more, and at which nobody is let in yet: whoever knocks waits.
+pub struct Bound {
+    listener: TcpListener,
+    local: SocketAddr,
+}
+
+impl Bound {
+    /// Takes the address, or says who has it.
+    pub fn new(listen: &str, allow_plaintext_remote: bool) -> Result<Bound, ListenError> {
+        let addresses = link::resolve(listen, allow_plaintext_remote)?;
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => ListenError::InUse { address: listen.to_string() },
+            _ => ListenError::Io { address: listen.to_string(), error },
+        };
+        let listener = TcpListener::bind(&addresses[..]).map_err(failed)?;
+        // Shutdown wakes the listener with a connection; where that cannot be made, it looks up by itself.
+        socket2::SockRef::from(&listener).set_read_timeout(Some(Duration::from_millis(500))).map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        Ok(Bound { listener, local })
+    }
+}
+
 /// The transport over TCP. Dropping it shuts it down.
 pub struct Tcp {
     shared: Arc<Shared>,
@@ -184,15 +212,18 @@ pub struct Tcp {
 impl Tcp {
     /// Listens, and waits to be told of peers.
     pub fn start(options: Options, inbound: Arc<dyn Inbound>, rng: Arc<dyn Rng>) -> Result<Tcp, ListenError> {
-        let addresses = link::resolve(&options.listen, options.allow_plaintext_remote)?;
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => ListenError::InUse { address: options.listen.clone() },
-            _ => ListenError::Io { address: options.listen.clone(), error },
-        };
-        let listener = TcpListener::bind(&addresses[..]).map_err(failed)?;
-        // Shutdown wakes the listener with a connection; where that cannot be made, it looks up by itself.
-        socket2::SockRef::from(&listener).set_read_timeout(Some(Duration::from_millis(500))).map_err(failed)?;
-        let local = listener.local_addr().map_err(failed)?;
+        let bound = Bound::new(&options.listen, options.allow_plaintext_remote)?;
+        Tcp::start_on(bound, options, inbound, rng)
+    }
+
+    /// As [`Tcp::start`], at an address that is held already.
+    pub fn start_on(
+        bound: Bound,
+        options: Options,
+        inbound: Arc<dyn Inbound>,
+        rng: Arc<dyn Rng>,
+    ) -> Result<Tcp, ListenError> {
+        let Bound { listener, local } = bound;
         let shared = Arc::new(Shared {
             local,
             inbound,
@@ -367,6 +398,10 @@ impl Transport for Tcp {
         peers.iter().filter_map(refused).collect()
     }
 
+    fn connections(&self) -> Option<(usize, usize)> {
+        Some((self.shared.served.lock().len(), self.shared.options.max_connections))
+    }
+
     fn remove_peer(&self, node: NodeId) {
         let removed = self.shared.peers.lock().remove(&node);
         if let Some(peer) = removed {
@@ -382,6 +417,11 @@ impl Transport for Tcp {
             peer.recheck(&self.shared);
         }
     }
+}
+
+/// Whether this is `host:port` at all; `any_port` for one to listen on.
+pub fn check_shape(address: &str, any_port: bool) -> Result<(), AddressError> {
+    link::check_shape(address, any_port)
 }
 
 /// Whether nodes may reach each other at `address`. A name that cannot be resolved here and now may be resolved later.

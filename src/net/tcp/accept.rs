@@ -1,8 +1,18 @@
 //! The accepting side: one thread listens, one serves each connection.
 //!
 //! A connection has [`handshake_timeout`](super::Options::handshake_timeout) to say hello, and only so many may be about
-//! to; after that it is read until it ends. A frame that is damaged, of a type that does not belong on this connection,
-//! or that names another sender than the handshake did, ends it.
+//! to. After that one of a member is read until it ends; one for requests has
+//! [`request_timeout`](super::Options::request_timeout) for each. A frame that is damaged, of a type that does not belong on
+//! this connection, or that names another sender than the handshake did, ends it.
+//!
+//! Anybody can reach the port, so strangers must not keep members out:
+//!
+//! ```text
+//! one more than may be                   what is done
+//! without a hello                        the one that has been silent for the longest is hung up on, the new one comes in
+//! programs that are no node              refused with a reason
+//! connections altogether                 the same as without a hello, if there is any; else refused with a reason
+//! ```
 //!
 //! Deliberately absent: messages to peers; they leave over the connections that this node dials.
 
@@ -13,11 +23,11 @@ use std::time::Instant;
 use shoaldb_vfs::env::in_words;
 
 use super::Shared;
-use super::link::{Link, LinkError, Wait};
+use super::link::{self, Link, LinkError, Wait};
 use crate::fields::Damaged;
 use crate::found::format::FoundMessage;
 use crate::net::codec;
-use crate::net::frame::FrameKind;
+use crate::net::frame::{self, FrameKind};
 use crate::net::handshake::{Hello, Purpose, Reject, RejectReason, Standing, Welcome};
 use crate::types::NodeId;
 
@@ -71,7 +81,7 @@ pub(super) fn listen(shared: &Arc<Shared>, listener: &TcpListener) {
     }
 }
 
-/// Takes a connection into the books, unless there are too many.
+/// Takes a connection into the books, in the place of one that says nothing if there are too many.
 fn register(shared: &Shared, stream: &TcpStream) -> Option<u64> {
     let handle = stream
         .try_clone()
@@ -79,13 +89,36 @@ fn register(shared: &Shared, stream: &TcpStream) -> Option<u64> {
         .ok()?;
     let mut served = shared.served.lock();
     let pending = served.values().filter(|one| one.hello.is_none()).count();
-    if pending >= shared.options.max_pending || served.len() >= shared.options.max_connections {
-        tracing::warn!("{}: connection refused, {} open and {pending} in their handshake", shared.local, served.len());
-        return None;
+    let full = served.len() >= shared.options.max_connections;
+    if pending >= shared.options.max_pending || full {
+        // Ids grow.
+        let oldest = served.iter().find(|(_, one)| one.hello.is_none()).map(|(id, _)| *id);
+        match oldest.and_then(|id| served.remove(&id)) {
+            Some(silent) => _ = silent.stream.shutdown(Shutdown::Both),
+            None if full => {
+                drop(served);
+                let limit = shared.options.max_connections;
+                refuse(shared, stream, format!("{limit} connections are open, which is the limit; end some of them"));
+                return None;
+            }
+            None => {}
+        }
     }
     let id = shared.next_id();
     served.insert(id, Served { stream: handle, hello: None, standing: Standing::Founding });
     Some(id)
+}
+
+/// Says why, without waiting for anything: a socket that has just been opened takes a few bytes.
+fn refuse(shared: &Shared, stream: &TcpStream, text: String) {
+    let reject = Reject { reason: RejectReason::Busy, text };
+    tell_refused(shared, None, &reject);
+    let mut out = Vec::new();
+    if frame::put(&mut out, FrameKind::Reject, |out| reject.encode(out)).is_ok() {
+        // Whoever does not get it sees that the connection ends.
+        let _ = link::write_some(stream, &out);
+        let _ = stream.shutdown(Shutdown::Write);
+    }
 }
 
 fn serve(shared: &Shared, id: u64, stream: TcpStream) -> Result<(), LinkError> {
@@ -124,6 +157,13 @@ fn admit(shared: &Shared, id: u64, hello: &Hello) -> Result<(), Reject> {
     }
     let mut served = shared.served.lock();
     let standing = shared.inbound.check_hello(hello)?;
+    let is_program = |hello: &Hello| hello.purpose == Purpose::Client && hello.from.is_none();
+    let (programs, limit) = (served.values().filter_map(|one| one.hello.as_ref()), shared.options.max_programs);
+    if is_program(hello) && programs.filter(|other| is_program(other)).count() >= limit {
+        let text =
+            format!("{limit} programs ask this node something already, which is the limit; end some, or try again");
+        return Err(Reject { reason: RejectReason::Busy, text });
+    }
     if let Some(one) = served.get_mut(&id) {
         one.hello = Some(hello.clone());
         one.standing = standing;
@@ -175,7 +215,8 @@ fn serve_peer(shared: &Shared, id: u64, link: &mut Link, from: NodeId) -> Result
 
 fn serve_requests(shared: &Shared, link: &mut Link, from: Option<NodeId>) -> Result<(), LinkError> {
     loop {
-        let (_, mut body) = link.read(&[FrameKind::Request], Wait::Idle)?;
+        let deadline = Instant::now() + shared.options.request_timeout;
+        let (_, mut body) = link.read(&[FrameKind::Request], Wait::Until(deadline))?;
         if body.len() < 8 {
             return Err(Damaged { at: 0, what: format!("request of {} bytes has no id", body.len()) }.into());
         }

@@ -182,6 +182,14 @@ pub(super) fn write_some(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> 
 /// An address that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
+    /// No name or port is looked up for this.
+    #[error("address {address:?}: {what}; give host:port, such as 127.0.0.1:4001")]
+    Malformed {
+        /// The address.
+        address: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// Not an address, or no such host.
     #[error("address {address:?}: {error}; give host:port, such as 127.0.0.1:4001")]
     Unresolved {
@@ -200,6 +208,24 @@ pub enum AddressError {
         /// What it stands for.
         resolved: SocketAddr,
     },
+}
+
+/// Whether this is `host:port` at all, whatever it leads to. Port 0, any that is free, is one to listen on only.
+pub(super) fn check_shape(address: &str, any_port: bool) -> Result<(), AddressError> {
+    let malformed = |what: String| Err(AddressError::Malformed { address: address.to_string(), what });
+    let Some((host, port)) = address.rsplit_once(':') else { return malformed("there is no port".to_string()) };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.trim_matches(['[', ']']).is_empty() || host.contains(char::is_whitespace) {
+        return malformed("there is no host".to_string());
+    }
+    if host.contains(':') && !bracketed {
+        return malformed("a host with colons in it stands in brackets, as in [::1]:4001".to_string());
+    }
+    match port.parse::<u16>() {
+        Ok(0) if !any_port => malformed("nobody is reached at port 0".to_string()),
+        Ok(_) => Ok(()),
+        Err(_) => malformed(format!("the port {port:?} is no number from 1 to 65535")),
+    }
 }
 
 /// The socket addresses of `host:port`; loopback only, unless others are allowed.

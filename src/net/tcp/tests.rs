@@ -500,19 +500,72 @@ fn connections_without_a_hello_are_bounded() {
         options.max_pending = 2;
         options.handshake_timeout = LONG * 2;
     });
-    let connect = || TcpStream::connect(two.tcp.local_addr()).unwrap();
-    let held = [connect(), connect()];
+    let connect = || {
+        let stream = TcpStream::connect(two.tcp.local_addr()).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream
+    };
+    let mut held = [connect(), connect()];
     while two.tcp.shared.served.lock().len() < 2 {
         std::thread::yield_now();
     }
-    let mut third = connect();
-    third.set_read_timeout(Some(LONG)).unwrap();
-    assert_eq!(third.read(&mut [0]).unwrap(), 0, "closed at once");
+    let _third = connect();
+    assert_eq!(held[0].read(&mut [0]).unwrap(), 0, "the first is hung up on, at once");
+    assert!(call(&two.address(), b"x", LONG, false).is_ok(), "and whoever has something to say comes in");
+    let pending = two.tcp.shared.served.lock().values().filter(|one| one.hello.is_none()).count();
+    assert!(pending <= 2, "{pending}");
+}
+
+/// Strangers that say hello and then nothing, as many as there may be and more: they are told why no more of them come in, they
+/// do not stay, and a member is let in all the while.
+///
+/// Shows INV-20.
+#[test]
+fn members_come_in_however_many_strangers_there_are() {
+    let two = Node::start(2, |options| {
+        options.max_programs = 3;
+        options.max_connections = 6;
+        options.request_timeout = LONG * 2;
+    });
+    let hello = Hello {
+        versions: (PROTOCOL, PROTOCOL),
+        purpose: Purpose::Client,
+        cluster: None,
+        from: None,
+        to: None,
+        incarnation: Incarnation(0),
+        address: String::new(),
+    };
+    let dial = || dial::dial(&two.address(), &hello, false, LONG);
+    let held: Vec<_> = (0..3).map(|_| dial().unwrap()).collect();
+    let refused = format!("{:?}", call(&two.address(), b"x", LONG, false).unwrap_err());
+    assert!(refused.contains("3 programs ask this node something already"), "{refused}");
+    let one = Node::new(1);
+    one.knows(&two);
+    one.connected(2);
     drop(held);
-    while !two.tcp.shared.served.lock().is_empty() {
+
+    // Those that have nothing to ask do not stay.
+    let quick = Node::start(2, |options| options.request_timeout = Duration::from_millis(50));
+    let (mut link, _) = dial::dial(&quick.address(), &hello, false, LONG).unwrap();
+    assert!(matches!(link.read(&[FrameKind::Response], Wait::Until(Instant::now() + LONG)), Err(LinkError::Closed)));
+}
+
+/// Shows INV-20.
+#[test]
+fn with_all_connections_taken_the_next_one_is_told_so() {
+    let two = Node::start(2, |options| options.max_connections = 1);
+    let one = Node::new(1);
+    one.knows(&two);
+    one.connected(2);
+    while two.tcp.shared.served.lock().values().all(|one| one.hello.is_none()) {
         std::thread::yield_now();
     }
-    assert!(call(&two.address(), b"x", LONG, false).is_ok());
+    let mut stream = TcpStream::connect(two.tcp.local_addr()).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).unwrap();
+    assert!(String::from_utf8_lossy(&said).contains("1 connections are open, which is the limit"), "{said:?}");
 }
 
 /// Shows INV-20.
