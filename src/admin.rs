@@ -33,7 +33,7 @@ use shoaldb_vfs::page::PageSize;
 use crate::backup;
 use crate::catalogue::{AutoVacuum, DatabaseName};
 use crate::entry::Body;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, not_leader_code};
 use crate::found::format::Genesis;
 use crate::members::{self, Operation, Refusal, Situation};
 use crate::net::{RequestError, tcp};
@@ -95,7 +95,13 @@ pub(crate) enum Request {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Reply {
     Ok(serde_json::Value),
-    Err { kind: String, text: String },
+    Err {
+        kind: String,
+        text: String,
+        /// Who leads, if the node that was asked does not, and knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        leader: Option<NodeId>,
+    },
 }
 
 /// Kinds that keep their meaning on the way from one node to another.
@@ -125,7 +131,11 @@ impl Reply {
     fn of(result: Result<serde_json::Value>) -> Reply {
         match result {
             Ok(value) => Reply::Ok(value),
-            Err(error) => Reply::Err { kind: word_of_kind(error.kind()).to_string(), text: error.to_string() },
+            Err(error) => Reply::Err {
+                kind: word_of_kind(error.kind()).to_string(),
+                text: error.to_string(),
+                leader: error.leader().and_then(|leader| u16::try_from(leader).ok()).map(NodeId),
+            },
         }
     }
 
@@ -133,7 +143,13 @@ impl Reply {
     pub(crate) fn into_result(self) -> Result<serde_json::Value> {
         match self {
             Reply::Ok(value) => Ok(value),
-            Reply::Err { kind, text } => Err(Error::new(kind_of_word(&kind), text)),
+            Reply::Err { kind, text, leader } => Err(match (kind_of_word(&kind), leader) {
+                (ErrorKind::NotLeader, Some(leader)) => {
+                    let code = rusqlite::ffi::Error::new(not_leader_code(leader.0));
+                    Error::caused(ErrorKind::NotLeader, text, rusqlite::Error::SqliteFailure(code, None))
+                }
+                (kind, _) => Error::new(kind, text),
+            }),
         }
     }
 }
@@ -181,6 +197,11 @@ pub(crate) fn serve_owner(hub: &Hub, body: &[u8]) -> Vec<u8> {
         }
         _ => serve(hub, None, body),
     }
+}
+
+/// The answer to whoever is one too many.
+pub(crate) fn busy(why: &str) -> Vec<u8> {
+    encode(&Reply::of(Err(Error::new(ErrorKind::Busy, why))))
 }
 
 /// Answers a request that came in as bytes, from a node (`Some`) or a program.
@@ -436,6 +457,11 @@ impl Letter {
         let genesis = Genesis::decode(&genesis).map_err(|error| bad(error.to_string()))?;
         Ok(Letter { genesis, members })
     }
+}
+
+/// What is no address at all is told to whoever wrote it, before anybody is asked.
+pub(crate) fn check_shape(address: &str) -> Result<()> {
+    tcp::check_shape(address, false).map_err(|error| Error::caused(ErrorKind::BadInput, error.to_string(), error))
 }
 
 /// A member that nobody may dial would be none.

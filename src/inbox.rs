@@ -60,6 +60,11 @@ impl Inbox {
     }
 
     /// The node is on its way down: nobody waits from here on, since nobody may be left who makes room.
+    /// Bytes that wait, and how many may.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        (self.state.lock().held, LIMIT)
+    }
+
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();

@@ -30,13 +30,13 @@ use rusqlite::types::{Null, ToSqlOutput, ValueRef};
 use rusqlite::{InterruptHandle, Statement, ToSql};
 
 use crate::admin::{self, frame};
+use crate::catalogue::DatabaseName;
+use crate::config::MAX_SESSIONS;
 use crate::connection::{ConnectOptions, Connection};
 use crate::error::{self, Error, ErrorKind, Outcome};
 use crate::shared::Hub;
 use words::{Ask, Cell, Tell, Trouble};
 
-/// Sessions of one node at the same time. Each has two threads, and may hold back the WAL.
-const MAX_SESSIONS: usize = 16;
 /// Largest thing a caller may say: one statement, or some rows for it.
 pub(crate) const MAX_ASK: usize = 16 << 20;
 /// Largest row, as JSON: a frame that both sides can hold.
@@ -49,6 +49,10 @@ const BATCH: usize = 32 << 10;
 const BATCH_AGE: Duration = Duration::from_millis(50);
 /// Steps of SQLite between two looks at whether the run was interrupted: some ten microseconds.
 const STEPS: i32 = 1000;
+/// The kind of trouble of a run that was interrupted.
+const INTERRUPTED: &str = "interrupted";
+/// What a caller hears whose session ends with its node.
+const ENDED: &str = "this node is shutting down: the statement was interrupted, and what was not committed is rolled back; use another node, or try again";
 /// How long the node's end waits for sessions to end. They do at once, but for a step of SQLite that takes long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -58,6 +62,8 @@ pub(crate) trait Line: Read + Write + Send {
     fn again(&self) -> io::Result<Box<dyn Line>>;
     /// A write that moves nothing for so long fails; reads wait.
     fn set_patience(&self, limit: Duration) -> io::Result<()>;
+    /// Nothing more comes in: whoever reads finds the end.
+    fn stop_listening(&self);
     /// Ends the connection in both directions, whoever uses it.
     fn hang_up(&self);
 }
@@ -105,13 +111,19 @@ impl Sessions {
         Ok(Ok(Place { sessions: self, number }))
     }
 
-    /// Ends all sessions, and lets none begin.
+    /// Ends all sessions, and lets none begin. What runs is interrupted, and its caller is told what became of it.
     pub(crate) fn end(&self) {
         let mut open = self.open.lock();
         open.ended = true;
-        open.lines.values().for_each(|line| line.hang_up());
+        open.lines.values().for_each(|line| line.stop_listening());
         let deadline = Instant::now() + LAST_WORDS;
         while !open.lines.is_empty() && !self.fewer.wait_until(&mut open, deadline).timed_out() {}
+        open.lines.values().for_each(|line| line.hang_up());
+        while !open.lines.is_empty() && !self.fewer.wait_until(&mut open, deadline + LAST_WORDS).timed_out() {}
+    }
+
+    fn have_ended(&self) -> bool {
+        self.open.lock().ended
     }
 }
 
@@ -140,8 +152,8 @@ impl Stop {
 }
 
 /// Tells a caller that there will be no session.
-pub(crate) fn refuse(line: &mut dyn Line, why: &str) -> io::Result<()> {
-    tell(line, &Tell::Failed(Trouble::new("bad_input", why)))
+pub(crate) fn refuse(line: &mut dyn Line, kind: &str, why: &str) -> io::Result<()> {
+    tell(line, &Tell::Failed(Trouble::new(kind, why)))
 }
 
 /// Serves a session until it ends.
@@ -157,9 +169,11 @@ pub(crate) fn serve(
         Ok(place) => place,
         Err(trouble) => return tell(&mut *stream, &Tell::Failed(trouble)),
     };
-    let opened = match hub.is_closing() {
-        true => Err(Error::new(ErrorKind::Stopped, "this node is shutting down")),
-        false => Connection::open(hub, vfs, name, options),
+    let counted = Counted::new(hub);
+    let opened = match (hub.is_closing(), DatabaseName::new(name)) {
+        (true, _) => Err(Error::new(ErrorKind::Stopped, "this node is shutting down")),
+        (false, Err(rule)) => Err(Error::new(ErrorKind::BadInput, rule.to_string())),
+        (false, Ok(_)) => Connection::open(hub, vfs, name, options),
     };
     let connection = match opened {
         Ok(connection) => connection,
@@ -183,14 +197,30 @@ pub(crate) fn serve(
             // What runs has nobody to answer any more.
             stop.ask(Stop::ALL, &handle);
         })?;
-        let mut runner = Runner { hub, connection, stream, stop };
+        let mut runner = Runner { hub, connection, stream, stop, sessions };
         let ended = runner.serve(&asked);
         // Lets the reader go.
         runner.stream.hang_up();
         ended
     })?;
-    drop(place);
+    drop((place, counted));
     Ok(())
+}
+
+/// An open session, for the status.
+struct Counted<'a>(&'a Hub);
+
+impl<'a> Counted<'a> {
+    fn new(hub: &'a Hub) -> Counted<'a> {
+        hub.sessions.fetch_add(1, Ordering::Relaxed);
+        Counted(hub)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Hands over what the caller says until they are gone, or do not keep to the words.
@@ -235,6 +265,7 @@ struct Runner<'a> {
     connection: Connection,
     stream: Box<dyn Line>,
     stop: &'a Stop,
+    sessions: &'a Sessions,
 }
 
 impl Runner<'_> {
@@ -246,6 +277,10 @@ impl Runner<'_> {
             match asked.recv_timeout(patience) {
                 Ok(Ask::Run { number, sql, rows }) => self.run(number, &sql, &rows)?,
                 Ok(Ask::Interrupt { .. }) => {}
+                Err(RecvTimeoutError::Disconnected) if self.sessions.have_ended() => {
+                    let ended = Trouble::new("stopped", ENDED).with_outcome(Outcome::NotCommitted);
+                    return tell(&mut *self.stream, &Tell::Ended(ended));
+                }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {
                     let open = if in_transaction { "; its transaction is rolled back" } else { "" };
@@ -264,6 +299,10 @@ impl Runner<'_> {
         let ran = if rows.is_empty() { self.run_each(sql) } else { self.run_rows(sql, rows) };
         match ran {
             Ok(()) => {}
+            Err(Fault::Failed(trouble)) if trouble.kind == INTERRUPTED && self.sessions.have_ended() => {
+                let ended = Trouble { kind: "stopped".to_string(), text: ENDED.to_string(), ..trouble };
+                tell(&mut *self.stream, &Tell::Failed(ended.with_outcome(Outcome::NotCommitted)))?;
+            }
             Err(Fault::Failed(trouble)) => tell(&mut *self.stream, &Tell::Failed(trouble))?,
             Err(Fault::Gone(error)) => return Err(error),
         }
@@ -272,7 +311,7 @@ impl Runner<'_> {
     }
 
     fn run_each(&mut self, sql: &str) -> Result<(), Fault> {
-        let Runner { hub, connection, stream, stop } = self;
+        let Runner { hub, connection, stream, stop, .. } = self;
         let mut batch = rusqlite::Batch::new(connection, sql);
         let failed = |error: rusqlite::Error| Fault::Failed(trouble_of_sqlite(hub, error));
         while let Some(mut statement) = batch.next().map_err(failed)? {
@@ -292,7 +331,7 @@ impl Runner<'_> {
     }
 
     fn run_rows(&mut self, sql: &str, rows: &[Vec<Cell>]) -> Result<(), Fault> {
-        let Runner { hub, connection, stream, stop } = self;
+        let Runner { hub, connection, stream, stop, .. } = self;
         let failed = |error: rusqlite::Error| Fault::Failed(trouble_of_sqlite(hub, error));
         let mut statement = connection.prepare(sql).map_err(failed)?;
         let before = connection.total_changes();
@@ -415,7 +454,7 @@ fn send_rows(hub: &Hub, statement: &mut Statement<'_>, stream: &mut dyn Line) ->
 }
 
 fn interrupted() -> Trouble {
-    Trouble { code: Some(rusqlite::ffi::SQLITE_INTERRUPT), ..Trouble::new("interrupted", "interrupted") }
+    Trouble { code: Some(rusqlite::ffi::SQLITE_INTERRUPT), ..Trouble::new(INTERRUPTED, "interrupted") }
 }
 
 fn trouble_of_sqlite(hub: &Hub, error: rusqlite::Error) -> Trouble {

@@ -38,8 +38,9 @@ const MAX_REQUEST: usize = 1 << 20;
 const MAX_ANSWER: usize = 64 << 20;
 /// `sun_path` has 108 bytes on Linux and 104 elsewhere, one of them a NUL.
 const LONGEST_PATH: usize = 100;
-/// Callers at the same time. One more is turned away.
+/// Callers at the same time. One more is told so, by a thread of its own; of these there are few.
 const MAX_CALLERS: usize = 32;
+const MAX_TURNED_AWAY: usize = 8;
 /// A caller that sends nothing for this long is dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -74,6 +75,10 @@ impl Line for UnixStream {
     fn set_patience(&self, limit: Duration) -> io::Result<()> {
         self.set_read_timeout(None)?;
         self.set_write_timeout(Some(limit))
+    }
+
+    fn stop_listening(&self) {
+        let _ = self.shutdown(Shutdown::Read);
     }
 
     fn hang_up(&self) {
@@ -132,14 +137,19 @@ fn listen(hub: &Hub, listener: &UnixListener, stop: &AtomicBool, vfs: &Arc<str>,
                 continue;
             }
         };
-        if callers.fetch_add(1, Ordering::AcqRel) >= MAX_CALLERS {
+        let before = callers.fetch_add(1, Ordering::AcqRel);
+        if before >= MAX_CALLERS + MAX_TURNED_AWAY {
             callers.fetch_sub(1, Ordering::AcqRel);
             continue;
         }
         let (hub, gone) = (hub.clone(), callers.clone());
         let (vfs, sessions) = (vfs.clone(), sessions.clone());
         let spawned = std::thread::Builder::new().name("shoal-admin-call".to_string()).spawn(move || {
-            if let Err(error) = answer(&hub, stream, &vfs, &sessions) {
+            let answered = match before {
+                ..MAX_CALLERS => answer(&hub, stream, &vfs, &sessions),
+                _ => turn_away(stream),
+            };
+            if let Err(error) = answered {
                 tracing::debug!(%error, "a call over the admin socket");
             }
             gone.fetch_sub(1, Ordering::AcqRel);
@@ -161,12 +171,30 @@ fn answer(hub: &Hub, mut stream: UnixStream, vfs: &str, sessions: &Sessions) -> 
     if let Ok(Request::Session { name, level, create }) = serde_json::from_slice(&request) {
         let known = [ReadLevel::Local, ReadLevel::Linearizable].into_iter().find(|known| known.as_str() == level);
         let Some(read_level) = known else {
-            return session::refuse(&mut stream, &format!("read level {level}: use local or linearizable"));
+            return session::refuse(
+                &mut stream,
+                "bad_input",
+                &format!("read level {level}: use local or linearizable"),
+            );
         };
         let options = ConnectOptions { read_level, create, ..ConnectOptions::default() };
         return session::serve(hub, vfs, sessions, (&name, &options), Box::new(stream));
     }
     frame::write(&mut stream, &admin::serve_owner(hub, &request))
+}
+
+/// One caller too many, in the words that it understands.
+fn turn_away(mut stream: UnixStream) -> io::Result<()> {
+    let why = format!(
+        "this node answers {MAX_CALLERS} callers at the same time, which is the limit, and SQL sessions count; end some, or try again"
+    );
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let request = frame::read(&mut stream, MAX_REQUEST)?;
+    match serde_json::from_slice(&request) {
+        Ok(Request::Session { .. }) => session::refuse(&mut stream, "busy", &why),
+        _ => frame::write(&mut stream, &admin::busy(&why)),
+    }
 }
 
 /// Calls the node that runs in `dir`. `NotFound` and `ConnectionRefused` mean that none does.
@@ -314,6 +342,47 @@ mod tests {
         let (mut caller, _) = Caller::open(dir.path(), OPENING);
         caller.0.write_all(&u32::MAX.to_le_bytes()).unwrap();
         assert_eq!(caller.hear(), None);
+    }
+
+    /// An end in order says what became of what ran: nobody has to look.
+    #[test]
+    fn whoever_runs_a_statement_when_the_node_ends_is_told_that_it_is_not_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::open(dir.path()).unwrap();
+        let db = node.connect("app").unwrap();
+        db.execute_batch("CREATE TABLE t(x)").unwrap();
+        let (mut runs, _) = Caller::open(dir.path(), OPENING);
+        let (mut idle, _) = Caller::open(dir.path(), OPENING);
+        let endless = "INSERT INTO t WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT x FROM c";
+        runs.say(&format!(r#"{{"run":{{"number":1,"sql":"{endless}"}}}}"#));
+        db.busy_timeout(Duration::ZERO).unwrap();
+        while db.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok() {
+            std::thread::yield_now();
+        }
+        node.shutdown().unwrap();
+        let heard = runs.hear_all();
+        assert!(heard[0].starts_with(r#"{"failed""#) && heard[0].contains("not_committed"), "{heard:?}");
+        assert!(heard[0].contains("shutting down"), "{heard:?}");
+        let heard = idle.hear().unwrap();
+        assert!(heard.starts_with(r#"{"ended""#) && heard.contains("shutting down"), "{heard}");
+    }
+
+    #[test]
+    fn one_caller_too_many_is_told_so_and_comes_in_when_another_one_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let _node = Node::open(dir.path()).unwrap();
+        // They say nothing for the moment, and are waited for.
+        let mut held: Vec<_> = (0..MAX_CALLERS).map(|_| connect(dir.path()).unwrap()).collect();
+        let answer = call(dir.path(), b"{\"op\":\"health\"}", PATIENCE).unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains("busy") && answer.contains("32 callers at the same time"), "{answer}");
+        let (_, refused) = Caller::open(dir.path(), OPENING);
+        assert!(refused.contains("failed") && refused.contains("32 callers at the same time"), "{refused}");
+        held.pop();
+        let until = std::time::Instant::now() + 6 * PATIENCE;
+        while call(dir.path(), b"{\"op\":\"health\"}", PATIENCE).unwrap() != b"{\"ok\":null}" {
+            assert!(std::time::Instant::now() < until, "nobody comes in");
+        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! What a node reports of itself.
 
+use std::sync::atomic::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::DatabaseId;
+use crate::config::MAX_SESSIONS;
 use crate::raft::{PeerStatus as Peer, Role};
 use crate::shared::Hub;
 use crate::types::{ClusterId, Incarnation, LogIndex, Membership, NodeId, Term};
@@ -47,6 +50,15 @@ pub struct Status {
     pub wal_memory: u64,
     /// How many they may have there: the setting `wal_limit`.
     pub wal_limit: u64,
+    /// Connections that nodes and programs have opened to this node's port; none on a node without one.
+    #[serde(default)]
+    pub connections: Option<Bounded>,
+    /// SQL sessions over the admin socket.
+    #[serde(default)]
+    pub sessions: Bounded,
+    /// Bytes of messages of other nodes that wait for the engine. Where there is no room left, they are not read.
+    #[serde(default)]
+    pub inbox: Bounded,
     /// Databases, by name.
     pub databases: Vec<DatabaseStatus>,
     /// Views of its databases that this node lends to others, and to how many of them.
@@ -59,6 +71,21 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// What needs a person's attention, in words.
     pub alarms: Vec<String>,
+}
+
+/// Something of which there may be only so much.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Bounded {
+    /// How much there is.
+    pub now: u64,
+    /// How much there may be.
+    pub limit: u64,
+}
+
+impl Bounded {
+    fn new((now, limit): (usize, usize)) -> Bounded {
+        Bounded { now: now as u64, limit: limit as u64 }
+    }
 }
 
 /// One database.
@@ -205,6 +232,9 @@ pub(crate) fn of(hub: &Hub) -> Status {
         anchored,
         wal_memory: hub.databases.memory().used(),
         wal_limit: hub.databases.memory().limit(),
+        connections: hub.transport().and_then(|transport| transport.connections()).map(Bounded::new),
+        sessions: Bounded::new((hub.sessions.load(Ordering::Relaxed) as usize, MAX_SESSIONS)),
+        inbox: Bounded::new(hub.inbox.usage()),
         databases,
         lent: hub.snapshots.views.counts(),
         snapshot: hub.snapshots.transfer.lock().map(|transfer| SnapshotStatus {

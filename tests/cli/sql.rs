@@ -182,12 +182,12 @@ fn a_session_whose_caller_is_gone_ends_and_is_rolled_back() {
     let mut line = String::new();
     BufReader::new(head.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!((line.as_str(), head.wait().unwrap().code()), ("1\n", Some(0)));
-    // A node that ends does not wait for the sessions that it has.
+    // A node that ends does not wait for the sessions that it has, and they know what became of what they did.
     let endless = Endless::begin(&data, "SELECT 1 WHERE 0");
     assert_eq!(node.terminate(), 0);
     let (code, reason) = endless.end();
-    assert_eq!(code, Some(3), "{reason}");
-    assert!(reason.contains("the node went away"), "{reason}");
+    assert_eq!(code, Some(1), "{reason}");
+    assert!(reason.contains("shutting down") && reason.contains("rolled back"), "{reason}");
 }
 
 /// A session from a script whose end is not there yet.
@@ -226,8 +226,11 @@ fn sessions_are_limited_and_one_more_is_told_so() {
     let mut sessions: Vec<Waiting> = (0..16).map(|_| Waiting::begin(&data, "SELECT 1 WHERE 0")).collect();
     let reason = fails(&["sql", "app", "SELECT 1", "--data", &data], 1);
     assert!(reason.contains("16 sessions already"), "{reason}");
-    // Questions are not sessions.
+    // Questions are not sessions, and tell how many there are.
     works(&["health", "--data", &data]);
+    let status: serde_json::Value = serde_json::from_str(&works(&["status", "--json", "--data", &data])).unwrap();
+    assert_eq!(status[0]["status"]["sessions"], serde_json::json!({ "now": 16, "limit": 16 }), "{status}");
+    assert_eq!(status[0]["status"]["connections"]["limit"], 1024, "{status}");
     assert_eq!(sessions.pop().unwrap().end().0, Some(0));
     let deadline = Instant::now() + LONG;
     while run(&["sql", "app", "SELECT 1", "--data", &data]).status.code() != Some(0) {
@@ -386,5 +389,5 @@ fn a_directory_without_a_node_is_told() {
     );
     assert!(fails(&["sql", "../app", "SELECT 1", "--data", &text(dir.path())], 4).contains("no node"));
     let (_node, data) = one_node(dir.path(), &[]);
-    assert!(fails(&["sql", "../app", "SELECT 1", "--data", &data], 1).contains("../app"));
+    assert!(fails(&["sql", "../app", "SELECT 1", "--data", &data], 2).contains("../app"));
 }

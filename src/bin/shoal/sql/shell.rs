@@ -58,7 +58,10 @@ impl Shell {
             Some(session) => session,
             None => {
                 let Target { dir, database, level } = &self.target;
-                let opened = Session::open(dir, database, *level, true).map_err(|trouble| self.failed(trouble))?;
+                let opened = Session::open(dir, database, *level, true).map_err(|trouble| match trouble.kind() {
+                    Some(ErrorKind::BadInput) => Failed { code: Failed::USAGE, text: trouble.text },
+                    _ => self.failed(trouble),
+                })?;
                 *self.current.lock() = Some(opened.interrupter());
                 opened
             }
