@@ -80,10 +80,16 @@ impl Directory {
         self.path.join("db")
     }
 
-    /// Who this directory is. The first time, it gets a random incarnation.
+    /// Who this directory is; changes nothing. `None` if it does not say and need not: it is new.
+    pub(crate) fn recognize(&self, node: NodeId) -> Result<Option<Identity>> {
+        identity::load(&*self.env.fs, &self.path, node).map_err(identity_error)
+    }
+
+    /// Who this directory is. A new one gets a random incarnation, which is on disk when this returns: before anybody else
+    /// hears of it.
     pub(crate) fn identify(&self, node: NodeId) -> Result<Identity> {
         let fs = &*self.env.fs;
-        if let Some(identity) = identity::load(fs, &self.path, node).map_err(identity_error)? {
+        if let Some(identity) = self.recognize(node)? {
             return Ok(identity);
         }
         if self.has_log()? {
@@ -105,21 +111,30 @@ impl Directory {
             Ok(_) => Ok(true),
             Err(LogError::Missing { .. }) => Ok(false),
             Err(LogError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(log_error(error)),
+            Err(error) => Err(self.log_error(error)),
         }
     }
 
     /// Opens the log of a directory that belongs to a cluster.
     pub(crate) fn open_log(&self, identity: &Identity) -> Result<Opened> {
-        let (log, recovered) = Log::open(self.env.fs.clone(), &self.log_dir(), self.options).map_err(|error| match error {
-            LogError::Missing { dir } => Error::new(
+        let (log, recovered) = Log::open(self.env.fs.clone(), &self.log_dir(), self.options).map_err(|error| {
+            let gone = match &error {
+                LogError::Missing { .. } => true,
+                LogError::Io { error, .. } => error.kind() == std::io::ErrorKind::NotFound,
+                _ => false,
+            };
+            if !gone {
+                return self.log_error(error);
+            }
+            Error::new(
                 ErrorKind::Corrupt,
                 format!(
-                    "{dir}: the log of node {} is gone; remove the node from its cluster and join a new one in an empty directory",
+                    "{}: the log of node {} is gone; if it was moved away, bring it back; else remove the node from its cluster and \
+                     join a new one in an empty directory",
+                    self.log_dir().display(),
                     identity.node
                 ),
-            ),
-            error => log_error(error),
+            )
         })?;
         if Some(recovered.cluster) != identity.cluster() {
             return Err(Error::new(
@@ -156,7 +171,7 @@ impl Directory {
             anchor.clone(),
             hard_state,
         )
-        .map_err(log_error)?;
+        .map_err(|error| self.log_error(error))?;
         self.store(identity)?;
         let recovered =
             Recovered { cluster: genesis.cluster, hard_state, anchor, start: GENESIS, last: GENESIS, cut: None };
@@ -186,6 +201,27 @@ impl Directory {
             self.env.fs.sync_dir(&dir, "log.clear")?;
         }
         Ok(())
+    }
+
+    /// Why the log cannot be used, where it is, and what to do.
+    fn log_error(&self, error: LogError) -> Error {
+        let (dir, data) = (self.log_dir(), self.path.display());
+        let advice = match &error {
+            LogError::Damage { .. } => format!(
+                "nothing was changed; `shoal log --data {data}` prints what is whole. Remove this node from its cluster and join a new \
+                 one in an empty directory; if it is the only one, restore a backup into a new cluster"
+            ),
+            LogError::Version { .. } => {
+                "start this directory with the program that wrote it, or a later one".to_string()
+            }
+            LogError::NoSpace { .. } => "make room on the disk and start the node again".to_string(),
+            // It says so itself.
+            LogError::TooManyFiles { .. } => "then start the node again".to_string(),
+            _ => "check the disk, and that the user who runs the node may read and write there; then start it again"
+                .to_string(),
+        };
+        let kind = if error.is_damage() { ErrorKind::Corrupt } else { ErrorKind::Io };
+        Error::caused(kind, format!("{}: {error}; {advice}", dir.display()), error)
     }
 
     /// Replaces the stored identity.
@@ -244,11 +280,6 @@ fn identity_error(error: IdentityError) -> Error {
         IdentityError::OtherNode { .. } => ErrorKind::BadInput,
         _ => ErrorKind::Corrupt,
     };
-    Error::caused(kind, error.to_string(), error)
-}
-
-fn log_error(error: LogError) -> Error {
-    let kind = if error.is_damage() { ErrorKind::Corrupt } else { ErrorKind::Io };
     Error::caused(kind, error.to_string(), error)
 }
 

@@ -107,6 +107,7 @@ impl Client {
 
     /// Brings in a member that listens.
     pub fn add_learner(&self, id: u16, address: &str) -> Result<()> {
+        admin::check_shape(address)?;
         self.any(&Request::AddLearner { node: NodeId(id), address: address.to_string() })
     }
 

@@ -342,6 +342,7 @@ impl Node {
     /// Brings in a member that listens: it gets everything and does not vote. Its node may be started before or after,
     /// with [`Builder::join`]. Refused, as all changes of the members are, while another one is under way.
     pub fn add_learner(&self, member: Member) -> Result<()> {
+        admin::check_shape(&member.address)?;
         self.administer(&Request::AddLearner { node: node_id(member.id)?, address: member.address })
     }
 

@@ -8,26 +8,25 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use shoaldb_vfs::Registration;
-use shoaldb_vfs::env::Env;
+use shoaldb_vfs::env::{Env, in_words};
 
 use super::{Inner, Member, Node, node_id};
 use crate::admin;
-use crate::boot::Directory;
-use crate::catalogue::Catalogue;
+use crate::boot::{Directory, Opened};
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::error::{Error, ErrorKind, Result};
-use crate::found::format::Belongs;
+use crate::found::format::{Belongs, Identity};
 use crate::found::{self, Founding};
 use crate::inbound::NodeInbound;
 use crate::net::Transport;
-use crate::net::tcp::{ListenError, Options, Tcp};
+use crate::net::tcp::{self, Bound, ListenError, Options, Tcp};
 use crate::node::{self, Joining, Start};
 use crate::replicate::NodeReplicator;
 use crate::shared::{Hub, Shared};
 use crate::signal::Waiting;
 use crate::socket::AdminSocket;
-use crate::types::{LogIndex, NodeId};
+use crate::types::{Incarnation, LogIndex, NodeId};
 
 /// Name under which the first node of a process is reachable by any SQLite client of the process.
 const DEFAULT_VFS: &str = "shoal";
@@ -80,15 +79,16 @@ impl Builder {
     }
 
     /// The members of a new cluster, this node among them: the same list on each. Once the directory belongs to a
-    /// cluster, the list changes nothing; its addresses of members are tried where a member is not found at the one that
-    /// the cluster knows, so that all nodes may be started on other addresses. The cluster begins when a majority of the list has come up, none of which may belong to one already.
+    /// cluster, the list changes nothing, and may be out of date; its addresses of members are tried where a member is not found
+    /// at the one that the cluster knows, so that all nodes may be started on other addresses. It is refused if the cluster has
+    /// never heard of any other node in it. The cluster begins when a majority of the list has come up, none of which may belong to one already.
     pub fn bootstrap(mut self, members: impl IntoIterator<Item = Member>) -> Builder {
         self.bootstrap = members.into_iter().collect();
         self
     }
 
     /// Addresses of nodes of a cluster that this one shall become a member of; any of them lets it in. It listens until it
-    /// has caught up and votes from then on. Ignored once the directory belongs to a cluster. The id must be one that no
+    /// has caught up and votes from then on. Ignored, with a line in the log, once the directory belongs to a cluster. The id must be one that no
     /// member has or had.
     pub fn join<A: Into<String>>(mut self, addresses: impl IntoIterator<Item = A>) -> Builder {
         self.join = addresses.into_iter().map(Into::into).collect();
@@ -228,10 +228,20 @@ impl Builder {
         self
     }
 
-    /// The first time or size that cannot work, and what to write instead.
+    /// The first time, size or address that cannot work, and what to write instead.
     #[doc(hidden)]
     pub fn check(&self) -> std::result::Result<(), (&'static str, String)> {
-        self.config.check().map_err(|bad| (bad.setting, bad.what))
+        self.config.check().map_err(|bad| (bad.setting, bad.what))?;
+        let listed = self.bootstrap.iter().map(|member| ("bootstrap", &member.address, false));
+        // A cluster of one may have no address at all, and one that listens anywhere is reached where it listens.
+        let listed = listed.filter(|_| self.bootstrap.len() > 1);
+        let others = self.advertise.iter().map(|address| ("advertise", address, false));
+        let doors = self.join.iter().map(|address| ("join", address, false));
+        let own = self.listen.iter().map(|address| ("listen", address, true));
+        for (setting, address, any_port) in own.chain(others).chain(listed).chain(doors) {
+            tcp::check_shape(address, any_port).map_err(|error| (setting, error.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Starts the node. Opens and checks what is in the directory, and blocks until the databases show all that this
@@ -243,21 +253,43 @@ impl Builder {
         let list = self.member_list(id)?;
         self.check_join()?;
         self.check_addresses()?;
+        let directory = Directory::new(env.clone(), &self.dir, &self.config);
+        // A start that is refused changes nothing: whatever is wrong outside of a new directory is found before there is one.
+        let mut bound = None;
+        if matches!(directory.recognize(id), Ok(None)) {
+            if self.join.is_empty() {
+                check_list(id, &list)?;
+            }
+            bound = self.bind()?;
+        }
         env.fs.create_dir_all(&self.dir, "dir.create").map_err(|error| {
-            let text = format!("{}: cannot be made a data directory: {error}", self.dir.display());
+            let text = format!("{}: cannot be made a data directory: {}", self.dir.display(), in_words(&error));
             Error::caused(ErrorKind::Io, text, error)
         })?;
+        let unusable = |error: std::io::Error| {
+            let text = format!(
+                "{}: cannot be used: {}; it must be a directory that the user who runs the node may write to, on a disk that is \
+                 mounted for writing",
+                self.dir.display(),
+                in_words(&error)
+            );
+            Error::caused(ErrorKind::Io, text, error)
+        };
         let lock = env.fs.lock_dir(&self.dir, "dir.lock").map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => Error::new(
                 ErrorKind::Busy,
                 format!("{}: another process, or this one, uses this directory", self.dir.display()),
             ),
-            _ => error.into(),
+            _ => unusable(error),
         })?;
-        let directory = Directory::new(env.clone(), &self.dir, &self.config);
+        let bound = match bound {
+            Some(bound) => Some(bound),
+            None => self.bind()?,
+        };
         let identity = directory.identify(id)?;
 
-        let databases = Databases::open(env.clone(), directory.databases_dir(), self.config.wal_limit)?;
+        let databases =
+            Databases::open(env.clone(), directory.databases_dir(), self.config.wal_limit).map_err(unusable)?;
         let (mailbox, inputs) = crossbeam_channel::unbounded();
         let waiting = Waiting { clock: env.clock.clone(), pump: None };
         let session = env.rng.next_u64();
@@ -265,8 +297,8 @@ impl Builder {
             Arc::new(Shared::new(id, identity.incarnation, session, self.config.clone(), waiting, mailbox, databases));
 
         // What can fail for reasons outside the directory comes before the directory is bound to a cluster for good.
-        let transport = match &self.listen {
-            Some(listen) => Some(self.open_transport(&hub, listen, &env)?),
+        let transport = match bound {
+            Some(bound) => Some(self.open_transport(&hub, bound, &env)?),
             None => None,
         };
         let registrations = self.register(&hub, &env)?;
@@ -284,7 +316,7 @@ impl Builder {
         };
         let replay_to = match &start {
             Start::Opened(opened) => {
-                self.warn_of_ignored_list(&opened.catalogue);
+                self.check_list_of_a_member(id, opened)?;
                 hub.set_hints(list.iter().filter(|(node, _)| *node != id).cloned().collect());
                 if let Some(address) = self.own_address() {
                     hub.hear_address(id, address);
@@ -375,17 +407,47 @@ impl Builder {
         self.bootstrap.iter().map(|member| Ok((node_id(member.id)?, member.address.clone()))).collect()
     }
 
-    /// The directory's cluster decides who is a member; a list that says otherwise is a misunderstanding to be told of.
-    fn warn_of_ignored_list(&self, catalogue: &Catalogue) {
-        let listed: BTreeSet<u64> = self.bootstrap.iter().map(|member| member.id).collect();
-        let members: BTreeSet<u64> = catalogue.members().map(|(id, _)| u64::from(id.0)).collect();
-        if !listed.is_empty() && listed != members {
-            tracing::warn!(
-                "{} belongs to cluster {} with the members {members:?}; the bootstrap list {listed:?} is ignored",
-                self.dir.display(),
-                catalogue.cluster()
+    /// The directory's cluster decides who is a member. A list that names others as well is an old or a newer one: settings stay
+    /// when members come and go, and this node may have been away. One whose other nodes it has never heard of is another
+    /// cluster's, or the directory is.
+    fn check_list_of_a_member(&self, id: NodeId, opened: &Opened) -> Result<()> {
+        let (dir, catalogue) = (self.dir.display(), &opened.catalogue);
+        let cluster = catalogue.cluster();
+        if !self.join.is_empty() {
+            tracing::info!(
+                "{dir} belongs to cluster {cluster} already, so there is nothing to join: `join` is ignored"
             );
         }
+        let listed: BTreeSet<u16> = self.bootstrap.iter().map(|member| member.id as u16).collect();
+        let members: BTreeSet<u16> = catalogue.members().map(|(id, _)| id.0).collect();
+        if listed.is_empty() || listed == members {
+            return Ok(());
+        }
+        let founders = opened.genesis.iter().flat_map(|genesis| &genesis.members).map(|member| member.node.0);
+        let known: BTreeSet<u16> =
+            members.iter().copied().chain(catalogue.removed().map(|id| id.0)).chain(founders).collect();
+        let others: BTreeSet<u16> = listed.iter().copied().filter(|other| *other != id.0).collect();
+        if !others.is_empty() && others.is_disjoint(&known) {
+            return Err(Error::new(
+                ErrorKind::BadInput,
+                format!(
+                    "{dir}: this directory belongs to cluster {cluster} with the members {members:?}, and of the other nodes in the \
+                     bootstrap list, {others:?}, none is or was one of them; nothing was changed. To go on in its cluster, start it \
+                     without the list; for another cluster, give the node an empty directory; to bring those nodes into this one, \
+                     start them with join"
+                ),
+            ));
+        }
+        tracing::warn!(
+            "{dir} belongs to cluster {cluster} with the members {members:?}; the bootstrap list {listed:?} changes nothing of that"
+        );
+        Ok(())
+    }
+
+    /// Takes the address to listen on.
+    fn bind(&self) -> Result<Option<Bound>> {
+        let bound = self.listen.as_ref().map(|listen| Bound::new(listen, self.config.allow_plaintext_remote));
+        bound.transpose().map_err(listen_error)
     }
 
     /// A cluster of one is founded here and now.
@@ -400,16 +462,13 @@ impl Builder {
         }
     }
 
-    fn open_transport(&self, hub: &Hub, listen: &str, env: &Env) -> Result<Arc<Tcp>> {
-        let mut options = Options::new(hub.id, listen);
+    fn open_transport(&self, hub: &Hub, bound: Bound, env: &Env) -> Result<Arc<Tcp>> {
+        let mut options = Options::new(hub.id, self.listen.as_deref().unwrap_or_default());
         options.advertise = self.own_address().unwrap_or_default();
         options.allow_plaintext_remote = self.config.allow_plaintext_remote;
         options.speaks = self.config.speaks;
         let inbound = Arc::new(NodeInbound::new(hub.clone()));
-        let tcp = Tcp::start(options, inbound, env.rng.clone()).map_err(|error| match error {
-            ListenError::Address(_) => Error::caused(ErrorKind::BadInput, error.to_string(), error),
-            _ => Error::caused(ErrorKind::Io, error.to_string(), error),
-        })?;
+        let tcp = Tcp::start_on(bound, options, inbound, env.rng.clone()).map_err(listen_error)?;
         let tcp = Arc::new(tcp);
         let transport: Arc<dyn Transport> = tcp.clone();
         hub.set_transport(&transport);
@@ -428,4 +487,15 @@ impl Builder {
         registrations.extend(register(DEFAULT_VFS).ok());
         Ok(registrations)
     }
+}
+
+fn listen_error(error: ListenError) -> Error {
+    let kind = if matches!(error, ListenError::Address(_)) { ErrorKind::BadInput } else { ErrorKind::Io };
+    Error::caused(kind, error.to_string(), error)
+}
+
+/// Whether a cluster can be founded by a node with this list, whatever its directory.
+fn check_list(id: NodeId, list: &[(NodeId, String)]) -> Result<()> {
+    let checked = Founding::new(Identity::new(id, Incarnation(0)), list);
+    checked.map(|_| ()).map_err(|error| Error::new(ErrorKind::BadInput, error.to_string()))
 }

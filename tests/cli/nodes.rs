@@ -107,6 +107,15 @@ fn wrong_usage_is_told_in_words() {
     let remote = "1=127.0.0.1:4001,2=192.0.2.1:4002";
     refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--bootstrap", remote]), "192.0.2.1:4002");
     refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--advertise", "192.0.2.1:4002"]), "not a loopback");
+    for (address, word) in [("x:y", "\"y\" is no number"), ("x", "no port"), (":4001", "no host"), ("x:0", "port 0")] {
+        refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--advertise", address]), "--advertise");
+        refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--advertise", address]), word);
+        refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--join", address]), "--join");
+    }
+    refused(start(&["--id", "1", "--listen", "127.0.0.1:65536"]), "--listen");
+    let twice = "1=127.0.0.1:4001,1=127.0.0.1:4002";
+    refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--bootstrap", twice]), "node 1 twice");
+    assert!(!dir.path().join("data").exists(), "a start that is refused leaves nothing");
     refused(vec!["status".to_string()], "which node?");
     refused(vec!["status".to_string(), "--data".to_string(), format!("{data}-of-nobody")], "no such directory");
     refused(vec!["demo".to_string(), "--nodes".to_string(), "2".to_string()], "use 1 or 3");
@@ -123,6 +132,7 @@ fn what_stands_in_the_way_is_named() {
     assert!(reason.contains("another process uses this port") && reason.contains(&taken), "{reason}");
     let reason = fails(&["start", "--id", "1", "--data", &data, "--listen", "192.0.2.1:4001"], 2);
     assert!(reason.contains("192.0.2.1:4001"), "{reason}");
+    assert!(!dir.path().join("data").exists(), "a start that is refused leaves nothing");
 
     let file = dir.path().join("file");
     std::fs::write(&file, "no database ".repeat(100)).unwrap();

@@ -196,6 +196,23 @@ fn damage_below_what_was_synced_is_refused_with_its_place() {
     assert!(error.to_string().contains(&segment) && error.to_string().contains("offset"), "{error}");
 }
 
+/// Nothing but the start fails, and it says which directory it is.
+#[test]
+fn a_directory_that_cannot_be_written_to_is_named() {
+    for (label, errno) in [("dir.lock", 30), ("dir.lock", 13), ("db.dir", 30), ("dir.create", 13)] {
+        let fs = SimFs::new(6);
+        fs.fail_at(Aim::At(label), 1, Lasts::Once, Failure::Errno(errno));
+        let error = try_start(&fs).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{label}: {error}");
+        assert!(error.to_string().starts_with(&format!("{DIR}: ")), "{label}: {error}");
+        assert!(
+            error.to_string().contains(if label == "dir.create" { "data directory" } else { "may write to" }),
+            "{error}"
+        );
+        start(&fs);
+    }
+}
+
 #[test]
 fn a_directory_that_lost_its_log_or_its_identity_does_not_come_back_as_another() {
     for lost in ["identity", "log"] {
