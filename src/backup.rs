@@ -17,7 +17,9 @@
 //!      4  the pages, as one transaction
 //! ```
 //!
-//! Nothing is changed before step 3 of a restore, and step 4 happens or does not, whoever leads then. A transaction of that
+//! Nothing is changed before step 3 of a restore, and step 4 happens or does not, whoever leads then. If it certainly does not,
+//! a database that step 3 created is dropped again: it is held for writing from before the look at whether it is still empty
+//! until the drop is decided, so that nobody's rows go with it. A transaction of that
 //! size is an ordinary one here: its frames leave memory (`vfs/src/spill.rs`), and it goes through the log in parts
 //! (`entry/split.rs`). Readers see the old database until it is committed.
 //!
@@ -40,7 +42,7 @@ use shoaldb_vfs::page::PageSize;
 
 use crate::catalogue::{AutoVacuum, DatabaseName};
 use crate::entry::Body;
-use crate::error::{Error, ErrorKind, Result, not_leader_code};
+use crate::error::{Error, ErrorKind, Outcome, Result, not_leader_code};
 use crate::events::{Phase, Progress};
 use crate::pending::Decision;
 use crate::raft::Role;
@@ -186,7 +188,7 @@ pub(crate) fn restore(hub: &Hub, name: &str, path: &Path, told: Told<'_>) -> Res
     let limit = hub.config.transaction_limit;
     if source.pages * u64::from(source.page_size.bytes()) > limit {
         return Err(Error::new(
-            ErrorKind::BadInput,
+            ErrorKind::Io,
             format!(
                 "{}: {} pages of {} bytes are more than transaction_limit, {limit} bytes; start the nodes with a higher one",
                 path.display(),
@@ -195,8 +197,8 @@ pub(crate) fn restore(hub: &Hub, name: &str, path: &Path, told: Told<'_>) -> Res
             ),
         ));
     }
-    let db = match existing(hub, &name)? {
-        Some(db) => db,
+    let (db, created) = match existing(hub, &name)? {
+        Some(db) => (db, false),
         None => create(hub, &name, &source)?,
     };
     let refused = |what: &str, has: &dyn std::fmt::Display, file: &dyn std::fmt::Display| {
@@ -224,11 +226,34 @@ pub(crate) fn restore(hub: &Hub, name: &str, path: &Path, told: Told<'_>) -> Res
             return Err(refused("texts in", &encoding, &source.encoding));
         }
     }
-    match copy(&source.connection, &mut target, here, told) {
-        Ok(StepResult::Done) => Ok(()),
-        Ok(_) => Err(Error::new(ErrorKind::Busy, format!("database {name}: another writer holds it; try again"))),
-        Err(error) => Err(error.into()),
+    let error = match copy(&source.connection, &mut target, here, told) {
+        Ok(StepResult::Done) => return Ok(()),
+        Ok(_) => Error::new(ErrorKind::Busy, format!("database {name}: another writer holds it; try again")),
+        Err(error) => error.into(),
+    };
+    if !created || error.outcome() == Some(Outcome::Unknown) {
+        return Err(error);
     }
+    let gone = take_back(hub, &db, &target);
+    let text = match gone {
+        true => format!("{error}; there was no database {name} before, and there is none now"),
+        false => format!("{error}; an empty database {name} is left; restore again, or drop it: shoal db drop {name}"),
+    };
+    Err(Error::caused(error.kind(), text, error))
+}
+
+/// Drops the database that a restore created and could not fill. Whether it is gone.
+fn take_back(hub: &Hub, db: &Arc<Database>, target: &Connection) -> bool {
+    let Some(database) = hub.databases.id_of(db) else { return true };
+    // Waits for a leader up to the busy timeout; on another node it fails. From here on nobody else writes.
+    if target.execute_batch("BEGIN IMMEDIATE").is_err() {
+        return false;
+    }
+    let empty = db.position().0 == database.0;
+    let gone = empty && matches!(hub.propose(Body::DropDatabase { database }, None), Decision::Committed(_));
+    // If the database is gone, so is the transaction.
+    let _ = target.execute_batch("ROLLBACK");
+    gone
 }
 
 /// Waits up to an election timeout for a leader that has just been elected to be ready.
@@ -246,14 +271,18 @@ fn check_leader(hub: &Hub) -> Result<()> {
     Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None).into())
 }
 
-fn create(hub: &Hub, name: &DatabaseName, source: &Source) -> Result<Arc<Database>> {
+/// The database, and whether it was not there before.
+fn create(hub: &Hub, name: &DatabaseName, source: &Source) -> Result<(Arc<Database>, bool)> {
     let body =
         Body::CreateDatabase { name: name.clone(), page_size: source.page_size, auto_vacuum: source.auto_vacuum };
     match hub.propose(body, None) {
         // Refused means that it exists: somebody was faster.
-        Decision::Committed(_) | Decision::Refused(_) => existing(hub, name)?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("database {name} could not be created, or was dropped at once"))
-        }),
+        decision @ (Decision::Committed(_) | Decision::Refused(_)) => {
+            let db = existing(hub, name)?.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("database {name} could not be created, or was dropped at once"))
+            })?;
+            Ok((db, matches!(decision, Decision::Committed(_))))
+        }
         Decision::NotCommitted => {
             Err(Error::new(ErrorKind::NotCommitted, "leadership changed; nothing was restored, try again"))
         }

@@ -428,6 +428,117 @@ fn a_transaction_that_finds_no_room_to_spill_fails_alone() {
     }
 }
 
+/// Bytes of pages outside of memory.
+fn spilled(node: &Node) -> u64 {
+    node.status().databases.iter().map(|db| db.wal_spilled).sum()
+}
+
+/// A plain SQLite file of some megabytes.
+fn plain_file(dir: &Path) -> std::path::PathBuf {
+    let file = dir.join("in.db");
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600) \
+                INSERT INTO t SELECT randomblob(10000) FROM n";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(&format!("CREATE TABLE t(x); {rows}")).unwrap();
+    file
+}
+
+/// What a transaction that failed had taken of the disk is given back while the log has still no room, so that the entry that
+/// ends it finds some; and once that is in the log, its parts are dropped like everything else.
+#[test]
+fn a_large_restore_that_fills_the_disk_keeps_none_of_it() {
+    let (fs, dir) = (SimFs::new(18), tempfile::tempdir().unwrap());
+    let file = plain_file(dir.path());
+    let limit = 1 << 20;
+    let node = alone(&fs, |builder| {
+        let builder = builder.segment_bytes(256 << 10).log_limit(limit).part_bytes(PART).wal_limit(64 << 10);
+        builder.checkpoint_age(Duration::from_millis(50)).commit_timeout(Duration::from_millis(500))
+    });
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    insert(&node, 1).unwrap();
+    for label in ["log.write", "log.create", "log.head.write", "log.spare.write"] {
+        fs.fail_at(Aim::At(label), if label == "log.write" { 40 } else { 20 }, Lasts::ForGood, Failure::ENOSPC);
+    }
+    let error = node.restore("app", &file).unwrap_err();
+    assert_eq!(error.outcome(), Some(Outcome::NotCommitted), "{error}");
+    assert!(has_alarm(&node.status(), "the log cannot be written"), "{:?}", node.status().alarms);
+    until("its pages are given back", || spilled(&node) == 0);
+    assert!(node.status().log_bytes > limit, "its parts are in the log: {}", node.status().log_bytes);
+    fs.clear_faults();
+    until("it leads again", || node.is_leader());
+    let mut last = 1;
+    until("it takes a write", || {
+        last += 1;
+        insert(&node, last).is_ok()
+    });
+    status(&node, "the log shrinks", |status| status.log_bytes <= limit && status.alarms.is_empty());
+    assert!(!node.has_open_split());
+    assert!(has(&node, 1) && has(&node, last));
+    node.restore("app", &file).unwrap();
+    assert_eq!(count(&node.connect("app").unwrap()), 600);
+}
+
+/// The same on a follower, whose log may lack just the room that it keeps the parts in. It has them in its log as well.
+#[test]
+fn a_follower_whose_log_has_no_room_lets_go_of_the_parts_that_came() {
+    let fs = SimFs::new(19);
+    let cluster = three_with(&fs, |builder| builder.wal_limit(64 << 10));
+    cluster.node(SICK).transfer_leadership(2).unwrap();
+    until("the second leads", || cluster.node(2).is_leader());
+    let (db, sick) = (cluster.node(2).connect("app").unwrap(), cluster.node(SICK));
+    fs.fail_at(Aim::At("log.write"), 20, Lasts::ForGood, Failure::ENOSPC);
+    fs.fail_at(Aim::At("log.create"), 3, Lasts::ForGood, Failure::ENOSPC);
+    let spills = AtomicBool::new(false);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                spills.fetch_or(spilled(sick) > 0, Ordering::SeqCst);
+            }
+        });
+        let large = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 800) \
+                     INSERT INTO t SELECT randomblob(10000) FROM n";
+        let done = db.execute(large, []);
+        over.store(true, Ordering::SeqCst);
+        done.unwrap();
+    });
+    status(sick, "it says so", |status| has_alarm(status, "make room on the disk, it is tried again by itself"));
+    assert!(spills.into_inner(), "it kept some of it outside of memory");
+    assert!(sick.has_open_split());
+    until("its pages are given back", || spilled(sick) == 0);
+    fs.clear_faults();
+    cluster.assert_equal("app");
+    assert_eq!(count(&sick.connect("app").unwrap()), 801);
+    status(sick, "no alarm is left", |status| status.alarms.is_empty());
+}
+
+#[test]
+fn a_restore_that_fails_leaves_no_database_behind_that_was_not_there() {
+    let (fs, dir) = (SimFs::new(20), tempfile::tempdir().unwrap());
+    let file = plain_file(dir.path());
+    let node =
+        alone(&fs, |builder| builder.wal_limit(64 << 10).part_bytes(PART).commit_timeout(Duration::from_millis(500)));
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    insert(&node, 1).unwrap();
+    fs.fail_at(Aim::At("wal.spill"), 1, Lasts::ForGood, Failure::ENOSPC);
+    let error = node.restore("new", &file).unwrap_err();
+    assert!(error.to_string().contains("there was no database new before, and there is none now"), "{error}");
+    let error = node.restore("app", &file).unwrap_err();
+    assert!(!error.to_string().contains("there is none now"), "{error}");
+    let names = |node: &Node| node.status().databases.into_iter().map(|db| db.name).collect::<Vec<_>>();
+    assert_eq!(names(&node), ["app"]);
+    assert!(has(&node, 1));
+    fs.clear_faults();
+    // Where nothing can be decided, it cannot be dropped either, and the words say so.
+    fs.fail_at(Aim::At("log.write"), 30, Lasts::ForGood, Failure::ENOSPC);
+    fs.fail_at(Aim::At("log.create"), 2, Lasts::ForGood, Failure::ENOSPC);
+    let error = node.restore("new", &file).unwrap_err();
+    assert!(error.to_string().contains("an empty database new is left"), "{error}");
+    fs.clear_faults();
+    until("it leads again", || node.is_leader());
+    node.restore("new", &file).unwrap();
+    assert_eq!(names(&node), ["app", "new"]);
+}
+
 /// Whoever has room for large transactions should lead.
 #[test]
 fn a_leader_whose_disk_takes_no_pages_of_a_wal_hands_over() {

@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::harness::cluster::Cluster;
 use crate::harness::ledger::Ledger;
 use crate::harness::wire::Act;
-use crate::{PATIENCE, alone, among_writers, assert_that_it_goes_on, cluster, program, skip};
+use crate::{PATIENCE, alone, among_writers, assert_that_it_goes_on, cluster, found, program, skip};
 
 const DISK_BYTES: u64 = 512 << 20;
 
@@ -103,6 +103,37 @@ fn full_disks_lose_nothing_and_all_go_on_when_there_is_room() {
     let verdict = judge(&cluster, &ledger, PATIENCE);
     eprintln!("full disks: {} acknowledged, all found", verdict.acknowledged);
     drop(cluster);
+}
+
+/// A transaction of which no disk has room for all: nobody makes room from outside, and all nodes have it again, and go on.
+#[test]
+fn a_large_restore_that_fills_all_disks_makes_room_again_by_itself() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let disks = match Disk::three(dir.path(), DISK_BYTES / 2) {
+        Ok(disks) => disks,
+        Err(why) => return skip("a large transaction on small disks", &why),
+    };
+    let (cluster, ledger) = (cluster(dir.path(), program(), Vec::new()), Ledger::default());
+    found(&cluster);
+    let free = |disk: &Disk| {
+        let room = rustix::fs::statvfs(disk.mount()).unwrap();
+        room.f_bavail * room.f_frsize
+    };
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) \
+                INSERT INTO large SELECT randomblob(100000) FROM n";
+    let sql = format!("CREATE TABLE large(x); {rows}");
+    let failure = cluster.try_on_leader(&Act::Batch { sql }, PATIENCE).unwrap_err();
+    assert!(!failure.text.contains("not known"), "{failure:?}\n{}", logs(&cluster));
+    let until = Instant::now() + PATIENCE;
+    while disks.iter().any(|disk| free(disk) < DISK_BYTES / 8) {
+        let rooms: Vec<u64> = disks.iter().map(free).collect();
+        assert!(Instant::now() < until, "no room again: {rooms:?}\n{}", logs(&cluster));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    cluster.ids().for_each(|id| wait_for_room(&cluster, id));
+    assert_that_it_goes_on(&cluster, &ledger, "after a transaction that was too large for all disks");
+    judge(&cluster, &ledger, PATIENCE);
 }
 
 #[test]
