@@ -111,12 +111,16 @@ impl Refusal {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Refusal::Pending | Refusal::Behind { .. } | Refusal::Leader(_) | Refusal::Quorum { .. } => ErrorKind::Busy,
+            // Like the quorum: with another voter it can be done.
+            Refusal::LastVoter(_) => ErrorKind::Busy,
             Refusal::Silent(_) | Refusal::Unbound(_) => ErrorKind::Timeout,
             Refusal::Member(_) | Refusal::Voter(_) | Refusal::AddressTaken { .. } => ErrorKind::Exists,
-            Refusal::Catalogue(Refused::NoSuchMember(_)) => ErrorKind::NotFound,
-            Refusal::Catalogue(_) | Refusal::NoAddress(_) | Refusal::NoVoter(_) | Refusal::LastVoter(_) => {
-                ErrorKind::BadInput
-            }
+            Refusal::Catalogue(Refused::NoSuchMember(_)) | Refusal::NoVoter(_) => ErrorKind::NotFound,
+            Refusal::Catalogue(
+                Refused::RemovedMember(_) | Refused::MemberAlready(_) | Refused::OtherIncarnation { .. },
+            ) => ErrorKind::Exists,
+            // What no state of the cluster makes right.
+            Refusal::Catalogue(_) | Refusal::NoAddress(_) => ErrorKind::BadInput,
         }
     }
 

@@ -72,7 +72,7 @@ fn the_leader_is_found_among_the_endpoints_and_a_node_that_is_away_is_told() {
     let status = json(&["status", "--json", "--endpoints", &endpoints]);
     let leader = status[0]["status"]["leader"].as_u64().unwrap() as usize;
     let follower = (1..=3).find(|id| *id != leader).unwrap();
-    let reason = fails(&["restore", "app", &source, "--data", &members.data(follower)], 4);
+    let reason = fails(&["restore", "app", &source, "--data", &members.data(follower)], 1);
     assert!(reason.contains(&format!("node {leader} is")), "{reason}");
     let verified = json(&["verify", "--json", "--endpoints", &endpoints]);
     assert_eq!((&verified[0]["same"], verified[0]["nodes"].as_array().unwrap().len()), (&true.into(), 3));

@@ -1,9 +1,11 @@
 //! The program as a user meets it at a shell: output, one-line errors, exit codes.
 
 mod big;
+mod codes;
 mod files;
 mod log;
 mod nodes;
+mod prompt;
 mod settings;
 mod sql;
 mod user;

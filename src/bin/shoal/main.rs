@@ -1,7 +1,15 @@
 //! The program `shoal`: a node to run, questions to nodes, and a demonstration.
 //!
-//! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed (with the reason),
-//! 2 wrong usage, 3 the outcome is not known, 4 no leader.
+//! Results go to standard output, everything else to standard error. Exit codes, the same for all commands:
+//!
+//! ```text
+//! 0  done
+//! 1  failed, with the reason: what was asked for could be done in another state of the cluster, or on another node
+//! 2  wrong usage: what was asked for can never be done
+//! 3  it is not known whether it was done
+//! 4  no leader: of the nodes that were reached, none knows one
+//! 5  of `start` alone: starting this directory again does not help. Its node was removed, or it is damaged
+//! ```
 #![deny(unsafe_code)]
 
 mod ask;
@@ -39,7 +47,7 @@ use shoaldb::{Error, ErrorKind};
   shoal status --data data
   shoal sql app --data data
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 outcome unknown, 4 no leader.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 outcome unknown, 4 no leader; 5 a node that must not be started again as it is.
 Options that name a variable in their help, such as SHOAL_DATA, may be set by it, or in the file that --config names. The flag
 wins over the variable, and the variable over the file."
 )]
@@ -103,6 +111,7 @@ impl Failed {
     const USAGE: u8 = 2;
     const UNKNOWN: u8 = 3;
     const NO_LEADER: u8 = 4;
+    const NOT_AGAIN: u8 = 5;
     /// No exit code: whoever reads our output has gone (`| head`), and wants no more.
     const READER_GONE: u8 = u8::MAX;
 
@@ -120,6 +129,8 @@ impl From<Error> for Failed {
         let code = match error.kind() {
             ErrorKind::BadInput => Failed::USAGE,
             ErrorKind::Unknown => Failed::UNKNOWN,
+            // The words say where to ask.
+            ErrorKind::NotLeader if error.leader().is_some() => 1,
             ErrorKind::NotLeader => Failed::NO_LEADER,
             _ => 1,
         };

@@ -13,7 +13,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use shoaldb::{Error, Event, Member, Node};
+use shoaldb::{Error, ErrorKind, Event, Member, Node};
 
 use crate::Failed;
 use tuning::Tuning;
@@ -54,7 +54,8 @@ impl FromStr for MemberArg {
   With its settings in a file:
     shoal start --config contrib/shoal.toml
 
-The node runs until SIGTERM or ctrl-c; then it hands leadership over and ends with 0.
+The node runs until SIGTERM or ctrl-c; then it hands leadership over and ends with 0. It ends with 5 where starting it again
+does not help: it was removed from its cluster, or its directory is damaged.
 Under systemd use Type=notify: contrib/shoal.service.")]
 pub(crate) struct StartArgs {
     /// Id of this node, 1 to 65535. It belongs to the directory for good.
@@ -70,7 +71,8 @@ pub(crate) struct StartArgs {
     #[arg(long, env = "SHOAL_ADVERTISE", value_name = "ADDR")]
     advertise: Option<String>,
     /// Members of a new cluster, this node among them; the same list on each. Once the directory is in a
-    /// cluster, only a hint where its members may be now. Without it, a new directory becomes a cluster of one.
+    /// cluster, only a hint where its members may be now; refused if that cluster has never heard of any other node in it.
+    /// Without it, a new directory becomes a cluster of one.
     #[arg(long, env = "SHOAL_BOOTSTRAP", value_name = "ID=ADDR,...", value_delimiter = ',')]
     bootstrap: Vec<MemberArg>,
     /// Addresses of nodes of a cluster that this one shall become a member of; it votes once it has caught up. Ignored
@@ -110,7 +112,10 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
         code: Failed::USAGE,
         text: format!("--{}: {what}", setting.replace('_', "-")),
     })?;
-    let node = builder.start()?;
+    let node = builder.start().map_err(|error| match error.kind() {
+        ErrorKind::Corrupt => Failed { code: Failed::NOT_AGAIN, text: error.to_string() },
+        _ => error.into(),
+    })?;
     let events = node.events();
     // What was decided before anybody listened is no event any more.
     let leader = node.leader();
@@ -160,7 +165,7 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
     node.shutdown()?;
     tracing::info!(node = args.id, "stopped");
     match removed {
-        Some(what) => Err(Error::from(io::Error::other(what)).into()),
+        Some(what) => Err(Failed { code: Failed::NOT_AGAIN, text: what }),
         None => Ok(()),
     }
 }

@@ -1,0 +1,162 @@
+//! Exit codes: the same for the same kind of failure, whatever the command. And of a node that must not be started again.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::user::{LONG, Started, fails, free_ports, one_node, run, shoal, text, three_nodes, works, works_in_time};
+
+/// What is asked, the exit code, and a word of the reason. `F` and `L` are the directories of a follower and of the leader.
+const WITH_A_LEADER: [(&[&str], i32, &str); 24] = [
+    (&["db", "create", "app", "--data", "F"], 1, "exists already"),
+    (&["db", "create", "../a", "--data", "F"], 2, "../a"),
+    (&["db", "create", "a", "--page-size", "1000", "--data", "F"], 2, "1000"),
+    (&["db", "drop", "none", "--yes", "--data", "F"], 1, "no database named none"),
+    (&["sql", "../a", "SELECT 1", "--data", "F"], 2, "../a"),
+    (&["sql", "app", "SELECT nix", "--data", "F"], 1, "nix"),
+    (&["sql", "app", "INSERT INTO t VALUES (1)", "--data", "F"], 1, "is not the leader"),
+    (&["restore", "app", "FILE", "--data", "F"], 1, "is not the leader"),
+    (&["restore", "app", "/does/not/exist", "--data", "L"], 1, "/does/not/exist"),
+    (&["restore", "../a", "FILE", "--data", "L"], 2, "../a"),
+    (&["backup", "none", "x.db", "--data", "F"], 1, "no database named none"),
+    (&["backup", "../a", "x.db", "--data", "F"], 2, "../a"),
+    (&["verify", "none", "--data", "F"], 1, "none"),
+    (&["transfer", "9", "--data", "F"], 1, "node 9"),
+    (&["transfer", "x", "--data", "F"], 2, ""),
+    (&["member", "add", "2=127.0.0.1:4999", "--data", "F"], 1, "is a member already"),
+    (&["member", "add", "5=x:y", "--data", "F"], 2, "no number"),
+    (&["member", "add", "5=192.0.2.1:4002", "--data", "F"], 2, "not a loopback"),
+    (&["member", "promote", "2", "--data", "F"], 1, "is a voter already"),
+    (&["member", "promote", "9", "--data", "F"], 1, "no member"),
+    (&["member", "remove", "9", "--data", "F"], 1, "no member"),
+    (&["member", "replace", "8", "9", "--data", "F"], 1, "no member"),
+    (&["member", "replace", "0", "9", "--data", "F"], 2, ""),
+    (&["status", "--endpoints", "127.0.0.1:4001", "--data", "F"], 2, ""),
+];
+
+/// The same without a leader, on the node that is left.
+const WITHOUT: [&[&str]; 9] = [
+    &["health", "--data", "L"],
+    &["db", "create", "b", "--data", "L"],
+    &["db", "drop", "app", "--yes", "--data", "L"],
+    &["transfer", "1", "--data", "L"],
+    &["member", "add", "5=127.0.0.1:4999", "--data", "L"],
+    &["member", "remove", "2", "--data", "L"],
+    &["sql", "app", "INSERT INTO t VALUES (1)", "--data", "L"],
+    &["restore", "app", "FILE", "--data", "L"],
+    &["db", "list", "--data", "EMPTY"],
+];
+
+#[test]
+fn one_kind_of_failure_has_one_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = text(&dir.path().join("in.db"));
+    Connection::open(&file).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+    let empty = text(dir.path());
+    let (members, mut nodes) = three_nodes(dir.path());
+    works_in_time(&["transfer", "1", "--endpoints", &members.endpoints()]);
+    works_in_time(&["sql", "app", "CREATE TABLE t(x)", "--data", &members.data(1)]);
+    let (leader, follower) = (members.data(1), members.data(2));
+    let names = |args: &[&str]| -> Vec<String> {
+        let name = |arg: &&str| match *arg {
+            "F" => follower.clone(),
+            "L" => leader.clone(),
+            "FILE" => file.clone(),
+            "EMPTY" => empty.clone(),
+            other => other.to_string(),
+        };
+        args.iter().map(name).collect()
+    };
+    for (args, code, word) in WITH_A_LEADER {
+        let args = names(args);
+        let output = run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let reason = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {reason}");
+        assert!(reason.contains(word), "{args:?}: {reason}");
+    }
+    // One that was taken out says so, and does not want to be started again; asked once more, the others say why not.
+    works(&["member", "remove", "3", "--data", &follower]);
+    assert_eq!(nodes[2].take().unwrap().ended(), 5);
+    assert!(fails(&["member", "remove", "3", "--data", &follower], 1).contains("never used again"));
+    assert!(fails(&["member", "add", "3=127.0.0.1:4999", "--data", &follower], 1).contains("never used again"));
+
+    nodes[1].take();
+    let deadline = Instant::now() + LONG;
+    while run(&["health", "--data", &leader]).status.code() != Some(4) {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for args in WITHOUT {
+        let args = names(args);
+        let output = run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let reason = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{args:?}: {reason}");
+    }
+}
+
+/// Each says where, and what to do.
+#[test]
+fn a_directory_that_is_damaged_says_where_and_what_to_do_and_is_not_to_be_started_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, data) = one_node(dir.path(), &[]);
+    works(&["sql", "app", "CREATE TABLE t(x); INSERT INTO t VALUES (1)", "--data", &data]);
+    assert_eq!(node.terminate(), 0);
+    let start = ["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"];
+    let (log, away) = (dir.path().join("data/log"), dir.path().join("away"));
+
+    std::fs::rename(&log, &away).unwrap();
+    let reason = fails(&start, 5);
+    assert!(reason.contains(&text(&log)) && reason.contains("bring it back"), "{reason}");
+    std::fs::rename(&away, &log).unwrap();
+
+    let mut segments: Vec<_> = std::fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    segments.sort();
+    let whole = std::fs::read(&segments[0]).unwrap();
+    let mut damaged = whole.clone();
+    damaged[30] ^= 1;
+    std::fs::write(&segments[0], damaged).unwrap();
+    let reason = fails(&start, 5);
+    assert!(reason.contains(&text(&log)) && reason.contains("damaged"), "{reason}");
+    assert!(reason.contains(&format!("shoal log --data {data}")) && reason.contains("join a new one"), "{reason}");
+    std::fs::write(&segments[0], whole).unwrap();
+
+    let identity = dir.path().join("data/identity");
+    let whole = std::fs::read(&identity).unwrap();
+    std::fs::write(&identity, &whole[..whole.len() - 1]).unwrap();
+    assert!(fails(&start, 5).contains(&text(&identity)));
+    std::fs::write(&identity, whole).unwrap();
+
+    let node = Started::new(&mut shoal(&start));
+    node.wait_line("ready");
+    works_in_time(&["health", "--data", &data]);
+    assert_eq!(works(&["sql", "app", "SELECT x FROM t", "--data", &data]), "1\n");
+}
+
+/// A service manager keeps its settings: `--join`, and a list that is out of date, do no harm. A list of nodes that this
+/// directory's cluster has never heard of is another cluster's.
+#[test]
+fn a_directory_of_another_cluster_is_refused_and_settings_that_are_out_of_date_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, data) = one_node(dir.path(), &[]);
+    assert_eq!(node.terminate(), 0);
+    let ports = free_ports(3);
+    let address = |at: usize| format!("127.0.0.1:{}", ports[at]);
+    let start = |more: &[&str]| -> Vec<String> {
+        let args = ["start", "--id", "1", "--data", &data, "--listen", &address(0)];
+        args.iter().chain(more).map(ToString::to_string).collect()
+    };
+    let list = format!("1={},2={},3={}", address(0), address(1), address(2));
+    let args = start(&["--bootstrap", &list]);
+    let reason = fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), 2);
+    assert!(reason.contains(&data) && reason.contains("belongs to cluster"), "{reason}");
+    assert!(reason.contains("start it without the list"), "{reason}");
+    for more in [&["--join", &address(1)][..], &["--bootstrap", &format!("1={}", address(0))], &[]] {
+        let args = start(more);
+        let node = Started::new(&mut shoal(&args.iter().map(String::as_str).collect::<Vec<_>>()));
+        let said = node.lines_until("ready").join("\n");
+        assert_eq!(said.contains("there is nothing to join"), more.first() == Some(&"--join"), "{said}");
+        works_in_time(&["health", "--data", &data]);
+        assert_eq!(node.terminate(), 0);
+    }
+}
