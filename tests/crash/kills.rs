@@ -6,10 +6,12 @@
 //! * from outside, at a random moment: SIGKILL to one, two or all nodes;
 //! * all of them in the append of the same entry, which is the hardest moment for a promise;
 //! * from inside: a node is told to kill itself when it begins its n-th append, sync, apply, publish, or file call of its
-//!   recovery (`src/bin/shoal/phases.rs`), so that short phases are hit, too.
+//!   recovery, of a checkpoint or of a compaction (`src/bin/shoal/phases.rs`), so that short phases are hit, too;
+//! * the same in a file call for the files that a snapshot brings, after the node was away until the others' logs had lost what
+//!   it needs. Logs are small, so that this takes a second or two.
 //!
 //! Each kill is counted for the phases that the process was in, as it noted them itself; for `idle` if for none. An empty
-//! bucket fails the test: then it did not test what it says. A process that ended in another way than by SIGKILL fails it, too.
+//! bucket fails the test: then it did not test what it says (of snapshots from [`LONG_RUN`] kills on: there are few). A process that ended in another way than by SIGKILL fails it, too.
 //!
 //! Kills seldom make a node say "not committed", since who could say it is dead. So each life ends with a leader that is cut
 //! off while writers wait for it, and lives: another one is elected, and what the first had proposed was never committed.
@@ -45,7 +47,9 @@ const KILLS_PER_LIFE: u64 = 35;
 const WRITERS: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(30);
 const SIGKILL: i32 = 9;
-const PHASES: [&str; 5] = ["append", "sync", "apply", "publish", "recovery"];
+const PHASES: [&str; 8] = ["append", "sync", "apply", "publish", "recovery", "checkpoint", "compaction", "install"];
+/// From so many kills on a snapshot must have been interrupted, too.
+const LONG_RUN: u64 = 1000;
 
 /// What kills interrupted.
 #[derive(Default, Debug)]
@@ -106,7 +110,7 @@ fn kill_loop() {
     );
     // "Certainly not committed" is a promise of the nodes: if none ever said it, nothing was tested about it.
     assert!(sums.not_committed > 0 && sums.unknown > 0, "no node said what is to be judged");
-    for bucket in PHASES.iter().chain(&["idle"]) {
+    for bucket in PHASES.iter().chain(&["idle"]).filter(|bucket| **bucket != "install" || kills >= LONG_RUN) {
         assert!(sums.buckets.0.contains_key(bucket), "no kill interrupted: {bucket}; {:?}", sums.buckets);
     }
 }
@@ -209,8 +213,27 @@ fn start(cluster: &Cluster, sums: &mut Sums, id: u64, die_at: Option<String>) {
 fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers) {
     std::thread::sleep(Duration::from_millis(20 + dice.below(150)));
     let victims = dice.nodes();
-    let how = dice.below(6);
-    if how == 0 {
+    let how = dice.below(8);
+    if how == 7 {
+        // Seldom: it takes as long as some other rounds.
+        if dice.below(4) == 0 {
+            interrupt_a_snapshot(dice, sums, cluster);
+        }
+        return;
+    }
+    if how == 6 {
+        // From inside, in what each node does by itself.
+        for id in &victims {
+            let phase = ["checkpoint", "compaction"][dice.below(2) as usize];
+            let nth = 1 + dice.below(if phase == "checkpoint" { 14 } else { 4 }) as u32;
+            let _ = cluster.ask(*id, &Act::DieAt { phase: phase.to_string(), nth });
+        }
+        let until = Instant::now() + Duration::from_millis(1500);
+        for id in &victims {
+            let child = cluster.child(*id).unwrap();
+            child.wait_gone(until.saturating_duration_since(Instant::now()));
+        }
+    } else if how == 0 {
         // The same entry: nobody writes, a majority is told to die in its next append, and then there is one.
         writers.pause.store(true, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(60));
@@ -256,5 +279,34 @@ fn round(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster, writers: &Writers)
     // Every second time the next kill meets nodes that have not caught up.
     if dice.below(2) == 0 && !cluster.wait_ready(&[1, 2, 3], PATIENCE) {
         panic!("not all nodes came back within {PATIENCE:?}; leader {:?}", cluster.leader());
+    }
+}
+
+/// One that follows is killed, is away until it needs a snapshot, and dies while it gets it.
+fn interrupt_a_snapshot(dice: &mut Dice, sums: &mut Sums, cluster: &Cluster) {
+    if !cluster.wait_ready(&[1, 2, 3], PATIENCE) {
+        panic!("not all nodes came back within {PATIENCE:?}; leader {:?}\n{}", cluster.leader(), logs(cluster));
+    }
+    let Some(leader) = cluster.wait_leader(PATIENCE) else { panic!("no leader\n{}", logs(cluster)) };
+    let victim = 1 + (leader + dice.below(2)) % 3;
+    let index = |id: u64, name: &str| cluster.ask(id, &Act::Status).ok().and_then(|status| status[name].as_u64());
+    let Some(last) = index(victim, "last") else { return };
+    cluster.kill(victim);
+    sums.kills += 1;
+    sums.buckets.count(cluster, victim);
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.leader().and_then(|leader| index(leader, "first")).is_none_or(|first| first <= last + 1) {
+        assert!(Instant::now() < deadline, "the log does not lose entry {last}\n{}", logs(cluster));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    cluster.start(victim, Some(format!("install:{}", 1 + dice.below(12)))).unwrap();
+    // With so few calls it is over, and the node shall live.
+    if cluster.child(victim).unwrap().wait_gone(Duration::from_secs(5)) {
+        sums.kills += 1;
+        sums.buckets.count(cluster, victim);
+        cluster.kill(victim);
+        cluster.start(victim, None).unwrap();
+    } else {
+        let _ = cluster.ask(victim, &Act::DieAt { phase: "install".to_string(), nth: 0 });
     }
 }

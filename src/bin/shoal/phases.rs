@@ -7,13 +7,18 @@
 //!    2   apply      shoaldb::probe                    shoaldb::probe
 //!    3   publish    shoaldb::probe                    shoaldb::probe
 //!    4   recovery   the start                         everything is replayed and a leader is known
+//!    5   checkpoint before a file call of one         it returned
+//!    6   compaction before a file call of one         it returned
+//!    7   install    before a file call for files      it returned
+//!                   that a snapshot brings
 //! ```
 //!
 //! A byte is 1 while its phase lasts. They are written with `pwrite` into a small file: the kernel keeps them when the
 //! process is killed. No byte set means idle.
 //!
 //! Armed for the n-th time of a phase, the process kills itself with SIGKILL as it begins: an append writes a part of
-//! its bytes before and takes some milliseconds, a sync is carried out before in every second process. `recovery` counts the file calls of a start.
+//! its bytes before and takes some milliseconds, a sync is carried out before in every second process. `recovery` counts the file
+//! calls of a start. Of the last three every second process carries the call out before it dies.
 //!
 //! This file is the only one that says `kill` to itself, and only a worker with `--phases` uses it.
 
@@ -31,12 +36,16 @@ use shoaldb::probe;
 use shoaldb_vfs::env::{DirLock, Env, File, Fs, Label, Mapped, Open, Scratch};
 
 /// The phases in the order of their bytes.
-pub(crate) const NAMES: [&str; 5] = ["append", "sync", "apply", "publish", "recovery"];
+pub(crate) const NAMES: [&str; 8] =
+    ["append", "sync", "apply", "publish", "recovery", "checkpoint", "compaction", "install"];
 const APPEND: usize = 0;
 const SYNC: usize = 1;
 const APPLY: usize = 2;
 const PUBLISH: usize = 3;
 const RECOVERY: usize = 4;
+const CHECKPOINT: usize = 5;
+const COMPACTION: usize = 6;
+const INSTALL: usize = 7;
 
 /// A write that is not completed lasts for less than this many milliseconds.
 const LONGEST_WRITE: u64 = 10;
@@ -54,7 +63,9 @@ static PHASES: OnceLock<Phases> = OnceLock::new();
 /// The operating system's doors, watched. `die_at` is `phase:n`.
 pub(crate) fn watch(path: &Path, die_at: Option<&str>) -> Result<Env, Error> {
     let file = OsFile::create(path)?;
-    file.write_all_at(&[0, 0, 0, 0, 1], 0)?;
+    let mut none = [0; NAMES.len()];
+    none[RECOVERY] = 1;
+    file.write_all_at(&none, 0)?;
     let phases = Phases {
         file,
         armed: Default::default(),
@@ -121,6 +132,32 @@ fn end(at: usize) {
     note(at, 0);
 }
 
+/// The phase that a file call belongs to by its label, if it does.
+fn phase_of(label: Label) -> Option<usize> {
+    match label.split_once('.')?.0 {
+        "dw" | "ckpt" => Some(CHECKPOINT),
+        "stage" => Some(INSTALL),
+        "log" if label.starts_with("log.retire") => Some(COMPACTION),
+        _ => None,
+    }
+}
+
+/// Makes a file call of a phase, or dies before or behind it.
+fn in_phase<T>(label: Label, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    file_call();
+    let Some(at) = phase_of(label) else { return call() };
+    note(at, 1);
+    if is_last(at) {
+        if PHASES.get().is_some_and(|phases| phases.kills_after) {
+            let _ = call();
+        }
+        die();
+    }
+    let done = call();
+    end(at);
+    done
+}
+
 fn file_call() {
     let recovering = PHASES.get().is_some_and(|phases| phases.recovering.load(Ordering::Relaxed));
     if recovering && is_last(RECOVERY) {
@@ -133,18 +170,15 @@ struct WatchedFs(Arc<dyn Fs>);
 
 impl Fs for WatchedFs {
     fn open(&self, path: &Path, how: Open, label: Label) -> io::Result<Arc<dyn File>> {
-        file_call();
-        Ok(Arc::new(WatchedFile(self.0.open(path, how, label)?)))
+        in_phase(label, || Ok(Arc::new(WatchedFile(self.0.open(path, how, label)?)) as Arc<dyn File>))
     }
 
     fn rename(&self, from: &Path, to: &Path, label: Label) -> io::Result<()> {
-        file_call();
-        self.0.rename(from, to, label)
+        in_phase(label, || self.0.rename(from, to, label))
     }
 
     fn remove(&self, path: &Path, label: Label) -> io::Result<()> {
-        file_call();
-        self.0.remove(path, label)
+        in_phase(label, || self.0.remove(path, label))
     }
 
     fn create_dir_all(&self, path: &Path, label: Label) -> io::Result<()> {
@@ -158,8 +192,7 @@ impl Fs for WatchedFs {
     }
 
     fn sync_dir(&self, dir: &Path, label: Label) -> io::Result<()> {
-        file_call();
-        self.0.sync_dir(dir, label)
+        in_phase(label, || self.0.sync_dir(dir, label))
     }
 
     fn lock_dir(&self, dir: &Path, label: Label) -> io::Result<Box<dyn DirLock>> {
@@ -182,10 +215,10 @@ impl File for WatchedFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64, label: Label) -> io::Result<()> {
-        file_call();
         if label != "log.write" {
-            return self.0.write_at(buf, offset, label);
+            return in_phase(label, || self.0.write_at(buf, offset, label));
         }
+        file_call();
         note(APPEND, 1);
         if is_last(APPEND) {
             // Any part may be there: where it ends is drawn from what is written.
@@ -206,10 +239,10 @@ impl File for WatchedFile {
     }
 
     fn sync_data(&self, label: Label) -> io::Result<()> {
-        file_call();
         if label != "log.sync" {
-            return self.0.sync_data(label);
+            return in_phase(label, || self.0.sync_data(label));
         }
+        file_call();
         note(SYNC, 1);
         if is_last(SYNC) {
             if PHASES.get().is_some_and(|phases| phases.kills_after) {
@@ -223,8 +256,7 @@ impl File for WatchedFile {
     }
 
     fn set_len(&self, len: u64, label: Label) -> io::Result<()> {
-        file_call();
-        self.0.set_len(len, label)
+        in_phase(label, || self.0.set_len(len, label))
     }
 
     fn len(&self, label: Label) -> io::Result<u64> {

@@ -68,6 +68,9 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<(), Error> {
     }
     if let Some(file) = &args.phases {
         builder = builder.env(phases::watch(file, args.die_at.as_deref())?);
+        // So that checkpoints, compactions and snapshots go on all the time, to be interrupted.
+        builder = builder.checkpoint_bytes(64 << 10).checkpoint_age(Duration::from_millis(200));
+        builder = builder.segment_bytes(64 << 10).log_limit(256 << 10);
     }
     let node = builder.start()?;
     say(&Line::Event { event: Told::Started });
