@@ -1,6 +1,6 @@
 //! What goes on at the same time, each in threads of its own, until somebody says stop or finds something wrong.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -58,6 +58,8 @@ pub(crate) struct Minute {
 pub(crate) struct Soak {
     pub(crate) cluster: Cluster,
     seed: u64,
+    /// A node that is never killed.
+    steady: Option<u64>,
     began: Instant,
     notes: Mutex<std::fs::File>,
     /// By database, then by writer.
@@ -76,11 +78,12 @@ pub(crate) struct Soak {
 }
 
 impl Soak {
-    pub(crate) fn new(cluster: Cluster, seed: u64, notes: std::fs::File) -> Soak {
+    pub(crate) fn new(cluster: Cluster, seed: u64, steady: Option<u64>, notes: std::fs::File) -> Soak {
         let accounts = || (0..WRITERS).map(|_| Mutex::default()).collect();
         Soak {
             cluster,
             seed,
+            steady,
             began: Instant::now(),
             notes: Mutex::new(notes),
             accounts: DATABASES.iter().map(|_| accounts()).collect(),
@@ -302,6 +305,9 @@ impl Soak {
                 3..7 => vec![one],
                 _ => vec![self.cluster.leader()],
             };
+            // Somebody dies each time, all the same.
+            let spared = |id: u64| if self.steady == Some(id) { id % 3 + 1 } else { id };
+            let victims: Vec<u64> = victims.into_iter().map(spared).collect::<BTreeSet<_>>().into_iter().collect();
             self.note(&format!("kill {victims:?}, node {} leads", self.cluster.leader()));
             victims.iter().for_each(|id| self.cluster.kill(*id));
             self.minute.lock().kills += victims.len() as u64;

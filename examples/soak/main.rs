@@ -1,13 +1,14 @@
 //! Three node processes under a mixed load, killed and restarted all the time, for as long as wanted.
 //!
 //! ```text
-//! cargo run --release --example soak -- --minutes 60 [--dir DIR] [--seed S]
+//! cargo run --release --example soak -- --minutes 60 [--dir DIR] [--seed S] [--steady ID]
 //! ```
 //!
 //! The program starts itself three more times (`node.rs`) and tells these processes what to do (`load.rs`): small and large
 //! transactions on several databases, reads at both levels, read transactions that stay open, changes of the schema, VACUUM,
 //! databases that come and go, transfers of leadership; and SIGKILL, to the leader more often than to others, sometimes to
-//! all at once. Data stays small, so whatever grows should not.
+//! all at once, or, with `--steady`, to all but one, whose memory is then told by minute. Data stays small, so whatever grows
+//! should not.
 //!
 //! Every acknowledged transaction is checked when the same writer writes again, every read when it comes (`ledger.rs`). In
 //! the end all nodes run, and then: what was acknowledged is there, on each of them, and what was said to be not committed is
@@ -44,6 +45,8 @@ struct Args {
     minutes: u64,
     seed: u64,
     dir: PathBuf,
+    /// A node that is never killed.
+    steady: Option<u64>,
 }
 
 fn main() {
@@ -59,7 +62,7 @@ fn main() {
 }
 
 fn parse(args: &[String]) -> Result<Args, String> {
-    let mut parsed = Args { minutes: 2, seed: 1, dir: std::env::temp_dir() };
+    let mut parsed = Args { minutes: 2, seed: 1, dir: std::env::temp_dir(), steady: None };
     let mut words = args.iter();
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"));
@@ -68,7 +71,8 @@ fn parse(args: &[String]) -> Result<Args, String> {
             "--minutes" => parsed.minutes = number(value?)?,
             "--seed" => parsed.seed = number(value?)?,
             "--dir" => parsed.dir = PathBuf::from(value?),
-            other => return Err(format!("what is {other}? Use --minutes N, --dir DIR, --seed S")),
+            "--steady" => parsed.steady = Some(number(value?)?).filter(|id| NODES.contains(id)),
+            other => return Err(format!("what is {other}? Use --minutes N, --dir DIR, --seed S, --steady ID")),
         }
     }
     Ok(parsed)
@@ -91,7 +95,7 @@ fn soak_in(args: &Args, dir: &Path) -> Result<(), String> {
     println!("three nodes in {}, seed {}, for {} minutes", dir.display(), args.seed, args.minutes);
     NODES.into_iter().try_for_each(|id| cluster.start(id)).map_err(|error| error.to_string())?;
     let notes = std::fs::File::create(dir.join("notes")).map_err(|error| error.to_string())?;
-    let soak = Soak::new(cluster, args.seed, notes);
+    let soak = Soak::new(cluster, args.seed, args.steady, notes);
     for db in DATABASES {
         until_done(|| soak.cluster.on_leader(&Job::Prepare { db: db.to_string() }))?;
     }
@@ -104,6 +108,9 @@ fn soak_in(args: &Args, dir: &Path) -> Result<(), String> {
     for id in NODES {
         let of_node: Vec<Minute> = minutes.iter().map(|minute| minute[id as usize - 1]).collect();
         watch::judge(id, &of_node)?;
+        if args.steady == Some(id) {
+            watch::judge_steady(id, &of_node)?;
+        }
     }
     report(&soak, args)
 }
