@@ -136,6 +136,9 @@ impl Engine {
         self.watch_disk();
         self.ticks = self.ticks.wrapping_add(1);
         let due = self.ticks.is_multiple_of(self.hub.config.election_ticks().max(1));
+        if due {
+            self.hub.forget_unreached();
+        }
         if due && self.hub.leadership().role == Role::Leader {
             self.hub.recheck_unbound();
             self.end_joint();
@@ -300,8 +303,10 @@ impl Engine {
             Input::Announce => Event::Announce,
             Input::Change { number, operation, reply } => return self.on_change(number, &operation, &reply),
             Input::Heard { node, address } => {
-                self.hub.hear_address(node, address);
-                return self.hub.members_changed();
+                if self.hub.introduce(node, address) {
+                    self.hub.members_changed();
+                }
+                return;
             }
             Input::Removed { what } => return self.on_removed(what),
             Input::Compact { start } => {

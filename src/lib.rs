@@ -33,6 +33,7 @@ pub mod found;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzzed;
+mod heard;
 mod history;
 pub mod identity;
 mod inbound;

@@ -45,6 +45,15 @@ pub trait Transport: Send + Sync {
     }
     /// Forgets a node and ends the connections with it.
     fn remove_peer(&self, node: NodeId);
+    /// Whether messages to this node go out. One that cannot tell says yes.
+    fn is_connected(&self, node: NodeId) -> bool {
+        let _ = node;
+        true
+    }
+    /// Dials a node no more; connections that it opened stay.
+    fn forget_peer(&self, node: NodeId) {
+        let _ = node;
+    }
     /// Asks [`Inbound`] again about every connection: after this node's cluster, or what it knows of the members, changed.
     /// The caller holds no lock that the two checks take.
     fn recheck(&self);

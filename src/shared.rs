@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::databases::Databases;
 use crate::events::{self, Event, Events};
 use crate::found::format::{FoundMessage, Genesis};
+use crate::heard::Heard;
 use crate::history::{Finding, History};
 use crate::inbox::{Inbox, Room};
 use crate::log::{Anchor, Log};
@@ -171,10 +172,10 @@ pub(crate) struct Shared {
     reach: AtomicU64,
     /// The genesis of this node's cluster, for nodes that join.
     pub(crate) genesis: OnceLock<Genesis>,
-    /// Where other nodes said that they are reached. Newer than the catalogue, but known to this process only.
-    heard: Mutex<BTreeMap<NodeId, String>>,
-    /// The newest protocol version that other nodes said they speak, each when it dialed last.
-    announced: Mutex<BTreeMap<NodeId, u16>>,
+    /// What keeps this node from founding a cluster, in words; empty once it has one.
+    obstacles: Mutex<Vec<String>>,
+    /// What other nodes said of themselves, each when it dialed last.
+    heard: Mutex<Heard>,
     /// Where members may be instead, as this node was told at its start.
     hints: Mutex<BTreeMap<NodeId, String>>,
     pub(crate) core_status: Mutex<Option<CoreStatus>>,
@@ -238,7 +239,6 @@ impl Shared {
             reach: AtomicU64::new(0),
             genesis: OnceLock::new(),
             heard: Mutex::default(),
-            announced: Mutex::default(),
             hints: Mutex::default(),
             core_status: Mutex::new(None),
             changed: Signal::default(),
@@ -335,9 +335,25 @@ impl Shared {
         *self.hints.lock() = hints;
     }
 
+    /// The founding goes on, or not, for these reasons.
+    pub(crate) fn set_obstacles(&self, obstacles: Vec<String>) {
+        *self.obstacles.lock() = obstacles;
+    }
+
+    /// What keeps this node from founding a cluster.
+    pub(crate) fn obstacles(&self) -> Vec<String> {
+        self.obstacles.lock().clone()
+    }
+
+    fn is_member(&self, node: NodeId) -> bool {
+        self.with_catalogue(|catalogue| catalogue.member(node).is_some()) == Ok(true)
+    }
+
     /// A node said which protocol version it speaks.
     pub(crate) fn hear_version(&self, node: NodeId, newest: u16) {
-        self.announced.lock().insert(node, newest);
+        let members = self.with_catalogue(|catalogue| catalogue.members().map(|(id, _)| id).collect::<BTreeSet<_>>());
+        let members = members.unwrap_or_default();
+        self.heard.lock().speaks(node, newest, |id| members.contains(&id));
     }
 
     /// A member that has not announced that it speaks this protocol version, in words; `None` if all have. A member that is away
@@ -347,10 +363,10 @@ impl Shared {
             return Some(format!("node {} speaks protocol {}", self.id, self.config.speaks.1));
         }
         let members = self.with_catalogue(|catalogue| catalogue.members().map(|(id, _)| id).collect::<Vec<_>>());
-        let announced = self.announced.lock().clone();
+        let heard = self.heard.lock();
         let others = members.unwrap_or_default().into_iter().filter(|id| *id != self.id);
-        let lacks = |id: NodeId| match announced.get(&id) {
-            Some(newest) if *newest >= protocol => None,
+        let lacks = |id: NodeId| match heard.version(id) {
+            Some(newest) if newest >= protocol => None,
             Some(newest) => Some(format!("node {id} speaks protocol {newest}")),
             None => Some(format!("node {id} has not said which protocol it speaks")),
         };
@@ -359,7 +375,13 @@ impl Shared {
 
     /// A node said where it is reached, or another one did.
     pub(crate) fn hear_address(&self, node: NodeId, address: String) {
-        self.heard.lock().insert(node, address);
+        self.heard.lock().vouch(node, address);
+    }
+
+    /// A node said where it is reached itself. `false` if it is no member, and there are too many such.
+    pub(crate) fn introduce(&self, node: NodeId, address: String) -> bool {
+        let member = self.is_member(node);
+        self.heard.lock().introduce(node, address, member)
     }
 
     /// Whether this is another address of a node than it is reached at so far.
@@ -367,7 +389,7 @@ impl Shared {
         if address.is_empty() {
             return false;
         }
-        if let Some(heard) = self.heard.lock().get(&node) {
+        if let Some(heard) = self.heard.lock().address(node) {
             return heard != address;
         }
         let known = |catalogue: &mut Catalogue| catalogue.member(node).is_some_and(|member| member.address == address);
@@ -377,17 +399,41 @@ impl Shared {
     /// Members that are reached elsewhere than the catalogue says, with their data directories. What both know is
     /// forgotten.
     pub(crate) fn moved(&self) -> Vec<(NodeId, Incarnation, String)> {
-        let mut heard = self.heard.lock().clone();
+        let heard = self.heard.lock().addresses().clone();
         let moved = self.with_catalogue(|catalogue| {
-            heard.retain(|id, address| catalogue.member(*id).is_none_or(|member| member.address != *address));
+            let same = heard
+                .iter()
+                .filter(|(id, address)| catalogue.member(**id).is_some_and(|member| member.address == **address));
+            let same = same.map(|(id, _)| *id).collect::<BTreeSet<_>>();
             let moved = heard
                 .iter()
+                .filter(|(id, _)| !same.contains(id))
                 .filter_map(|(id, address)| Some((*id, catalogue.member(*id)?.incarnation?, address.clone())));
-            moved.collect::<Vec<_>>()
+            (moved.collect::<Vec<_>>(), same)
         });
-        let moved = moved.unwrap_or_default();
-        self.heard.lock().retain(|id, _| heard.contains_key(id));
+        let (moved, same) = moved.unwrap_or_default();
+        self.heard.lock().forget(|id, _| same.contains(&id));
         moved
+    }
+
+    /// Nodes that are no members and are not reached are not dialed for ever.
+    pub(crate) fn forget_unreached(&self) {
+        let Some(transport) = self.transport() else { return };
+        let strangers = self.heard.lock().strangers();
+        let reached: BTreeSet<NodeId> = strangers.into_iter().filter(|id| transport.is_connected(*id)).collect();
+        let gone = self.heard.lock().take_unreached(self.waiting.clock.now(), |id| reached.contains(&id));
+        if gone.is_empty() {
+            return;
+        }
+        let names: Vec<String> = gone.iter().map(ToString::to_string).collect();
+        tracing::info!("nodes {} are no members and are not reached: not dialed any more", names.join(", "));
+        gone.iter().for_each(|id| transport.forget_peer(*id));
+        // One may have become a member just now, and must be dialed.
+        if gone.into_iter().any(|id| self.is_member(id)) {
+            self.members_changed();
+        }
+        // Others, who are connected to this node, may have waited for a place.
+        transport.recheck();
     }
 
     /// Members or their incarnations changed: connections are judged again, new members are dialed.
@@ -398,8 +444,11 @@ impl Shared {
             (members, catalogue.removed().collect::<Vec<_>>())
         });
         let (members, removed) = members.unwrap_or_default();
-        let mut heard = self.heard.lock().clone();
-        heard.retain(|id, _| !removed.contains(id));
+        let mut heard = {
+            let mut heard = self.heard.lock();
+            heard.on_members(|id| members.iter().any(|(member, _)| *member == id), |id| removed.contains(&id));
+            heard.addresses().clone()
+        };
         for (id, address) in members {
             transport.set_peer(id, heard.get(&id).unwrap_or(&address));
             heard.remove(&id);

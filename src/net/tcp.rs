@@ -402,11 +402,19 @@ impl Transport for Tcp {
         Some((self.shared.served.lock().len(), self.shared.options.max_connections))
     }
 
-    fn remove_peer(&self, node: NodeId) {
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.peer(node).is_some_and(|peer| peer.small.is_open())
+    }
+
+    fn forget_peer(&self, node: NodeId) {
         let removed = self.shared.peers.lock().remove(&node);
         if let Some(peer) = removed {
             peer.end(true);
         }
+    }
+
+    fn remove_peer(&self, node: NodeId) {
+        self.forget_peer(node);
         accept::end_from(&self.shared, node);
     }
 

@@ -1,7 +1,9 @@
 //! An engine that goes on with another core.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use parking_lot::Mutex;
 use shoaldb_vfs::env::Env;
 use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
 use shoaldb_vfs::genesis::Geometry;
@@ -17,14 +19,18 @@ use crate::config::Config;
 use crate::databases::Databases;
 use crate::engine::Outlet;
 use crate::found::format::{FoundMessage, Identity};
+use crate::heard::MAX_STRANGERS;
+use crate::inbound::NodeInbound;
 use crate::log::{Anchor, Batch};
 use crate::members::Operation;
+use crate::net::handshake::{Hello, Purpose};
+use crate::net::{Inbound, RequestError};
 use crate::pending::GivenUp;
 use crate::raft::PersistBatch;
 use crate::registry;
 use crate::shared::Shared;
 use crate::signal::Waiting;
-use crate::types::{EntryClass, EntryId, HardState, Message, NodeId, Term};
+use crate::types::{EntryClass, EntryId, HardState, Incarnation, Message, NodeId, Term};
 
 const NODE: NodeId = NodeId(1);
 
@@ -260,4 +266,81 @@ fn who_applied_tells_the_engine_before_anybody_else_applies() {
         assert!(!free, "another thread could have applied, and told, more");
     });
     assert!(driver.applier_is_free_within(Duration::ZERO));
+}
+
+/// Whom a node would dial.
+#[derive(Default)]
+struct Dialed(Mutex<BTreeSet<NodeId>>);
+
+impl Transport for Dialed {
+    fn send(&self, _: Message) {}
+
+    fn send_found(&self, _: NodeId, _: FoundMessage) {}
+
+    fn request(&self, _: NodeId, _: Vec<u8>, _: Duration) -> std::result::Result<Vec<u8>, RequestError> {
+        Err(RequestError::NotSent("nobody is there".to_string()))
+    }
+
+    fn set_peer(&self, node: NodeId, _: &str) {
+        self.0.lock().insert(node);
+    }
+
+    fn is_connected(&self, _: NodeId) -> bool {
+        false
+    }
+
+    fn forget_peer(&self, node: NodeId) {
+        self.0.lock().remove(&node);
+    }
+
+    fn remove_peer(&self, node: NodeId) {
+        self.0.lock().remove(&node);
+    }
+
+    fn recheck(&self) {}
+}
+
+/// Shows INV-20. Whoever reached the port could make a node dial as many made-up ids as there are, each with two threads and
+/// until the node was stopped: 300 hellos were 610 threads.
+#[test]
+fn made_up_ids_are_dialed_within_a_bound_and_not_for_ever() {
+    let (mut env, directory, identity, opened) = founded();
+    let clock = Arc::new(SimClock::default());
+    env.clock = clock.clone();
+    let (mailbox, inputs) = crossbeam_channel::unbounded();
+    let hub = hub_of(&env, &identity, mailbox);
+    let dialed = Arc::new(Dialed::default());
+    let transport: Arc<dyn Transport> = dialed.clone();
+    hub.set_transport(&transport);
+    let cluster = genesis_of(&identity).unwrap().cluster;
+    let (mut engine, _log) = begin(&hub, opened, &directory).unwrap();
+    let before = dialed.0.lock().len();
+    let door = NodeInbound::new(hub.clone());
+    let hear = |engine: &mut Engine, ids: std::ops::Range<u16>| {
+        for node in ids {
+            let hello = Hello {
+                versions: (1, 1),
+                purpose: Purpose::Peer,
+                cluster: Some(cluster),
+                from: Some(NodeId(node)),
+                to: Some(NODE),
+                incarnation: Incarnation(node.into()),
+                address: format!("127.0.0.1:{node}"),
+            };
+            // They are let in, since this node's catalogue may be behind.
+            door.check_hello(&hello).unwrap();
+        }
+        inputs.try_iter().for_each(|input| engine.on_input(input));
+        dialed.0.lock().len() - before
+    };
+    assert_eq!(hear(&mut engine, 1000..1300), MAX_STRANGERS);
+    let tick_for_a_minute = |engine: &mut Engine| {
+        for _ in 0..600 {
+            clock.advance(Duration::from_millis(100));
+            engine.on_tick();
+        }
+    };
+    tick_for_a_minute(&mut engine);
+    assert_eq!(dialed.0.lock().len(), before, "nobody answered there");
+    assert_eq!(hear(&mut engine, 2000..2001), 1, "there is room for somebody else");
 }

@@ -157,6 +157,11 @@ impl Lane {
         }
     }
 
+    /// Whether it has a connection.
+    pub(super) fn is_open(&self) -> bool {
+        self.state.lock().open.is_some()
+    }
+
     fn stopped(&self) -> bool {
         self.state.lock().stop
     }
