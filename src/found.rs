@@ -51,6 +51,10 @@ use format::{Belongs, FoundMessage, Genesis, GenesisMember, Identity, MAX_LIST, 
 
 /// Ticks for which a node waits for each lower node of the list before it stands for itself.
 pub const PATIENCE: u32 = 10;
+/// Ticks after which a peer that belongs to a cluster should have told of it. One that is of this founding does so at once.
+const GENESIS_PATIENCE: u32 = 20;
+/// Peers of which it is remembered what is wrong with them: those of the longest list, and one more.
+const MAX_COMPLAINTS: usize = MAX_LIST + 1;
 
 /// A list that no cluster can be founded with.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -108,6 +112,10 @@ pub struct Founding {
     released: bool,
     /// Ticks until this node stands for itself, if nobody below asks.
     patience: u32,
+    /// Peers that belong to a cluster and have not told of it, with the ticks since they said so.
+    foreign: BTreeMap<NodeId, (ClusterId, u32)>,
+    /// What keeps this node from founding with a peer, until that changes.
+    complaints: BTreeMap<NodeId, String>,
     warned: BTreeSet<String>,
     effects: Effects,
 }
@@ -144,6 +152,8 @@ impl Founding {
             promises,
             released: false,
             patience: below * PATIENCE,
+            foreign: BTreeMap::new(),
+            complaints: BTreeMap::new(),
             warned: BTreeSet::new(),
             effects: Effects::default(),
             identity,
@@ -162,6 +172,19 @@ impl Founding {
         (waits && !self.released).then_some(promise.founder)
     }
 
+    /// What keeps this node from founding a cluster, as far as it knows more than that others are missing; in words.
+    pub fn obstacles(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.complaints.values().cloned().collect();
+        if let Some(founder) = self.stuck_on() {
+            let at = self.list.get(&founder).map_or("", String::as_str);
+            all.push(format!(
+                "node {} promised itself to node {founder} at {at} and waits for its answer; start that one, with the data directory it had",
+                self.identity.node
+            ));
+        }
+        all
+    }
+
     /// Takes one event. Needs a random number in case this node founds.
     pub fn on_event(&mut self, event: Event, random: u64) {
         let promised_before = self.identity.promised;
@@ -169,6 +192,12 @@ impl Founding {
             Event::Tick => self.on_tick(),
             Event::Connected(peer, cluster) if self.is_other(peer) => self.on_connected(peer, cluster),
             Event::Message(peer, message) if self.is_other(peer) => self.on_message(peer, message),
+            // Whoever asks for a promise thinks that it founds with this node.
+            Event::Message(peer, FoundMessage::Ask { .. } | FoundMessage::Promise { .. })
+                if peer != self.identity.node && self.identity.belongs == Belongs::Nowhere =>
+            {
+                self.warn_other_list(peer);
+            }
             Event::Connected(..) | Event::Message(..) => {}
         }
         self.found(random);
@@ -206,7 +235,15 @@ impl Founding {
         self.effects.send.push((to, message));
     }
 
-    fn warn(&mut self, text: String) {
+    /// Something is wrong with `peer`.
+    fn complain(&mut self, peer: NodeId, text: String) {
+        if self.complaints.len() >= MAX_COMPLAINTS && !self.complaints.contains_key(&peer) {
+            return;
+        }
+        self.complaints.insert(peer, text.clone());
+        if self.warned.len() >= MAX_COMPLAINTS {
+            self.warned.clear();
+        }
         if self.warned.insert(text.clone()) {
             self.effects.warn.push(text);
         }
@@ -240,6 +277,7 @@ impl Founding {
         if self.identity.belongs != Belongs::Nowhere {
             return;
         }
+        self.look_at_foreign();
         if self.identity.promised.is_none() {
             if self.patience > 0 {
                 self.patience -= 1;
@@ -254,9 +292,42 @@ impl Founding {
     }
 
     fn on_connected(&mut self, peer: NodeId, cluster: Option<ClusterId>) {
-        if cluster.is_none() {
-            self.speak_to(peer);
+        match cluster {
+            None => {
+                self.foreign.remove(&peer);
+                self.complaints.remove(&peer);
+                self.speak_to(peer);
+            }
+            Some(cluster) => _ = self.foreign.insert(peer, (cluster, 0)),
         }
+    }
+
+    /// A peer of another founding does not answer at all: it does not know this node, and has no connection to it.
+    fn look_at_foreign(&mut self) {
+        let mut silent = Vec::new();
+        for (peer, (cluster, ticks)) in &mut self.foreign {
+            *ticks += 1;
+            if *ticks >= GENESIS_PATIENCE {
+                silent.push((*peer, *cluster));
+            }
+        }
+        for (peer, cluster) in silent {
+            self.foreign.remove(&peer);
+            if !self.complaints.contains_key(&peer) {
+                self.complain_of_cluster(peer, cluster);
+            }
+        }
+    }
+
+    fn complain_of_cluster(&mut self, peer: NodeId, cluster: ClusterId) {
+        let at = self.list.get(&peer).cloned().unwrap_or_default();
+        self.complain(
+            peer,
+            format!(
+                "node {peer} at {at} belongs to cluster {cluster} already, which does not know node {}; to enter that one, start this node with --join {at} instead of the bootstrap list",
+                self.identity.node
+            ),
+        );
     }
 
     fn on_message(&mut self, peer: NodeId, message: FoundMessage) {
@@ -286,6 +357,7 @@ impl Founding {
             self.warn_other_list(founder);
             return self.send(founder, FoundMessage::Refuse(RefuseReason::OtherList));
         }
+        self.complaints.remove(&founder);
         let Some(promise) = self.identity.promised else {
             // Nobody is promised upwards: the lower node will stand for itself.
             if founder < me {
@@ -298,10 +370,11 @@ impl Founding {
             return self.speak_to(founder);
         }
         if promise.founder == founder {
-            self.warn(format!(
+            let text = format!(
                 "node {me} promised itself to node {founder} with data directory {}, which now has {incarnation}: its disk was wiped while the cluster was founded; if no node of the list has data, empty the data directories of all and start again",
                 promise.incarnation
-            ));
+            );
+            self.complain(founder, text);
         }
         if founder < promise.founder && (promise.founder == me || self.released) {
             let given_up = std::mem::take(&mut self.promises);
@@ -327,6 +400,7 @@ impl Founding {
             self.warn_other_list(peer);
             self.send(peer, FoundMessage::Refuse(RefuseReason::OtherList));
         } else if self.stands() {
+            self.complaints.remove(&peer);
             self.promises.insert(peer, incarnation);
         } else {
             // A promise that was asked for before this node gave up.
@@ -338,17 +412,16 @@ impl Founding {
         match reason {
             RefuseReason::Promised(_) => {}
             RefuseReason::OtherList => self.warn_other_list(peer),
-            RefuseReason::Joined(cluster) => self.warn(format!(
-                "node {peer} of the bootstrap list belongs to cluster {cluster} already; to enter that one, start this node with --join"
-            )),
+            RefuseReason::Joined(cluster) => self.complain_of_cluster(peer, cluster),
         }
     }
 
     fn warn_other_list(&mut self, peer: NodeId) {
-        self.warn(format!(
+        let text = format!(
             "node {peer} was started with another bootstrap list than node {}; give every node the same list",
             self.identity.node
-        ));
+        );
+        self.complain(peer, text);
     }
 
     fn on_genesis(&mut self, peer: NodeId, list: u64, genesis: Genesis) {
@@ -356,15 +429,22 @@ impl Founding {
             return;
         }
         let me = self.identity.node;
+        self.foreign.remove(&peer);
         if list != self.list_hash {
             return self.warn_other_list(peer);
         }
         match genesis.members.iter().find(|member| member.node == me).map(|member| member.incarnation) {
-            None => self.warn(format!("the cluster {} that node {peer} tells of has no node {me}", genesis.cluster)),
-            Some(Some(bound)) if bound != self.identity.incarnation => self.warn(format!(
-                "cluster {} knows node {me} with data directory {bound}, this one is {}; remove node {me} and join it again under a new id",
-                genesis.cluster, self.identity.incarnation
-            )),
+            None => {
+                let text = format!("the cluster {} that node {peer} tells of has no node {me}", genesis.cluster);
+                self.complain(peer, text);
+            }
+            Some(Some(bound)) if bound != self.identity.incarnation => {
+                let text = format!(
+                    "cluster {} knows node {me} with data directory {bound}, this one is {}; remove node {me} and join it again under a new id",
+                    genesis.cluster, self.identity.incarnation
+                );
+                self.complain(peer, text);
+            }
             Some(_) => self.belong(genesis),
         }
     }

@@ -155,6 +155,7 @@ impl RaftThread {
                 }
             };
             founding.on_event(event, directory.env.rng.next_u64());
+            self.hub.set_obstacles(founding.obstacles());
             if let Some(opened) = carry_out(&mut founding, directory, self.transport.as_deref())? {
                 return Ok(Some(opened));
             }

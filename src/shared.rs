@@ -238,6 +238,7 @@ impl Shared {
             log_lacks_room: AtomicBool::new(false),
             reach: AtomicU64::new(0),
             genesis: OnceLock::new(),
+            obstacles: Mutex::default(),
             heard: Mutex::default(),
             hints: Mutex::default(),
             core_status: Mutex::new(None),

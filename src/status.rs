@@ -314,7 +314,11 @@ pub(crate) fn health(hub: &Hub) -> Result<(), String> {
         return Err(trouble);
     }
     if hub.catalogue.lock().is_none() {
-        return Err("no cluster yet: waiting for a majority of the bootstrap list".to_string());
+        let mut what = "no cluster yet: waiting for a majority of the bootstrap list".to_string();
+        for obstacle in hub.obstacles() {
+            what = format!("{what}; {obstacle}");
+        }
+        return Err(what);
     }
     let leadership = hub.leadership();
     match leadership.leader {

@@ -368,6 +368,63 @@ fn a_start_that_failed_for_a_port_or_a_name_binds_the_directory_to_nothing() {
     assert_eq!(node.status().cluster, None);
 }
 
+/// A new node that is given the list instead of a door waited for ever, "for a majority of the bootstrap list", while every node
+/// of the list was up and said nothing: they do not know it, and have no connection to answer over.
+#[test]
+fn a_new_node_with_a_list_of_nodes_that_have_a_cluster_is_told_to_join() {
+    let cluster = Cluster::start(3);
+    let id = cluster.leader().status().cluster.unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let address = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let mut list = cluster.list.clone();
+    list.push(Member::new(4, &*address));
+    let node = Node::builder(4, dir.path()).listen(&address).bootstrap(list).start().unwrap();
+    let door = &cluster.list[0].address;
+    alarm(&node, &["node 1", &id, &format!("--join {door}")]);
+    // What it is told to do is what helps.
+    drop(node);
+    let node = Node::builder(4, dir.path()).listen(&address).join([door.clone()]).start().unwrap();
+    node.wait_leader(LONG).unwrap();
+    assert_eq!(node.status().cluster.unwrap().to_string(), id);
+}
+
+/// It was said on standard error, once.
+#[test]
+fn two_empty_nodes_with_different_lists_both_say_so_until_they_have_one_list() {
+    let ports = free_ports(3);
+    let member = |id: u64| Member::new(id, format!("127.0.0.1:{}", ports[id as usize - 1]));
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let start = |id: u64, list: &[u64]| {
+        let node = Node::builder(id, dirs[id as usize - 1].path()).listen(member(id).address);
+        node.bootstrap(list.iter().map(|id| member(*id))).start().unwrap()
+    };
+    let one = start(1, &[1, 2]);
+    let two = start(2, &[1, 2, 3]);
+    for (node, other) in [(&one, 2), (&two, 1)] {
+        alarm(node, &[&format!("node {other} was started with another bootstrap list"), "same list"]);
+    }
+    drop(two);
+    let _two = start(2, &[1, 2]);
+    one.wait_leader(LONG).unwrap();
+    assert_eq!(one.status().alarms, Vec::<String>::new());
+}
+
+/// Who promised itself to a founder waits for that one, also when others would make a majority: people must hear of whom.
+#[test]
+fn who_waits_for_a_founder_that_is_gone_names_it() {
+    let mut cluster = Cluster::prepare(5);
+    cluster.start_node(1);
+    cluster.start_node(2);
+    alarm(cluster.node(2), &["no cluster yet", "promised itself to node 1 at", "start that one"]);
+    cluster.nodes[0] = None;
+    cluster.start_node(3);
+    cluster.start_node(4);
+    alarm(cluster.node(2), &["promised itself to node 1 at", &cluster.list[0].address, "start that one"]);
+    cluster.start_node(1);
+    cluster.node(2).wait_leader(LONG).unwrap();
+    assert_eq!(cluster.node(2).status().alarms, Vec::<String>::new());
+}
+
 #[test]
 fn a_list_with_one_address_twice_is_refused() {
     let dir = tempfile::tempdir().unwrap();
