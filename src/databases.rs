@@ -274,9 +274,7 @@ impl Databases {
     }
 
     fn enter_damaged(&self, id: DatabaseId, info: &DatabaseInfo, error: &io::Error) -> io::Result<()> {
-        let [main, ..] = files::names(id.0, self.generation(id));
-        let what =
-            format!("database {} ({}) cannot be opened: {error}", info.name.as_str(), self.dir.join(main).display());
+        let what = format!("database {} cannot be opened: {error}", info.name.as_str());
         let db = self.shape(info.name.as_str(), geometry_of(info))?;
         let mut maps = self.maps.lock();
         maps.by_name.insert(info.name.as_str().to_string(), db.clone());
@@ -291,7 +289,7 @@ impl Databases {
     pub(crate) fn convict(&self, id: DatabaseId, damage: Damage, what: String) -> bool {
         let mut maps = self.maps.lock();
         let Some(db) = maps.by_id.get(&id).filter(|_| !maps.damaged.contains_key(&id)).cloned() else { return false };
-        tracing::error!("{what}; it is not served on this node until it is repaired from the others");
+        tracing::error!("{what}; it is not served on this node until it is repaired");
         maps.damaged.insert(id, (damage, what));
         maps.convicted += 1;
         drop(maps);
@@ -354,13 +352,15 @@ impl Databases {
         self.redone.load(Ordering::Relaxed)
     }
 
-    /// What is wrong with databases, in words.
-    pub(crate) fn damaged(&self) -> Vec<String> {
+    /// What is wrong with databases, in words; `alone` if no other node can repair them.
+    pub(crate) fn damaged(&self, alone: bool) -> Vec<String> {
+        let remedy = if alone {
+            "until it is repaired, and there is no other node to repair it from: drop the database, then restore a backup"
+        } else {
+            "until it is repaired from the others"
+        };
         let maps = self.maps.lock();
-        let words = maps
-            .damaged
-            .values()
-            .map(|(_, what)| format!("{what}; it is not served on this node until it is repaired from the others"));
+        let words = maps.damaged.values().map(|(_, what)| format!("{what}; it is not served on this node {remedy}"));
         words.collect()
     }
 
@@ -634,7 +634,7 @@ mod tests {
             let generations: BTreeMap<_, _> = [(DatabaseId(3), counts)].into_iter().collect();
             let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
             let furthest = databases.restore(&catalogue(), generations.clone(), LogIndex(5)).unwrap();
-            assert_eq!((furthest, databases.damaged()), (Position(position), vec![]));
+            assert_eq!((furthest, databases.damaged(false)), (Position(position), vec![]));
             assert_eq!(databases.generations(), generations);
             assert_eq!(names(&fs), kept);
             databases.drop(DatabaseId(3), LogIndex(20));
@@ -666,7 +666,7 @@ mod tests {
         for _ in 0..2 {
             let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
             databases.restore(&catalogue(), generations.clone(), LogIndex(5)).unwrap();
-            assert_eq!((databases.damaged(), databases.convicted()), (vec![], 0));
+            assert_eq!((databases.damaged(false), databases.convicted()), (vec![], 0));
             databases.drop(DatabaseId(3), LogIndex(20));
             databases.delete_dropped(LogIndex(19));
             assert_eq!(names(&fs), ["3-2.db", "3-2.map"]);
@@ -714,7 +714,7 @@ mod tests {
                 databases.install(LogIndex(6), &catalogue(), Vec::new(), &[id]).unwrap();
             }
             assert_eq!(databases.get(id).unwrap().retired(), Some(Refusal::Dropped));
-            assert_eq!((databases.damaged(), databases.convicted(), names(&fs)), (vec![], 0, vec![]));
+            assert_eq!((databases.damaged(false), databases.convicted(), names(&fs)), (vec![], 0, vec![]));
             generations = databases.generations();
             assert_eq!(generations, [(id, GONE)].into_iter().collect());
             databases.drop(id, LogIndex(20));

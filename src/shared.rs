@@ -669,7 +669,13 @@ impl Shared {
         core.as_ref().is_some_and(|core| core.membership.voters.iter().any(|voter| *voter != self.id))
     }
 
-    /// Whether this node leads and shows everything that was committed before.
+    /// Whether this node is known to be the only voter.
+    pub(crate) fn is_sole_voter(&self) -> bool {
+        self.core_status.lock().as_ref().is_some_and(|core| core.membership.voters == [self.id])
+    }
+
+    /// Whether this node leads and has applied an entry of its own term: then it has applied all that was committed
+    /// before, and may grant write locks.
     pub(crate) fn is_ready_leader(&self) -> bool {
         let leadership = self.leadership();
         leadership.role == Role::Leader && self.applied().term == leadership.term

@@ -293,7 +293,7 @@ fn state_of(peer: &Peer, log_start: LogIndex) -> &'static str {
 /// What needs a person's attention, the gravest first.
 pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
     let mut alarms: Vec<String> = health(hub).err().into_iter().collect();
-    alarms.extend(hub.databases.damaged());
+    alarms.extend(hub.databases.damaged(hub.is_sole_voter()));
     alarms.extend(hub.findings.lock().alarms.values().cloned());
     let memory = hub.databases.memory();
     if memory.failures() > 0 && memory.used() > memory.limit() {

@@ -106,7 +106,7 @@ impl State {
         if let Some(founding) = &mut running.founding {
             let Ok(input) = running.mailbox.try_recv() else { return };
             let event = match input {
-                Input::Found { from, message } => Some(found::Event::Message(from, message)),
+                Input::Found { from, message, .. } => Some(found::Event::Message(from, message)),
                 Input::Connected { peer, cluster } => Some(found::Event::Connected(peer, cluster)),
                 Input::Propose { number, .. } => {
                     running.hub.pending.decide(number, Decision::NotCommitted);
@@ -335,7 +335,7 @@ impl State {
             let turn = at == 0 && self.options.turn.is_some();
             let excused = self.slots[at].fs.is_down() || turn || self.has_rotted(at);
             if let Some(hub) = self.slots[at].hub().filter(|hub| !excused && hub.databases.convicted() > 0) {
-                let damaged = hub.databases.damaged();
+                let damaged = hub.databases.damaged(false);
                 self.fail(format!("n{} found a database damaged: {damaged:?}", at + 1));
             }
             self.observe_bounds(at);

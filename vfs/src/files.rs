@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::doublewrite::{self, Plan};
-use crate::env::{File, Fs, Label, Open};
+use crate::env::{File, Fs, Label, Open, is_out_of_files};
 use crate::genesis::Geometry;
 use crate::mapfile::{Checkpointed, MapFile, Owner};
 use crate::page::{LOCK_BYTE, LOCK_BYTES, PageCount, PageHash, PageNo, PageSize};
@@ -96,6 +96,15 @@ pub struct DatabaseFiles {
     unfinished: Option<Plan>,
     failed: Option<Arc<io::Error>>,
     redone: bool,
+}
+
+/// The same error, with the file that it is about. One that says that there are too many open files stays as it is, since
+/// callers know it by its number and say what to do.
+fn of_file(error: io::Error, path: &Path) -> io::Error {
+    if is_out_of_files(&error) {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn damaged(what: String) -> io::Error {
@@ -177,16 +186,23 @@ impl DatabaseFiles {
     }
 
     /// Opens the files, ends a checkpoint that was interrupted, and says where the database is ([`DatabaseFiles::at`]).
-    /// `NotFound` if there are none, `InvalidData` with the reason if they are not what they should be.
+    /// `NotFound` if there are none, `InvalidData` with the reason if they are not what they should be. An error names the
+    /// file that it is about.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, owner: Owner) -> io::Result<DatabaseFiles> {
-        let names = names(owner.database, owner.generation);
-        let main = fs.open(&dir.join(&names[0]), Open::Write, "db.open")?;
-        lock(&*main)?;
-        let (map, sequence, at) = MapFile::open(fs.open(&dir.join(&names[1]), Open::Write, "map.open")?, owner)?;
-        let doublewrite = match fs.open(&dir.join(&names[2]), Open::Write, "dw.open") {
+        let [main_path, map_path, doublewrite_path] =
+            names(owner.database, owner.generation).map(|name| dir.join(name));
+        let open_main = || {
+            let main = fs.open(&main_path, Open::Write, "db.open")?;
+            lock(&*main)?;
+            Ok(main)
+        };
+        let main = open_main().map_err(|error| of_file(error, &main_path))?;
+        let map = fs.open(&map_path, Open::Write, "map.open").and_then(|file| MapFile::open(file, owner));
+        let (map, sequence, at) = map.map_err(|error| of_file(error, &map_path))?;
+        let doublewrite = match fs.open(&doublewrite_path, Open::Write, "dw.open") {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+            Err(error) => return Err(of_file(error, &doublewrite_path)),
         };
         let mut files = DatabaseFiles {
             fs,
@@ -202,14 +218,17 @@ impl DatabaseFiles {
             redone: false,
         };
         let complete = match doublewrite {
-            Some(file) => doublewrite::read(file, owner)?,
+            Some(file) => doublewrite::read(file, owner).map_err(|error| of_file(error, &doublewrite_path))?,
             None => None,
         };
         if let Some(complete) = complete.filter(|complete| complete.plan.to.position > at.position) {
             if complete.plan.from != at.position {
                 return Err(damaged(format!(
-                    "double-write from position {} to {}, but the position record says {}",
-                    complete.plan.from, complete.plan.to.position, at.position
+                    "{}: double-write from position {} to {}, but the position record says {}",
+                    doublewrite_path.display(),
+                    complete.plan.from,
+                    complete.plan.to.position,
+                    at.position
                 )));
             }
             let mut next = 0;
@@ -224,7 +243,8 @@ impl DatabaseFiles {
         let (len, expected) = (files.main.len("db.open")?, files.bytes());
         if len < expected {
             return Err(damaged(format!(
-                "main file of {len} bytes, position {} has {} pages of {} bytes",
+                "{}: main file of {len} bytes, position {} has {} pages of {} bytes",
+                main_path.display(),
                 files.at.position,
                 files.at.size.0,
                 owner.page_size.bytes()
