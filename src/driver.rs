@@ -530,7 +530,11 @@ impl Driver {
 
     fn end_applying(&self, reason: &str) {
         self.apply_over.store(true, Ordering::Release);
-        let what = format!("node {} cannot apply {reason}; nothing later is applied", self.hub.id);
+        let what = format!(
+            "node {} cannot apply {reason}; nothing later is applied here. If these words do not say what helps, start the \
+             node again; if it stops there once more, let a new node take its place and keep this directory for a report",
+            self.hub.id
+        );
         self.hub.post(Input::Failed { what });
     }
 

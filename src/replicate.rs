@@ -217,7 +217,8 @@ impl crate::shared::Shared {
         self.confirm(true, limit, &|| false).map_err(|_| {
             let applied = self.applied().index;
             format!(
-                "node {} has applied entries up to {applied} and did not learn within {limit:?} that this is all that is committed: it                  is catching up, or does not hear its leader",
+                "node {} has applied entries up to {applied} and did not learn within {limit:?} that this is all that is committed: it \
+                 is catching up, or does not hear its leader",
                 self.id
             )
         })

@@ -210,6 +210,15 @@ impl Upkeep {
         }
     }
 
+    /// Raises an alarm about the disk. Who listens, and the log, are told when it is new.
+    fn disk_trouble(&self, about: &str, what: String) {
+        if !self.hub.findings.lock().alarms.contains_key(about) {
+            tracing::error!(node = self.hub.id.0, "{what}");
+            self.hub.events.tell(&Event::DiskTrouble { what: what.clone() });
+        }
+        self.alarm(about, Some(what));
+    }
+
     /// Adds up the hashes of a main file: false if they do not make its checksum. Hashes that cannot be read say nothing of
     /// what is written: somebody hears of it, and they are read again.
     fn add_up(&mut self, id: DatabaseId, db: &Database) -> bool {
@@ -223,11 +232,7 @@ impl Upkeep {
             Err(error) => {
                 let advice = if is_out_of_files(&error) { MORE_FILES } else { "check the disk" };
                 let what = format!("database {}: its page hashes could not be read: {error}; {advice}", db.name());
-                if !self.hub.findings.lock().alarms.contains_key(&about) {
-                    tracing::error!("{what}");
-                    self.hub.events.tell(&Event::DiskTrouble { what: what.clone() });
-                }
-                self.alarm(&about, Some(what));
+                self.disk_trouble(&about, what);
                 true
             }
         }
@@ -490,7 +495,7 @@ impl Upkeep {
         }
         let what =
             format!("the log cannot be made shorter: {error}; make room on the disk, it is tried again by itself");
-        self.alarm(about, Some(what));
+        self.disk_trouble(about, what);
     }
 
     fn compact(&mut self, pressed: bool) {
@@ -626,9 +631,11 @@ impl Upkeep {
                 self.hub.events.tell(&Event::LogCompacted { through: start.index });
             }
             Err(error) => {
-                let what = format!("the log cannot be compacted until the next start: {error}");
-                tracing::error!("{what}");
-                self.alarm("compaction", Some(what));
+                let what = format!(
+                    "the log cannot be compacted until the next start, and grows: {error}; check the disk and the rights \
+                     on its directory, then start the node again"
+                );
+                self.disk_trouble("compaction", what);
             }
         }
     }
@@ -659,8 +666,9 @@ impl Upkeep {
                 (DatabaseId(id.0 + 1), PageNo::FIRST)
             }
             Err(error) => {
-                let what = format!("database {}: its main file cannot be read: {error}", db.name());
-                self.alarm(&scrub_about(*id), Some(what));
+                let advice = if is_out_of_files(&error) { MORE_FILES } else { "check the disk" };
+                let what = format!("database {}: its main file cannot be read: {error}; {advice}", db.name());
+                self.disk_trouble(&scrub_about(*id), what);
                 (DatabaseId(id.0 + 1), PageNo::FIRST)
             }
         };

@@ -57,7 +57,8 @@ pub(super) fn judge(message: &Message, at: &Standing) -> Verdict {
         None if message.kind == MessageKind::Heartbeat && message.term >= at.term && message.commit > at.last => {
             Verdict::Stop(format!(
                 "leader {} of term {} knows this node to have entry {}, but its log ends at {}: it lost entries that \
-                 it had acknowledged",
+                 it had acknowledged; remove this node, and let a new one, with an empty directory and a new id, take its \
+                 place",
                 message.from, message.term, message.commit, at.last
             ))
         }

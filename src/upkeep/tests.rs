@@ -118,3 +118,38 @@ fn the_end_of_a_snapshot_is_told_once_also_over_a_restart() {
         assert_eq!(ends(&events), [(finishing.source, finishing.index)]);
     }
 }
+
+/// A log whose old files cannot be taken away grows until the next start. It was an alarm and nothing else: who listens for
+/// `DiskTrouble` did not hear of it, and nobody was told what to do.
+#[test]
+fn a_log_whose_files_do_not_go_is_told_with_what_helps_and_every_promise_holds() {
+    let fs = SimFs::new(3);
+    let (upkeep, _) = upkeep(&fs);
+    let events = upkeep.hub.events.listen();
+    let entry = |index| {
+        let id = EntryId { index: LogIndex(index), term: Term(1) };
+        LogEntry { id, class: EntryClass::Normal, data: vec![7; 3000].into() }
+    };
+    for index in 3..20 {
+        upkeep.log.append(&Batch { entries: vec![entry(index)], ..Batch::default() }).unwrap();
+    }
+    let anchor = Anchor { applied: LogIndex(19), ..upkeep.log.anchor() };
+    upkeep.log.append(&Batch { anchor: Some(anchor), ..Batch::default() }).unwrap();
+    upkeep.log.seal_for(LogIndex(19)).unwrap();
+    let start = upkeep.log.compaction_start(LogIndex(19), 0);
+    assert!(start.index > LogIndex(5), "{start:?}");
+    for label in ["log.remove", "log.retire"] {
+        fs.fail_at(Aim::At(label), 1, Lasts::Once, Failure::EIO);
+    }
+    for _ in 0..3 {
+        upkeep.drop_segments(start.index);
+    }
+    let told: Vec<_> = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).collect();
+    assert_eq!(told.len(), 1, "once: {told:?}");
+    let alarms = upkeep.hub.findings.lock().alarms.clone();
+    let alarm = &alarms["compaction"];
+    assert!(alarm.contains("until the next start") && alarm.contains("check the disk"), "{alarm}");
+    // Nothing else ends: the log takes what comes, and a start has all of it.
+    upkeep.log.append(&Batch { entries: vec![entry(20)], ..Batch::default() }).unwrap();
+    assert_eq!(upkeep.log.last().index, LogIndex(20));
+}
