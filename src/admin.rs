@@ -13,6 +13,7 @@
 //! {"op":"backup","name":"app","path":"/abs/out.db","job":77}    over the admin socket only: files are their owner's affair
 //! {"op":"restore","name":"app","path":"/abs/in.db","job":77}
 //! {"op":"progress","job":77}                          -> {"ok":{"phase":"copying","done":1024,"total":4096}}, or null
+//! {"op":"outcome","receipt":"r1-..."}                 -> {"ok":{"committed":1047}}, "not_committed" or {"unknown":"undecided"}
 //! {"op":"session","name":"app","level":"local","create":true}   -> the connection is a SQL session from here on
 //! {"op":"add_learner","node":4,"address":"..."}       and promote, remove {node}, replace {old, new}
 //! {"op":"join","node":4,"incarnation":..,"address":"..."} -> {"ok":{"genesis":[..],"members":[[1,"..."],..]}}
@@ -39,6 +40,7 @@ use crate::members::{self, Operation, Refusal, Situation};
 use crate::net::{RequestError, tcp};
 use crate::pending::Decision;
 use crate::raft::{CoreStatus, Role};
+use crate::receipt::{Receipt, ReceiptOutcome};
 use crate::shared::{Hub, Input};
 use crate::status;
 use crate::types::{Incarnation, LogIndex, NodeId};
@@ -75,6 +77,8 @@ pub(crate) enum Request {
     Restore { name: String, path: String, job: u64 },
     /// How far a backup or a restore is.
     Progress { job: u64 },
+    /// What became of a transaction, as far as this node can prove it.
+    Outcome { receipt: Receipt },
     /// The data directory of this node.
     Directory,
     /// Begin a SQL session on this node, over a socket that can carry one.
@@ -175,6 +179,7 @@ impl Request {
             | Request::Backup { .. }
             | Request::Restore { .. }
             | Request::Progress { .. }
+            | Request::Outcome { .. }
             | Request::Directory
             | Request::Session { .. } => true,
         }
@@ -292,6 +297,27 @@ fn health(hub: &Hub) -> Result<()> {
     }
 }
 
+/// What became of the transaction that `receipt` names. If the log is known to be committed up to there and is about to be
+/// applied, that is waited for, up to a second.
+pub(crate) fn settle(hub: &Hub, receipt: &Receipt) -> Result<ReceiptOutcome> {
+    let index = receipt.entry.index;
+    let committed = hub.core_status.lock().as_ref().is_some_and(|core| core.committed >= index);
+    if committed {
+        // Its answer is looked at below, whatever it is.
+        let _ = hub.changed.wait(&hub.waiting, hub.deadline(Duration::from_secs(1)), POLL, || {
+            (hub.applied().index >= index || hub.is_stopped()).then_some(())
+        });
+    }
+    match hub.with_catalogue(|catalogue| catalogue.cluster()) {
+        Ok(cluster) if cluster == receipt.cluster => Ok(hub.outcome_of(receipt.entry)),
+        Ok(cluster) => {
+            let what = format!("receipt {receipt} is of cluster {}, this node belongs to {cluster}", receipt.cluster);
+            Err(Error::new(ErrorKind::BadInput, what))
+        }
+        Err(_) => Err(Error::new(ErrorKind::NotFound, "this node belongs to no cluster yet; ask later")),
+    }
+}
+
 /// Carries out a request on this node.
 fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
     match request {
@@ -330,6 +356,7 @@ fn here(hub: &Hub, request: &Request) -> Result<serde_json::Value> {
         Request::Sum { name, at } => verify::sum(hub, name, *at),
         Request::Scrub { name, from } => verify::scrub(hub, name, *from),
         Request::Progress { job } => Ok(json!(hub.jobs.lock().get(job))),
+        Request::Outcome { receipt } => Ok(json!(settle(hub, receipt)?)),
         Request::Directory => Ok(json!(hub.directory().and_then(Path::to_str))),
         Request::Backup { .. } | Request::Restore { .. } => Err(Error::new(
             ErrorKind::BadInput,

@@ -19,6 +19,7 @@ use crate::db::CreateOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Progress;
 use crate::net::{RequestError, tcp};
+use crate::receipt::{Receipt, ReceiptOutcome};
 use crate::socket;
 use crate::status::Status;
 use crate::types::NodeId;
@@ -103,6 +104,27 @@ impl Client {
     /// Makes node `to` the leader.
     pub fn transfer(&self, to: u16) -> Result<()> {
         self.any(&Request::Transfer { to: NodeId(to) })
+    }
+
+    /// What became of the transaction that a receipt names: the proof of the first door that has one.
+    pub fn outcome_of(&self, receipt: &Receipt) -> Result<ReceiptOutcome> {
+        let mut unknown = None;
+        let proof = self.first(|door| {
+            let value = door.ask(&Request::Outcome { receipt: *receipt })?;
+            match serde_json::from_value(value) {
+                Ok(ReceiptOutcome::Unknown(why)) => {
+                    unknown = Some(why);
+                    // The next one may know.
+                    Err(Error::new(ErrorKind::NotLeader, why.to_string()))
+                }
+                Ok(outcome) => Ok(outcome),
+                Err(error) => Err(Error::new(ErrorKind::Io, format!("the outcome: {error}"))),
+            }
+        });
+        match (proof, unknown) {
+            (Err(error), Some(why)) if error.kind() == ErrorKind::NotLeader => Ok(ReceiptOutcome::Unknown(why)),
+            (answer, _) => answer,
+        }
     }
 
     /// Brings in a member that listens.

@@ -320,23 +320,7 @@ impl Node {
     /// to a second: the node that acknowledged a commit settles its receipt from then on.
     pub fn outcome_of(&self, receipt: impl Borrow<Receipt>) -> Result<ReceiptOutcome> {
         self.check_running()?;
-        let receipt = receipt.borrow();
-        let index = receipt.entry.index;
-        let committed = self.inner.hub.core_status.lock().as_ref().is_some_and(|core| core.committed >= index);
-        if committed && self.inner.hub.applied().index < index {
-            // Its answer is looked at below, whatever it is.
-            let _ = self.wait_applied(index.0, Duration::from_secs(1));
-        }
-        let cluster = self.inner.hub.with_catalogue(|catalogue| catalogue.cluster());
-        match cluster {
-            Ok(cluster) if cluster == receipt.cluster => Ok(self.inner.hub.outcome_of(receipt.entry)),
-            Ok(cluster) => {
-                let what =
-                    format!("receipt {receipt} is of cluster {}, this node belongs to {cluster}", receipt.cluster);
-                Err(Error::new(ErrorKind::BadInput, what))
-            }
-            Err(_) => Err(Error::new(ErrorKind::NotFound, "this node belongs to no cluster yet; ask later")),
-        }
+        admin::settle(&self.inner.hub, receipt.borrow())
     }
 
     /// Brings in a member that listens: it gets everything and does not vote. Its node may be started before or after,

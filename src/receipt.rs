@@ -122,7 +122,8 @@ impl TryFrom<String> for Receipt {
 }
 
 /// What became of the transaction that a [`Receipt`] names, as far as one node can prove it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReceiptOutcome {
     /// It is committed, at this index of the log, and the node that was asked shows it.
     Committed(u64),
@@ -133,7 +134,8 @@ pub enum ReceiptOutcome {
 }
 
 /// Why a node cannot say what became of a transaction.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Unsettled {
     /// The node has not applied the log that far. Ask again once it has: it needs a majority.

@@ -303,7 +303,13 @@ impl Runner<'_> {
                 let ended = Trouble { kind: "stopped".to_string(), text: ENDED.to_string(), ..trouble };
                 tell(&mut *self.stream, &Tell::Failed(ended.with_outcome(Outcome::NotCommitted)))?;
             }
-            Err(Fault::Failed(trouble)) => tell(&mut *self.stream, &Tell::Failed(trouble))?,
+            Err(Fault::Failed(mut trouble)) => {
+                if trouble.outcome == Some(Outcome::Unknown) {
+                    // With the session its receipt would be gone.
+                    trouble.receipt = self.connection.last_receipt().map(Box::new);
+                }
+                tell(&mut *self.stream, &Tell::Failed(trouble))?;
+            }
             Err(Fault::Gone(error)) => return Err(error),
         }
         let in_transaction = !self.connection.is_autocommit();

@@ -24,6 +24,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::Outcome;
+use crate::receipt::Receipt;
 use crate::types::NodeId;
 
 /// One value of SQLite.
@@ -84,6 +85,9 @@ pub struct Trouble {
     pub code: Option<i32>,
     /// What became of the transaction, if it is about one and says that.
     pub outcome: Option<Outcome>,
+    /// What to ask by what became of it, if the outcome is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Box<Receipt>>,
     /// Who leads, if this node does not.
     pub leader: Option<NodeId>,
     /// Where others reach that one.
@@ -95,7 +99,16 @@ pub struct Trouble {
 impl Trouble {
     pub(crate) fn new(kind: &str, text: impl Into<String>) -> Trouble {
         let text = text.into();
-        Trouble { kind: kind.to_string(), text, code: None, outcome: None, leader: None, address: None, at: None }
+        Trouble {
+            kind: kind.to_string(),
+            text,
+            code: None,
+            outcome: None,
+            receipt: None,
+            leader: None,
+            address: None,
+            at: None,
+        }
     }
 
     pub(crate) fn with_outcome(self, outcome: Outcome) -> Trouble {

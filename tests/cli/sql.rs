@@ -381,6 +381,48 @@ fn a_statement_for_a_node_that_was_killed_is_not_done() {
     assert!(reason.contains("the statement was not done"), "{reason}");
 }
 
+/// Exit code 3 ended the session, and with it the receipt that settles what became of the statement.
+#[test]
+fn a_statement_of_which_nobody_knows_the_outcome_says_how_to_ask_and_any_node_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (members, nodes) = three_nodes(dir.path());
+    let deadline = Instant::now() + 2 * LONG;
+    let receipt = loop {
+        let status = works_in_time(&["status", "--json", "--endpoints", &members.endpoints()]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let Some(leader) = status[0]["status"]["leader"].as_u64() else { continue };
+        let data = members.data(leader as usize);
+        run(&["sql", "app", "CREATE TABLE IF NOT EXISTS t(x)", "--data", &data]);
+        let others =
+            || nodes.iter().zip(1..).filter(|(_, id)| *id != leader).map(|(node, _)| node.as_ref().unwrap().pid());
+        others().for_each(|pid| kill_process(pid, Signal::STOP).unwrap());
+        let output = run(&["sql", "app", "INSERT INTO t VALUES (1)", "--data", &data]);
+        others().for_each(|pid| kill_process(pid, Signal::CONT).unwrap());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // A leader that has found out already that it is alone refuses the statement.
+        if output.status.code() == Some(3) {
+            let words: Vec<&str> = said.split_whitespace().collect();
+            let at = words.iter().position(|word| *word == "outcome").unwrap_or_else(|| panic!("{said}"));
+            break words[at + 1].to_string();
+        }
+        assert!(Instant::now() < deadline, "{said}");
+    };
+    let ask = |place: &str, what: &str| run(&["outcome", &receipt, place, what]);
+    for id in 1..=3 {
+        let deadline = Instant::now() + LONG;
+        let answer = loop {
+            let output = ask("--data", &members.data(id));
+            match output.status.code() {
+                Some(0) => break out(&output),
+                code => assert_eq!(code, Some(3), "{}", String::from_utf8_lossy(&output.stderr)),
+            }
+            assert!(Instant::now() < deadline);
+        };
+        assert!(answer.starts_with("committed") || answer.starts_with("not committed"), "{answer}");
+    }
+    assert_eq!(run(&["outcome", "r1-no", "--endpoints", &members.endpoints()]).status.code(), Some(2));
+}
+
 #[test]
 fn a_directory_without_a_node_is_told() {
     let dir = tempfile::tempdir().unwrap();

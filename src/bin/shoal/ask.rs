@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use shoaldb::client::{Client, Doors};
-use shoaldb::{AutoVacuum, CreateOptions, Error, ErrorKind, Status};
+use shoaldb::{AutoVacuum, CreateOptions, Error, ErrorKind, Receipt, ReceiptOutcome, Status};
 
 use crate::table::{plain, print};
 use crate::{Failed, config};
@@ -119,6 +119,22 @@ pub(crate) struct TransferArgs {
     /// Id of the node that shall lead.
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     id: u16,
+    #[command(flatten)]
+    question: Question,
+}
+
+/// Say what became of a transaction whose outcome was not known.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:
+  shoal outcome r1-00c0ffee00c0ffee-2-5-1047-3 --endpoints 127.0.0.1:4001,127.0.0.1:4002
+
+The receipt is what the failed statement said, or PRAGMA shoal_last_receipt. Any node of the cluster can be asked, at any time
+later; it never says more than it can prove.
+
+Exit code: 0 if it is known now, committed or not, 3 if nobody who was asked can prove either.")]
+pub(crate) struct OutcomeArgs {
+    /// Which transaction.
+    receipt: Receipt,
     #[command(flatten)]
     question: Question,
 }
@@ -309,6 +325,22 @@ pub(crate) fn health(args: HealthArgs) -> Result<(), Failed> {
 pub(crate) fn transfer(args: TransferArgs) -> Result<(), Failed> {
     args.question.at.client()?.transfer(args.id)?;
     done(args.question.json, json!({ "leader": args.id }), &format!("node {} leads", args.id));
+    Ok(())
+}
+
+/// `shoal outcome`.
+pub(crate) fn outcome(args: OutcomeArgs) -> Result<(), Failed> {
+    let outcome = args.question.client()?.outcome_of(&args.receipt)?;
+    let text = match outcome {
+        ReceiptOutcome::Committed(index) => format!("committed, by entry {index}"),
+        ReceiptOutcome::NotCommitted => {
+            "not committed, and no node will ever apply it; it is safe to run again".to_string()
+        }
+        ReceiptOutcome::Unknown(why) => {
+            return Err(Failed { code: Failed::UNKNOWN, text: format!("{}: {why}", args.receipt) });
+        }
+    };
+    done(args.question.json, json!({ "receipt": args.receipt, "outcome": outcome }), &text);
     Ok(())
 }
 

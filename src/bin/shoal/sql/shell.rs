@@ -212,6 +212,13 @@ impl Shell {
                 _ => trouble.text,
             },
         };
+        let text = match trouble.receipt {
+            Some(receipt) => format!(
+                "{text}; its receipt is {receipt}, ask any node later: shoal outcome {receipt} --data {}",
+                self.target.dir.display()
+            ),
+            None => text,
+        };
         Failed { code, text }
     }
 }
