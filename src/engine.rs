@@ -320,7 +320,10 @@ impl Engine {
                 self.hand_over();
                 return;
             }
-            Input::Found { from, message } => return self.on_late(found::Event::Message(from, message)),
+            Input::Found { from, message, room } => {
+                drop(room);
+                return self.on_late(found::Event::Message(from, message));
+            }
             Input::Connected { peer, cluster } => return self.on_late(found::Event::Connected(peer, cluster)),
             Input::Stop => return,
         };

@@ -7,6 +7,7 @@ use crate::admin;
 use crate::entry::Body;
 use crate::found::format::FoundMessage;
 use crate::net::codec;
+use crate::net::frame::FrameKind;
 use crate::net::handshake::{Hello, Judge, Purpose, Reject, Standing, Welcome};
 use crate::net::{Inbound, Introduction};
 use crate::raft::Role;
@@ -98,7 +99,8 @@ impl Inbound for NodeInbound {
     }
 
     fn on_found(&self, from: NodeId, message: FoundMessage) {
-        self.hub.post(Input::Found { from, message });
+        let room = self.hub.inbox.wait(FrameKind::Found.limit());
+        self.hub.post(Input::Found { from, message, room });
     }
 
     fn on_request(&self, from: Option<NodeId>, body: Vec<u8>) -> Vec<u8> {

@@ -1,4 +1,5 @@
-//! How much from other nodes waits for the engine, in bytes.
+//! How much from other nodes waits for the engine, in bytes; and how much of large messages is being read meanwhile
+//! (`net/tcp.rs` has one of its own for that, since a body is read before it waits here).
 //!
 //! The engine's mailbox itself has no limit: whoever of this node puts something in must not wait for a turn, which may need
 //! what he holds. Messages of peers come on threads that hold nothing. They wait here until there is room, meanwhile read
@@ -24,6 +25,7 @@ pub(crate) struct Inbox {
 #[derive(Default, Debug)]
 struct State {
     held: usize,
+    waiting: usize,
     /// Nobody waits any more.
     closed: bool,
 }
@@ -52,19 +54,28 @@ impl Inbox {
     /// Room for a message. Blocks until there is some, or until [`Inbox::close`].
     pub(crate) fn wait(self: &Arc<Self>, bytes: usize) -> Room {
         let mut state = self.state.lock();
+        state.waiting += 1;
         while !state.has_room(bytes) {
             self.changed.wait(&mut state);
         }
+        state.waiting -= 1;
         state.held += bytes;
         Room { inbox: self.clone(), bytes }
     }
 
-    /// The node is on its way down: nobody waits from here on, since nobody may be left who makes room.
+    /// Bytes that are held, and how many wait.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.held, state.waiting)
+    }
+
     /// Bytes that wait, and how many may.
     pub(crate) fn usage(&self) -> (usize, usize) {
         (self.state.lock().held, LIMIT)
     }
 
+    /// The node is on its way down: nobody waits from here on, since nobody may be left who makes room.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();

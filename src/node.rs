@@ -141,7 +141,7 @@ impl RaftThread {
         let mut next_tick = Instant::now();
         loop {
             let event = match self.mailbox.recv_deadline(next_tick) {
-                Ok(Input::Found { from, message }) => found::Event::Message(from, message),
+                Ok(Input::Found { from, message, .. }) => found::Event::Message(from, message),
                 Ok(Input::Connected { peer, cluster }) => found::Event::Connected(peer, cluster),
                 Ok(Input::Propose { number, .. }) => {
                     self.hub.pending.decide(number, crate::pending::Decision::NotCommitted);

@@ -74,7 +74,7 @@ pub(crate) enum Input {
     /// Hand leadership to whom it suits best.
     HandOver,
     /// A founding message, while this node belongs to no cluster.
-    Found { from: NodeId, message: FoundMessage },
+    Found { from: NodeId, message: FoundMessage, room: Room },
     /// A connection to a peer was opened.
     Connected { peer: NodeId, cluster: Option<ClusterId> },
     /// A message to this peer was lost.

@@ -40,6 +40,7 @@ use super::frame::{FrameKind, MAX_REQUEST};
 use super::handshake::{Hello, PROTOCOL, Purpose, Reject};
 use super::{Inbound, RequestError, Transport, codec};
 use crate::found::format::FoundMessage;
+use crate::inbox::Inbox;
 use crate::types::{Incarnation, Message, NodeId};
 pub use dial::BULK;
 use dial::{DialError, Outgoing, Peer};
@@ -137,6 +138,8 @@ struct Shared {
     /// What dialers were refused for that may come again and again: people are told once.
     refused: Mutex<BTreeMap<Option<NodeId>, Reject>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Room for bodies of messages that are being read, and larger than [`BULK`].
+    reading: Arc<Inbox>,
 }
 
 impl Shared {
@@ -236,6 +239,7 @@ impl Tcp {
             blocked: Mutex::default(),
             refused: Mutex::default(),
             threads: Mutex::default(),
+            reading: Arc::default(),
             options,
         });
         let worker = Arc::clone(&shared);
@@ -280,6 +284,7 @@ impl Tcp {
     pub fn shutdown(&self) {
         let shared = &self.shared;
         shared.stop.store(true, Ordering::SeqCst);
+        shared.reading.close();
         // Wakes the listener; if it does not get through, the listener looks up by itself.
         let mut own = shared.local;
         if own.ip().is_unspecified() {

@@ -12,6 +12,7 @@ use super::strand;
 use super::world::{At, Ev, State};
 use crate::found::format::FoundMessage;
 use crate::net::codec;
+use crate::net::frame::FrameKind;
 use crate::net::handshake::{Hello, Judge, PROTOCOL, Purpose, Reject, RejectReason, Standing, Welcome};
 use crate::net::{RequestError, Transport};
 use crate::shared::{Hub, Input};
@@ -192,7 +193,10 @@ impl State {
                 let room = hub.inbox.take(codec::size(&message));
                 hub.post(Input::Message { message: Box::new(message), room });
             }
-            Packet::Found(message) => hub.post(Input::Found { from: sender, message }),
+            Packet::Found(message) => {
+                let room = hub.inbox.take(FrameKind::Found.limit());
+                hub.post(Input::Found { from: sender, message, room });
+            }
             Packet::Greeting => {
                 self.hear_version(from, &hub);
                 hub.post(Input::Connected { peer: sender, cluster });

@@ -22,8 +22,8 @@ use std::time::Instant;
 
 use shoaldb_vfs::env::in_words;
 
-use super::Shared;
 use super::link::{self, Link, LinkError, Wait};
+use super::{BULK, Shared};
 use crate::fields::Damaged;
 use crate::found::format::FoundMessage;
 use crate::net::codec;
@@ -190,7 +190,9 @@ fn named(dialer: Option<NodeId>) -> String {
 fn serve_peer(shared: &Shared, id: u64, link: &mut Link, from: NodeId) -> Result<(), LinkError> {
     let me = shared.options.node;
     loop {
-        let (kind, body) = link.read_shared(&[FrameKind::Message, FrameKind::Found], Wait::Idle)?;
+        // Many connections at once must not bring a large body each. Small ones never wait for them: a heartbeat is one.
+        let room = |bytes| (bytes > BULK).then(|| shared.reading.wait(bytes));
+        let (kind, body, _room) = link.read_shared(&[FrameKind::Message, FrameKind::Found], Wait::Idle, room)?;
         // Whoever took it out of the books ended it; what was read after that does not count.
         let Some(standing) = shared.served.lock().get(&id).map(|one| one.standing) else { return Ok(()) };
         if shared.is_blocked(from) {

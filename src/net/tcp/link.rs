@@ -114,14 +114,21 @@ impl Link {
         Ok((head.kind, body))
     }
 
-    /// [`Link::read`] of what may be large, and is kept in pieces.
-    pub(super) fn read_shared(&mut self, allowed: &[FrameKind], wait: Wait) -> Result<(FrameKind, Bytes), LinkError> {
+    /// [`Link::read`] of what may be large, and is kept in pieces. `room` is asked before any memory is taken for a body of so
+    /// many bytes, and may wait; what it gives lasts as long as the caller keeps it.
+    pub(super) fn read_shared<R>(
+        &mut self,
+        allowed: &[FrameKind],
+        wait: Wait,
+        room: impl FnOnce(usize) -> R,
+    ) -> Result<(FrameKind, Bytes, R), LinkError> {
         let head = self.head(allowed, wait)?;
+        let room = room(head.len);
         // Memory for what is announced is taken as it comes, if it is much: by the buffer.
         let mut body = Buffer::zeroed(head.len);
         self.fill(body.as_mut(), wait, false)?;
         head.check(body.as_ref())?;
-        Ok((head.kind, Bytes::from_owner(body)))
+        Ok((head.kind, Bytes::from_owner(body), room))
     }
 
     fn head(&mut self, allowed: &[FrameKind], wait: Wait) -> Result<Head, LinkError> {

@@ -455,6 +455,65 @@ fn a_port_in_use_is_said() {
     assert!(error.contains(&one.address()) && error.contains("another process uses this port"), "{error}");
 }
 
+/// What node 1 says first to node 2.
+fn hello_of_one() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let hello = Hello {
+        versions: (PROTOCOL, PROTOCOL),
+        purpose: Purpose::Peer,
+        cluster: Some(CLUSTER),
+        from: Some(NodeId(1)),
+        to: Some(NodeId(2)),
+        incarnation: Incarnation(1),
+        address: String::new(),
+    };
+    frame::put(&mut bytes, FrameKind::Hello, |out| hello.encode(out)).unwrap();
+    bytes
+}
+
+/// Shows INV-20. A body was read before anybody asked whether there is room for it: of 1 GiB, on each connection.
+#[test]
+fn large_bodies_wait_for_room_before_they_are_read_and_small_ones_do_not_wait_for_them() {
+    let two = Node::new(2);
+    let open = || {
+        let mut stream = TcpStream::connect(two.tcp.local_addr()).unwrap();
+        stream.write_all(&hello_of_one()).unwrap();
+        stream
+    };
+    let large = |index| {
+        let mut bytes = Vec::new();
+        let data = message(1, 2, index, 24 << 20);
+        frame::put(&mut bytes, FrameKind::Message, |out| codec::encode(&data, out)).unwrap();
+        bytes
+    };
+    let held = || two.tcp.shared.reading.held();
+    let until = |what: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !what() {
+            assert!(begun.elapsed() < LONG);
+            std::thread::yield_now();
+        }
+    };
+    let (first, second) = (large(1), large(2));
+    let (mut a, mut b) = (open(), open());
+    a.write_all(&first[..frame::HEAD]).unwrap();
+    until(&|| held().0 == first.len() - frame::HEAD);
+    b.write_all(&second[..frame::HEAD]).unwrap();
+    until(&|| held().1 == 1);
+    assert_eq!(held().0, first.len() - frame::HEAD, "the second one has no room");
+    // A heartbeat on a third connection comes at once.
+    let mut small = Vec::new();
+    frame::put(&mut small, FrameKind::Message, |out| codec::encode(&message(1, 2, 3, 0), out)).unwrap();
+    let mut c = open();
+    c.write_all(&small).unwrap();
+    assert_eq!(two.message(), (1, MessageKind::Heartbeat, 3));
+    a.write_all(&first[frame::HEAD..]).unwrap();
+    assert_eq!(two.message(), (1, MessageKind::Append, 1));
+    b.write_all(&second[frame::HEAD..]).unwrap();
+    assert_eq!(two.message(), (1, MessageKind::Append, 2));
+    until(&|| held() == (0, 0));
+}
+
 #[test]
 fn garbage_and_silence_end_a_connection_and_nothing_else() {
     let two = Node::start(2, |options| options.handshake_timeout = Duration::from_millis(200));
@@ -476,17 +535,7 @@ fn garbage_and_silence_end_a_connection_and_nothing_else() {
     frame::put(&mut early, FrameKind::Request, |out| out.extend_from_slice(&[0; 8])).unwrap();
     ends(&early);
     // A hello, and then a message in the name of somebody else.
-    let mut bytes = Vec::new();
-    let hello = Hello {
-        versions: (PROTOCOL, PROTOCOL),
-        purpose: Purpose::Peer,
-        cluster: Some(CLUSTER),
-        from: Some(NodeId(1)),
-        to: Some(NodeId(2)),
-        incarnation: Incarnation(1),
-        address: String::new(),
-    };
-    frame::put(&mut bytes, FrameKind::Hello, |out| hello.encode(out)).unwrap();
+    let mut bytes = hello_of_one();
     frame::put(&mut bytes, FrameKind::Message, |out| codec::encode(&message(3, 2, 1, 0), out)).unwrap();
     ends(&bytes);
     assert!(two.seen.is_empty());
