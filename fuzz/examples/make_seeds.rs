@@ -152,7 +152,12 @@ fn main() {
     save("wal", "file", Some(2), &[0, 0, 20, 1, 32, 0, 8, 2, 56, 0, 171, 3, 100, 0, 0, 8, 0, 4, 9, 5]);
     save("wal", "index", Some(3), &[0, 64, 1, 0, 136, 0, 1, 0, 254, 66, 2, 0, 140, 0, 255, 255]);
 
-    save("files", "registry", Some(3), &registry::encode(&catalogue, &[(DatabaseId(2), 3)].into(), Aftermath::default()));
+    save(
+        "files",
+        "registry",
+        Some(3),
+        &registry::encode(&catalogue, &[(DatabaseId(2), 3)].into(), Aftermath::default()),
+    );
     save("files", "receipt", Some(4), b"r1-00c0ffee00c0ffee-2-5-1047-3");
 
     messages(&catalogue);

@@ -240,8 +240,8 @@ pub fn files(data: &[u8]) {
         }
         3 => {
             let Ok(read) = registry::decode(body) else { return };
-            let again =
-                registry::decode(&registry::encode(&read.catalogue, &read.generations, read.aftermath)).expect("as it was written");
+            let again = registry::decode(&registry::encode(&read.catalogue, &read.generations, read.aftermath))
+                .expect("as it was written");
             assert_eq!(again.catalogue, read.catalogue);
             let listed = |registry: &registry::Registry| {
                 let listed =

@@ -48,6 +48,26 @@ fn an_unmodified_client_reaches_the_node_by_uri() {
     assert_eq!(count(&node.connect("app").unwrap(), "t"), 1);
 }
 
+/// The name that README and the documentation promise, in a process with one node: a process of its own, since another test of
+/// this one may have it.
+#[test]
+fn the_first_node_of_a_process_is_reached_by_the_name_that_is_promised() {
+    const INSIDE: &str = "SHOAL_TEST_FIRST_NODE";
+    if std::env::var_os(INSIDE).is_none() {
+        let itself = std::env::current_exe().unwrap();
+        let name = "one_node::the_first_node_of_a_process_is_reached_by_the_name_that_is_promised";
+        let output = std::process::Command::new(itself).args([name, "--exact"]).env(INSIDE, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    let db = rusqlite::Connection::open("file:app?vfs=shoal").unwrap();
+    db.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)").unwrap();
+    assert_eq!(count(&node.connect("app").unwrap(), "t"), 1);
+}
+
 /// A write that had to create its database first found that "it changed since SQLite looked", and a connection without a busy
 /// timeout failed with "database is locked", once. What is created is what the connection saw already, so it goes on.
 #[test]

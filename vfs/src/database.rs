@@ -327,6 +327,10 @@ pub struct Counters {
     pub restarts: AtomicU64,
     /// Times that the files were replaced.
     pub replaced: AtomicU64,
+    /// Times that SQLite was let build the wal-index anew from the WAL. It never does, unless the index was damaged.
+    pub recoveries: AtomicU64,
+    /// Times that a test damaged the wal-index.
+    pub damages: AtomicU64,
 }
 
 /// A snapshot of what a database is.
@@ -631,6 +635,7 @@ impl Database {
     /// may be open.
     #[doc(hidden)]
     pub fn damage_index(&self) {
+        self.counters.damages.fetch_add(1, Ordering::Relaxed);
         index::damage_header(&*self.publisher.lock());
     }
 

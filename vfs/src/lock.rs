@@ -29,6 +29,8 @@ pub const LOCKS: usize = 8;
 pub const WRITE: usize = 0;
 /// Lock of the one checkpointer.
 pub const CHECKPOINT: usize = 1;
+/// Lock of whoever builds the wal-index anew from the WAL.
+pub const RECOVER: usize = 2;
 /// First read lock.
 pub const READ_0: usize = 3;
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::capture::CommitFrame;
 use crate::database::SessionId;
 use crate::env::sim::{SimClock, SimRng};
 use crate::genesis::Geometry;
@@ -6,6 +7,7 @@ use crate::page::{PageCount, PageHash, PageNo};
 use crate::replicator::Receipt;
 use crate::spill::SpillTo;
 use crate::transaction::{ChangedPage, Position, Transaction};
+use crate::wal::frame::FrameNo;
 
 /// Its barrier applies an entry, so that the header moves while a read waits.
 struct Moving {
@@ -137,4 +139,13 @@ fn a_commit_that_is_given_up_just_before_the_grant_closes_the_write_lock() {
     replicator.closed.store(false, Ordering::Relaxed);
     assert_eq!(second(), Ok(()), "the first holds nothing, and is in nobody's way");
     assert_eq!(first(), Err(Refusal::Busy));
+}
+
+/// A frame that was lost would leave a smaller transaction, which all nodes would agree on.
+#[test]
+fn a_transaction_of_which_a_frame_is_missing_is_refused_and_not_made_smaller() {
+    let clock = Arc::new(SimClock::default());
+    let db = Database::new("app", Geometry::default(), clock, &SimRng::new(1), SpillTo::nowhere()).unwrap();
+    let commit = CommitFrame { frame: FrameNo::new(2).unwrap(), size: PageCount(2) };
+    assert_eq!(db.captured_pages(0, commit).unwrap_err(), Refusal::NotCommitted);
 }

@@ -27,7 +27,7 @@ use super::{Database, FileState, Link, Main, Mode, Overlay, State, Verdict};
 use crate::capture::{self, Capture, CommitFrame};
 use crate::env::in_words;
 use crate::error::Refusal;
-use crate::lock::{FileId, READ_0};
+use crate::lock::{FileId, READ_0, RECOVER};
 use crate::page::{PageCount, PageHash, PageNo};
 use crate::planted::{self, Bug};
 use crate::replicator::Replicator;
@@ -163,7 +163,14 @@ impl Database {
         if range == NEW_LAP && state.views.shut() {
             return Err(Refusal::Busy);
         }
-        if state.locks.try_exclusive(file, range) { Ok(()) } else { Err(Refusal::Busy) }
+        let recovers = range.contains(&RECOVER);
+        if !state.locks.try_exclusive(file, range) {
+            return Err(Refusal::Busy);
+        }
+        if recovers {
+            self.counters.recoveries.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Gives back locks other than WRITE. When a fenced or detached connection has given back its last one, it is an
@@ -510,16 +517,20 @@ impl Database {
         Ok(())
     }
 
-    fn captured_pages(&self, start: u32, commit: CommitFrame) -> Result<Vec<ChangedPage>, Refusal> {
+    /// The pages of a transaction, in their last versions. A frame that is not there refuses it: what is left would be another
+    /// transaction.
+    pub(crate) fn captured_pages(&self, start: u32, commit: CommitFrame) -> Result<Vec<ChangedPage>, Refusal> {
         let wal = self.wal.read();
         let lost = u32::from(planted::is(Bug::LoseSpilledFrame) && commit.frame.get() - start > 12);
-        let frames = (start + 1 + lost..=commit.frame.get()).filter_map(|number| {
-            let frame = FrameNo::new(number)?;
-            Some((frame, wal.frame_header(frame)?.page))
-        });
+        let mut frames = Vec::new();
+        for number in start + 1 + lost..=commit.frame.get() {
+            let frame = FrameNo::new(number).ok_or(Refusal::NotCommitted)?;
+            let header = wal.frame_header(frame).ok_or_else(|| self.lost_frame(frame))?;
+            frames.push((frame, header.page));
+        }
         let mut finals: Vec<(PageNo, PageImage)> = Vec::new();
-        for (page, frame) in capture::final_frames(frames, commit.size) {
-            let Some(image) = wal.image(frame) else { continue };
+        for (page, frame) in capture::final_frames(frames.into_iter(), commit.size) {
+            let image = wal.image(frame).ok_or_else(|| self.lost_frame(frame))?;
             if !image.is_whole() {
                 return Err(self.rotten_frame(&wal, frame));
             }
@@ -726,6 +737,11 @@ impl Database {
         tracing::error!(database = self.name, %frame, ?page, "a page of the wal outside of memory is not what was written");
         self.rotten.lock().extend(page);
         Refusal::Damaged
+    }
+
+    fn lost_frame(&self, frame: FrameNo) -> Refusal {
+        tracing::error!(database = self.name, %frame, "a frame of a transaction is not in the wal; it is not proposed");
+        Refusal::NotCommitted
     }
 
     /// Size of the WAL file as SQLite sees it.

@@ -301,10 +301,16 @@ impl Stage {
             copy.apply(transaction, *position).unwrap();
         }
         same_content(&first, &copy);
+        for db in [&first, &copy] {
+            let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+            let (recoveries, damages) = (count(&db.counters.recoveries), count(&db.counters.damages));
+            assert!(recoveries == 0 || damages > 0, "SQLite built a wal-index anew that was whole, {recoveries} times");
+        }
         for (stage, db) in [(self, &first), (&copy_stage, &copy)] {
             stage.check_integrity(name);
             db.damage_index();
             stage.check_integrity(name);
+            assert!(db.counters.recoveries.load(Ordering::Relaxed) > 0, "a damaged index is built anew, and counted");
         }
         same_content(&first, &copy);
     }
