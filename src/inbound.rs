@@ -10,6 +10,7 @@ use crate::net::codec;
 use crate::net::frame::FrameKind;
 use crate::net::handshake::{Hello, Judge, Purpose, Reject, Standing, Welcome};
 use crate::net::{Inbound, Introduction};
+use crate::pending::Decision;
 use crate::raft::Role;
 use crate::shared::{Hub, Input};
 use crate::snapshot;
@@ -49,7 +50,15 @@ impl NodeInbound {
         let body = Body::BindIncarnation { node, incarnation, address };
         let spawned = std::thread::Builder::new().name("shoal-bind".to_string()).spawn(move || {
             let decision = hub.propose(body, None);
-            tracing::info!(node = node.0, ?decision, "bound the data directory of a listed node that came later");
+            match decision {
+                Decision::Committed(index) => {
+                    tracing::info!(
+                        "bound the data directory of node {node}, which was listed and came later, by entry {index}"
+                    );
+                }
+                // The next look at its connection proposes it again.
+                _ => tracing::debug!(node = node.0, ?decision, "its data directory is not bound yet"),
+            }
             binding.store(false, Ordering::Release);
         });
         if spawned.is_err() {

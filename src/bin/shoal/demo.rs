@@ -339,6 +339,12 @@ fn judge(cluster: &Cluster, ledger: &Ledger) -> Result<Vec<(u64, Verdict)>, Fail
     Ok(verdicts)
 }
 
+/// The one in the middle, or what lies between the two that are.
+fn median(sorted: &[u128]) -> u128 {
+    let at = |place: usize| sorted.get(place).copied().unwrap_or(0);
+    (at(sorted.len().saturating_sub(1) / 2) + at(sorted.len() / 2)) / 2
+}
+
 fn report(
     ledger: &Ledger,
     counters: &Counters,
@@ -353,9 +359,10 @@ fn report(
     let (reads, stale) = (counters.reads.load(Ordering::Relaxed), counters.stale.load(Ordering::Relaxed));
     let mut millis: Vec<u128> = outages.iter().map(Duration::as_millis).collect();
     millis.sort_unstable();
-    let middle = millis.get(millis.len() / 2).copied().unwrap_or(0);
+    let middle = median(&millis);
     let (found, lost) = (least(|verdict| verdict.found), most(|verdict| verdict.lost.len()));
-    let (refused, risen) = (most(|v| v.not_committed + v.untried), most(|verdict| verdict.risen.len()));
+    let (refused, risen) = (most(|v| v.not_committed), most(|verdict| verdict.risen.len()));
+    let untried = most(|verdict| verdict.untried);
     let (unknown, unknown_found) = (most(|verdict| verdict.unknown), most(|verdict| verdict.unknown_found));
     let wrong = most(|v| v.doubled.len() + v.strange.len());
     let (kills, longest) = (outages.len(), millis.last().copied().unwrap_or(0));
@@ -363,7 +370,7 @@ fn report(
         let report = json!({
             "kills": kills, "outage_ms": { "median": middle as u64, "longest": longest as u64 },
             "acknowledged": ledger.count(), "seconds": seconds, "found": found, "lost": lost,
-            "not_committed": refused, "not_committed_found": risen, "unknown": unknown, "unknown_found": unknown_found,
+            "not_committed": refused, "not_committed_found": risen, "untried": untried, "unknown": unknown, "unknown_found": unknown_found,
             "found_twice_or_never_written": wrong, "reads": reads, "reads_too_old": stale, "nodes_equal": verdicts.len(),
             "tables_as_loaded": loaded.tables(),
         });
@@ -376,6 +383,7 @@ fn report(
         row("found on every node", found.to_string());
         row("told not committed", refused.to_string());
         row("  of these found", risen.to_string());
+        row("never tried", untried.to_string());
         row("told nothing (unknown)", unknown.to_string());
         row("  of these found", unknown_found.to_string());
         row("found twice, or never written", wrong.to_string());
@@ -394,4 +402,14 @@ fn report(
         .map(|(id, verdict)| format!("node {id}: {verdict:?}"))
         .collect();
     Err(failed(format!("promises were broken: {stale} reads too old; {}", words.join("; "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {
+        assert_eq!([&[][..], &[7], &[1, 9], &[1, 2, 9], &[1, 2, 4, 9]].map(median), [0, 7, 5, 2, 3]);
+    }
 }

@@ -87,9 +87,8 @@ fn print_text(
     let vote = view.hard_state.vote.map_or_else(|| "-".to_string(), |node| node.to_string());
     print(&format!("term {}  vote {vote}  known to be committed {}", view.hard_state.term, view.hard_state.commit));
     print(&format!(
-        "entries {} to {}  anchor {}  voters {}  learners {}  spare files {}",
-        view.start.index.next(),
-        view.last.index,
+        "entries {}  anchor {}  voters {}  learners {}  spare files {}",
+        range_of(view.start.index.next(), view.last.index),
         view.anchor.applied,
         ids(&members.voters),
         ids(&members.learners),
@@ -104,7 +103,7 @@ fn print_text(
             segment.file.clone(),
             segment.bytes.to_string(),
             segment.end.to_string(),
-            format!("{}..={}", segment.before.index.next(), last_of(view, at)),
+            range_of(segment.before.index.next(), last_of(view, at)),
             segment.anchored.to_string(),
         ]);
     }
@@ -121,6 +120,11 @@ fn print_text(
         ));
         Ok(())
     })
+}
+
+/// Entries from the first to the last.
+fn range_of(first: LogIndex, last: LogIndex) -> String {
+    if last < first { "none".to_string() } else { format!("{first} to {last}") }
 }
 
 /// The last entry of a segment, or the last before it.

@@ -142,7 +142,9 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
                     tracing::info!(node = args.id, term = term.0, "no leader at the moment");
                 }
                 Ok(Event::MemberChanged { voters, learners, .. }) => {
-                    tracing::info!(node = args.id, ?voters, ?learners, "the members changed");
+                    let list = |ids: &[shoaldb::types::NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    let (voters, learners) = (list(&voters), list(&learners));
+                    tracing::info!(node = args.id, voters, learners, "the members changed");
                 }
                 Ok(Event::Removed { what }) => {
                     removed = Some(what);
@@ -153,7 +155,12 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
                     notify(&format!("STATUS={}", what.replace('\n', " ")));
                     tracing::error!(node = args.id, "{what}");
                 }
-                Ok(event @ Event::DivergenceFound { .. }) => tracing::error!(node = args.id, "{event:?}"),
+                Ok(Event::DivergenceFound { database, what }) => {
+                    tracing::error!(node = args.id, database, "{what}; it is not served here until it is repaired");
+                }
+                Ok(Event::DivergenceRepaired { database, source, .. }) => {
+                    tracing::info!(node = args.id, database, "repaired from node {source}, and served again");
+                }
                 // Checkpoints, compactions, snapshots, repairs: what a healthy node does.
                 Ok(event) => tracing::debug!(node = args.id, "{event:?}"),
                 Err(_) => break,

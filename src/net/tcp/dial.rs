@@ -322,6 +322,10 @@ impl DialError {
             DialError::Link(_) | DialError::Blocked => false,
         }
     }
+
+    fn is_nobody(&self) -> bool {
+        matches!(self, DialError::Link(error) if error.is_nobody())
+    }
 }
 
 /// Opens a connection to `to` (or to whoever answers) and shakes hands.
@@ -391,8 +395,10 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>, bulk: bool) {
             let text = format!("node {} at {at}: {error}", peer.node);
             let trouble = Trouble { refused: error.is_refusal(), text };
             let told = peer.trouble.lock().replace(trouble.clone());
-            if told.as_ref() != Some(&trouble) {
-                tracing::warn!("{}", trouble.text);
+            match told.as_ref() != Some(&trouble) {
+                true if error.is_nobody() => tracing::info!("{}; it is dialed again", trouble.text),
+                true => tracing::warn!("{}", trouble.text),
+                false => {}
             }
         }
         shared.inbound.on_unreachable(peer.node);

@@ -33,7 +33,7 @@ pub(super) enum LinkError {
     Cut,
     #[error("no answer in time")]
     TimedOut,
-    #[error("{}", in_words(_0))]
+    #[error("{}", of_socket(_0))]
     Io(#[from] io::Error),
     #[error("{0}")]
     Damaged(#[from] Damaged),
@@ -41,6 +41,21 @@ pub(super) enum LinkError {
     TooLong(#[from] FrameTooLong),
     #[error("{0:?} frame, not expected here")]
     Unexpected(FrameKind),
+}
+
+impl LinkError {
+    /// Nobody is there: ordinary while a cluster starts, or one of its nodes does.
+    pub(super) fn is_nobody(&self) -> bool {
+        matches!(self, LinkError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+}
+
+/// The error as text, with what to do about it where that is known.
+fn of_socket(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nobody listens there; start that node, or correct the address".to_string(),
+        _ => in_words(error),
+    }
 }
 
 /// How long to wait for a frame.
