@@ -1,20 +1,6 @@
 //! The threads of one node, and what passes between them.
 //!
-//! ```text
-//! thread     does                                         waits for
-//! raft       founding, then one engine turn after         its mailbox, at most until the next tick
-//!            another
-//! log        appends and syncs batches, several at once   batches from raft
-//! spare      pre-writes log segments                      a hint from log
-//! apply      applies committed entries                    entries from raft; an accepted transaction to be shown
-//! (transport threads)  sockets                            see net/tcp.rs
-//! (callers' threads)   SQL; wait in commit and barrier    a decision, an index
-//!
-//! queue            bound
-//! mailbox          callers wait for their answer, so one entry per caller; messages by the peers' windows
-//! raft -> log      batches in flight: what the core lets uncommitted proposals be
-//! raft -> apply    `max_apply_bytes` of the core
-//! ```
+//! Which threads there are, what they wait for, and how long their queues get is in DESIGN.md, "Threads, locks, queues".
 //!
 //! Shutdown: hand leadership over, end the callers' waits, stop the mailbox; each thread ends when its sender is gone.
 //!

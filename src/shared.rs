@@ -374,7 +374,7 @@ impl Shared {
         others.into_iter().find_map(lacks)
     }
 
-    /// A node said where it is reached, or another one did.
+    /// A member said where that node is reached, or it is what this one says of itself.
     pub(crate) fn hear_address(&self, node: NodeId, address: String) {
         self.heard.lock().vouch(node, address);
     }
@@ -661,8 +661,6 @@ impl Shared {
         self.changed.notify();
     }
 
-    /// Whether this node leads and has applied an entry of its own term: then it has applied all that was committed
-    /// before, and may grant write locks.
     /// Whether nothing can be committed here without another node.
     pub(crate) fn needs_others(&self) -> bool {
         let core = self.core_status.lock();
@@ -757,10 +755,13 @@ impl Shared {
 
     fn end_promises(&self, what: String, event: Event) {
         let mut trouble = self.trouble.lock();
-        if trouble.is_none() {
+        let first = trouble.is_none();
+        if first {
             tracing::error!(node = self.id.0, "{what}");
             *trouble = Some(what);
-            drop(trouble);
+        }
+        drop(trouble);
+        if first {
             self.events.tell(&event);
         }
         self.changed.notify();

@@ -15,7 +15,8 @@
 //! vanished; a lost connection is dialed again after a pause that doubles up to a limit and is drawn between half of it
 //! and all, so that the nodes of a cluster do not dial in step.
 //!
-//! Locks: `peers`, `served`, `threads` and `blocked` are never held together, and no lane's lock is held during I/O.
+//! Locks: `peers`, `served`, `threads`, `blocked`, `refused` and `calls` are never held together, and no lane's lock is held
+//! during I/O that may wait. The node is asked about dialers under `served`, and may take its own locks then.
 //!
 //! Traffic is not encrypted, so without `allow_plaintext_remote` only loopback addresses are listened on or dialed.
 //!
