@@ -217,7 +217,8 @@ fn notice(name: &str, seed: u64) -> Verdict {
 
 /// A failure in the cell of a table.
 fn short(what: &str) -> String {
-    let what = what.replace('|', "/");
+    // Neither the end of a cell nor a link.
+    let what = what.replace('|', "/").replace('[', "(").replace(']', ")");
     let what = what.split(": n1 ").next().unwrap_or_default();
     if what.chars().count() <= 110 { what.to_string() } else { what.chars().take(107).chain("...".chars()).collect() }
 }
