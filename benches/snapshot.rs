@@ -13,7 +13,8 @@
 //!
 //! What was sent is told in parts of the database, or of what changed of it. Memory is what `RssAnon` and `RssShmem` grew by
 //! at the most in the leader and were at the most in the learner, seen every 20 ms. "cpu secs" are what
-//! leader and learner used of it. Beside each: `cp` and `fsync` of the main file. A learner is caught up when the leader knows that it has all that was committed when the learner was started.
+//! leader and learner used of it. "transfer" is how long it was, at the most, from the learner's first question until the snapshot
+//! counts there. Beside each: `cp` and `fsync` of the main file. A learner is caught up when the leader knows that it has all that was committed when the learner was started.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -38,9 +39,10 @@ fn main() {
     bench.writers = args.number("--writers", bench.writers);
     bench.lent();
     println!(
-        "{:>18} {:>8} {:>8} {:>9} {:>6} {:>8} {:>8} {:>8} {:>12} {:>30}",
+        "{:>18} {:>8} {:>8} {:>8} {:>9} {:>6} {:>8} {:>8} {:>8} {:>12} {:>30}",
         "what",
         "seconds",
+        "transfer",
         "cp secs",
         "sent MB",
         "of it",
@@ -52,6 +54,11 @@ fn main() {
     );
     bench.measure("nothing", 0, |_, _| {
         std::thread::sleep(Duration::from_secs(5));
+        0
+    });
+    // What it costs the others that somebody writes as much to the same disk.
+    bench.measure("cp and fsync", 0, |bench, _| {
+        bench.copy();
         0
     });
 
@@ -78,9 +85,14 @@ fn learner(seat: &Seat) {
     let node = seat.start(settings);
     let (events, told) = (node.events(), node.clone());
     std::thread::spawn(move || {
+        let mut begun = Instant::now();
         for event in events {
-            if let Event::SnapshotInstalled { bytes, .. } = event {
-                println!("installed {bytes}");
+            match event {
+                Event::SnapshotStarted { .. } => begun = Instant::now(),
+                Event::SnapshotInstalled { bytes, .. } => {
+                    println!("installed {bytes} {}", begun.elapsed().as_millis());
+                }
+                _ => {}
             }
         }
     });
@@ -115,6 +127,8 @@ struct Bench {
 struct Watch {
     done: AtomicBool,
     learner: AtomicU32,
+    /// Milliseconds from the first question to where the snapshot counts.
+    transfer: AtomicU64,
     peak_here: AtomicU64,
     peak_there: AtomicU64,
 }
@@ -250,7 +264,8 @@ impl Bench {
         let process = process.insert(self.seats[number].spawn());
         watch.learner.store(process.id(), Ordering::Relaxed);
         let bytes = loop {
-            if let Some(bytes) = process.line().strip_prefix("installed ") {
+            if let Some((bytes, millis)) = process.line().strip_prefix("installed ").and_then(|it| it.split_once(' ')) {
+                watch.transfer.fetch_max(millis.parse().expect("a number"), Ordering::Relaxed);
                 break bytes.parse().expect("a number of bytes");
             }
         };
@@ -297,7 +312,8 @@ impl Bench {
         let copied = self.copy();
         latencies.sort_unstable();
         println!(
-            "{what:>18} {seconds:>8.2} {copied:>8.2} {:>9.1} {:>6.3} {:>8} {:>8} {:>8} {:>12} {:>30}",
+            "{what:>18} {seconds:>8.2} {:>8.2} {copied:>8.2} {:>9.1} {:>6.3} {:>8} {:>8} {:>8} {:>12} {:>30}",
+            watch.transfer.into_inner() as f64 / 1e3,
             sent as f64 / 1e6,
             sent as f64 / expected.max(1) as f64,
             watch.peak_here.into_inner().saturating_sub(idle) / 1024,

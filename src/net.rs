@@ -28,6 +28,11 @@ pub trait Transport: Send + Sync {
     fn send_found(&self, to: NodeId, message: FoundMessage);
     /// Calls a node and waits for the answer.
     fn request(&self, to: NodeId, body: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, RequestError>;
+    /// Opens a connection for calls that follow each other; `None` if this transport has only [`Transport::request`].
+    fn calls(&self, to: NodeId, timeout: Duration) -> Option<Result<Box<dyn Calls>, RequestError>> {
+        let _ = (to, timeout);
+        None
+    }
     /// Tells where a node is reached; connects to it, or anew if the address is another one.
     fn set_peer(&self, node: NodeId, address: &str);
     /// Where a node may be, if it is not where it should be: dialed by turns.
@@ -57,6 +62,15 @@ pub trait Transport: Send + Sync {
     /// Asks [`Inbound`] again about every connection: after this node's cluster, or what it knows of the members, changed.
     /// The caller holds no lock that the two checks take.
     fn recheck(&self);
+}
+
+/// Calls to one node over one connection. After an error it is of no more use: what still came on it would be the answer to
+/// something else.
+pub trait Calls: Send {
+    /// Sends a call. Its answer must be taken before the next one is sent.
+    fn send(&mut self, body: &[u8]) -> Result<(), RequestError>;
+    /// Waits for the answer to the last call.
+    fn receive(&mut self, timeout: Duration) -> Result<Vec<u8>, RequestError>;
 }
 
 /// Who this node is by now, for its side of a handshake.

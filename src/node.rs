@@ -27,8 +27,9 @@ use crate::raft::{Core, CoreConfig, CoreStatus, EntryReader, Role};
 use crate::shared::{Hub, Input, Leadership, Turn};
 use crate::snapshot;
 use crate::snapshot::Staged;
+use crate::snapshot::ask::Line;
 use crate::snapshot::install::{self, Installed};
-use crate::snapshot::object::{Answer, Outcome};
+use crate::snapshot::object::Outcome;
 use crate::snapshot::rounds::Rounds;
 use crate::types::{LogEntry, LogIndex, Term};
 use crate::upkeep::{STEP, Upkeep};
@@ -360,11 +361,7 @@ fn run_snapshots(hub: &Hub) {
 
 /// Does what is due about snapshots, asking other nodes over the transport.
 pub(crate) fn step_rounds(hub: &Hub, rounds: &mut Rounds) {
-    rounds.step(hub, &mut |node, ask| {
-        let transport = hub.transport().ok_or("this node is shutting down")?;
-        let answer = transport.request(node, ask.encode(), snapshot::ASK_LIMIT).map_err(|error| error.to_string())?;
-        Answer::decode(answer).map_err(|damaged| format!("an answer that makes no sense: {damaged}"))
-    });
+    rounds.step(hub, &mut Line::new(hub));
 }
 
 /// Installs a snapshot and opens a core behind it; `None` if the log has got so far by itself, or if there is no room: then the

@@ -26,7 +26,7 @@
 //!
 //! The files under `snapshot/` have the parts: `object.rs` the bytes, `views.rs` what is lent, `source.rs` the answers,
 //! `pace.rs` how
-//! fast, `fetch.rs` the questions, `install.rs` the change, `rounds.rs` what is done when. `repair.rs` and `mend.rs` do the same
+//! fast, `fetch.rs` the questions, `ask.rs` how they get there, `install.rs` the change, `rounds.rs` what is done when. `repair.rs` and `mend.rs` do the same
 //! for one database whose copy is damaged, outside of what Raft knows. Here is what they share.
 
 use std::collections::BTreeSet;
@@ -35,6 +35,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shoaldb_vfs::files::DatabaseFiles;
 
+pub(crate) mod ask;
 pub(crate) mod fetch;
 pub(crate) mod install;
 pub(crate) mod mend;
@@ -49,12 +50,9 @@ use crate::catalogue::DatabaseId;
 use crate::registry::Finishing;
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, NodeId};
-use object::{Answer, Ask, Manifest, Outcome, Phase, ViewId};
+use object::{Manifest, Outcome, Phase, ViewId};
 use pace::Pace;
 use views::Views;
-
-/// How another node is asked.
-pub(crate) type AskNode<'a> = &'a mut dyn FnMut(NodeId, &Ask) -> Result<Answer, String>;
 
 /// The name of the alarm about a snapshot that this node cannot fetch or install.
 pub(crate) const ALARM: &str = "snapshot";

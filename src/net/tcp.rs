@@ -5,7 +5,8 @@
 //! listener ── a thread per accepted connection ◄── small lane: one thread, one connection
 //!                                              ◄── bulk lane:  one thread, one connection
 //! small lane, bulk lane per peer ────────────────► listener …
-//! request(): one connection for one call ────────► listener …
+//! request(): one connection for one call,
+//! calls(): or for calls that follow each other ──► listener …
 //! ```
 //!
 //! Each connection carries frames one way; the other way has only the answer to the handshake (and answers to requests).
@@ -39,7 +40,7 @@ use shoaldb_vfs::env::{Rng, in_words};
 
 use super::frame::{FrameKind, MAX_REQUEST};
 use super::handshake::{Hello, PROTOCOL, Purpose, Reject};
-use super::{Inbound, RequestError, Transport, codec};
+use super::{Calls, Inbound, RequestError, Transport, codec};
 use crate::found::format::FoundMessage;
 use crate::inbox::Inbox;
 use crate::types::{Incarnation, Message, NodeId};
@@ -133,7 +134,7 @@ struct Shared {
     ids: AtomicU64,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     served: Mutex<BTreeMap<u64, accept::Served>>,
-    /// Connections of requests that wait for their answer.
+    /// Connections for requests.
     calls: Mutex<BTreeMap<u64, TcpStream>>,
     blocked: Mutex<BTreeSet<NodeId>>,
     /// What dialers were refused for that may come again and again: people are told once.
@@ -316,6 +317,29 @@ impl Tcp {
     fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.shared.peers.lock().get(&node).cloned()
     }
+
+    /// Connects to a node, for requests.
+    fn open_call(&self, to: NodeId, timeout: Duration) -> Result<Call, RequestError> {
+        let shared = &self.shared;
+        let not_sent = |text: String| RequestError::NotSent(format!("node {to}: {text}"));
+        let Some(peer) = self.peer(to) else {
+            return Err(not_sent("no address known".to_string()));
+        };
+        if shared.is_blocked(to) {
+            return Err(not_sent(DialError::Blocked.to_string()));
+        }
+        let address = peer.whereabouts();
+        let hello = dial::hello(shared, shared.inbound.introduction(), Purpose::Client, to);
+        let first = timeout.min(shared.options.handshake_timeout);
+        let (link, welcome) = dial::dial(&address, &hello, shared.options.allow_plaintext_remote, first)
+            .map_err(|error| not_sent(error.to_string()))?;
+        shared.inbound.check_welcome(to, &welcome).map_err(|reject| not_sent(reject.text))?;
+        let id = shared.next_id();
+        let handle = link.handle().map_err(|error| not_sent(error.to_string()))?;
+        // Before anybody looks whether the transport stops: shutdown either finds it here or was seen.
+        shared.calls.lock().insert(id, handle);
+        Ok(Call { shared: Arc::clone(shared), to, link, id })
+    }
 }
 
 impl Drop for Tcp {
@@ -338,31 +362,14 @@ impl Transport for Tcp {
     }
 
     fn request(&self, to: NodeId, body: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, RequestError> {
-        let shared = &self.shared;
-        let not_sent = |text: String| RequestError::NotSent(format!("node {to}: {text}"));
-        let Some(peer) = self.peer(to) else {
-            return Err(not_sent("no address known".to_string()));
-        };
-        if shared.is_blocked(to) {
-            return Err(not_sent(DialError::Blocked.to_string()));
-        }
-        let address = peer.whereabouts();
-        let hello = dial::hello(shared, shared.inbound.introduction(), Purpose::Client, to);
         let deadline = Instant::now() + timeout;
-        let first = timeout.min(shared.options.handshake_timeout);
-        let (link, welcome) = dial::dial(&address, &hello, shared.options.allow_plaintext_remote, first)
-            .map_err(|error| not_sent(error.to_string()))?;
-        shared.inbound.check_welcome(to, &welcome).map_err(|reject| not_sent(reject.text))?;
-        let id = shared.next_id();
-        let handle = link.handle().map_err(|error| not_sent(error.to_string()))?;
-        shared.calls.lock().insert(id, handle);
-        let answer = if shared.stopping() {
-            Err(not_sent("this node is shutting down".to_string()))
-        } else {
-            exchange(link, id, &body, deadline, &format!("node {to}"))
-        };
-        shared.calls.lock().remove(&id);
-        answer
+        let mut call = self.open_call(to, timeout)?;
+        call.send(&body)?;
+        call.receive(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn calls(&self, to: NodeId, timeout: Duration) -> Option<Result<Box<dyn Calls>, RequestError>> {
+        Some(self.open_call(to, timeout).map(|call| Box::new(call) as Box<dyn Calls>))
     }
 
     fn set_peer(&self, node: NodeId, address: &str) {
@@ -466,33 +473,68 @@ pub fn call(
         incarnation: Incarnation(0),
         address: String::new(),
     };
-    let (link, _) = dial::dial(address, &hello, allow_plaintext_remote, timeout)
+    let (mut link, _) = dial::dial(address, &hello, allow_plaintext_remote, timeout)
         .map_err(|error| RequestError::NotSent(format!("{address}: {error}")))?;
-    exchange(link, 1, body, deadline, address)
+    put_request(&mut link, 1, body, address)?;
+    read_answer(&mut link, 1, deadline, address)
 }
 
-fn exchange(
-    mut link: link::Link,
-    id: u64,
-    body: &[u8],
-    deadline: Instant,
-    whom: &str,
-) -> Result<Vec<u8>, RequestError> {
+fn put_request(link: &mut link::Link, id: u64, body: &[u8], whom: &str) -> Result<(), RequestError> {
     if body.len() > MAX_REQUEST {
         return Err(RequestError::NotSent(format!("{whom}: a request of {} bytes, limit {MAX_REQUEST}", body.len())));
     }
-    let lost = |error: LinkError| RequestError::Lost(format!("{whom}: {error}"));
-    link.put(FrameKind::Request, |out| {
+    let put = link.put(FrameKind::Request, |out| {
         out.extend_from_slice(&id.to_le_bytes());
         out.extend_from_slice(body);
-    })
-    .map_err(lost)?;
+    });
+    put.map_err(|error| RequestError::Lost(format!("{whom}: {error}")))
+}
+
+fn read_answer(link: &mut link::Link, id: u64, deadline: Instant, whom: &str) -> Result<Vec<u8>, RequestError> {
+    let lost = |error: LinkError| RequestError::Lost(format!("{whom}: {error}"));
     let (_, mut answer) = link.read(&[FrameKind::Response], Wait::Until(deadline)).map_err(lost)?;
     if answer.len() < 8 || answer[..8] != id.to_le_bytes() {
         return Err(RequestError::Lost(format!("{whom}: the answer is to another request")));
     }
     answer.drain(..8);
     Ok(answer)
+}
+
+/// A connection to another node, for requests.
+struct Call {
+    shared: Arc<Shared>,
+    to: NodeId,
+    link: link::Link,
+    /// Under which shutdown finds it, and of the request whose answer comes next.
+    id: u64,
+}
+
+impl Call {
+    fn not_sent(&self, text: impl std::fmt::Display) -> RequestError {
+        RequestError::NotSent(format!("node {}: {text}", self.to))
+    }
+}
+
+impl Calls for Call {
+    fn send(&mut self, body: &[u8]) -> Result<(), RequestError> {
+        if self.shared.stopping() {
+            return Err(self.not_sent("this node is shutting down"));
+        }
+        if self.shared.is_blocked(self.to) {
+            return Err(self.not_sent(DialError::Blocked));
+        }
+        put_request(&mut self.link, self.id, body, &format!("node {}", self.to))
+    }
+
+    fn receive(&mut self, timeout: Duration) -> Result<Vec<u8>, RequestError> {
+        read_answer(&mut self.link, self.id, Instant::now() + timeout, &format!("node {}", self.to))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.shared.calls.lock().remove(&self.id);
+    }
 }
 
 #[cfg(test)]

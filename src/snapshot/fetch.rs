@@ -33,6 +33,7 @@ use shoaldb_vfs::planted::{self, Bug};
 use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::view::{ReadView, ViewError};
 
+use super::ask::AskSource;
 use super::object::{
     self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, Phase, RANGES_PER_OBJECT, ViewId,
 };
@@ -62,13 +63,10 @@ pub(crate) enum Stop {
     GivenUp(String),
 }
 
-/// How another node is asked: the answer, or why there is none.
-pub(crate) type AskOther<'a> = &'a mut dyn FnMut(&Ask) -> Result<Answer, String>;
-
 struct Fetch<'a> {
     hub: &'a Hub,
     source: NodeId,
-    ask: AskOther<'a>,
+    ask: &'a mut dyn AskSource,
     view: ViewId,
     at: EntryId,
     reported: Duration,
@@ -77,7 +75,7 @@ struct Fetch<'a> {
 }
 
 /// Fetches what `source` has beyond the entries that this node has. Blocks for as long as it takes.
-pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: AskOther<'_>) -> Result<Staged, Stop> {
+pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Result<Staged, Stop> {
     let have = hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed);
     let (view, at) = open(hub, have, ask)?;
     // A view that is opened again, because its answers got lost, is the same snapshot.
@@ -91,7 +89,7 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: AskOther<'_>) -> Result<Stag
     if let Err(stop) = &staged {
         let outcome = if *stop == Stop::NotNeeded { Outcome::NotNeeded } else { Outcome::GivenUp };
         // If it does not arrive, the lease ends by itself.
-        let _ = (fetch.ask)(&Ask::Done { view, outcome, index: at.index });
+        let _ = fetch.ask.ask(&Ask::Done { view, outcome, index: at.index });
     }
     staged
 }
@@ -103,7 +101,7 @@ pub(crate) fn fetch_one(
     source: NodeId,
     (view, at): (ViewId, EntryId),
     listed: &Listed,
-    ask: AskOther<'_>,
+    ask: &mut dyn AskSource,
 ) -> Result<(DatabaseFiles, u64), Stop> {
     let total = u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
     check_room(hub, [(listed.id, total)])?;
@@ -127,9 +125,9 @@ fn check_room(hub: &Hub, wanted: impl IntoIterator<Item = (DatabaseId, u64)>) ->
     }
 }
 
-fn open(hub: &Hub, have: LogIndex, ask: AskOther<'_>) -> Result<(ViewId, EntryId), Stop> {
+fn open(hub: &Hub, have: LogIndex, ask: &mut dyn AskSource) -> Result<(ViewId, EntryId), Stop> {
     for _ in 0..BUSY_TRIES {
-        match ask(&Ask::Open { have }).map_err(Stop::Lost)? {
+        match ask.ask(&Ask::Open { have }).map_err(Stop::Lost)? {
             Answer::Opened { view, at } if at.index > have => return Ok((view, at)),
             Answer::Opened { .. } | Answer::NotNeeded => return Err(Stop::NotNeeded),
             Answer::Busy { millis } => pause(hub, millis)?,
@@ -149,7 +147,7 @@ fn pause(hub: &Hub, millis: u32) -> Result<(), Stop> {
 
 impl Fetch<'_> {
     fn run(&mut self, have: LogIndex) -> Result<Staged, Stop> {
-        let bytes = self.object(Object::Manifest)?;
+        let bytes = self.object(Object::Manifest, None)?;
         let manifest = Manifest::decode(&bytes).map_err(|damaged| Stop::GivenUp(format!("manifest: {damaged}")))?;
         if manifest.at != self.at || manifest.at.index <= have {
             return Err(Stop::GivenUp(format!("a manifest of {:?} in a view of {:?}", manifest.at, self.at)));
@@ -173,14 +171,17 @@ impl Fetch<'_> {
         Ok(Staged { source: self.source, view: self.view, manifest, files, received: self.received })
     }
 
-    /// One object, asked for until it comes whole.
-    fn object(&mut self, object: Object) -> Result<Vec<u8>, Stop> {
+    /// One object, asked for until it comes whole. The other side makes the next one while this one is put in place.
+    fn object(&mut self, object: Object, next: Option<Object>) -> Result<Vec<u8>, Stop> {
         let ask = Ask::Fetch { view: self.view, object };
         let (mut busy, mut failures) = (0, Vec::new());
         while failures.len() < TRIES && busy < BUSY_TRIES {
-            match (self.ask)(&ask) {
+            match self.ask.ask(&ask) {
                 Ok(Answer::Object { bytes }) => {
                     self.received += bytes.len() as u64;
+                    if let Some(object) = next {
+                        self.ask.ahead(&Ask::Fetch { view: self.view, object });
+                    }
                     return Ok(bytes);
                 }
                 Ok(Answer::Busy { millis }) => {
@@ -211,7 +212,7 @@ impl Fetch<'_> {
         self.reported = now;
         let Transfer { source, index, done, total, .. } = self.transfer;
         self.hub.events.tell(&Event::SnapshotProgress { peer: source, index, receiving: true, done, total });
-        match (self.ask)(&Ask::Progress { view: self.view, phase, done, total }) {
+        match self.ask.ask(&Ask::Progress { view: self.view, phase, done, total }) {
             Ok(Answer::Gone) => Err(Stop::Lost("the view is closed".to_string())),
             // One report that gets lost does no harm.
             _ => Ok(()),
@@ -253,8 +254,9 @@ impl Fetch<'_> {
         let staging = self.hub.databases.stage(listed.id, listed.page_size, listed.at).map_err(begun)?;
         let mut copy = Copy { listed: listed.clone(), local, staging, known: BTreeMap::new() };
         let differing = self.compare(&mut copy)?;
-        for ranges in differing.chunks(HASHED_RANGES) {
-            self.differing(&mut copy, ranges)?;
+        let mut groups = differing.chunks(HASHED_RANGES).peekable();
+        while let Some(ranges) = groups.next() {
+            self.differing(&mut copy, ranges, groups.peek().copied())?;
         }
         self.finish(copy)
     }
@@ -266,7 +268,7 @@ impl Fetch<'_> {
         let (mut first, all) = (0, object::ranges_of(size));
         while first < all {
             let count = RANGES_PER_OBJECT.min(all - first);
-            let bytes = self.object(Object::Ranges { database, first, count })?;
+            let bytes = self.object(Object::Ranges { database, first, count }, None)?;
             let hashes = object::numbers(&bytes).filter(|hashes| hashes.len() == count as usize);
             let hashes = hashes.ok_or_else(|| Stop::GivenUp(format!("{} bytes for {count} ranges", bytes.len())))?;
             for (range, hash) in (first..).zip(hashes) {
@@ -296,9 +298,11 @@ impl Fetch<'_> {
         Ok(true)
     }
 
-    fn differing(&mut self, copy: &mut Copy, ranges: &[u32]) -> Result<(), Stop> {
+    /// The pages of some ranges; `then` are those whose turn is next.
+    fn differing(&mut self, copy: &mut Copy, ranges: &[u32], then: Option<&[u32]>) -> Result<(), Stop> {
         let (size, database) = (copy.listed.at.size, copy.listed.id);
-        let bytes = self.object(Object::Hashes { database, ranges: ranges.to_vec() })?;
+        let hashes_of = |ranges: &[u32]| Object::Hashes { database, ranges: ranges.to_vec() };
+        let bytes = self.object(hashes_of(ranges), None)?;
         let wrong = || Stop::GivenUp(format!("{} bytes for the pages of {} ranges", bytes.len(), ranges.len()));
         let mut hashes = object::numbers(&bytes).ok_or_else(wrong)?.into_iter().map(PageHash);
         let mut missing = Vec::new();
@@ -319,24 +323,20 @@ impl Fetch<'_> {
             copy.known.insert(*range, of_range);
         }
         let per_object = (OBJECT_BYTES / copy.listed.page_size.len()).max(1);
-        for pages in missing.chunks(per_object) {
-            self.pages(copy, pages)?;
+        let mut objects = missing.chunks(per_object).peekable();
+        while let Some(pages) = objects.next() {
+            let next = objects.peek().map(|pages| Object::Pages { database, runs: runs_of(pages) });
+            self.pages(copy, pages, next.or_else(|| then.map(hashes_of)))?;
         }
         Ok(())
     }
 
     /// Asks for pages, ascending, until each is what its hash says.
-    fn pages(&mut self, copy: &mut Copy, pages: &[PageNo]) -> Result<(), Stop> {
+    fn pages(&mut self, copy: &mut Copy, pages: &[PageNo], next: Option<Object>) -> Result<(), Stop> {
         let (database, len) = (copy.listed.id, copy.listed.page_size.len());
-        let mut runs: Vec<(PageNo, u32)> = Vec::new();
-        for page in pages {
-            match runs.last_mut() {
-                Some((first, count)) if first.get() + *count == page.get() => *count += 1,
-                _ => runs.push((*page, 1)),
-            }
-        }
+        let runs = runs_of(pages);
         for _ in 0..TRIES {
-            let bytes = self.object(Object::Pages { database, runs: runs.clone() })?;
+            let bytes = self.object(Object::Pages { database, runs: runs.clone() }, next.clone())?;
             let unverified = planted::is(Bug::InstallUnverified);
             let right = bytes.len() == pages.len() * len
                 && pages.iter().zip(bytes.chunks(len)).all(|(page, content)| {
@@ -370,6 +370,18 @@ impl Fetch<'_> {
         });
         finished.map_err(|error| stop.unwrap_or_else(|| disk(error)))
     }
+}
+
+/// Ascending pages, as runs of consecutive ones.
+fn runs_of(pages: &[PageNo]) -> Vec<(PageNo, u32)> {
+    let mut runs: Vec<(PageNo, u32)> = Vec::new();
+    for page in pages {
+        match runs.last_mut() {
+            Some((first, count)) if first.get() + *count == page.get() => *count += 1,
+            _ => runs.push((*page, 1)),
+        }
+    }
+    runs
 }
 
 fn hash_of(

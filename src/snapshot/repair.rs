@@ -25,9 +25,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::Mended;
+use super::ask::{AskNode, Source};
 use super::fetch::{self, Stop};
 use super::object::{Answer, Ask, Listed, Outcome, ViewId};
-use super::{AskNode, Mended};
 use crate::catalogue::DatabaseId;
 use crate::databases::Damage;
 use crate::shared::Hub;
@@ -79,7 +80,7 @@ pub(crate) fn alarm_about(id: DatabaseId) -> String {
 
 impl Repairs {
     /// Does what is due. Blocks for as long as a transfer takes.
-    pub(crate) fn step(&mut self, hub: &Hub, ask: AskNode<'_>) {
+    pub(crate) fn step(&mut self, hub: &Hub, ask: &mut dyn AskNode) {
         let damaged = hub.databases.all_damaged();
         let cured: Vec<DatabaseId> = self.patients.keys().filter(|id| !damaged.contains(id)).copied().collect();
         for id in cured {
@@ -124,10 +125,10 @@ fn name_of(hub: &Hub, id: DatabaseId) -> String {
     hub.databases.get(id).map_or_else(|| id.to_string(), |db| db.name().to_string())
 }
 
-fn give_back(attempt: &Attempt, ask: AskNode<'_>) {
+fn give_back(attempt: &Attempt, ask: &mut dyn AskNode) {
     // If it does not arrive, the lease ends by itself.
     let done = Ask::Done { view: attempt.view, outcome: Outcome::GivenUp, index: attempt.at.index };
-    let _ = ask(attempt.source, &done);
+    let _ = ask.ask(attempt.source, &done);
 }
 
 /// The next thing for one database: the copy, or nothing yet, or why this attempt came to nothing.
@@ -136,7 +137,7 @@ fn treat(
     id: DatabaseId,
     patient: &mut Patient,
     membership: &Membership,
-    ask: AskNode<'_>,
+    ask: &mut dyn AskNode,
 ) -> Result<Option<Mended>, String> {
     if patient.attempt.is_none() {
         let Some(attempt) = open(hub, id, patient.tried, membership, ask)? else { return Ok(None) };
@@ -148,7 +149,7 @@ fn treat(
     }
     let Attempt { source, view, at, listed, .. } = attempt;
     let (source, view, at) = (*source, *view, *at);
-    match fetch::fetch_one(hub, source, (view, at), listed, &mut |question| ask(source, question)) {
+    match fetch::fetch_one(hub, source, (view, at), listed, &mut Source(source, ask)) {
         Ok((files, received)) => {
             // The view is given back once the copy counts.
             patient.attempt = None;
@@ -166,7 +167,7 @@ fn open(
     id: DatabaseId,
     tried: usize,
     membership: &Membership,
-    ask: AskNode<'_>,
+    ask: &mut dyn AskNode,
 ) -> Result<Option<Attempt>, String> {
     let leader = hub.leadership().leader;
     let mut lenders: Vec<NodeId> = membership.voters.iter().copied().filter(|voter| *voter != hub.id).collect();
@@ -177,7 +178,7 @@ fn open(
     let source = lenders[tried % lenders.len()];
     let beyond = LogIndex(hub.applied().index.0.max(1));
     let from = |why: String| format!("node {source}: {why}");
-    match ask(source, &Ask::OpenOne { database: id, beyond }).map_err(from)? {
+    match ask.ask(source, &Ask::OpenOne { database: id, beyond }).map_err(from)? {
         Answer::OpenedOne { view, at, listed } if at.index >= beyond && listed.id == id => {
             let until = hub.waiting.clock.now() + AGREE_WITHIN;
             let (same, other) = (BTreeSet::from([source]), BTreeSet::new());
@@ -196,7 +197,7 @@ fn agree(
     id: DatabaseId,
     attempt: &mut Attempt,
     membership: &Membership,
-    ask: AskNode<'_>,
+    ask: &mut dyn AskNode,
 ) -> Result<bool, String> {
     let (position, checksum) = (attempt.listed.at.position, attempt.listed.at.checksum);
     let all: BTreeSet<NodeId> = membership.voters.iter().chain(&membership.voters_outgoing).copied().collect();
@@ -207,7 +208,7 @@ fn agree(
         let same = if voter == hub.id {
             own_books(hub, id, attempt.source, ask)
         } else {
-            match ask(voter, &Ask::Sum { database: id, at: position }) {
+            match ask.ask(voter, &Ask::Sum { database: id, at: position }) {
                 Ok(Answer::Sum { position: found, checksum: sum }) => Some(found == position && sum == checksum),
                 Ok(Answer::No(_)) => Some(false),
                 _ => None,
@@ -238,12 +239,12 @@ fn agree(
 }
 
 /// Whether the lender had what this node's books say, of the position that they speak of.
-fn own_books(hub: &Hub, id: DatabaseId, source: NodeId, ask: AskNode<'_>) -> Option<bool> {
+fn own_books(hub: &Hub, id: DatabaseId, source: NodeId, ask: &mut dyn AskNode) -> Option<bool> {
     let Some(db) = hub.databases.get(id).filter(|_| hub.databases.damage(id) == Some(Damage::Rotten)) else {
         return Some(false);
     };
     let (position, checksum) = db.checksum();
-    match ask(source, &Ask::Sum { database: id, at: position }) {
+    match ask.ask(source, &Ask::Sum { database: id, at: position }) {
         Ok(Answer::Sum { position: found, checksum: sum }) => Some(found == position && sum == checksum),
         Ok(Answer::No(_)) => Some(false),
         _ => None,

@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::ALARM;
+use super::ask::{AskNode, Source};
 use super::fetch::{self, Stop};
 use super::object::Ask;
 use super::repair::Repairs;
-use super::{ALARM, AskNode};
 use crate::events::Event;
 use crate::raft::Role;
 use crate::shared::Hub;
@@ -33,7 +34,7 @@ pub(crate) struct Rounds {
 
 impl Rounds {
     /// Does what is due. Blocks for as long as a transfer takes.
-    pub(crate) fn step(&mut self, hub: &Hub, ask: AskNode<'_>) {
+    pub(crate) fn step(&mut self, hub: &Hub, ask: &mut dyn AskNode) {
         self.offer(hub, ask);
         self.report(hub, ask);
         if let Some(source) = hub.snapshots.take_offer() {
@@ -42,7 +43,7 @@ impl Rounds {
         self.repairs.step(hub, ask);
     }
 
-    fn offer(&mut self, hub: &Hub, ask: AskNode<'_>) {
+    fn offer(&mut self, hub: &Hub, ask: &mut dyn AskNode) {
         let wanted = hub.snapshots.take_wanted();
         let leadership = hub.leadership();
         if leadership.role != Role::Leader {
@@ -55,28 +56,28 @@ impl Rounds {
             }
             self.offered.insert(peer, now);
             let offer = Ask::Offer { term: leadership.term, start: hub.core_start() };
-            if let Err(why) = ask(peer, &offer) {
+            if let Err(why) = ask.ask(peer, &offer) {
                 tracing::debug!(node = hub.id.0, peer = peer.0, "a snapshot could not be offered: {why}");
             }
         }
     }
 
     /// Tells the source of a snapshot that this node is done with its view.
-    fn report(&mut self, hub: &Hub, ask: AskNode<'_>) {
+    fn report(&mut self, hub: &Hub, ask: &mut dyn AskNode) {
         let Some(done) = hub.snapshots.done() else { return };
         let question = Ask::Done { view: done.view, outcome: done.outcome, index: done.index };
         // The lease ends by itself, so one attempt is enough; who was not told takes it for a slow one.
-        let _ = ask(done.source, &question);
+        let _ = ask.ask(done.source, &question);
     }
 
-    fn fetch(&mut self, hub: &Hub, source: NodeId, ask: AskNode<'_>) {
+    fn fetch(&mut self, hub: &Hub, source: NodeId, ask: &mut dyn AskNode) {
         let now = hub.waiting.clock.now();
         if hub.snapshots.has_staged() || now < self.not_before {
             return;
         }
         // A snapshot has every database whole, and without it the log might never come to where that copy counts.
         hub.snapshots.drop_mended();
-        match fetch::fetch(hub, source, &mut |question| ask(source, question)) {
+        match fetch::fetch(hub, source, &mut Source(source, ask)) {
             Ok(staged) => {
                 hub.findings.lock().alarms.remove(ALARM);
                 hub.snapshots.set_staged(staged);
@@ -96,3 +97,6 @@ impl Rounds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use crate::log::LogOptions;
 use crate::raft::{CoreStatus, RoleChange};
 use crate::shared::Shared;
 use crate::signal::Waiting;
+use crate::snapshot::views::Cut;
 use crate::types::{ClusterId, EntryClass, EntryId, HardState, Incarnation, LogEntry, Membership, Term};
 
 const APP: DatabaseId = DatabaseId(2);
@@ -23,17 +24,34 @@ pub(crate) fn upkeep(fs: &SimFs) -> (Upkeep, Arc<Database>) {
     upkeep_at(fs, &Arc::default(), Aftermath::default())
 }
 
+/// The same, and its clock.
+pub(crate) fn upkeep_on(fs: &SimFs) -> (Upkeep, Arc<SimClock>) {
+    let clock = Arc::default();
+    (upkeep_at(fs, &clock, Aftermath::default()).0, clock)
+}
+
 /// The same with this clock, behind a snapshot that left this to be done.
 fn upkeep_at(fs: &SimFs, clock: &Arc<SimClock>, aftermath: Aftermath) -> (Upkeep, Arc<Database>) {
+    let (upkeep, db, _) = upkeep_with(fs, clock, aftermath, Config::default());
+    (upkeep, db)
+}
+
+/// The same with these settings, and what it says to the engine.
+fn upkeep_with(
+    fs: &SimFs,
+    clock: &Arc<SimClock>,
+    aftermath: Aftermath,
+    config: Config,
+) -> (Upkeep, Arc<Database>, Receiver<Input>) {
     let clock: Arc<dyn Clock> = clock.clone();
     let env = Env { fs: Arc::new(fs.clone()), clock: clock.clone(), rng: Arc::new(SimRng::new(1)) };
     let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
     let name = DatabaseName::new("app").unwrap();
     let info = DatabaseInfo { name, page_size: PageSize::DEFAULT, auto_vacuum: AutoVacuum::None };
     databases.bind(APP, &info).unwrap();
-    let (mailbox, _) = crossbeam_channel::unbounded();
+    let (mailbox, inputs) = crossbeam_channel::unbounded();
     let waiting = Waiting { clock, pump: None };
-    let hub: Hub = Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, Config::default(), waiting, mailbox, databases));
+    let hub: Hub = Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, config, waiting, mailbox, databases));
     let at = EntryId { index: LogIndex(2), term: Term(1) };
     hub.begin(Catalogue::new(ClusterId(1)), at);
     let membership = Membership { voters: vec![NodeId(1), NodeId(2), NodeId(3)], ..Membership::default() };
@@ -54,7 +72,7 @@ fn upkeep_at(fs: &SimFs, clock: &Arc<SimClock>, aftermath: Aftermath) -> (Upkeep
     let options = LogOptions { segment_bytes: 8192, spares: 1 };
     let log = Log::create(Arc::new(fs.clone()), Path::new("/log"), ClusterId(1), options, at, anchor, hard_state);
     let db = hub.databases.get(APP).unwrap();
-    (Upkeep::new(hub, Arc::new(log.unwrap()), at.index), db)
+    (Upkeep::new(hub, Arc::new(log.unwrap()), at.index), db, inputs)
 }
 
 /// A disk that cannot be read now has not changed what is written: the copy stays, people hear of it, and it is read again.
@@ -70,6 +88,45 @@ fn hashes_that_cannot_be_read_are_no_damage() {
     upkeep.look_at_damage(APP, &db);
     assert_eq!(upkeep.hub.findings.lock().alarms, Default::default());
     assert!(upkeep.per_database[&APP].books_fit);
+}
+
+/// Who fetches from a view that is lent goes on by the log, which has what is behind it; but not for ever.
+/// Shows INV-25.
+#[test]
+fn the_log_is_kept_for_who_fetches_up_to_some_size() {
+    const LIMIT: u64 = 16 << 10;
+    const LENT: u64 = 5;
+    let start_of = |lent: bool, bytes: u64| {
+        let config = Config { log_limit: LIMIT, segment_bytes: 8 << 10, ..Config::default() };
+        let (mut upkeep, _, inputs) = upkeep_with(&SimFs::new(1), &Arc::default(), Aftermath::default(), config);
+        let mut last = EntryId { index: LogIndex(2), term: Term(1) };
+        while upkeep.log.bytes() < bytes {
+            last.index = last.index.next();
+            let entry = LogEntry { id: last, class: EntryClass::Normal, data: vec![7; 3000].into() };
+            upkeep.log.append(&Batch { entries: vec![entry], ..Batch::default() }).unwrap();
+        }
+        let anchor = Anchor { applied: last.index, ..upkeep.log.anchor() };
+        upkeep.log.append(&Batch { anchor: Some(anchor), ..Batch::default() }).unwrap();
+        (upkeep.anchored, upkeep.cluster_floor) = (last.index, last.index);
+        if let Some(core) = upkeep.hub.core_status.lock().as_mut() {
+            core.applied = last.index;
+        }
+        if lent {
+            let at = EntryId { index: LogIndex(LENT), term: Term(1) };
+            let manifest = Vec::new();
+            let cut = Cut { at, members: vec![NodeId(3)], manifest, databases: BTreeMap::new(), only: None };
+            upkeep.hub.snapshots.views.lend(7, cut, NodeId(3), Duration::ZERO);
+        }
+        upkeep.compact(true);
+        let starts = inputs.try_iter().filter_map(|input| match input {
+            Input::Compact { start } => Some(start.index.0),
+            _ => None,
+        });
+        starts.max().unwrap_or(0)
+    };
+    assert!(start_of(false, 3 * LIMIT) > LENT);
+    assert!(start_of(true, 3 * LIMIT) <= LENT, "it could not go on behind what it fetches");
+    assert!(start_of(true, LENT_FACTOR * LIMIT + 1) > LENT, "one that is slow would fill the disk");
 }
 
 /// What the log would make a start tell.

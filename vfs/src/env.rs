@@ -78,6 +78,9 @@ pub trait File: Send + Sync + Debug {
     fn read_at(&self, buf: &mut [u8], offset: u64, label: Label) -> io::Result<usize>;
     /// Writes all of `buf` at `offset`, extending the file if needed.
     fn write_at(&self, buf: &[u8], offset: u64, label: Label) -> io::Result<()>;
+    /// Lets the disk begin with `len` bytes from `offset`, so that there is less to wait for in [`File::sync_data`], which alone
+    /// says what is durable. Waits for nothing, and need not do anything.
+    fn write_soon(&self, _offset: u64, _len: u64) {}
     /// Makes everything written so far durable, the length included. Never call it again after it failed.
     fn sync_data(&self, label: Label) -> io::Result<()>;
     /// Cuts or extends (with zeros) the file.

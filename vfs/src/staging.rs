@@ -145,7 +145,9 @@ impl Staging {
                 self.at.size.0
             )));
         }
-        self.part.write_at(pages, first.offset(self.owner.page_size), "stage.write")?;
+        let offset = first.offset(self.owner.page_size);
+        self.part.write_at(pages, offset, "stage.write")?;
+        self.part.write_soon(offset, pages.len() as u64);
         self.unsynced += pages.len() as u64;
         if self.unsynced < self.sync_every {
             return Ok(());

@@ -219,6 +219,9 @@ fn serve_requests(shared: &Shared, link: &mut Link, from: Option<NodeId>) -> Res
     loop {
         let deadline = Instant::now() + shared.options.request_timeout;
         let (_, mut body) = link.read(&[FrameKind::Request], Wait::Until(deadline))?;
+        if from.is_some_and(|from| shared.is_blocked(from)) {
+            return Ok(());
+        }
         if body.len() < 8 {
             return Err(Damaged { at: 0, what: format!("request of {} bytes has no id", body.len()) }.into());
         }

@@ -288,6 +288,41 @@ fn requests_are_answered() {
     assert!(matches!(unknown, Err(RequestError::NotSent(_))), "{unknown:?}");
 }
 
+/// Over one connection, which ends with whoever keeps it, with the node and with the network.
+#[test]
+fn calls_that_follow_each_other_need_one_connection() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.knows(&two);
+    let open = || one.tcp.calls(NodeId(2), LONG).unwrap();
+    let clients = || {
+        let served = two.tcp.shared.served.lock();
+        served.values().filter(|one| one.hello.as_ref().is_some_and(|hello| hello.purpose == Purpose::Client)).count()
+    };
+    let mut calls = open().unwrap();
+    for body in ["a", "b", "c"] {
+        calls.send(body.as_bytes()).unwrap();
+        assert_eq!(calls.receive(LONG).unwrap(), format!("Some(1) said {body}").as_bytes());
+        assert_eq!(clients(), 1);
+    }
+    drop(calls);
+    let until = Instant::now() + LONG;
+    while clients() > 0 {
+        assert!(Instant::now() < until, "nobody asks over it any more");
+        std::thread::yield_now();
+    }
+    // Whoever is cut off neither asks nor is answered.
+    for side in [&one, &two] {
+        let other = if side.recorder.me == NodeId(1) { NodeId(2) } else { NodeId(1) };
+        let mut calls = open().unwrap();
+        side.tcp.set_blocked(other, true);
+        assert!(calls.send(b"x").and_then(|()| calls.receive(LONG)).is_err());
+        side.tcp.set_blocked(other, false);
+    }
+    let mut calls = open().unwrap();
+    one.tcp.shutdown();
+    assert!(calls.send(b"x").is_err());
+}
+
 #[test]
 fn a_request_without_an_answer_is_lost_and_not_unsent() {
     let (one, two) = (Node::new(1), Node::new(2));

@@ -49,23 +49,100 @@ fn made(object: &Object) -> Vec<u8> {
     }
 }
 
-/// It is what the other node shows of this one, and an object that comes says nothing of what is in place here.
-#[test]
-fn whoever_fetches_tells_how_far_it_is_while_objects_come_all_the_time() {
-    let clock = Arc::new(SimClock::default());
+fn hub(clock: &Arc<SimClock>) -> Hub {
     let shared: Arc<dyn Clock> = clock.clone();
     let env = Env { fs: Arc::new(SimFs::new(1)), clock: shared.clone(), rng: Arc::new(SimRng::new(1)) };
     let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
     let (mailbox, _) = crossbeam_channel::unbounded();
     let waiting = Waiting { clock: shared, pump: None };
-    let hub: Hub = Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, Config::default(), waiting, mailbox, databases));
+    Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, Config::default(), waiting, mailbox, databases))
+}
+
+fn listed() -> Listed {
     let checksum = (1..=PAGES).map(hash).fold(PageHash::default(), PageHash::toggle);
     let at = Checkpointed { position: Position(9), size: PageCount(PAGES), checksum };
-    let listed = Listed { id: APP, page_size: SIZE, at };
+    Listed { id: APP, page_size: SIZE, at }
+}
+
+/// What goes wrong with one question, so many times.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    Silence,
+    Nonsense,
+    WrongPages,
+    Gone,
+}
+
+/// Every object may be asked for again, the last one, too. One that does not come ends the attempt; the next one, of another view,
+/// asks for no page again that came before.
+#[test]
+fn any_object_may_fail_and_what_came_before_it_is_not_fetched_again() {
+    const OBJECTS: usize = 2 + PAGES.div_ceil(512) as usize;
+    for which in [0, 1, 2, 7, OBJECTS - 1] {
+        for (trouble, times, ends) in [
+            (Trouble::Silence, TRIES - 1, false),
+            (Trouble::Silence, TRIES, true),
+            (Trouble::Nonsense, TRIES - 1, false),
+            (Trouble::Nonsense, TRIES, true),
+            (Trouble::WrongPages, TRIES - 1, false),
+            (Trouble::WrongPages, TRIES, true),
+            (Trouble::Gone, 1, true),
+        ] {
+            if matches!(trouble, Trouble::WrongPages) && which < 2 {
+                continue;
+            }
+            let what = format!("object {which}, {trouble:?} {times} times");
+            let (hub, listed) = (hub(&Arc::default()), listed());
+            let mut left = times;
+            let (mut objects, mut before, mut after) = (Vec::<Object>::new(), 0, 0);
+            let mut fetch = |view: u64, pages: &mut u32| {
+                fetch_one(&hub, NodeId(2), (ViewId(view), AT), &listed, &mut |ask: &Ask| {
+                    let Ask::Fetch { view: of, object } = ask else { return Ok(Answer::Yes) };
+                    assert_eq!(of.0, view, "{what}");
+                    if objects.last() != Some(object) {
+                        objects.push(object.clone());
+                    }
+                    let mut bytes = made(object);
+                    if objects.len() == which + 1 && left > 0 {
+                        left -= 1;
+                        match trouble {
+                            Trouble::Silence => return Err("no answer".to_string()),
+                            Trouble::Nonsense => return Ok(Answer::NotNeeded),
+                            Trouble::WrongPages => bytes[4096 * 3 + 7] ^= 1,
+                            Trouble::Gone => return Ok(Answer::Gone),
+                        }
+                    } else if matches!(object, Object::Pages { .. }) {
+                        *pages += (bytes.len() / SIZE.len()) as u32;
+                    }
+                    Ok(Answer::Object { bytes })
+                })
+            };
+            let first = fetch(1, &mut before);
+            assert_eq!(first.is_err(), ends, "{what}: {:?}", first.err());
+            match (first, trouble) {
+                (Ok((files, _)), _) => assert_eq!(files.at(), listed.at, "{what}"),
+                (Err(Stop::GivenUp(why)), Trouble::WrongPages) => assert!(why.contains("came wrong"), "{what}: {why}"),
+                (Err(Stop::Lost(_)), Trouble::Silence | Trouble::Nonsense | Trouble::Gone) => {}
+                (Err(other), _) => panic!("{what}: {other:?}"),
+            }
+            if ends {
+                let (files, _) = fetch(2, &mut after).unwrap();
+                assert_eq!(files.at(), listed.at, "{what}");
+            }
+            assert_eq!(before + after, PAGES, "{what}: {before} pages and then {after}");
+        }
+    }
+}
+
+/// It is what the other node shows of this one, and an object that comes says nothing of what is in place here.
+#[test]
+fn whoever_fetches_tells_how_far_it_is_while_objects_come_all_the_time() {
+    let clock = Arc::new(SimClock::default());
+    let (hub, listed) = (hub(&clock), listed());
     let events = hub.events.listen();
     let (mut told, mut silent, mut last) = (Vec::new(), Duration::ZERO, Duration::ZERO);
     const STEP: Duration = Duration::from_millis(400);
-    let fetched = fetch_one(&hub, NodeId(2), (ViewId(1), AT), &listed, &mut |ask| {
+    let fetched = fetch_one(&hub, NodeId(2), (ViewId(1), AT), &listed, &mut |ask: &Ask| {
         silent = silent.max(clock.now() - last);
         match ask {
             Ask::Fetch { object, .. } => {

@@ -118,7 +118,7 @@ impl Bench {
     fn step(&mut self, lends: PageHash, others: Others) -> Vec<NodeId> {
         let fetched = RefCell::new(Vec::new());
         let of = |node: NodeId| others.iter().find(|(id, _)| *id == node.0).and_then(|(_, sum)| *sum);
-        self.repairs.step(&self.hub, &mut |node, ask| match ask {
+        self.repairs.step(&self.hub, &mut |node: NodeId, ask: &Ask| match ask {
             Ask::OpenOne { database, .. } => {
                 let at = EntryId { index: LogIndex(2), term: Term(1) };
                 let state = Checkpointed { position: AT, size: PageCount(1), checksum: lends };
@@ -231,7 +231,7 @@ fn nothing_is_fetched_that_there_is_no_room_for() {
         // A snapshot of everything: not a page is asked for, and the view is given back.
         let (at, manifest) = one_page_at_entry_nine();
         let (mut asked, mut given_back) = (0, false);
-        let stop = fetch::fetch(&bench.hub, NodeId(2), &mut |ask| match ask {
+        let stop = fetch::fetch(&bench.hub, NodeId(2), &mut |ask: &Ask| match ask {
             Ask::Open { .. } => Ok(Answer::Opened { view: ViewId(1), at }),
             Ask::Fetch { object: Object::Manifest, .. } => Ok(Answer::Object { bytes: manifest.clone() }),
             Ask::Done { outcome: Outcome::GivenUp, .. } => {
@@ -257,7 +257,7 @@ fn new_files_that_an_attempt_before_still_holds_are_no_fault_of_the_disk() {
         let (at, manifest) = one_page_at_entry_nine();
         // The first of these calls lists what there is, the second opens the file and finds it locked.
         fs.fail_at(Aim::At("stage.begin"), 2, Lasts::Once, failure);
-        let stop = fetch::fetch(&bench.hub, NodeId(2), &mut |ask| match ask {
+        let stop = fetch::fetch(&bench.hub, NodeId(2), &mut |ask: &Ask| match ask {
             Ask::Open { .. } => Ok(Answer::Opened { view: ViewId(1), at }),
             Ask::Fetch { object: Object::Manifest, .. } => Ok(Answer::Object { bytes: manifest.clone() }),
             _ => Ok(Answer::Yes),

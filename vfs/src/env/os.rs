@@ -177,6 +177,10 @@ impl File for OsFile {
         self.file.write_all_at(buf, offset)
     }
 
+    fn write_soon(&self, offset: u64, len: u64) {
+        crate::ext::writeback::begin(&self.file, offset, len);
+    }
+
     fn sync_data(&self, _label: Label) -> io::Result<()> {
         self.file.sync_data()
     }

@@ -1,0 +1,80 @@
+//! When a node offers a snapshot, and when it takes one.
+
+use shoaldb_vfs::env::sim::SimFs;
+
+use super::super::object::{Answer, Outcome};
+use super::super::{Done, ViewId};
+use super::*;
+use crate::shared::Leadership;
+use crate::types::{LogIndex, Term};
+use crate::upkeep::tests::upkeep_on;
+
+const PEER: NodeId = NodeId(3);
+
+/// What is asked in one step of other nodes, each of which says this.
+fn step(rounds: &mut Rounds, hub: &Hub, answer: &Answer) -> Vec<(NodeId, Ask)> {
+    let mut asked = Vec::new();
+    rounds.step(hub, &mut |node: NodeId, ask: &Ask| {
+        asked.push((node, ask.clone()));
+        Ok(answer.clone())
+    });
+    asked
+}
+
+fn lead(hub: &Hub, role: Role) {
+    hub.set_leadership(Leadership { role, term: Term(1), leader: Some(hub.id) });
+}
+
+/// Raft asks for it with every heartbeat.
+#[test]
+fn a_leader_offers_what_is_wanted_once_a_second() {
+    let (upkeep, clock) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    let mut offers = |millis: u64| {
+        clock.advance(Duration::from_millis(millis));
+        hub.snapshots.want(PEER);
+        step(&mut rounds, hub, &Answer::Yes)
+    };
+    lead(hub, Role::Leader);
+    let offer = vec![(PEER, Ask::Offer { term: Term(1), start: hub.core_start() })];
+    assert_eq!(offers(0), offer);
+    assert_eq!(offers(500), []);
+    assert_eq!(offers(499), []);
+    assert_eq!(offers(1), offer);
+    // Who does not lead any more has nothing to offer.
+    lead(hub, Role::Follower);
+    assert_eq!(offers(5000), []);
+}
+
+/// An offer that is answered by silence of the one who made it costs nothing; what a person has to mend is not asked for all the
+/// time.
+#[test]
+fn a_node_takes_an_offer_at_once_unless_it_gave_up_a_moment_ago() {
+    let (upkeep, clock) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    assert_eq!(step(&mut rounds, hub, &Answer::Yes), [], "nobody offered one");
+    let open = |asked: Vec<(NodeId, Ask)>| asked.iter().filter(|(_, ask)| matches!(ask, Ask::Open { .. })).count();
+    let mut takes = |answer: &Answer| {
+        hub.snapshots.offer(PEER);
+        open(step(&mut rounds, hub, answer))
+    };
+    assert_eq!((takes(&Answer::NotNeeded), takes(&Answer::NotNeeded)), (1, 1));
+    assert_eq!(takes(&Answer::No("its disk is broken".to_string())), 1);
+    let alarms = hub.findings.lock().alarms.clone();
+    assert!(alarms[ALARM].contains("its disk is broken"), "{alarms:?}");
+    clock.advance(AFTER_GIVING_UP - Duration::from_millis(1));
+    assert_eq!(takes(&Answer::NotNeeded), 0);
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(takes(&Answer::NotNeeded), 1);
+}
+
+/// One try: whoever does not hear of it takes this node for a slow one.
+#[test]
+fn the_source_is_told_of_the_end_once() {
+    let (upkeep, _) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    let (view, index, outcome) = (ViewId(4), LogIndex(9), Outcome::Installed);
+    hub.snapshots.set_done(Done { source: PEER, view, index, outcome });
+    assert_eq!(step(&mut rounds, hub, &Answer::Yes), [(PEER, Ask::Done { view, outcome, index })]);
+    assert_eq!(step(&mut rounds, hub, &Answer::Yes), []);
+}
