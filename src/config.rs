@@ -59,6 +59,9 @@ pub(crate) struct Config {
     pub(crate) snapshot_read_view_close_timeout: Duration,
     /// Bytes of WAL that lent views may keep from being checkpointed before they are closed. 1 GiB.
     pub(crate) snapshot_wal_pin_max: u64,
+    /// Bytes of databases, all together, up to which what is lent to another node is copied into memory, so that no checkpoint
+    /// waits for whoever fetches it. 16 MiB: a copy takes milliseconds, and less than what a transfer may take in memory anyhow.
+    pub(crate) snapshot_chunk_max_size: u64,
     /// Bytes of snapshots that this node sends each second, to all other nodes together; 0 for no limit, which is the default:
     /// a node that is away is one less, and the sooner it is back the better.
     pub(crate) snapshot_rate: u64,
@@ -86,6 +89,7 @@ impl Default for Config {
             session_idle: Duration::from_secs(600),
             snapshot_read_view_close_timeout: Duration::from_secs(86_400),
             snapshot_wal_pin_max: 1 << 30,
+            snapshot_chunk_max_size: 16 << 20,
             snapshot_rate: 0,
             speaks: (PROTOCOL, PROTOCOL),
             allow_plaintext_remote: false,
@@ -114,6 +118,8 @@ impl Config {
     const LARGEST: u64 = 1 << 50;
     /// A database's largest page. What is measured in pages is no smaller.
     const PAGE: u64 = 64 << 10;
+    /// The largest copy of databases in memory.
+    const LARGEST_CHUNK: u64 = 1 << 30;
     /// The slowest rate of snapshots: an object takes half a minute, and those that wait for their turn do not give up.
     const SLOWEST_SNAPSHOT: u64 = 64 << 10;
 
@@ -158,6 +164,10 @@ impl Config {
             if size > Config::LARGEST {
                 return Err(BadSetting { setting, what: format!("{size} bytes: use at most {}", Config::LARGEST) });
             }
+        }
+        if self.snapshot_chunk_max_size > Config::LARGEST_CHUNK {
+            let what = format!("{} bytes: use at most {}", self.snapshot_chunk_max_size, Config::LARGEST_CHUNK);
+            return Err(BadSetting { setting: "snapshot_chunk_max_size", what });
         }
         if (1..Config::SLOWEST_SNAPSHOT).contains(&self.snapshot_rate) {
             let what = format!(
@@ -255,6 +265,14 @@ mod tests {
 
     fn ms_of(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn what_is_copied_into_memory_is_limited() {
+        let config = |snapshot_chunk_max_size| Config { snapshot_chunk_max_size, ..Config::default() };
+        for (bytes, fine) in [(0, true), (1 << 30, true), ((1 << 30) + 1, false), (u64::MAX, false)] {
+            assert_eq!(config(bytes).check().is_ok(), fine, "{bytes}");
+        }
     }
 
     #[test]

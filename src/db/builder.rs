@@ -181,6 +181,13 @@ impl Builder {
         self
     }
 
+    /// Bytes of databases, all of them together, up to which this node copies into memory what it lends to another one, so that no
+    /// checkpoint waits for whoever fetches it; default 16 MiB, at most 1 GiB, 0 for never.
+    pub fn snapshot_chunk_max_size(mut self, bytes: u64) -> Builder {
+        self.config.snapshot_chunk_max_size = bytes;
+        self
+    }
+
     /// Bytes of snapshots that this node sends each second, to all other nodes together; default 0, which is no limit. At least
     /// 64 KiB otherwise. Over more than a few seconds: objects of up to 2 MiB are sent whole.
     pub fn snapshot_rate(mut self, bytes: u64) -> Builder {

@@ -26,8 +26,8 @@ pub(super) struct Told {
     members: LogIndex,
     compacted: LogIndex,
     checkpoints: BTreeMap<String, LogIndex>,
-    /// Entries that views which this node lent are of, and to whom it said which of them are over there.
-    lent: BTreeSet<LogIndex>,
+    /// To whom this node said that it lends a view of which entry, and of which of them that they are over there.
+    lent: BTreeSet<(NodeId, LogIndex)>,
     finished: BTreeSet<(NodeId, LogIndex)>,
     /// Entries of snapshots that were installed, and not said to be over yet.
     installed: BTreeSet<LogIndex>,
@@ -65,8 +65,8 @@ impl Told {
                 let before = self.checkpoints.insert(database.clone(), *position);
                 (wrong(before.is_none_or(|before| before < *position)), None)
             }
-            Event::SnapshotStarted { index, receiving: false, .. } => {
-                self.lent.insert(*index);
+            Event::SnapshotStarted { peer, index, receiving: false } => {
+                self.lent.insert((*peer, *index));
                 (None, None)
             }
             Event::SnapshotInstalled { index, .. } => {
@@ -75,8 +75,7 @@ impl Told {
                 (wrong(!before.contains(index)), None)
             }
             Event::SnapshotFinished { peer, index, receiving: false } => {
-                // A view that is lent once more is not begun anew.
-                let holds = self.lent.contains(index) && self.finished.insert((*peer, *index));
+                let holds = self.lent.contains(&(*peer, *index)) && self.finished.insert((*peer, *index));
                 (wrong(holds), Some("ends of snapshots told"))
             }
             Event::SnapshotFinished { index, receiving: true, .. } => {

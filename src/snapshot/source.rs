@@ -3,6 +3,9 @@
 //! A view is cut between two applied entries, when everything that is committed up to there is shown. Nothing waits for it but
 //! the applier, for moments: opening a view of a database reads nothing of it.
 //!
+//! What is small enough (`snapshot_chunk_max_size`) is copied into memory at once, and the views are closed: then no checkpoint
+//! waits for the one who fetches, however slow that is. Objects are the same.
+//!
 //! Whoever takes it goes on behind that entry by the log. While a transaction is open in parts that would be too late, since
 //! its first parts are in no database yet. Then the log of the snapshot begins where this node's own start would begin, at
 //! the newest anchor, with the members and the catalogue of that entry; what the pages have already is skipped, as it is
@@ -69,7 +72,11 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             if have >= log_start && log_start.0 > 0 {
                 return Answer::NotNeeded;
             }
-            if let Some((view, at)) = hub.snapshots.views.reuse(from, have, log_start, now) {
+            if let Some((view, at, is_new)) = hub.snapshots.views.reuse(from, have, log_start, now) {
+                // One that asks for what it was lent already has only lost the answer.
+                if is_new {
+                    hub.events.tell(&Event::SnapshotStarted { peer: from, index: at.index, receiving: false });
+                }
                 return Answer::Opened { view, at };
             }
             match cut(hub, from, None) {
@@ -154,7 +161,16 @@ fn sum(hub: &Hub, database: DatabaseId, at: Position) -> Answer {
 fn cut(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answer> {
     let mut made = Err(Answer::Busy { millis: SOON_MILLIS });
     hub.between_entries(&mut || made = cut_here(hub, to, only));
-    made
+    let mut cut = made?;
+    let bytes = |view: &ReadView| u64::from(view.at().size.0) * u64::from(view.geometry().page_size.bytes());
+    if cut.databases.values().map(bytes).sum::<u64>() <= hub.config.snapshot_chunk_max_size {
+        // The gates are open again when this is done.
+        for view in cut.databases.values_mut() {
+            let copy = view.copied().map_err(|error| Answer::No(format!("a database cannot be lent: {error}")))?;
+            std::mem::replace(view, copy).close();
+        }
+    }
+    Ok(cut)
 }
 
 /// The caller sees to it that nothing is applied meanwhile.

@@ -89,14 +89,14 @@ impl Drop for Sending<'_> {
 }
 
 impl Views {
-    /// Lends `to` a view that is there already, if one will do.
+    /// Lends `to` a view that is there already, if one will do; with `true` if it did not have that one.
     pub(crate) fn reuse(
         &self,
         to: NodeId,
         have: LogIndex,
         log_start: LogIndex,
         now: Duration,
-    ) -> Option<(ViewId, EntryId)> {
+    ) -> Option<(ViewId, EntryId, bool)> {
         let mut all = self.all.lock();
         let fits = |lent: &&mut Lent| {
             let at = lent.cut.at.index;
@@ -108,9 +108,9 @@ impl Views {
         };
         // The newest: it is the last one that was opened.
         let lent = all.iter_mut().rev().find(fits)?;
-        lent.leases.insert(to, now + LEASE);
+        let is_new = lent.leases.insert(to, now + LEASE).is_none();
         lent.used = now;
-        Some((lent.id, lent.cut.at))
+        Some((lent.id, lent.cut.at, is_new))
     }
 
     /// Lends `to` a view of one database that is there already, if it is of `beyond` or a later entry.
@@ -199,6 +199,12 @@ impl Views {
         let all = self.all.lock();
         let pins = |lent: &&Lent| !lent.leases.is_empty() && lent.cut.only.is_none();
         all.iter().filter(pins).map(|lent| lent.cut.at.index).min()
+    }
+
+    /// How many views were opened in this life of the node.
+    #[cfg(test)]
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// How many views are open, and how many leases of them there are.

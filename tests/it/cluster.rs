@@ -33,9 +33,10 @@ pub(crate) fn until(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -
     }
 }
 
-/// Checkpoints at once, and a log of a few segments.
+/// Checkpoints at once, a log of a few segments, and views that are lent as if the databases were large.
 pub(crate) fn quick(builder: Builder) -> Builder {
     builder
+        .snapshot_chunk_max_size(0)
         .checkpoint_bytes(64 << 10)
         .checkpoint_age(Duration::from_millis(100))
         .segment_bytes(64 << 10)

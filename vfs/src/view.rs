@@ -19,23 +19,26 @@
 //!                                  LentPage ────────────┘
 //! ```
 //!
+//! A view of a small database can be [copied](ReadView::copied): then it is in memory, and the gate is open.
+//!
 //! What a view holds is its own: it keeps no database alive, and its pages outlive database and node.
 //!
 //! Deliberately absent: how a consistent state is found (`database/view.rs`), and what is done with the pages.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
-use crate::env::Mapped;
+use crate::env::{Label, Mapped};
 use crate::error::Refusal;
 use crate::genesis::Geometry;
 use crate::mapfile::{Checkpointed, MapFile};
 use crate::page::{PageHash, PageNo};
-use crate::transaction::PageImage;
+use crate::transaction::{PageBytes, PageImage};
 
 /// Why a view cannot be opened, or lends no page.
 #[derive(Debug)]
@@ -94,7 +97,8 @@ pub(crate) struct Content {
     /// The pages that are not in the main file as the view has them.
     pub(crate) changed: HashMap<PageNo, (PageImage, PageHash)>,
     pub(crate) main: Arc<dyn Mapped>,
-    pub(crate) map: MapFile,
+    /// Hashes of the pages of the main file; none if the view has all of its pages by itself.
+    pub(crate) map: Option<MapFile>,
     /// One bit per page, in words of 64: it was what its hash says. Has room for pages that were lent, and no others.
     pub(crate) checked: RwLock<HashMap<u32, u64>>,
     pub(crate) gate: Box<dyn Gate>,
@@ -154,7 +158,7 @@ impl Content {
                 out.extend_from_slice(&self.page(first)?);
                 continue;
             }
-            let hashes = self.map.hashes(first, run.len() as u32).map_err(ViewError::Io)?;
+            let hashes = self.stored(first, run.len() as u32)?;
             let len = run.len() * page_size.len();
             let piece = self.main.piece(first.offset(page_size), len, "view.pages").map_err(ViewError::Io)?;
             for ((page, hash), content) in run.into_iter().zip(hashes).zip(piece.bytes().chunks(page_size.len())) {
@@ -180,9 +184,42 @@ impl Content {
         }
         match self.changed.get(&page) {
             Some((_, hash)) => Ok(*hash),
-            None => self.map.hash(page).map_err(ViewError::Io),
+            None => {
+                let map = self.map.as_ref().ok_or(ViewError::NoSuchPage(page))?;
+                map.hash(page).map_err(ViewError::Io)
+            }
         }
     }
+
+    /// Hashes that the map has for so many pages: none where it ends.
+    fn stored(&self, first: PageNo, count: u32) -> Result<Vec<Option<PageHash>>, ViewError> {
+        match &self.map {
+            Some(map) => map.hashes(first, count).map_err(ViewError::Io),
+            None => Ok(vec![None; count as usize]),
+        }
+    }
+}
+
+/// The main file of a view that needs none.
+#[derive(Debug)]
+struct NoFile;
+
+impl Mapped for NoFile {
+    fn piece(&self, offset: u64, len: usize, label: Label) -> io::Result<Arc<dyn PageBytes>> {
+        Err(io::Error::other(format!("{label}: {len} bytes at {offset} of no file")))
+    }
+}
+
+/// The gate of a view that keeps none shut.
+#[derive(Debug)]
+struct NoGate;
+
+impl Gate for NoGate {
+    fn waiting_bytes(&self) -> u64 {
+        0
+    }
+
+    fn on_rotten(&self, _: PageNo) {}
 }
 
 /// What all clones of a view share. Its content is there until it is closed.
@@ -280,7 +317,7 @@ impl ReadView {
         let Some(last) = count.checked_sub(1) else { return Ok(Vec::new()) };
         content.check_number(PageNo::new(first.get().saturating_add(last)).unwrap_or(first))?;
         // A large database may have most of its pages in the WAL, and the map then ends before them.
-        let stored = content.map.hashes(first, count).map_err(ViewError::Io)?;
+        let stored = content.stored(first, count)?;
         let numbers = (first.get()..=first.get() + last).filter_map(PageNo::new);
         numbers
             .zip(stored)
@@ -291,6 +328,28 @@ impl ReadView {
                 (None, None) => content.hash(page),
             })
             .collect()
+    }
+
+    /// The same state, with all of its pages in memory: it keeps no gate shut, needs no file, and outlives its database. For small
+    /// ones. Each page is compared with its hash on the way.
+    pub fn copied(&self) -> Result<ReadView, ViewError> {
+        let content = self.content()?;
+        let mut pages = HashMap::with_capacity(content.at.size.0 as usize);
+        for page in (1..=content.at.size.0).filter_map(PageNo::new) {
+            if page != content.geometry.page_size.lock_page() {
+                pages.insert(page, (content.page(page)?.to_vec().into(), content.hash(page)?));
+            }
+        }
+        let copy = Content {
+            at: content.at,
+            geometry: content.geometry,
+            changed: pages,
+            main: Arc::new(NoFile),
+            map: None,
+            checked: RwLock::default(),
+            gate: Box::new(NoGate),
+        };
+        Ok(ReadView::new(copy).0)
     }
 
     /// Bytes of WAL that no checkpoint can move to the main file, because of the gate.

@@ -133,6 +133,31 @@ fn a_view_is_one_state_whatever_comes_afterwards() {
     }
 }
 
+/// It is in memory: neither checkpoints nor the end of the database are its business.
+#[test]
+fn a_copy_of_a_view_is_the_same_state_and_keeps_no_gate_shut() {
+    for page_size in [512, 4096, 65536] {
+        let stage = Stage::with_geometry(page_size, AutoVacuum::None);
+        let db = stage.connect("app");
+        fill(&db);
+        let shared = stage.database("app");
+        done(&shared);
+        db.execute_batch("UPDATE t SET v = randomblob(2000) WHERE id % 3 = 0").unwrap();
+        let view = shared.read_view().unwrap();
+        let copy = view.copied().unwrap();
+        view.close();
+        assert_eq!((copy.at().position, copy.geometry()), (shared.position(), shared.geometry()));
+        assert_eq!((shared.status().views, copy.wal_bytes()), (0, 0));
+        db.execute_batch("DELETE FROM t WHERE id > 20; VACUUM").unwrap();
+        assert_eq!(done(&shared), shared.position());
+        assert_view(&stage, "app", &copy);
+        shared.retire(Refusal::NodeStopped);
+        assert_view(&stage, "app", &copy);
+        copy.close();
+        assert!(matches!(copy.page(page(1)), Err(ViewError::Closed)));
+    }
+}
+
 /// Shows INV-V6.
 #[test]
 fn no_new_lap_of_the_wal_begins_under_a_view_neither_ours_nor_sqlites() {
@@ -323,6 +348,7 @@ fn a_page_that_rots_under_a_view_is_an_error_and_never_lent() {
         assert!(matches!(view.page(page(victim)), Err(ViewError::Rotten(rotten)) if rotten == page(victim)));
     }
     assert_eq!(shared.status().rotten, [page(victim)]);
+    assert!(matches!(view.copied(), Err(ViewError::Rotten(rotten)) if rotten == page(victim)));
     // What is under a frame of the WAL is nobody's content any more.
     view.page(page(other)).unwrap();
     view.hash(page(victim)).unwrap();

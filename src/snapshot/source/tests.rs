@@ -1,18 +1,38 @@
-//! What is answered, without a cluster: a view that is nothing but a manifest.
+//! What is answered, without a cluster: views that are nothing but a manifest, and of one page.
 
 use std::time::Duration;
 
+use shoaldb_vfs::Database;
 use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
 use shoaldb_vfs::env::{Clock, Env};
+use shoaldb_vfs::page::{PageCount, PageHash};
+use shoaldb_vfs::transaction::{ChangedPage, Transaction};
 
+use super::super::views::Limits;
 use super::*;
+use crate::catalogue::{AutoVacuum, DatabaseName};
 use crate::config::Config;
 use crate::databases::Databases;
+use crate::raft::{CoreStatus, Role, RoleChange};
 use crate::shared::Shared;
 use crate::signal::Waiting;
 use crate::snapshot::object::{Phase, ViewId};
-use crate::types::{Incarnation, LogIndex, Term};
+use crate::types::{ClusterId, Incarnation, LogIndex, Term};
 use crate::upkeep::tests::upkeep;
+
+/// A node without databases.
+fn hub(clock: &Arc<SimClock>, config: Config) -> Hub {
+    hub_on(&SimFs::new(1), clock, config)
+}
+
+fn hub_on(fs: &SimFs, clock: &Arc<SimClock>, config: Config) -> Hub {
+    let shared: Arc<dyn Clock> = clock.clone();
+    let env = Env { fs: Arc::new(fs.clone()), clock: shared.clone(), rng: Arc::new(SimRng::new(1)) };
+    let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
+    let (mailbox, _) = crossbeam_channel::unbounded();
+    let waiting = Waiting { clock: shared, pump: None };
+    Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, config, waiting, mailbox, databases))
+}
 
 /// Two nodes fetch from the same view, without a pause. Over ten seconds they get together what the rate allows, and one object
 /// more; whoever must wait is told for how long, and then gets it.
@@ -21,13 +41,7 @@ fn all_that_fetch_get_together_what_the_rate_allows() {
     const RATE: u64 = 64 << 10;
     const OBJECT: usize = 100_000;
     let clock = Arc::new(SimClock::default());
-    let shared: Arc<dyn Clock> = clock.clone();
-    let env = Env { fs: Arc::new(SimFs::new(1)), clock: shared.clone(), rng: Arc::new(SimRng::new(1)) };
-    let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
-    let (mailbox, _) = crossbeam_channel::unbounded();
-    let (waiting, config) =
-        (Waiting { clock: shared, pump: None }, Config { snapshot_rate: RATE, ..Config::default() });
-    let hub: Hub = Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, config, waiting, mailbox, databases));
+    let hub = hub(&clock, Config { snapshot_rate: RATE, ..Config::default() });
     let at = EntryId { index: LogIndex(9), term: Term(1) };
     let peers = [NodeId(2), NodeId(3)];
     let cut = Cut { at, members: peers.to_vec(), manifest: vec![7; OBJECT], databases: BTreeMap::new(), only: None };
@@ -95,4 +109,171 @@ fn an_end_is_told_only_if_the_log_goes_on_from_there() {
         let ends = events.try_iter().filter(|event| matches!(event, Event::SnapshotFinished { receiving: false, .. }));
         assert_eq!(ends.count(), told, "{core_start}, {outcome:?}");
     }
+}
+
+/// Three that fetch at once share one view, and what is told of each is what would be told of it alone.
+#[test]
+fn three_that_ask_at_once_are_lent_one_view() {
+    let (upkeep, _) = upkeep(&SimFs::new(1));
+    let hub = upkeep.hub();
+    let peers = [NodeId(2), NodeId(3), NodeId(4)];
+    let mut core = hub.core_status.lock().clone().unwrap();
+    core.membership.learners = vec![NodeId(4)];
+    *hub.core_status.lock() = Some(core);
+    let events = hub.events.listen();
+    let mut lent = Vec::new();
+    // The second time the answer to the first was lost.
+    for peer in peers.into_iter().chain(peers) {
+        match Answer::decode(serve(hub, Some(peer), &Ask::Open { have: LogIndex(0) }.encode())) {
+            Ok(Answer::Opened { view, at }) => lent.push((view, at)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(lent.iter().all(|view| *view == lent[0]), "{lent:?}");
+    let views = &hub.snapshots.views;
+    assert_eq!((views.opened(), views.counts()), (1, (1, 3)));
+    for peer in peers {
+        let done = Ask::Done { view: lent[0].0, outcome: Outcome::Installed, index: lent[0].1.index };
+        assert_eq!(Answer::decode(serve(hub, Some(peer), &done.encode())), Ok(Answer::Yes));
+    }
+    let index = lent[0].1.index;
+    let begun = peers.map(|peer| Event::SnapshotStarted { peer, index, receiving: false });
+    let ended = peers.map(|peer| Event::SnapshotFinished { peer, index, receiving: false });
+    assert_eq!(events.try_iter().collect::<Vec<_>>(), [begun, ended].concat());
+}
+
+const APP: DatabaseId = DatabaseId(2);
+const PEER: NodeId = NodeId(2);
+
+/// A node with a database of one page, and a peer.
+fn hub_with_app(fs: &SimFs, config: Config) -> (Hub, Arc<Database>) {
+    let hub = hub_on(fs, &Arc::default(), config);
+    let (at, mut catalogue) = (EntryId { index: LogIndex(APP.0), term: Term(1) }, Catalogue::new(ClusterId(1)));
+    let name = DatabaseName::new("app").unwrap();
+    catalogue.apply_create(at.index, name, PageSize::DEFAULT, AutoVacuum::None).unwrap();
+    hub.databases.bind(APP, catalogue.database(APP).unwrap()).unwrap();
+    hub.begin(catalogue, at);
+    let membership = Membership { voters: vec![NodeId(1), PEER], ..Membership::default() };
+    *hub.core_status.lock() = Some(CoreStatus {
+        role: RoleChange { role: Role::Follower, term: at.term, leader: Some(PEER) },
+        last: at.index,
+        persisted: at.index,
+        committed: at.index,
+        applied: at.index,
+        membership,
+        refused_messages: 0,
+        peers: Vec::new(),
+    });
+    let db = hub.databases.get(APP).unwrap();
+    (hub, db)
+}
+
+fn opened(hub: &Hub, ask: &Ask) -> ViewId {
+    match Answer::decode(serve(hub, Some(PEER), &ask.encode())) {
+        Ok(Answer::Opened { view, .. } | Answer::OpenedOne { view, .. }) => view,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn fetched(hub: &Hub, view: ViewId, object: Object) -> Answer {
+    Answer::decode(serve(hub, Some(PEER), &Ask::Fetch { view, object }.encode())).unwrap()
+}
+
+fn pages(runs: &[(u32, u32)]) -> Object {
+    let runs = runs.iter().map(|(first, count)| (PageNo::new(*first).unwrap(), *count)).collect();
+    Object::Pages { database: APP, runs }
+}
+
+/// A database of one page that fits, just fits or does not fit: its checkpoints wait for the one who fetches, or not. What is
+/// fetched is the same.
+#[test]
+fn what_is_small_is_lent_from_memory_and_no_checkpoint_waits_for_it() {
+    for (limit, views) in [(0, 1), (4095, 1), (4096, 0), (4097, 0)] {
+        let config = Config { snapshot_chunk_max_size: limit, ..Config::default() };
+        let (hub, db) = hub_with_app(&SimFs::new(1), config);
+        for ask in [Ask::Open { have: LogIndex(0) }, Ask::OpenOne { database: APP, beyond: LogIndex(2) }] {
+            let view = opened(&hub, &ask);
+            assert_eq!(db.status().views, views, "{limit}: {ask:?}");
+            let bytes = db.page(PageNo::FIRST).unwrap().unwrap().to_vec();
+            assert_eq!(fetched(&hub, view, pages(&[(1, 1)])), Answer::Object { bytes });
+            hub.snapshots.views.close_all();
+            assert_eq!(db.status().views, 0);
+        }
+    }
+}
+
+/// An object has a largest size, whatever it is made of, and nothing is in it that is not in the view.
+#[test]
+fn what_is_too_large_for_an_object_or_not_in_the_view_is_refused() {
+    let (hub, _) = hub_with_app(&SimFs::new(1), Config::default());
+    let view = opened(&hub, &Ask::Open { have: LogIndex(0) });
+    let most = OBJECT_BYTES / PageSize::DEFAULT.len();
+    let ranges = |first, count| Object::Ranges { database: APP, first, count };
+    let hashes = |count| Object::Hashes { database: APP, ranges: vec![0; count] };
+    for (object, bytes) in [
+        (pages(&vec![(1, 1); most]), Some(OBJECT_BYTES)),
+        (pages(&vec![(1, 1); most + 1]), None),
+        (pages(&[(1, u32::MAX), (1, u32::MAX)]), None),
+        (pages(&[(1, 2)]), None),
+        (pages(&[(2, 1)]), None),
+        (pages(&[(u32::MAX, 1)]), None),
+        (ranges(0, 1), Some(16)),
+        (ranges(0, 2), None),
+        (ranges(1, 1), None),
+        (ranges(u32::MAX, 2), None),
+        (ranges(0, RANGES_PER_OBJECT + 1), None),
+        (hashes(HASHED_RANGES), Some(16 * HASHED_RANGES)),
+        (hashes(HASHED_RANGES + 1), None),
+        (Object::Hashes { database: APP, ranges: vec![1] }, None),
+        (Object::Ranges { database: DatabaseId(3), first: 0, count: 1 }, None),
+    ] {
+        match (fetched(&hub, view, object.clone()), bytes) {
+            (Answer::Object { bytes: made }, Some(bytes)) => assert_eq!(made.len(), bytes, "{object:?}"),
+            (Answer::No(_), None) => {}
+            (other, _) => panic!("{object:?}: {other:?}"),
+        }
+    }
+    assert_eq!(fetched(&hub, ViewId(view.0 + 1), Object::Manifest), Answer::Gone);
+}
+
+/// A copy that is damaged is lent to nobody, and a page that rots while it is lent is in no object. Who asks hears why.
+#[test]
+fn what_rots_is_not_lent_and_whoever_asks_hears_why() {
+    let fs = SimFs::new(1);
+    let (hub, _) = hub_with_app(&fs, Config { snapshot_chunk_max_size: 0, ..Config::default() });
+    let open = Ask::Open { have: LogIndex(0) };
+    let view = opened(&hub, &open);
+    fs.edit(std::path::Path::new("/db/2-1.db"), |bytes| bytes[2000] ^= 1);
+    let rotten = fetched(&hub, view, pages(&[(1, 1)]));
+    assert!(matches!(&rotten, Answer::No(why) if why.contains("page 1 is not what was written")), "{rotten:?}");
+    hub.snapshots.views.close_all();
+    assert!(hub.databases.convict(APP, Damage::Rotten, "a test wants it".to_string()));
+    let refused = Answer::decode(serve(&hub, Some(PEER), &open.encode())).unwrap();
+    assert!(matches!(&refused, Answer::No(why) if why.contains("ask another node")), "{refused:?}");
+}
+
+/// A view under which the WAL grows too much is closed, although it is used.
+#[test]
+fn a_view_that_keeps_too_much_from_being_checkpointed_is_closed() {
+    let (hub, db) = hub_with_app(&SimFs::new(1), Config { snapshot_chunk_max_size: 0, ..Config::default() });
+    let view = opened(&hub, &Ask::Open { have: LogIndex(0) });
+    let mut page = db.page(PageNo::FIRST).unwrap().unwrap().to_vec();
+    page[27] = 9;
+    let hash = PageHash::of(PageNo::FIRST, &page);
+    let transaction = Transaction {
+        base: Position(APP.0),
+        page_size: PageSize::DEFAULT,
+        size_after: PageCount(1),
+        checksum_after: hash,
+        pages: vec![ChangedPage { number: PageNo::FIRST, image: page.into(), hash }],
+    };
+    db.apply(&transaction, Position(3)).unwrap();
+    let sweep = |pinned_bytes| {
+        let limits = Limits { age: Duration::from_secs(3600), pinned_bytes };
+        hub.snapshots.views.sweep(Duration::ZERO, limits, |_| true)
+    };
+    assert_eq!((sweep(4096), sweep(4095)), (0, 1));
+    assert_eq!(hub.snapshots.views.capped(), 1);
+    assert_eq!(fetched(&hub, view, pages(&[(1, 1)])), Answer::Gone);
+    assert_eq!(db.status().views, 0);
 }

@@ -25,7 +25,7 @@ const B: NodeId = NodeId(2);
 fn a_view_is_lent_again_to_whom_it_suits() {
     let views = Views::default();
     let id = views.lend(7, cut(100), A, at(0));
-    let reuse = |to, have, start| views.reuse(to, LogIndex(have), LogIndex(start), at(1)).map(|(id, _)| id);
+    let reuse = |to, have, start| views.reuse(to, LogIndex(have), LogIndex(start), at(1)).map(|(id, ..)| id);
     assert_eq!(reuse(B, 10, 100), Some(id));
     assert_eq!(reuse(B, 10, 101), None, "the log would begin behind it");
     assert_eq!(reuse(B, 100, 50), None, "it has as much");
@@ -50,7 +50,7 @@ fn a_lease_is_kept_by_asking_and_ends_by_silence() {
     assert_eq!(views.sweep(at(91), LIMITS, everybody), 0, "nobody uses it, but somebody may soon");
     assert_eq!((views.counts(), views.floor()), ((1, 0), None));
     assert!(views.renew(id, A, at(92)).is_none());
-    assert_eq!(views.reuse(A, LogIndex(1), LogIndex(100), at(92)).map(|(again, _)| again), Some(id));
+    assert_eq!(views.reuse(A, LogIndex(1), LogIndex(100), at(92)).map(|(again, ..)| again), Some(id));
     assert_eq!(views.sweep(at(92 + 61), LIMITS, everybody), 1);
     assert_eq!(views.counts(), (0, 0));
 }

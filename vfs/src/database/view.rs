@@ -161,7 +161,7 @@ impl Database {
             return Err(ViewError::Io(std::io::Error::other(what)));
         }
         let geometry = self.geometry;
-        let content = Content { at, geometry, changed, main, map, checked: Default::default(), gate };
+        let content = Content { at, geometry, changed, main, map: Some(map), checked: Default::default(), gate };
         let (view, reference) = ReadView::new(content);
         let mut state = self.state.lock();
         if !allowed(state.retired) {
