@@ -30,7 +30,10 @@ use crate::raft::PersistBatch;
 use crate::registry;
 use crate::shared::Shared;
 use crate::signal::Waiting;
+use crate::snapshot::object::{Manifest, ViewId};
 use crate::types::{EntryClass, EntryId, HardState, Incarnation, Message, NodeId, Term};
+
+mod mended;
 
 const NODE: NodeId = NodeId(1);
 
@@ -56,7 +59,12 @@ impl Outlet for Wanted {
 
 /// A directory in which a cluster of one was founded.
 fn founded() -> (Env, Directory, Identity, Opened) {
-    let env = Env { fs: Arc::new(SimFs::new(1)), clock: Arc::new(SimClock::default()), rng: Arc::new(SimRng::new(3)) };
+    founded_on(&SimFs::new(1))
+}
+
+fn founded_on(fs: &SimFs) -> (Env, Directory, Identity, Opened) {
+    let (clock, rng) = (Arc::new(SimClock::default()), Arc::new(SimRng::new(3)));
+    let env = Env { fs: Arc::new(fs.clone()), clock, rng };
     env.fs.create_dir_all(Path::new("/a"), "test").unwrap();
     let directory = Directory::new(env.clone(), Path::new("/a"), &Config::default());
     let mut founding = Founding::new(directory.identify(NODE).unwrap(), &[(NODE, String::new())]).unwrap();
@@ -343,4 +351,44 @@ fn made_up_ids_are_dialed_within_a_bound_and_not_for_ever() {
     tick_for_a_minute(&mut engine);
     assert_eq!(dialed.0.lock().len(), before, "nobody answered there");
     assert_eq!(hear(&mut engine, 2000..2001), 1, "there is room for somebody else");
+}
+
+/// What the log has already, or knows to be committed beyond, needs no snapshot; nor does a leader. The log stays as it is then.
+/// Shows INV-31.
+#[test]
+fn a_snapshot_that_the_log_has_overtaken_is_not_installed() {
+    for (index, term, committed, role, installs) in [
+        (4, 1, 1, Role::Follower, false),
+        (5, 1, 1, Role::Follower, false),
+        (6, 1, 1, Role::Follower, true),
+        (4, 2, 1, Role::Follower, true),
+        (9, 1, 8, Role::Follower, true),
+        (9, 1, 9, Role::Follower, false),
+        (9, 1, 1, Role::Candidate, true),
+        (9, 1, 1, Role::Leader, false),
+    ] {
+        let (env, directory, identity, opened) = founded();
+        let entry = |index| LogEntry {
+            id: EntryId { index: LogIndex(index), term: Term(1) },
+            class: EntryClass::Normal,
+            data: Default::default(),
+        };
+        opened.log.append(&Batch { entries: (2..=5).map(entry).collect(), ..Batch::default() }).unwrap();
+        let (membership, catalogue) = (opened.restored.membership.clone(), opened.catalogue.clone());
+        drop(opened);
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let hub = hub_of(&env, &identity, mailbox);
+        let (engine, log) = begin(&hub, directory.open_log(&identity).unwrap(), &directory).unwrap();
+        let mut core = engine.core_status();
+        (core.committed, core.role.role) = (LogIndex(committed), role);
+
+        let at = EntryId { index: LogIndex(index), term: Term(term) };
+        let manifest = Manifest { at, reach: at.index, membership, catalogue, databases: Vec::new() };
+        let staged = Staged { source: NodeId(2), view: ViewId(1), manifest, files: Vec::new(), received: 0 };
+        let (start, last) = (log.start(), log.last());
+        let installed = install::install(&hub, &log, &core, staged).unwrap();
+        assert_eq!(matches!(installed, Installed::Yes(_)), installs, "{index}@{term}, {committed}, {role:?}");
+        let wanted = if installs { (at, at) } else { (start, last) };
+        assert_eq!((log.start(), log.last()), wanted, "{index}@{term}, {committed}, {role:?}");
+    }
 }

@@ -308,10 +308,11 @@ fn scratch_files(dir: &Path) -> Vec<File> {
     all.map(|path| OpenOptions::new().read(true).write(true).open(path).unwrap()).collect()
 }
 
-/// Pages of a WAL that are outside of memory: at their first use, and when a checkpoint would move them.
+/// Pages of a WAL that are outside of memory: at their first use, and when a checkpoint would move them. On a follower, and on
+/// the leader, which hands over.
 #[test]
 fn a_wal_page_that_rots_outside_of_memory_is_not_shown_and_not_checkpointed() {
-    for read in [true, false] {
+    for (leads, read) in [(false, true), (false, false), (true, true), (true, false)] {
         let cluster = Cluster::start_with(3, |builder| {
             builder.wal_limit(0).checkpoint_bytes(1 << 30).checkpoint_age(std::time::Duration::from_secs(3600))
         });
@@ -329,7 +330,7 @@ fn a_wal_page_that_rots_outside_of_memory_is_not_shown_and_not_checkpointed() {
         });
         created.unwrap();
         cluster.assert_equal("app");
-        let victim = cluster.follower().id();
+        let victim = if leads { cluster.leader().id() } else { cluster.follower().id() };
         let node = cluster.node(victim);
         let events = all_events(&cluster);
         let mine = &events.iter().find(|(id, _)| *id == victim).unwrap().1;
