@@ -6,7 +6,7 @@
 //!             where the log begins, goes beyond what the node has, and knows the node as a member
 //! closing     a view without a lease goes when there is a newer one, or after IDLE; any view goes when it is
 //!             `snapshot_read_view_close_timeout` old, or when the WALs that it keeps from being checkpointed have more than
-//!             `snapshot_wal_pin_max` bytes
+//!             `snapshot_wal_pin_max` bytes, or when the log is dropped beyond its entry
 //! ```
 //!
 //! A view may be of one database only, for a node whose copy of it is damaged. It is lent to such nodes and goes with its
@@ -192,6 +192,15 @@ impl Views {
             lent.is_open() && !unused && !capped
         });
         before - all.len()
+    }
+
+    /// Closes the views of entries before `start`, where the log is about to begin: nobody could go on from them.
+    pub(crate) fn close_before(&self, start: LogIndex) {
+        self.all.lock().retain(|lent| {
+            let passed = lent.cut.only.is_none() && lent.cut.at.index < start;
+            self.capped.fetch_add(u64::from(passed && !lent.leases.is_empty()), Ordering::Relaxed);
+            !passed
+        });
     }
 
     /// The first entry of those that lent views are of: whoever fetches one needs the log from there on.

@@ -118,11 +118,16 @@ fn the_log_is_kept_for_who_fetches_up_to_some_size() {
             upkeep.hub.snapshots.views.lend(7, cut, NodeId(3), Duration::ZERO);
         }
         upkeep.compact(true);
+        let (views, start) = (&upkeep.hub.snapshots.views, LogIndex(LENT));
         let starts = inputs.try_iter().filter_map(|input| match input {
             Input::Compact { start } => Some(start.index.0),
             _ => None,
         });
-        starts.max().unwrap_or(0)
+        let began = starts.max().unwrap_or(0);
+        // What is of no more use is not lent any more: whoever fetches it asks for another one now, and not at the end.
+        assert_eq!(views.floor(), Some(start).filter(|start| lent && began <= start.0));
+        assert_eq!(views.capped(), u64::from(lent && began > LENT));
+        began
     };
     assert!(start_of(false, 3 * LIMIT) > LENT);
     assert!(start_of(true, 3 * LIMIT) <= LENT, "it could not go on behind what it fetches");
