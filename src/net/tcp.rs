@@ -71,7 +71,8 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// First and longest pause before a lost connection is dialed again.
     pub backoff: (Duration, Duration),
-    /// A connection for requests ends when the next one is not there within this time. Programs and nodes open one for each.
+    /// A connection for requests ends when the next one is not there within this time. Who asks for one thing opens one for it; a
+    /// node that fetches a snapshot has one as long as that goes.
     pub request_timeout: Duration,
     /// Most connections that have not said hello yet.
     pub max_pending: usize,
