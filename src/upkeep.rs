@@ -495,7 +495,8 @@ impl Upkeep {
         }
         let what =
             format!("the log cannot be made shorter: {error}; make room on the disk, it is tried again by itself");
-        self.disk_trouble(about, what);
+        // No event: whoever appends finds no room either, and tells of it.
+        self.alarm(about, Some(what));
     }
 
     fn compact(&mut self, pressed: bool) {
