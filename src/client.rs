@@ -279,6 +279,7 @@ impl Door {
             | Request::Verify { .. }
             | Request::Progress { .. }
             | Request::Directory
+            | Request::Outcome { .. }
             | Request::Backup { .. } => Error::new(ErrorKind::Io, what),
             _ => Error::new(ErrorKind::Unknown, format!("{what}; it may have been done")),
         }

@@ -124,6 +124,10 @@ impl Inbound for NodeInbound {
         self.hub.post(Input::Removed { what });
     }
 
+    fn is_member(&self, node: NodeId) -> bool {
+        self.hub.is_member(node)
+    }
+
     fn on_unreachable(&self, peer: NodeId) {
         self.hub.post(Input::Unreachable { peer });
     }

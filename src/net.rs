@@ -100,6 +100,8 @@ pub trait Inbound: Send + Sync {
     fn on_found(&self, from: NodeId, message: FoundMessage);
     /// A request arrived, from a node or (`None`) a program; the result is the answer.
     fn on_request(&self, from: Option<NodeId>, body: Vec<u8>) -> Vec<u8>;
+    /// Whether this is a member, as far as this node knows.
+    fn is_member(&self, node: NodeId) -> bool;
     /// `by` refused a connection, because this node was removed from the cluster; in words.
     fn on_removed(&self, by: NodeId, text: &str) {
         let _ = (by, text);

@@ -240,8 +240,9 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
         Error::new(
             ErrorKind::Corrupt,
             format!(
-                "{what}, but the log ends at entry {last}: the log lost what it had; remove this node from the cluster and let a \
-                 new one take its place"
+                "{what}, but the log ends at entry {last}: the log lost what it had. If files of it were moved away, bring them back; \
+                 else remove this node from the cluster and let a new one take its place, or, if it is the only one, restore a \
+                 backup into a new cluster"
             ),
         )
     };

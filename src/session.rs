@@ -305,8 +305,10 @@ impl Runner<'_> {
             }
             Err(Fault::Failed(mut trouble)) => {
                 if trouble.outcome == Some(Outcome::Unknown) {
-                    // With the session its receipt would be gone.
-                    trouble.receipt = self.connection.last_receipt().map(Box::new);
+                    // With the session its receipt would be gone. With other databases attached it need not be this one's.
+                    let alone = "SELECT count(*) = 0 FROM pragma_database_list WHERE name NOT IN ('main', 'temp')";
+                    let alone = self.connection.query_row(alone, [], |row| row.get(0)).unwrap_or(false);
+                    trouble.receipt = self.connection.last_receipt().filter(|_| alone).map(Box::new);
                 }
                 tell(&mut *self.stream, &Tell::Failed(trouble))?;
             }

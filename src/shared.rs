@@ -346,7 +346,8 @@ impl Shared {
         self.obstacles.lock().clone()
     }
 
-    fn is_member(&self, node: NodeId) -> bool {
+    /// Whether a node is a member, as far as this one knows.
+    pub(crate) fn is_member(&self, node: NodeId) -> bool {
         self.with_catalogue(|catalogue| catalogue.member(node).is_some()) == Ok(true)
     }
 

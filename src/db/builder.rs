@@ -323,7 +323,7 @@ impl Builder {
         };
         let replay_to = match &start {
             Start::Opened(opened) => {
-                self.check_list_of_a_member(id, opened)?;
+                self.look_at_list_of_a_member(id, opened);
                 hub.set_hints(list.iter().filter(|(node, _)| *node != id).cloned().collect());
                 if let Some(address) = self.own_address() {
                     hub.hear_address(id, address);
@@ -416,8 +416,8 @@ impl Builder {
 
     /// The directory's cluster decides who is a member. A list that names others as well is an old or a newer one: settings stay
     /// when members come and go, and this node may have been away. One whose other nodes it has never heard of is another
-    /// cluster's, or the directory is.
-    fn check_list_of_a_member(&self, id: NodeId, opened: &Opened) -> Result<()> {
+    /// cluster's, or the directory is. It changes nothing either, but somebody has mixed something up.
+    fn look_at_list_of_a_member(&self, id: NodeId, opened: &Opened) {
         let (dir, catalogue) = (self.dir.display(), &opened.catalogue);
         let cluster = catalogue.cluster();
         if !self.join.is_empty() {
@@ -428,27 +428,23 @@ impl Builder {
         let listed: BTreeSet<u16> = self.bootstrap.iter().map(|member| member.id as u16).collect();
         let members: BTreeSet<u16> = catalogue.members().map(|(id, _)| id.0).collect();
         if listed.is_empty() || listed == members {
-            return Ok(());
+            return;
         }
         let founders = opened.genesis.iter().flat_map(|genesis| &genesis.members).map(|member| member.node.0);
         let known: BTreeSet<u16> =
             members.iter().copied().chain(catalogue.removed().map(|id| id.0)).chain(founders).collect();
         let others: BTreeSet<u16> = listed.iter().copied().filter(|other| *other != id.0).collect();
         if !others.is_empty() && others.is_disjoint(&known) {
-            return Err(Error::new(
-                ErrorKind::BadInput,
-                format!(
-                    "{dir}: this directory belongs to cluster {cluster} with the members {members:?}, and of the other nodes in the \
-                     bootstrap list, {others:?}, none is or was one of them; nothing was changed. To go on in its cluster, start it \
-                     without the list; for another cluster, give the node an empty directory; to bring those nodes into this one, \
-                     start them with join"
-                ),
-            ));
+            tracing::warn!(
+                "{dir} belongs to cluster {cluster} with the members {members:?}, and of the other nodes in the bootstrap list, \
+                 {others:?}, none is or was one of them: the list is ignored. For another cluster, give the node an empty \
+                 directory; to bring those nodes into this one, start them with join"
+            );
+            return;
         }
         tracing::warn!(
             "{dir} belongs to cluster {cluster} with the members {members:?}; the bootstrap list {listed:?} changes nothing of that"
         );
-        Ok(())
     }
 
     /// Takes the address to listen on.

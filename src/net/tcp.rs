@@ -143,6 +143,8 @@ struct Shared {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Room for bodies of messages that are being read, and larger than [`BULK`].
     reading: Arc<Inbox>,
+    /// The same for nodes that are no members: they wait for each other only.
+    reading_others: Arc<Inbox>,
 }
 
 impl Shared {
@@ -243,6 +245,7 @@ impl Tcp {
             refused: Mutex::default(),
             threads: Mutex::default(),
             reading: Arc::default(),
+            reading_others: Arc::default(),
             options,
         });
         let worker = Arc::clone(&shared);
@@ -288,6 +291,7 @@ impl Tcp {
         let shared = &self.shared;
         shared.stop.store(true, Ordering::SeqCst);
         shared.reading.close();
+        shared.reading_others.close();
         // Wakes the listener; if it does not get through, the listener looks up by itself.
         let mut own = shared.local;
         if own.ip().is_unspecified() {

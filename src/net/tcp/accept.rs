@@ -191,7 +191,9 @@ fn serve_peer(shared: &Shared, id: u64, link: &mut Link, from: NodeId) -> Result
     let me = shared.options.node;
     loop {
         // Many connections at once must not bring a large body each. Small ones never wait for them: a heartbeat is one.
-        let room = |bytes| (bytes > BULK).then(|| shared.reading.wait(bytes));
+        // Nobody but a member can keep members waiting.
+        let reading = || if shared.inbound.is_member(from) { &shared.reading } else { &shared.reading_others };
+        let room = |bytes| (bytes > BULK).then(|| reading().wait(bytes));
         let (kind, body, _room) = link.read_shared(&[FrameKind::Message, FrameKind::Found], Wait::Idle, room)?;
         // Whoever took it out of the books ended it; what was read after that does not count.
         let Some(standing) = shared.served.lock().get(&id).map(|one| one.standing) else { return Ok(()) };

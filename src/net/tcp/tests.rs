@@ -76,6 +76,9 @@ impl Inbound for Recorder {
         drop(self.gate.lock());
         format!("{:?} said {}", from.map(|node| node.0), String::from_utf8_lossy(&body)).into_bytes()
     }
+    fn is_member(&self, node: NodeId) -> bool {
+        self.catalogue.lock().member(node).is_some()
+    }
     fn on_unreachable(&self, peer: NodeId) {
         let _ = self.seen.send(Seen::Unreachable(peer.0));
     }
@@ -492,14 +495,18 @@ fn a_port_in_use_is_said() {
 
 /// What node 1 says first to node 2.
 fn hello_of_one() -> Vec<u8> {
+    hello_of(1)
+}
+
+fn hello_of(id: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
     let hello = Hello {
         versions: (PROTOCOL, PROTOCOL),
         purpose: Purpose::Peer,
         cluster: Some(CLUSTER),
-        from: Some(NodeId(1)),
+        from: Some(NodeId(id)),
         to: Some(NodeId(2)),
-        incarnation: Incarnation(1),
+        incarnation: Incarnation(id.into()),
         address: String::new(),
     };
     frame::put(&mut bytes, FrameKind::Hello, |out| hello.encode(out)).unwrap();
@@ -547,6 +554,27 @@ fn large_bodies_wait_for_room_before_they_are_read_and_small_ones_do_not_wait_fo
     b.write_all(&second[frame::HEAD..]).unwrap();
     assert_eq!(two.message(), (1, MessageKind::Append, 2));
     until(&|| held() == (0, 0));
+}
+
+/// Shows INV-20. Anybody can announce a large body and never send it.
+#[test]
+fn who_is_no_member_keeps_no_member_waiting_with_a_body_that_does_not_come() {
+    let two = Node::new(2);
+    let mut large = Vec::new();
+    let data = message(1, 2, 1, 40 << 20);
+    frame::put(&mut large, FrameKind::Message, |out| codec::encode(&data, out)).unwrap();
+    let mut stranger = TcpStream::connect(two.tcp.local_addr()).unwrap();
+    stranger.write_all(&hello_of(77)).unwrap();
+    stranger.write_all(&large[..frame::HEAD]).unwrap();
+    let begun = Instant::now();
+    while two.tcp.shared.reading_others.held().0 == 0 {
+        assert!(begun.elapsed() < LONG);
+        std::thread::yield_now();
+    }
+    let mut member = TcpStream::connect(two.tcp.local_addr()).unwrap();
+    member.write_all(&hello_of_one()).unwrap();
+    member.write_all(&large).unwrap();
+    assert_eq!(two.message(), (1, MessageKind::Append, 1));
 }
 
 #[test]
