@@ -80,8 +80,9 @@ impl Builder {
 
     /// The members of a new cluster, this node among them: the same list on each. Once the directory belongs to a
     /// cluster, the list changes nothing, and may be out of date; its addresses of members are tried where a member is not found
-    /// at the one that the cluster knows, so that all nodes may be started on other addresses. It is refused if the cluster has
-    /// never heard of any other node in it. The cluster begins when a majority of the list has come up, none of which may belong to one already.
+    /// at the one that the cluster knows, so that all nodes may be started on other addresses. A list whose other nodes the
+    /// cluster has never heard of is ignored with a warning in the log. The cluster begins when a majority of the list has come
+    /// up, none of which may belong to one already.
     pub fn bootstrap(mut self, members: impl IntoIterator<Item = Member>) -> Builder {
         self.bootstrap = members.into_iter().collect();
         self
