@@ -188,7 +188,7 @@ pub(crate) fn restore(hub: &Hub, name: &str, path: &Path, told: Told<'_>) -> Res
     let limit = hub.config.transaction_limit;
     if source.pages * u64::from(source.page_size.bytes()) > limit {
         return Err(Error::new(
-            ErrorKind::Io,
+            ErrorKind::NotCommitted,
             format!(
                 "{}: {} pages of {} bytes are more than transaction_limit, {limit} bytes; start the nodes with a higher one",
                 path.display(),

@@ -440,6 +440,13 @@ impl Node {
         progress.settled() < progress.applied.index
     }
 
+    /// Lets large transactions of this node wait when their first parts are proposed, or go on. For tests of what happens
+    /// in their middle, however fast the machine is.
+    #[doc(hidden)]
+    pub fn hold_parts(&self, held: bool) {
+        self.inner.hub.hold_parts(held);
+    }
+
     fn check_running(&self) -> Result<()> {
         if self.inner.hub.is_stopped() { Err(stopped(&self.inner.hub)) } else { Ok(()) }
     }

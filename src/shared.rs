@@ -168,6 +168,8 @@ pub(crate) struct Shared {
     log: OnceLock<Arc<Log>>,
     /// What is to be written to the log waits for room on the disk.
     log_lacks_room: AtomicBool,
+    /// A test looks at what is so in the middle of a large transaction.
+    parts_held: AtomicBool,
     /// The last entry that a database may show although it is not applied yet; see `registry.rs`.
     reach: AtomicU64,
     /// The genesis of this node's cluster, for nodes that join.
@@ -236,6 +238,7 @@ impl Shared {
             jobs: Mutex::default(),
             log: OnceLock::new(),
             log_lacks_room: AtomicBool::new(false),
+            parts_held: AtomicBool::new(false),
             reach: AtomicU64::new(0),
             genesis: OnceLock::new(),
             obstacles: Mutex::default(),
@@ -320,6 +323,19 @@ impl Shared {
     /// The log, once there is one.
     pub(crate) fn log(&self) -> Option<&Arc<Log>> {
         self.log.get()
+    }
+
+    pub(crate) fn hold_parts(&self, held: bool) {
+        self.parts_held.store(held, Ordering::Release);
+        self.changed.notify();
+    }
+
+    /// Waits until parts are not held any more, which they are in tests alone.
+    pub(crate) fn await_parts_free(&self) {
+        let held = || self.parts_held.load(Ordering::Acquire) && !self.is_stopped();
+        if held() {
+            self.changed.wait(&self.waiting, Duration::MAX, Duration::from_millis(20), || (!held()).then_some(()));
+        }
     }
 
     pub(crate) fn set_log_lacks_room(&self, lacks: bool) {

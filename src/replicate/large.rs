@@ -48,8 +48,11 @@ impl NodeReplicator {
         let mut from = 0;
         let mut packed = Vec::new();
         loop {
-            if flying.len() >= WINDOW && !self.await_one(flying) {
-                return false;
+            if flying.len() >= WINDOW {
+                self.hub.await_parts_free();
+                if !self.await_one(flying) {
+                    return false;
+                }
             }
             let (part, signal) = self.hub.pending.register(None);
             let bytes = self.hub.config.part_bytes;

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use shoaldb::{CreateOptions, ErrorKind, Node, Outcome, Phase, Progress, rusqlite};
 use tempfile::TempDir;
 
-use crate::cluster::{Cluster, LONG, count};
+use crate::cluster::{Cluster, LONG, PartsHeld, count};
 
 struct One {
     dir: TempDir,
@@ -283,6 +283,7 @@ fn what_cannot_change_in_a_database_is_told_before_anything_does() {
     small.wait_leader(LONG).unwrap();
     drop(file(&one.path("large"), "", 1000));
     let error = small.restore("app", one.path("large")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotCommitted, "{error}");
     assert!(error.to_string().contains("transaction_limit"), "{error}");
     assert!(small.databases().unwrap().is_empty());
     for name in ["", "../app", ".app"] {
@@ -510,6 +511,7 @@ fn a_restore_across_a_failover_leaves_the_old_database_or_the_new_one() {
             }
         };
         let result = std::thread::scope(|scope| {
+            let held = matches!(moment, "parts" | "cut").then(|| PartsHeld::by(old));
             let restore = scope.spawn(|| old.restore_with("app", file, told));
             match moment {
                 "copying" => {
@@ -519,10 +521,12 @@ fn a_restore_across_a_failover_leaves_the_old_database_or_the_new_one() {
                 "parts" => {
                     until("no part came", || cluster.node(next).has_open_split());
                     old.transfer_leadership(next).unwrap();
+                    drop(held);
                 }
                 "cut" => {
                     until("no part came", || cluster.node(next).has_open_split());
                     cluster.cut(old.id(), true);
+                    drop(held);
                     let led = || cluster.running().any(|node| node.id() != old.id() && node.is_leader());
                     until("no other leads", led);
                     cluster.cut(old.id(), false);

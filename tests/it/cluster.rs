@@ -54,6 +54,23 @@ pub(crate) fn fill(node: &Node, db: &str, rows: usize) {
     .unwrap();
 }
 
+/// Lets large transactions of a node wait in their middle until this is dropped. A scope in which one is being written
+/// needs it inside: a test that fails there waits for it otherwise.
+pub(crate) struct PartsHeld(Node);
+
+impl PartsHeld {
+    pub(crate) fn by(node: &Node) -> PartsHeld {
+        node.hold_parts(true);
+        PartsHeld(node.clone())
+    }
+}
+
+impl Drop for PartsHeld {
+    fn drop(&mut self) {
+        self.0.hold_parts(false);
+    }
+}
+
 impl Cluster {
     pub(crate) fn prepare(n: u64) -> Cluster {
         Cluster::prepare_with(n, |builder| builder)

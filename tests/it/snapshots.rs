@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use shoaldb::{Event, Node, Status};
 
-use crate::cluster::{Cluster, LONG, fill, quick, table, until};
+use crate::cluster::{Cluster, LONG, PartsHeld, fill, quick, table, until};
 use crate::wait::told;
 
 fn with_blobs(node: &Node, db: &str) {
@@ -204,6 +204,7 @@ fn a_disk_that_is_lost_in_the_middle_of_a_large_transaction_leaves_a_majority_th
     let lost = cluster.running().map(|node| node.id()).find(|id| *id != leader).unwrap();
     let (db, survivor) = (cluster.node(leader).connect("app").unwrap(), cluster.node(leader).clone());
     std::thread::scope(|scope| {
+        let held = PartsHeld::by(&survivor);
         let large = scope.spawn(move || {
             db.execute(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 8000) \
@@ -219,6 +220,7 @@ fn a_disk_that_is_lost_in_the_middle_of_a_large_transaction_leaves_a_majority_th
         cluster.cut(lost, true);
         cluster.nodes[lost as usize - 1] = None;
         assert!(survivor.has_open_split(), "it was over before the disk was lost");
+        drop(held);
         cluster.start_node(away);
         let events = cluster.node(away).events();
         fill(cluster.leader(), "other", 1);
