@@ -106,25 +106,23 @@ impl Client {
         self.any(&Request::Transfer { to: NodeId(to) })
     }
 
-    /// What became of the transaction that a receipt names: the proof of the first door that has one.
+    /// What became of the transaction that a receipt names: the proof of the first door that has one. A door that does not
+    /// answer, or is of another cluster, hides none that does.
     pub fn outcome_of(&self, receipt: &Receipt) -> Result<ReceiptOutcome> {
-        let mut unknown = None;
-        let proof = self.first(|door| {
-            let value = door.ask(&Request::Outcome { receipt: *receipt })?;
-            match serde_json::from_value(value) {
-                Ok(ReceiptOutcome::Unknown(why)) => {
-                    unknown = Some(why);
-                    // The next one may know.
-                    Err(Error::new(ErrorKind::NotLeader, why.to_string()))
-                }
-                Ok(outcome) => Ok(outcome),
-                Err(error) => Err(Error::new(ErrorKind::Io, format!("the outcome: {error}"))),
+        let mut best = Err(nobody());
+        for door in &self.doors {
+            let answer = door.ask(&Request::Outcome { receipt: *receipt }).and_then(|value| {
+                serde_json::from_value(value)
+                    .map_err(|error| Error::new(ErrorKind::Io, format!("the outcome: {error}")))
+            });
+            match answer {
+                Ok(ReceiptOutcome::Unknown(_)) => best = answer,
+                Ok(_) => return answer,
+                Err(_) if best.is_ok() => {}
+                Err(_) => best = answer,
             }
-        });
-        match (proof, unknown) {
-            (Err(error), Some(why)) if error.kind() == ErrorKind::NotLeader => Ok(ReceiptOutcome::Unknown(why)),
-            (answer, _) => answer,
         }
+        best
     }
 
     /// Brings in a member that listens.

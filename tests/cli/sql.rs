@@ -392,15 +392,21 @@ fn a_statement_of_which_nobody_knows_the_outcome_says_how_to_ask_and_any_node_an
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();
         let Some(leader) = status[0]["status"]["leader"].as_u64() else { continue };
         let data = members.data(leader as usize);
-        run(&["sql", "app", "CREATE TABLE IF NOT EXISTS t(x)", "--data", &data]);
+        for name in ["app", "two"] {
+            run(&["sql", name, "CREATE TABLE IF NOT EXISTS t(x)", "--data", &data]);
+        }
         let others =
             || nodes.iter().zip(1..).filter(|(_, id)| *id != leader).map(|(node, _)| node.as_ref().unwrap().pid());
         others().for_each(|pid| kill_process(pid, Signal::STOP).unwrap());
         let output = run(&["sql", "app", "INSERT INTO t VALUES (1)", "--data", &data]);
+        let other = run(&["sql", "app", "ATTACH 'two' AS two; INSERT INTO two.t VALUES (1)", "--data", &data]);
         others().for_each(|pid| kill_process(pid, Signal::CONT).unwrap());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         // A leader that has found out already that it is alone refuses the statement.
         if output.status.code() == Some(3) {
+            // The receipt that is kept for `app` would not be this one's.
+            let other = String::from_utf8_lossy(&other.stderr).into_owned();
+            assert!(!other.contains("shoal outcome"), "{other}");
             let words: Vec<&str> = said.split_whitespace().collect();
             let at = words.iter().position(|word| *word == "outcome").unwrap_or_else(|| panic!("{said}"));
             break words[at + 1].to_string();
@@ -420,6 +426,12 @@ fn a_statement_of_which_nobody_knows_the_outcome_says_how_to_ask_and_any_node_an
         };
         assert!(answer.starts_with("committed") || answer.starts_with("not committed"), "{answer}");
     }
+    // A door behind which nobody is hides none that knows.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead = silent.local_addr().unwrap().to_string();
+    drop(silent);
+    let doors = format!("{dead},{}", members.endpoints());
+    assert_eq!(run(&["outcome", &receipt, "--endpoints", &doors]).status.code(), Some(0));
     assert_eq!(run(&["outcome", "r1-no", "--endpoints", &members.endpoints()]).status.code(), Some(2));
 }
 
