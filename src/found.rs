@@ -53,8 +53,17 @@ use format::{Belongs, FoundMessage, Genesis, GenesisMember, Identity, MAX_LIST, 
 pub const PATIENCE: u32 = 10;
 /// Ticks after which a peer that belongs to a cluster should have told of it. One that is of this founding does so at once.
 const GENESIS_PATIENCE: u32 = 20;
+/// Ticks after which a peer that is not in the list, and asked as if it were, counts as gone.
+const SILENCE: u32 = 20;
 /// Peers of which it is remembered what is wrong with them: those of the longest list, and one more.
 const MAX_COMPLAINTS: usize = MAX_LIST + 1;
+
+/// What is wrong with a peer.
+struct Complaint {
+    text: String,
+    /// Ticks since it was found last.
+    ticks: u32,
+}
 
 /// A list that no cluster can be founded with.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -115,7 +124,7 @@ pub struct Founding {
     /// Peers that belong to a cluster and have not told of it, with the ticks since they said so.
     foreign: BTreeMap<NodeId, (ClusterId, u32)>,
     /// What keeps this node from founding with a peer, until that changes.
-    complaints: BTreeMap<NodeId, String>,
+    complaints: BTreeMap<NodeId, Complaint>,
     warned: BTreeSet<String>,
     effects: Effects,
 }
@@ -174,7 +183,7 @@ impl Founding {
 
     /// What keeps this node from founding a cluster, as far as it knows more than that others are missing; in words.
     pub fn obstacles(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.complaints.values().cloned().collect();
+        let mut all: Vec<String> = self.complaints.values().map(|complaint| complaint.text.clone()).collect();
         if let Some(founder) = self.stuck_on() {
             let at = self.list.get(&founder).map_or("", String::as_str);
             all.push(format!(
@@ -240,7 +249,7 @@ impl Founding {
         if self.complaints.len() >= MAX_COMPLAINTS && !self.complaints.contains_key(&peer) {
             return;
         }
-        self.complaints.insert(peer, text.clone());
+        self.complaints.insert(peer, Complaint { text: text.clone(), ticks: 0 });
         if self.warned.len() >= MAX_COMPLAINTS {
             self.warned.clear();
         }
@@ -278,6 +287,12 @@ impl Founding {
             return;
         }
         self.look_at_foreign();
+        // Whom this node does not list asks with every tick, or has stopped to.
+        let list = &self.list;
+        self.complaints.retain(|peer, complaint| {
+            complaint.ticks += 1;
+            list.contains_key(peer) || complaint.ticks < SILENCE
+        });
         if self.identity.promised.is_none() {
             if self.patience > 0 {
                 self.patience -= 1;

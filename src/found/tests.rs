@@ -331,6 +331,21 @@ fn another_list_is_refused_and_said() {
     assert!(world.warnings[0].contains("give every node the same list"));
 }
 
+/// Whom this node does not list is complained of as long as it asks.
+#[test]
+fn who_asks_without_being_listed_is_forgotten_when_it_stops() {
+    let list = [(NodeId(1), "a:1".to_string()), (NodeId(2), "a:2".to_string())];
+    let mut founding = Founding::new(Identity::new(NodeId(1), Incarnation(1)), &list).unwrap();
+    let ask = || Event::Message(NodeId(9), FoundMessage::Ask { list: 7, incarnation: Incarnation(9) });
+    founding.on_event(ask(), 1);
+    (1..SILENCE).for_each(|_| founding.on_event(Event::Tick, 1));
+    founding.on_event(ask(), 1);
+    (1..SILENCE).for_each(|_| founding.on_event(Event::Tick, 1));
+    assert_eq!(founding.obstacles().len(), 1, "{:?}", founding.obstacles());
+    founding.on_event(Event::Tick, 1);
+    assert_eq!(founding.obstacles(), [] as [String; 0]);
+}
+
 #[test]
 fn bad_lists_are_refused() {
     let identity = Identity::new(NodeId(1), Incarnation(1));
