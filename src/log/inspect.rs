@@ -2,7 +2,8 @@
 //!
 //! What is believed is what [`Log::open`](super::Log::open) would believe, by the same table (`recover.rs`); what it would cut
 //! is told instead. A damaged log is read up to the damage. The node may run meanwhile: then the end of what is seen is
-//! some moment's, and files may go while they are read, which is an error like any other.
+//! some moment's, and files may go while they are read, which is an error like any other. That the newest file is missing is
+//! believed only if none came meanwhile.
 //!
 //! Deliberately absent: what entries mean.
 
@@ -13,11 +14,14 @@ use bytes::Bytes;
 use shoaldb_vfs::env::{Fs, Open};
 
 use super::contents::Contents;
-use super::recover::Replay;
-use super::segment::{self, Directory};
+use super::recover::{Case, Replay};
+use super::segment::{self, Directory, Listing};
 use super::store::find_segments;
 use super::{Anchor, Cut, LogError};
 use crate::types::{ClusterId, EntryId, HardState, LogEntry, LogIndex};
+
+/// How often a log that goes on while it is looked at is looked at again.
+const LOOKS: u32 = 3;
 
 /// One segment file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,9 +73,22 @@ pub struct Inspection {
 impl Inspection {
     /// Reads the log in `dir`, all of it but for the entries.
     pub fn new(fs: Arc<dyn Fs>, dir: &Path) -> Result<Inspection, LogError> {
-        let directory = Directory::new(fs, dir);
-        let listing = directory.list()?;
-        let (found, _) = find_segments(&directory, &listing, Open::Read)?;
+        let mut tries = 0..LOOKS;
+        loop {
+            let directory = Directory::new(fs.clone(), dir);
+            let listing = directory.list()?;
+            let newest = listing.segments.last().map(|(number, _)| *number);
+            let seen = Inspection::of(directory, &listing)?;
+            let lacks = |error: &LogError| matches!(error, LogError::Damage { case, .. } if *case == Case::SegmentMissing.label());
+            let went_on = || Ok(seen.directory.list()?.segments.last().map(|(number, _)| *number) != newest);
+            if !seen.view.damage.as_ref().is_some_and(lacks) || tries.next().is_none() || !went_on()? {
+                return Ok(seen);
+            }
+        }
+    }
+
+    fn of(directory: Directory, listing: &Listing) -> Result<Inspection, LogError> {
+        let (found, _) = find_segments(&directory, listing, Open::Read)?;
         let Some((_, _, first)) = found.first() else {
             return Err(LogError::Missing { dir: directory.display() });
         };
