@@ -59,6 +59,10 @@ pub(crate) struct Opened {
     pub(crate) cut: Option<Cut>,
 }
 
+/// What to do about a directory that cannot be trusted any more.
+pub(crate) const TAKE_ITS_PLACE: &str = "remove this node from its cluster and join a new one in an empty directory; if it is \
+     the only one, restore a backup into a new cluster";
+
 /// One data directory.
 pub(crate) struct Directory {
     pub(crate) env: Env,
@@ -129,8 +133,7 @@ impl Directory {
             Error::new(
                 ErrorKind::Corrupt,
                 format!(
-                    "{}: the log of node {} is gone; if it was moved away, bring it back; else remove the node from its cluster and \
-                     join a new one in an empty directory",
+                    "{}: the log of node {} is gone; if it was moved away, bring it back; else {TAKE_ITS_PLACE}",
                     self.log_dir().display(),
                     identity.node
                 ),
@@ -140,7 +143,8 @@ impl Directory {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!(
-                    "{}: the log belongs to cluster {}, the identity to {:?}; these files are not from one directory",
+                    "{}: the log belongs to cluster {}, the identity to {:?}; these files are not from one directory: bring back those that belong \
+                     together, else {TAKE_ITS_PLACE}",
                     self.path.display(),
                     recovered.cluster,
                     identity.cluster().map(|id| id.to_string())
@@ -189,7 +193,7 @@ impl Directory {
                     ErrorKind::Corrupt,
                     format!(
                         "{}: the log has entries up to {}, but the identity belongs to no cluster; these files are not from \
-                         one directory",
+                         one directory: bring back the identity that belongs to them, else {TAKE_ITS_PLACE}",
                         dir.display(),
                         recovered.last.index
                     ),
@@ -208,8 +212,8 @@ impl Directory {
         let (dir, data) = (self.log_dir(), self.path.display());
         let advice = match &error {
             LogError::Damage { .. } => format!(
-                "nothing was changed; `shoal log --data {data}` prints what is whole. Remove this node from its cluster and join a new \
-                 one in an empty directory; if it is the only one, restore a backup into a new cluster"
+                "nothing was changed; `shoal log --data {data}` prints what is whole. If files of it were moved away, bring them back; \
+                 else {TAKE_ITS_PLACE}"
             ),
             LogError::Version { .. } => {
                 "start this directory with the program that wrote it, or a later one".to_string()
@@ -220,7 +224,12 @@ impl Directory {
             _ => "check the disk, and that the user who runs the node may read and write there; then start it again"
                 .to_string(),
         };
-        let kind = if error.is_damage() { ErrorKind::Corrupt } else { ErrorKind::Io };
+        let kind = match &error {
+            // It can never be done with this program.
+            LogError::Version { .. } => ErrorKind::BadInput,
+            error if error.is_damage() => ErrorKind::Corrupt,
+            _ => ErrorKind::Io,
+        };
         Error::caused(kind, format!("{}: {error}; {advice}", dir.display()), error)
     }
 
@@ -248,8 +257,9 @@ pub(crate) fn beginning_of(identity: &Identity) -> Option<&Genesis> {
 
 fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened> {
     let Recovered { hard_state, anchor, start, last, cut, .. } = recovered;
-    let damaged =
-        |error: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}"));
+    let damaged = |error: &dyn std::fmt::Display| {
+        Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}; {TAKE_ITS_PLACE}"))
+    };
     let (history, registry) = History::split(&anchor.registry).map_err(|error| damaged(&error))?;
     let Registry { catalogue, generations, aftermath } = registry::decode(registry).map_err(|error| damaged(&error))?;
     let restored = Restored { hard_state, membership: anchor.membership, start, last, applied: anchor.applied };
@@ -257,7 +267,9 @@ fn opened(identity: &Identity, log: Log, recovered: Recovered) -> Result<Opened>
         Some(genesis) => {
             let list: Vec<_> = genesis.members.iter().map(|member| (member.node, member.address.clone())).collect();
             let founding = Founding::new(identity.clone(), &list);
-            Some(founding.map_err(|error| Error::new(ErrorKind::Corrupt, format!("genesis of this node: {error}")))?)
+            Some(founding.map_err(|error| {
+                Error::new(ErrorKind::Corrupt, format!("genesis of this node: {error}; {TAKE_ITS_PLACE}"))
+            })?)
         }
         None => None,
     };

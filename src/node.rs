@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::admin;
-use crate::boot::{self, Directory, Opened};
+use crate::boot::{self, Directory, Opened, TAKE_ITS_PLACE};
 use crate::driver::{Driver, Work};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -241,8 +241,7 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
             ErrorKind::Corrupt,
             format!(
                 "{what}, but the log ends at entry {last}: the log lost what it had. If files of it were moved away, bring them back; \
-                 else remove this node from the cluster and let a new one take its place, or, if it is the only one, restore a \
-                 backup into a new cluster"
+                 else {TAKE_ITS_PLACE}"
             ),
         )
     };
@@ -261,8 +260,9 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
     let replay_to = restored.hard_state.commit.max(restored.applied);
     let sole_voter = restored.membership.voters == [hub.id];
     let log = Arc::new(log);
-    let core = Core::open(core_config(hub, directory.env.rng.next_u64()), restored, log.clone())
-        .map_err(|error| Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}"), error))?;
+    let core = Core::open(core_config(hub, directory.env.rng.next_u64()), restored, log.clone()).map_err(|error| {
+        Error::caused(ErrorKind::Corrupt, format!("log and hard state: {error}; {TAKE_ITS_PLACE}"), error)
+    })?;
     hub.set_log(&log);
     hub.begin(catalogue, applied);
     hub.set_reach(reach);

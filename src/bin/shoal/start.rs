@@ -152,8 +152,8 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
                 }
                 Ok(Event::DiskTrouble { what }) => {
                     // It serves reads, but cannot be relied on: whoever supervises it should know.
+                    // The log has it already.
                     notify(&format!("STATUS={}", what.replace('\n', " ")));
-                    tracing::error!(node = args.id, "{what}");
                 }
                 Ok(Event::DivergenceFound { database, what }) => {
                     tracing::error!(node = args.id, database, "{what}; it is not served here until it is repaired");
