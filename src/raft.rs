@@ -383,6 +383,23 @@ pub struct CoreStatus {
     pub peers: Vec<PeerStatus>,
 }
 
+#[cfg(test)]
+impl CoreStatus {
+    /// A follower that has applied all that there is.
+    pub(crate) fn of_follower(at: EntryId, leader: NodeId, membership: Membership) -> CoreStatus {
+        CoreStatus {
+            role: RoleChange { role: Role::Follower, term: at.term, leader: Some(leader) },
+            last: at.index,
+            persisted: at.index,
+            committed: at.index,
+            applied: at.index,
+            membership,
+            refused_messages: 0,
+            peers: Vec::new(),
+        }
+    }
+}
+
 /// What a leader knows of one other member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerStatus {

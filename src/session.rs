@@ -86,17 +86,20 @@ struct Open {
 struct Place<'a> {
     sessions: &'a Sessions,
     number: u64,
+    /// How many there are, for the status.
+    count: &'a AtomicU64,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
         self.sessions.open.lock().lines.remove(&self.number);
         self.sessions.fewer.notify_all();
     }
 }
 
 impl Sessions {
-    fn enter(&self, line: &dyn Line) -> io::Result<Result<Place<'_>, Trouble>> {
+    fn enter<'a>(&'a self, line: &dyn Line, count: &'a AtomicU64) -> io::Result<Result<Place<'a>, Trouble>> {
         let mut open = self.open.lock();
         if open.ended {
             return Ok(Err(Trouble::new("stopped", "this node is shutting down")));
@@ -108,7 +111,8 @@ impl Sessions {
         open.next += 1;
         let number = open.next;
         open.lines.insert(number, line.again()?);
-        Ok(Ok(Place { sessions: self, number }))
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(Ok(Place { sessions: self, number, count }))
     }
 
     /// Ends all sessions, and lets none begin. What runs is interrupted, and its caller is told what became of it.
@@ -165,11 +169,10 @@ pub(crate) fn serve(
     mut stream: Box<dyn Line>,
 ) -> io::Result<()> {
     stream.set_patience(hub.config.session_idle)?;
-    let place = match sessions.enter(&*stream)? {
+    let place = match sessions.enter(&*stream, &hub.sessions)? {
         Ok(place) => place,
         Err(trouble) => return tell(&mut *stream, &Tell::Failed(trouble)),
     };
-    let counted = Counted::new(hub);
     let opened = match (hub.is_closing(), DatabaseName::new(name)) {
         (true, _) => Err(Error::new(ErrorKind::Stopped, "this node is shutting down")),
         (false, Err(rule)) => Err(Error::new(ErrorKind::BadInput, rule.to_string())),
@@ -203,24 +206,8 @@ pub(crate) fn serve(
         runner.stream.hang_up();
         ended
     })?;
-    drop((place, counted));
+    drop(place);
     Ok(())
-}
-
-/// An open session, for the status.
-struct Counted<'a>(&'a Hub);
-
-impl<'a> Counted<'a> {
-    fn new(hub: &'a Hub) -> Counted<'a> {
-        hub.sessions.fetch_add(1, Ordering::Relaxed);
-        Counted(hub)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Hands over what the caller says until they are gone, or do not keep to the words.

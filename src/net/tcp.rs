@@ -461,6 +461,18 @@ pub fn check_address(address: &str, allow_plaintext_remote: bool) -> Result<(), 
     }
 }
 
+fn hello_of_a_program() -> Hello {
+    Hello {
+        versions: (PROTOCOL, PROTOCOL),
+        purpose: Purpose::Client,
+        cluster: None,
+        from: None,
+        to: None,
+        incarnation: Incarnation(0),
+        address: String::new(),
+    }
+}
+
 /// One call of a program that is no node: to whoever listens at `address`.
 pub fn call(
     address: &str,
@@ -469,16 +481,7 @@ pub fn call(
     allow_plaintext_remote: bool,
 ) -> Result<Vec<u8>, RequestError> {
     let deadline = Instant::now() + timeout;
-    let hello = Hello {
-        versions: (PROTOCOL, PROTOCOL),
-        purpose: Purpose::Client,
-        cluster: None,
-        from: None,
-        to: None,
-        incarnation: Incarnation(0),
-        address: String::new(),
-    };
-    let (mut link, _) = dial::dial(address, &hello, allow_plaintext_remote, timeout)
+    let (mut link, _) = dial::dial(address, &hello_of_a_program(), allow_plaintext_remote, timeout)
         .map_err(|error| RequestError::NotSent(format!("{address}: {error}")))?;
     put_request(&mut link, 1, body, address)?;
     read_answer(&mut link, 1, deadline, address)

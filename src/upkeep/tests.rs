@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::databases::Databases;
 use crate::history::History;
 use crate::log::LogOptions;
-use crate::raft::{CoreStatus, RoleChange};
+use crate::raft::CoreStatus;
 use crate::shared::Shared;
 use crate::signal::Waiting;
 use crate::snapshot::views::Cut;
@@ -55,16 +55,7 @@ fn upkeep_with(
     let at = EntryId { index: LogIndex(2), term: Term(1) };
     hub.begin(Catalogue::new(ClusterId(1)), at);
     let membership = Membership { voters: vec![NodeId(1), NodeId(2), NodeId(3)], ..Membership::default() };
-    *hub.core_status.lock() = Some(CoreStatus {
-        role: RoleChange { role: Role::Follower, term: Term(1), leader: Some(NodeId(3)) },
-        last: at.index,
-        persisted: at.index,
-        committed: at.index,
-        applied: at.index,
-        membership: membership.clone(),
-        refused_messages: 0,
-        peers: Vec::new(),
-    });
+    *hub.core_status.lock() = Some(CoreStatus::of_follower(at, NodeId(3), membership.clone()));
     let registry = registry::encode(&Catalogue::new(ClusterId(1)), &BTreeMap::new(), aftermath);
     hub.snapshots.set_finishing(aftermath.finishing, hub.waiting.clock.now());
     let anchor = Anchor { applied: at.index, membership, registry: hub.registry(&registry) };

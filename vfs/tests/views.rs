@@ -96,16 +96,22 @@ fn stage_with_both() -> (Stage, Connection) {
     (stage, db)
 }
 
+/// The same, with pages of this size.
+fn stage_with_pages_of(page_size: u32) -> (Stage, Connection) {
+    let stage = Stage::with_geometry(page_size, AutoVacuum::None);
+    let db = stage.connect("app");
+    fill(&db);
+    done(&stage.database("app"));
+    db.execute_batch("UPDATE t SET v = randomblob(2000) WHERE id % 3 = 0").unwrap();
+    (stage, db)
+}
+
 /// Shows INV-V6.
 #[test]
 fn a_view_is_one_state_whatever_comes_afterwards() {
     for page_size in [512, 4096, 65536] {
-        let stage = Stage::with_geometry(page_size, AutoVacuum::None);
-        let db = stage.connect("app");
-        fill(&db);
+        let (stage, db) = stage_with_pages_of(page_size);
         let shared = stage.database("app");
-        done(&shared);
-        db.execute_batch("UPDATE t SET v = randomblob(2000) WHERE id % 3 = 0").unwrap();
         let view = shared.read_view().unwrap();
         let at = view.at();
         assert_eq!((at.position, shared.status().views), (shared.position(), 1));
@@ -137,12 +143,8 @@ fn a_view_is_one_state_whatever_comes_afterwards() {
 #[test]
 fn a_copy_of_a_view_is_the_same_state_and_keeps_no_gate_shut() {
     for page_size in [512, 4096, 65536] {
-        let stage = Stage::with_geometry(page_size, AutoVacuum::None);
-        let db = stage.connect("app");
-        fill(&db);
+        let (stage, db) = stage_with_pages_of(page_size);
         let shared = stage.database("app");
-        done(&shared);
-        db.execute_batch("UPDATE t SET v = randomblob(2000) WHERE id % 3 = 0").unwrap();
         let view = shared.read_view().unwrap();
         let copy = view.copied().unwrap();
         view.close();

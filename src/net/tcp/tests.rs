@@ -639,15 +639,7 @@ fn members_come_in_however_many_strangers_there_are() {
         options.max_connections = 6;
         options.request_timeout = LONG * 2;
     });
-    let hello = Hello {
-        versions: (PROTOCOL, PROTOCOL),
-        purpose: Purpose::Client,
-        cluster: None,
-        from: None,
-        to: None,
-        incarnation: Incarnation(0),
-        address: String::new(),
-    };
+    let hello = hello_of_a_program();
     let dial = || dial::dial(&two.address(), &hello, false, LONG);
     let held: Vec<_> = (0..3).map(|_| dial().unwrap()).collect();
     let refused = format!("{:?}", call(&two.address(), b"x", LONG, false).unwrap_err());

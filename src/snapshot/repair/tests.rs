@@ -16,7 +16,7 @@ use super::*;
 use crate::catalogue::{AutoVacuum, Catalogue, DatabaseInfo, DatabaseName};
 use crate::config::Config;
 use crate::databases::Databases;
-use crate::raft::{CoreStatus, Role, RoleChange};
+use crate::raft::CoreStatus;
 use crate::shared::Shared;
 use crate::signal::Waiting;
 use crate::types::{ClusterId, Incarnation, Term};
@@ -99,16 +99,7 @@ impl Bench {
         let at = EntryId { index: LogIndex(2), term: Term(1) };
         hub.begin(Catalogue::new(ClusterId(1)), at);
         let membership = Membership { voters: voters.iter().map(|id| NodeId(*id)).collect(), ..Membership::default() };
-        *hub.core_status.lock() = Some(CoreStatus {
-            role: RoleChange { role: Role::Follower, term: Term(1), leader: Some(NodeId(3)) },
-            last: at.index,
-            persisted: at.index,
-            committed: at.index,
-            applied: at.index,
-            membership,
-            refused_messages: 0,
-            peers: Vec::new(),
-        });
+        *hub.core_status.lock() = Some(CoreStatus::of_follower(at, NodeId(3), membership));
         let db = hub.databases.get(APP).unwrap();
         assert!(hub.databases.convict(APP, damage, "a test wants it".to_string()));
         Bench { hub, clock, repairs: Repairs::default(), db }

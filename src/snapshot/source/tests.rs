@@ -13,7 +13,7 @@ use super::*;
 use crate::catalogue::{AutoVacuum, DatabaseName};
 use crate::config::Config;
 use crate::databases::Databases;
-use crate::raft::{CoreStatus, Role, RoleChange};
+use crate::raft::CoreStatus;
 use crate::shared::Shared;
 use crate::signal::Waiting;
 use crate::snapshot::object::{Phase, ViewId};
@@ -154,16 +154,7 @@ fn hub_with_app(fs: &SimFs, config: Config) -> (Hub, Arc<Database>) {
     hub.databases.bind(APP, catalogue.database(APP).unwrap()).unwrap();
     hub.begin(catalogue, at);
     let membership = Membership { voters: vec![NodeId(1), PEER], ..Membership::default() };
-    *hub.core_status.lock() = Some(CoreStatus {
-        role: RoleChange { role: Role::Follower, term: at.term, leader: Some(PEER) },
-        last: at.index,
-        persisted: at.index,
-        committed: at.index,
-        applied: at.index,
-        membership,
-        refused_messages: 0,
-        peers: Vec::new(),
-    });
+    *hub.core_status.lock() = Some(CoreStatus::of_follower(at, PEER, membership));
     let db = hub.databases.get(APP).unwrap();
     (hub, db)
 }

@@ -303,8 +303,12 @@ impl Stage {
         same_content(&first, &copy);
         for db in [&first, &copy] {
             let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+            // Each comparison damages it once, at its end, and sees it built anew once.
             let (recoveries, damages) = (count(&db.counters.recoveries), count(&db.counters.damages));
-            assert!(recoveries == 0 || damages > 0, "SQLite built a wal-index anew that was whole, {recoveries} times");
+            assert!(
+                recoveries <= damages,
+                "SQLite built a wal-index anew that was whole: {recoveries} times, {damages} damaged"
+            );
         }
         for (stage, db) in [(self, &first), (&copy_stage, &copy)] {
             stage.check_integrity(name);
