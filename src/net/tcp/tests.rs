@@ -245,7 +245,8 @@ fn a_socket_that_takes_no_more_loses_nothing() {
 
 #[test]
 fn a_heartbeat_does_not_wait_behind_a_large_append() {
-    let (one, two) = (Node::new(1), Node::new(2));
+    // All of them fit into the queue, also when none has left it yet.
+    let (one, two) = (Node::start(1, |options| options.bulk_queue = 64 << 20), Node::new(2));
     one.knows(&two);
     one.connected(2);
     let gate = two.recorder.gate.lock();
