@@ -318,6 +318,11 @@ impl Applier {
         let waiting = || self.hub.pending.writing(own.map(|_| head.split)?)?.parted;
         if !self.splits.join(entry.id, origin, &head, &entry.data, waiting) {
             if replay {
+                // A snapshot that was cut in the middle of other transactions begins at an anchor, which may be behind the first
+                // part of this one. Others have seen all of it.
+                if head.last {
+                    self.hub.found(entry.id.index, Finding::Unseen(head.database));
+                }
                 return done;
             }
             self.hub.parts_refused.fetch_add(1, Ordering::Relaxed);

@@ -76,6 +76,9 @@ pub(crate) enum Finding {
     Refused,
     /// A transaction of this database on this base, which was not tried here.
     Untried(DatabaseId, LogIndex),
+    /// The end of a transaction of this database whose beginning is before the start of this node: whether it took effect is not
+    /// seen here.
+    Unseen(DatabaseId),
 }
 
 /// A stretch of entries with one term and one verdict; it ends where the next one begins.
@@ -155,6 +158,10 @@ impl History {
                 Some(_) => Verdict::Refused,
                 None => Verdict::Unjudged,
             },
+            Some(Finding::Unseen(database)) => {
+                self.positions.remove(&database);
+                Verdict::Unjudged
+            }
             None => {
                 // It may have changed any of them.
                 self.positions.clear();

@@ -14,6 +14,7 @@ use crate::entry::Payload;
 use crate::events::Event;
 use crate::log::{Anchor, Batch, Log, LogOptions};
 use crate::pending::Writing;
+use crate::receipt::{ReceiptOutcome, Unsettled};
 use crate::shared::Shared;
 use crate::signal::Waiting;
 use crate::types::{ClusterId, EntryId, HardState, Incarnation, LogIndex, Membership, NodeId, Term};
@@ -322,6 +323,34 @@ fn parts_that_came_are_left_to_a_log_without_room_and_read_from_there_at_the_end
     }
 }
 
+/// A snapshot that is cut in the middle of other transactions begins at an anchor, which may be behind the first part of one that
+/// the main file has whole. The node that gets it has seen no beginning of that one, and others know that it is committed.
+///
+/// Shows INV-29.
+#[test]
+fn a_start_behind_the_first_part_of_a_transaction_proves_nothing_of_its_end() {
+    let mut bench = Bench::new();
+    let db = bench.create("app");
+    let begins = bench.next;
+    for part in parts(&db) {
+        assert!(matches!(bench.apply_bytes(part), Step::Done));
+    }
+    let at = |index: u64| EntryId { index: LogIndex(index), term: Term(1) };
+    let ends = bench.next - 1;
+    assert_eq!(bench.hub.outcome_of(at(ends)), ReceiptOutcome::Committed(ends));
+    let catalogue = bench.hub.catalogue.lock().clone().unwrap();
+    for start in begins - 1..ends {
+        bench.hub.begin(catalogue.clone(), at(start));
+        let mut applier = Applier::new(bench.hub.clone());
+        applier.push(bench.log.iter().filter(|entry| entry.id.index.0 > start).cloned().collect());
+        for _ in start..ends {
+            assert!(matches!(applier.step(), Step::Done));
+        }
+        let forgotten = ReceiptOutcome::Unknown(Unsettled::Forgotten);
+        assert_eq!(bench.hub.outcome_of(at(ends)), forgotten, "a start at {start}, of {begins} to {ends}");
+    }
+}
+
 /// Shows INV-29.
 #[test]
 fn what_became_of_every_entry_is_remembered_and_found_again_by_a_replay_over_newer_main_files() {
@@ -350,8 +379,8 @@ fn what_became_of_every_entry_is_remembered_and_found_again_by_a_replay_over_new
     assert!(matches!(bench.change(&gone, gone.1.position(), 0), Step::Done));
     what.push((late, false));
     let outcome = |takes: bool, index: u64| match takes {
-        true => crate::receipt::ReceiptOutcome::Committed(index),
-        false => crate::receipt::ReceiptOutcome::NotCommitted,
+        true => ReceiptOutcome::Committed(index),
+        false => ReceiptOutcome::NotCommitted,
     };
     let at = |index: u64| EntryId { index: LogIndex(index), term: Term(1) };
     for (index, takes) in &what {
