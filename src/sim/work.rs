@@ -311,6 +311,19 @@ impl State {
         self.flush(at);
     }
 
+    /// What else writes into the log than the log's own thread (an anchor) may have met its failure: the node says what to do, and
+    /// somebody does it.
+    fn restart_in_trouble(&mut self, at: At, life: u64) {
+        let Some(running) = self.alive(at, life) else { return };
+        if running.crippled || running.hub.trouble().is_none() {
+            return;
+        }
+        running.crippled = true;
+        self.count("log failures");
+        let millis = 300 + self.dice.below(3000);
+        self.after_millis(millis, Ev::Mend(Mend::Crippled(at, life)));
+    }
+
     pub(super) fn on_upkeep(&mut self, at: At, life: u64) {
         let pause = self.pause_left(at);
         if self.alive(at, life).is_none() {
@@ -338,6 +351,7 @@ impl State {
                 let damaged = hub.databases.damaged(false);
                 self.fail(format!("n{} found a database damaged: {damaged:?}", at + 1));
             }
+            self.restart_in_trouble(at, life);
             self.observe_bounds(at);
             self.keep_files(at);
             self.install_staged(at, life);
