@@ -233,7 +233,8 @@ fn witnesses_exist() {
         for file in sources(dir) {
             let text = std::fs::read_to_string(root().join(file)).unwrap();
             tests.extend(text.lines().filter_map(|line| {
-                let name = line.trim_start().strip_prefix("fn ")?.split('(').next()?;
+                let line = line.trim_start();
+                let name = line.strip_prefix("pub ").unwrap_or(line).strip_prefix("fn ")?.split('(').next()?;
                 Some(name.to_string())
             }));
         }
