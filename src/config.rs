@@ -59,6 +59,9 @@ pub(crate) struct Config {
     pub(crate) snapshot_read_view_close_timeout: Duration,
     /// Bytes of WAL that lent views may keep from being checkpointed before they are closed. 1 GiB.
     pub(crate) snapshot_wal_pin_max: u64,
+    /// Bytes of a database's WAL that a read transaction older than `checkpoint_age` may keep from being checkpointed before it
+    /// is ended. 1 GiB.
+    pub(crate) reader_wal_pin_max: u64,
     /// Bytes of databases, all together, up to which what is lent to another node is copied into memory, so that no checkpoint
     /// waits for whoever fetches it. 16 MiB: a copy takes milliseconds, and less than what a transfer may take in memory anyhow.
     pub(crate) snapshot_chunk_max_size: u64,
@@ -89,6 +92,7 @@ impl Default for Config {
             session_idle: Duration::from_secs(600),
             snapshot_read_view_close_timeout: Duration::from_secs(86_400),
             snapshot_wal_pin_max: 1 << 30,
+            reader_wal_pin_max: 1 << 30,
             snapshot_chunk_max_size: 16 << 20,
             snapshot_rate: 0,
             speaks: (PROTOCOL, PROTOCOL),
@@ -156,6 +160,7 @@ impl Config {
             ("transaction_limit", self.transaction_limit, Config::PAGE, ""),
             ("scrub_bytes", self.scrub_bytes, 0, ""),
             ("snapshot_wal_pin_max", self.snapshot_wal_pin_max, 0, ""),
+            ("reader_wal_pin_max", self.reader_wal_pin_max, 0, ""),
             ("snapshot_rate", self.snapshot_rate, 0, ""),
         ] {
             if size < least {
@@ -219,13 +224,14 @@ mod tests {
             ("checkpoint_age", |config, n| config.checkpoint_age = ms_of(n), 0),
             ("snapshot_read_view_close_timeout", |config, n| config.snapshot_read_view_close_timeout = ms_of(n), 1),
         ];
-        let sizes: [(&str, Set, u64); 6] = [
+        let sizes: [(&str, Set, u64); 7] = [
             ("wal_limit", |config, n| config.wal_limit = n, 0),
             ("log_limit", |config, n| config.log_limit = n, Config::default().segment_bytes),
             ("checkpoint_bytes", |config, n| config.checkpoint_bytes = n, 64 << 10),
             ("transaction_limit", |config, n| config.transaction_limit = n, 64 << 10),
             ("scrub_bytes", |config, n| config.scrub_bytes = n, 0),
             ("snapshot_wal_pin_max", |config, n| config.snapshot_wal_pin_max = n, 0),
+            ("reader_wal_pin_max", |config, n| config.reader_wal_pin_max = n, 0),
         ];
         let longest = |name: &str| if name == "heartbeat" { week / 3 } else { week };
         let all = times.iter().map(|(name, set, least)| (*name, *set, *least, longest(name)));

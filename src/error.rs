@@ -7,8 +7,8 @@ use rusqlite::ffi;
 use serde::{Deserialize, Serialize};
 use shoaldb_vfs::env::in_words;
 pub use shoaldb_vfs::error::{
-    DAMAGED, DROPPED, NO_ROOM, NODE_STOPPED, NOT_COMMITTED, NOT_KEPT, READ_UNCONFIRMED, SECOND_WRITER, TOO_LARGE,
-    UNKNOWN,
+    DAMAGED, DROPPED, NO_ROOM, NODE_STOPPED, NOT_COMMITTED, NOT_KEPT, READ_UNCONFIRMED, READER_ENDED, SECOND_WRITER,
+    TOO_LARGE, UNKNOWN,
 };
 use shoaldb_vfs::error::{leader_of_code, not_leader};
 
@@ -175,6 +175,10 @@ impl From<rusqlite::Error> for Error {
                 ErrorKind::Corrupt,
                 "a page on this node's disk is not what was written; nothing was committed; use another node until this one has repaired it, and check the disk",
             ),
+            Some(READER_ENDED) => (
+                ErrorKind::Timeout,
+                "the read transaction was ended: it was open for so long that what was written since filled `reader_wal_pin_max`; read again",
+            ),
             Some(DROPPED) => (
                 ErrorKind::NotFound,
                 "the database was dropped, or created with another page size; close this connection",
@@ -242,7 +246,7 @@ pub fn outcome(error: &rusqlite::Error) -> Option<Outcome> {
 pub fn outcome_of_code(code: i32) -> Option<Outcome> {
     match code {
         NOT_COMMITTED | SECOND_WRITER | TOO_LARGE | NO_ROOM | NOT_KEPT | DROPPED | NODE_STOPPED | READ_UNCONFIRMED
-        | DAMAGED => Some(Outcome::NotCommitted),
+        | DAMAGED | READER_ENDED => Some(Outcome::NotCommitted),
         UNKNOWN => Some(Outcome::Unknown),
         code if leader_of_code(code).is_some() || code & 0xff == ffi::SQLITE_BUSY => Some(Outcome::NotCommitted),
         _ => None,
@@ -271,7 +275,7 @@ mod tests {
     fn codes_become_outcomes_and_words() {
         assert_eq!(outcome(&failure(NOT_COMMITTED)), Some(Outcome::NotCommitted));
         assert_eq!(outcome(&failure(UNKNOWN)), Some(Outcome::Unknown));
-        for refused in [NO_ROOM, NOT_KEPT, TOO_LARGE, DAMAGED] {
+        for refused in [NO_ROOM, NOT_KEPT, TOO_LARGE, DAMAGED, READER_ENDED] {
             assert_eq!(outcome(&failure(refused)), Some(Outcome::NotCommitted));
         }
         assert_eq!(outcome(&failure(ffi::SQLITE_CONSTRAINT)), None);

@@ -113,6 +113,12 @@ pub struct DatabaseStatus {
     /// Connections of this node that wait for their turn to write.
     #[serde(default)]
     pub writers_waiting: u64,
+    /// Milliseconds since the oldest read transaction on this node began, if there is one.
+    #[serde(default)]
+    pub oldest_reader_ms: Option<u64>,
+    /// Read transactions that this node ended, since they kept too much of the WAL (`reader_wal_pin_max`).
+    #[serde(default)]
+    pub readers_ended: u64,
     /// Read views that keep its WAL from being checkpointed.
     #[serde(default)]
     pub views: u64,
@@ -205,6 +211,8 @@ pub(crate) fn of(hub: &Hub) -> Status {
                 checkpointed: LogIndex(status.checkpointed.0),
                 position: LogIndex(status.position.0),
                 checksum: status.checksum.to_string(),
+                oldest_reader_ms: status.oldest_reader.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+                readers_ended: status.readers_ended,
                 views: status.views as u64,
             }
         })

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoaldb_vfs::Database;
-use shoaldb_vfs::database::{Checkpoint, CheckpointError};
+use shoaldb_vfs::database::{Checkpoint, CheckpointError, DatabaseStatus};
 use shoaldb_vfs::env::{MORE_FILES, is_out_of_files};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::WriteError;
@@ -357,8 +357,9 @@ impl Upkeep {
         let status = db.status();
         let page = u64::from(db.geometry().page_size.bytes());
         let (pending, wal) = (u64::from(status.pending_frames) * page, u64::from(status.wal_frames) * page);
-        let chores = self.per_database.entry(id).or_default();
         let Some(dirty_for) = status.dirty_for else { return };
+        self.end_readers(db, &status, pending);
+        let chores = self.per_database.entry(id).or_default();
         let pins = pressed || self.hub.changed_at().0 > status.checkpointed.0;
         if now < chores.not_before
             || !(pending >= config.checkpoint_bytes || dirty_for >= config.checkpoint_age || pins)
@@ -404,6 +405,30 @@ impl Upkeep {
             }
         }
         self.per_database.entry(id).or_default().told_failed = false;
+    }
+
+    /// Ends the oldest read transactions of a database, if they keep too much of its WAL, or of the log, for too long. Only those
+    /// that are older than `checkpoint_age`: one huge transaction is no reason to end whoever reads at that moment.
+    fn end_readers(&self, db: &Database, status: &DatabaseStatus, pending: u64) {
+        let config = &self.hub.config;
+        let old = status.oldest_reader.is_some_and(|age| age >= config.checkpoint_age);
+        // Before a view that is lent nothing would be gained.
+        if !old || status.views > 0 {
+            return;
+        }
+        let of_wal = pending > config.reader_wal_pin_max;
+        let of_log =
+            || self.log.bytes() > LENT_FACTOR * config.log_limit && LogIndex(status.checkpointed.0) <= self.floor();
+        if !(of_wal || of_log()) {
+            return;
+        }
+        let ended = db.end_oldest_readers(config.checkpoint_age);
+        if ended > 0 {
+            tracing::warn!(
+                database = db.name(),
+                "{ended} read transactions were ended: since they began, {pending} bytes of pages were written that could not be                  checkpointed; see reader_wal_pin_max"
+            );
+        }
     }
 
     /// The last entry such that everything up to it is in the main files.

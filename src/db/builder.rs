@@ -182,6 +182,15 @@ impl Builder {
         self
     }
 
+    /// Bytes of a database's WAL that a read transaction may keep from being checkpointed; default 1 GiB. One that keeps more,
+    /// and has been open for longer than [`Builder::checkpoint_age`], is ended: its next read fails with
+    /// [`READER_ENDED`](crate::error::READER_ENDED), SQLite rolls back, and the next transaction of that connection reads the
+    /// present state. The same befalls one that alone holds the log at more than four times [`Builder::log_limit`].
+    pub fn reader_wal_pin_max(mut self, bytes: u64) -> Builder {
+        self.config.reader_wal_pin_max = bytes;
+        self
+    }
+
     /// Bytes of databases, all of them together, up to which this node copies into memory what it lends to another one, so that no
     /// checkpoint waits for whoever fetches it; default 16 MiB, at most 1 GiB, 0 for never.
     pub fn snapshot_chunk_max_size(mut self, bytes: u64) -> Builder {

@@ -116,6 +116,11 @@ impl Shape {
         drawn
     }
 
+    /// Bytes of WAL that a reader may pin: little where views may pin little.
+    pub(super) fn reader_pins(&self) -> u64 {
+        if self.view_pins <= 16 << 10 { 32 << 10 } else { 1 << 30 }
+    }
+
     /// Bytes of a segment of the log, of a log that is long, and of a part of a transaction on node `id`.
     pub(super) fn sizes(&self, id: NodeId) -> (u64, u64, usize) {
         if self.lends_long {

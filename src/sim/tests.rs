@@ -73,6 +73,7 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "compactions",
         "linearizable reads",
         "patient reads",
+        "readers ended",
         "writes to another database",
         "transactions in parts",
         "parts refused",

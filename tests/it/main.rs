@@ -12,6 +12,7 @@ mod many;
 mod members;
 mod one_node;
 mod outcomes;
+mod readers;
 mod receipts;
 mod repair;
 mod snapshots;

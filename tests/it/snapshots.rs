@@ -8,7 +8,7 @@ use shoaldb::{Event, Node, Status};
 use crate::cluster::{Cluster, LONG, PartsHeld, fill, quick, table, until};
 use crate::wait::told;
 
-fn with_blobs(node: &Node, db: &str) {
+pub(crate) fn with_blobs(node: &Node, db: &str) {
     node.write(db, |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
 }
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::database::{Database, Link};
+use crate::database::{Database, Link, Mode};
 use crate::env::Clock;
 use crate::error::Refusal;
 use crate::lock::{CHECKPOINT, FileId, READ_0, WRITE};
@@ -117,6 +117,9 @@ impl Conn {
         self.db.read_main(Some(&self.link), buf, offset).map_err(|error| {
             if let Some(refusal) = self.db.retired() {
                 return refusal;
+            }
+            if self.link.mode() == Mode::Ended {
+                return Refusal::ReaderEnded;
             }
             tracing::error!(database = self.db.name(), offset, %error, "the main file could not be read");
             if error.kind() == std::io::ErrorKind::InvalidData { Refusal::Damaged } else { Refusal::Io }

@@ -61,6 +61,7 @@ use crate::wal::store::VirtualWal;
 
 mod apply;
 mod checkpoint;
+mod readers;
 mod replace;
 mod session;
 mod view;
@@ -183,6 +184,9 @@ pub(crate) enum Mode {
     Fenced = 1,
     /// Its proposed transaction goes on without it: private wal-index, own frames, until the transaction ends.
     Detached = 2,
+    /// Its read transaction was ended, and its snapshot is gone: private wal-index, and every read and write fails, until
+    /// SQLite has noticed.
+    Ended = 3,
 }
 
 /// The receipt of a connection's last transaction.
@@ -226,7 +230,8 @@ impl Link {
         match self.mode.load(Ordering::Acquire) {
             0 => Mode::Normal,
             1 => Mode::Fenced,
-            _ => Mode::Detached,
+            2 => Mode::Detached,
+            _ => Mode::Ended,
         }
     }
 
@@ -234,7 +239,7 @@ impl Link {
     /// lock of the main file is held.
     fn own_main(&self) -> Option<Arc<Main>> {
         match self.mode() {
-            Mode::Normal => None,
+            Mode::Normal | Mode::Ended => None,
             Mode::Fenced | Mode::Detached => self.overlay.lock().as_ref().and_then(|overlay| overlay.main.clone()),
         }
     }
@@ -263,6 +268,8 @@ pub(crate) struct FileState {
     believes_write: bool,
     /// Change counter of the wal-index when the connection last got a read lock.
     read_change: u32,
+    /// Since when SQLite believes that this connection holds a read lock (the end of a reader does not tell it).
+    reading_since: Option<Duration>,
 }
 
 /// Everything behind the state lock.
@@ -321,6 +328,8 @@ pub struct Counters {
     pub applied: AtomicU64,
     /// Local transactions that were accepted and published.
     pub accepted: AtomicU64,
+    /// Read transactions that were ended, since they kept too much of the WAL.
+    pub readers_ended: AtomicU64,
     /// Checkpoints that were made.
     pub checkpoints: AtomicU64,
     /// Times that the WAL began anew, by us or by SQLite.
@@ -354,6 +363,10 @@ pub struct DatabaseStatus {
     pub dirty_for: Option<Duration>,
     /// Connections that sleep until it is their turn to write.
     pub writers_waiting: usize,
+    /// How long the oldest read transaction has been open.
+    pub oldest_reader: Option<Duration>,
+    /// Read transactions that were ended, since they kept too much of the WAL.
+    pub readers_ended: u64,
     /// Read views that keep checkpoints away: open ones, and closed ones of which a page is still lent.
     pub views: usize,
     /// Pages of the main file that are not what was written.
@@ -539,6 +552,8 @@ impl Database {
             checkpointed: state.checkpointed.map_or(Position(0), |at| at.position),
             dirty_for: state.dirty_since.map(|since| self.clock.now().saturating_sub(since)),
             writers_waiting: state.queue.sleepers(),
+            oldest_reader: state.oldest_reader().map(|since| self.clock.now().saturating_sub(since)),
+            readers_ended: self.counters.readers_ended.load(Ordering::Relaxed),
             views: state.views.count(),
             rotten: self.rotten.lock().iter().copied().collect(),
         }
@@ -652,8 +667,12 @@ impl Database {
 
     /// Reads the main file as a connection sees it; returns how many bytes there were. The rest of `buf` is zeroed.
     pub(crate) fn read_main(&self, link: Option<&Link>, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        // Held while it is read: whoever replaces the files gives the old one to those who need it under this lock.
+        // Held while it is read: whoever replaces the files gives the old one to those who need it under this lock, and who
+        // ends a reader waits for it.
         let current = self.main.read();
+        if link.is_some_and(|link| link.mode() == Mode::Ended) {
+            return Err(std::io::Error::other("the read transaction was ended"));
+        }
         let own = link.and_then(Link::own_main);
         let got = match &**own.as_ref().unwrap_or(&current) {
             Main::Genesis(page) => {

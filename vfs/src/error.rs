@@ -19,6 +19,8 @@
 //! SQLITE_IOERR    | 204 << 8                  a page on this node's disk is damaged; if   no
 //!                                             it was a transaction: certainly not
 //!                                             committed
+//! SQLITE_IOERR    | 207 << 8                  the transaction only read, for too long: it was   no
+//!                                             ended; certainly not committed
 //! SQLITE_FULL     | 77 << 8                   the transaction is too large, and so       no
 //!                                             certainly not committed
 //! SQLITE_FULL     | 78 << 8                   this node's disk has no room for its       no
@@ -49,6 +51,9 @@ pub const READ_UNCONFIRMED: i32 = sql::SQLITE_IOERR | (203 << 8);
 /// A page of this node's main file, or its hash, is not what was written: it is not served. A transaction that met it is
 /// certainly not committed.
 pub const DAMAGED: i32 = sql::SQLITE_IOERR | (204 << 8);
+/// The transaction only read, and kept so much of the WAL from the main file that it was ended. Nothing was written; the next
+/// one reads the present state.
+pub const READER_ENDED: i32 = sql::SQLITE_IOERR | (207 << 8);
 /// One transaction may write to one replicated database.
 pub const SECOND_WRITER: i32 = sql::SQLITE_READONLY | (79 << 8);
 
@@ -101,6 +106,8 @@ pub enum Refusal {
     SecondWriter,
     /// A page on this node's disk, or its hash, is not what was written.
     Damaged,
+    /// The read transaction kept too much of the WAL for too long.
+    ReaderEnded,
     /// A read or write of a file failed.
     Io,
 }
@@ -126,6 +133,7 @@ impl Refusal {
             Refusal::CannotOpen => sql::SQLITE_CANTOPEN,
             Refusal::SecondWriter => SECOND_WRITER,
             Refusal::Damaged => DAMAGED,
+            Refusal::ReaderEnded => READER_ENDED,
             Refusal::Io => sql::SQLITE_IOERR,
         }
     }

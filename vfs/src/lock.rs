@@ -101,10 +101,15 @@ impl LockTable {
 
     /// Whether the file holds any read lock.
     pub fn is_reader(&self, file: FileId) -> bool {
-        self.slots[READ_0..].iter().any(|slot| slot.shared.contains(&file))
+        self.read_mark(file).is_some()
     }
 
-    /// The file is closed: it holds nothing any more.
+    /// Which read lock the file holds, if any: the number of its mark.
+    pub fn read_mark(&self, file: FileId) -> Option<usize> {
+        self.slots[READ_0..].iter().position(|slot| slot.shared.contains(&file))
+    }
+
+    /// The file holds nothing any more: it is closed, or its read transaction was ended.
     pub fn forget(&mut self, file: FileId) {
         for slot in &mut self.slots {
             slot.shared.retain(|holder| *holder != file);

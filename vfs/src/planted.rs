@@ -52,6 +52,8 @@ planted_bugs! {
     SkipDetach,
     /// a connection that lost WRITE goes on writing into the shared WAL
     SkipFence,
+    /// a read transaction that was ended goes on in the files that have moved on
+    KeepEndedReader,
     /// a commit that gave up is accepted: nobody publishes it, and the applier waits for ever
     AcceptAfterGiveUp,
     /// what SQLite fails to publish after it was accepted is not published by the VFS either

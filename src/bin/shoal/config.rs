@@ -57,6 +57,8 @@ pub(crate) struct Settings {
     #[serde(deserialize_with = "size")]
     snapshot_rate: Option<String>,
     #[serde(deserialize_with = "size")]
+    reader_wal_pin_max: Option<String>,
+    #[serde(deserialize_with = "size")]
     transaction_limit: Option<String>,
 }
 
@@ -165,6 +167,7 @@ impl Settings {
             one("checkpoint_age", own(&self.checkpoint_age)),
             one("scrub_bytes", own(&self.scrub_bytes)),
             one("snapshot_rate", own(&self.snapshot_rate)),
+            one("reader_wal_pin_max", own(&self.reader_wal_pin_max)),
             one("transaction_limit", own(&self.transaction_limit)),
         ];
         [program.into_iter().flatten().collect(), start.into_iter().flatten().collect()]

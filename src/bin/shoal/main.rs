@@ -84,7 +84,7 @@ impl LogFormat {
 #[derive(Subcommand, Debug)]
 enum Command {
     Demo(demo::DemoArgs),
-    Start(start::StartArgs),
+    Start(Box<start::StartArgs>),
     Sql(sql::SqlArgs),
     Status(ask::StatusArgs),
     Health(ask::HealthArgs),
@@ -142,7 +142,7 @@ impl From<Error> for Failed {
 fn main() -> ExitCode {
     let result = command_line().and_then(|cli| set_up_log(&cli).map(|()| cli)).and_then(|cli| match cli.command {
         Command::Demo(args) => demo::run(&args),
-        Command::Start(args) => start::run(args),
+        Command::Start(args) => start::run(*args),
         Command::Sql(args) => sql::run(args),
         Command::Status(args) => ask::status(args),
         Command::Health(args) => ask::health(args),

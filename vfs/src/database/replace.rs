@@ -131,6 +131,10 @@ impl Database {
         };
         let State { locks, files: connections, .. } = state;
         for (id, connection) in connections.iter_mut() {
+            // Of what an ended reader had nothing is left to keep.
+            if connection.link.mode() == Mode::Ended {
+                continue;
+            }
             if locks.is_reader(*id) || connection.believes_write || connection.link.mode() != Mode::Normal {
                 keep_old(connection, &wal, &main)?;
             }

@@ -108,7 +108,7 @@ impl Database {
     /// A new connection, with its own mapping of the wal-index.
     pub(crate) fn attach_file(&self, file: FileId, link: Arc<Link>) -> std::io::Result<()> {
         let view = ShmView::new(self.shm.clone())?;
-        let state = FileState { view, link, believes_write: false, read_change: 0 };
+        let state = FileState { view, link, believes_write: false, read_change: 0, reading_since: None };
         self.state.lock().files.insert(file, state);
         Ok(())
     }
@@ -147,11 +147,14 @@ impl Database {
         let mut state = self.state.lock();
         state.alive()?;
         let change = state.live_header().map_or(0, |header| header.change_counter);
-        if !state.locks.try_shared(file, range) {
+        if !state.locks.try_shared(file, range.clone()) {
             return Err(Refusal::Busy);
         }
         if let Some(file) = state.files.get_mut(&file) {
             file.read_change = change;
+            if range.start >= READ_0 {
+                file.reading_since = Some(self.clock.now());
+            }
         }
         Ok(())
     }
@@ -173,24 +176,26 @@ impl Database {
         Ok(())
     }
 
-    /// Gives back locks other than WRITE. When a fenced or detached connection has given back its last one, it is an
-    /// ordinary connection again.
+    /// Gives back locks other than WRITE. When a connection that is fenced, detached or ended has given back its last one, it
+    /// is an ordinary connection again.
     pub(crate) fn unlock(&self, file: FileId, range: std::ops::Range<usize>, shared: bool) {
         let mut state = self.state.lock();
         if shared {
-            state.locks.unlock_shared(file, range);
+            state.locks.unlock_shared(file, range.clone());
+            if let Some(entry) = state.files.get_mut(&file).filter(|_| range.start >= READ_0) {
+                entry.reading_since = None;
+            }
         } else {
             state.locks.unlock_exclusive(file, range);
         }
         self.rejoin(&mut state, file);
     }
 
-    /// Ends a fence or a detachment once the connection's transaction is over: no read lock, and no belief in WRITE (in
-    /// the middle of a transaction SQLite may change its read lock).
+    /// Ends a fence, a detachment or the end of a reader once the connection's transaction is over: for SQLite it has no read
+    /// lock, and no WRITE (in the middle of a transaction SQLite may change its read lock).
     fn rejoin(&self, state: &mut State, file: FileId) {
-        let reader = state.locks.is_reader(file);
         let Some(entry) = state.files.get_mut(&file) else { return };
-        if reader || entry.believes_write || entry.link.mode() == Mode::Normal {
+        if entry.reading_since.is_some() || entry.believes_write || entry.link.mode() == Mode::Normal {
             return;
         }
         match entry.view.attach() {
@@ -213,8 +218,10 @@ impl Database {
         state.alive()?;
         let reader = state.locks.is_reader(file);
         let Some(entry) = state.files.get(&file) else { return Err(Refusal::NodeStopped) };
-        if entry.link.mode() != Mode::Normal {
-            return Err(Refusal::NotCommitted);
+        match entry.link.mode() {
+            Mode::Normal => {}
+            Mode::Ended => return Err(Refusal::ReaderEnded),
+            Mode::Fenced | Mode::Detached => return Err(Refusal::NotCommitted),
         }
         let read_change = entry.read_change;
         if !reader {
@@ -371,7 +378,7 @@ impl Database {
         let mut state = self.state.lock();
         match link.mode() {
             Mode::Normal => {}
-            Mode::Fenced => return Err(Refusal::NotCommitted),
+            Mode::Fenced | Mode::Ended => return Err(Refusal::NotCommitted),
             Mode::Detached => {
                 self.write_overlay(link, offset, bytes);
                 return Ok(());
@@ -706,6 +713,9 @@ impl Database {
     /// Reads the WAL as a connection sees it; returns how many bytes there were.
     pub(crate) fn read_wal(&self, file: FileId, link: &Link, buf: &mut [u8], offset: u64) -> Result<usize, Refusal> {
         let wal = self.wal.read();
+        if link.mode() == Mode::Ended {
+            return Err(Refusal::ReaderEnded);
+        }
         if link.mode() != Mode::Normal {
             let overlay = link.overlay.lock();
             if let Some((overlay, offset)) = overlay.as_ref().and_then(|o| Some((o, self.overlay_offset(o, offset)?))) {

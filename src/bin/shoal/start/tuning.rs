@@ -45,6 +45,9 @@ pub(crate) struct Tuning {
     /// Bytes of snapshots that are sent each second, to all other nodes together; 0 for no limit [default: 0].
     #[arg(long, env = "SHOAL_SNAPSHOT_RATE", value_name = "SIZE", value_parser = size)]
     snapshot_rate: Option<u64>,
+    /// Pages in a write-ahead log that a read transaction may keep there before it is ended [default: 1GiB].
+    #[arg(long, env = "SHOAL_READER_WAL_PIN_MAX", value_name = "SIZE", value_parser = size)]
+    reader_wal_pin_max: Option<u64>,
     /// Largest transaction [default: 4GiB].
     #[arg(long, env = "SHOAL_TRANSACTION_LIMIT", value_name = "SIZE", value_parser = size)]
     transaction_limit: Option<u64>,
@@ -71,6 +74,7 @@ impl Tuning {
         let builder = set(builder, self.checkpoint_age, Builder::checkpoint_age);
         let builder = set(builder, self.scrub_bytes, Builder::scrub_bytes);
         let builder = set(builder, self.snapshot_rate, Builder::snapshot_rate);
+        let builder = set(builder, self.reader_wal_pin_max, Builder::reader_wal_pin_max);
         set(builder, self.transaction_limit, Builder::transaction_limit)
     }
 }
