@@ -251,7 +251,7 @@ fn pass_on(hub: &Hub, leader: NodeId, request: &Request) -> Result<serde_json::V
     let Some(transport) = hub.transport() else {
         return Err(Error::new(ErrorKind::Stopped, "this node is shut down"));
     };
-    let limit = hub.config.commit_timeout + FORWARD_MARGIN;
+    let limit = hub.commit_timeout() + FORWARD_MARGIN;
     let answer = transport.request(leader, encode(request), limit).map_err(|error| match error {
         RequestError::NotSent(what) => {
             Error::new(ErrorKind::NotLeader, format!("leader {leader} was not reached: {what}"))
@@ -268,7 +268,7 @@ fn pass_on(hub: &Hub, leader: NodeId, request: &Request) -> Result<serde_json::V
 /// A new leader may not have applied what the one before acknowledged: until then it would not know a database that
 /// exists. Waits for that as long as it leads, for half of what a caller waits: the other half is for the request itself.
 fn await_readiness(hub: &Hub) -> Result<()> {
-    let deadline = hub.deadline(hub.config.commit_timeout / 2);
+    let deadline = hub.deadline(hub.commit_timeout() / 2);
     let decided = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(20), || {
         let leads = hub.leadership().role == Role::Leader;
         (!leads || hub.is_ready_leader()).then_some(leads)
@@ -435,7 +435,7 @@ fn change(hub: &Hub, operation: &Operation) -> Result<serde_json::Value> {
 
 /// The entry at `index` is committed: done once the core counts by it, and any joint configuration is left.
 fn await_change(hub: &Hub, index: LogIndex) -> Result<serde_json::Value> {
-    let done = hub.changed.wait(&hub.waiting, hub.deadline(hub.config.commit_timeout), POLL, || {
+    let done = hub.changed.wait(&hub.waiting, hub.deadline(hub.commit_timeout()), POLL, || {
         let core = hub.core_status.lock();
         let done = |core: &CoreStatus| core.applied >= index && core.membership.voters_outgoing.is_empty();
         core.as_ref().is_some_and(done).then_some(())

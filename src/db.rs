@@ -447,6 +447,13 @@ impl Node {
         self.inner.hub.hold_parts(held);
     }
 
+    /// How long commits of this node wait for their decision from now on, instead of [`Builder::commit_timeout`]; those that
+    /// wait already go on as they began. For tests of a commit that runs out of time, in which nothing else shall.
+    #[doc(hidden)]
+    pub fn set_commit_timeout(&self, timeout: Duration) {
+        self.inner.hub.set_commit_timeout(timeout);
+    }
+
     fn check_running(&self) -> Result<()> {
         if self.inner.hub.is_stopped() { Err(stopped(&self.inner.hub)) } else { Ok(()) }
     }
@@ -455,8 +462,15 @@ impl Node {
     /// are on their way finish, if a majority answers. Later calls and open connections get an error, and the name of the
     /// VFS is free. Calling it again does nothing. Waits for the node's threads.
     pub fn shutdown(&self) -> Result<()> {
-        self.inner.shutdown();
+        self.inner.shutdown(self.inner.hub.config.election_timeout);
         Ok(())
+    }
+
+    /// Ends the node as [`Node::shutdown`] does, but waits for nobody: what is on its way is left undecided, and leadership
+    /// is there for whoever misses it. For the end of tests, where nobody is left to take it.
+    #[doc(hidden)]
+    pub fn shutdown_at_once(&self) {
+        self.inner.shutdown(Duration::ZERO);
     }
 }
 
@@ -466,26 +480,27 @@ fn stopped(hub: &Hub) -> Error {
 }
 
 impl Inner {
-    fn shutdown(&self) {
+    /// Waits for others for `patience` at most.
+    fn shutdown(&self, patience: Duration) {
         let mut down = self.down.lock();
         if std::mem::replace(&mut *down, true) {
             return;
         }
         let hub = &self.hub;
         hub.close();
-        if hub.leadership().role == Role::Leader && hub.trouble().is_none() {
+        if hub.leadership().role == Role::Leader && hub.trouble().is_none() && !patience.is_zero() {
             hub.post(Input::HandOver);
             let others =
                 hub.core_status.lock().as_ref().is_some_and(|status| status.peers.iter().any(|peer| peer.active));
             if others {
-                let deadline = hub.deadline(hub.config.election_timeout);
+                let deadline = hub.deadline(patience);
                 let gone = || (hub.leadership().role != Role::Leader).then_some(());
                 // Nobody took it in time: the others will elect one.
                 let _ = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(20), gone);
             }
         }
         if hub.trouble().is_none() {
-            let deadline = hub.deadline(hub.config.election_timeout);
+            let deadline = hub.deadline(patience);
             let decided = || hub.pending.is_idle().then_some(());
             // What is not decided by then is Unknown to its caller.
             let _ = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(5), decided);
@@ -507,6 +522,6 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.shutdown();
+        self.shutdown(self.hub.config.election_timeout);
     }
 }

@@ -80,7 +80,7 @@ impl NodeReplicator {
     /// Waits until a majority has confirmed, after this call began, what is committed; and with `applied`, until all
     /// of that is shown here.
     fn confirm(&self, applied: bool, interrupted: Interrupted<'_>) -> Result<(), Refusal> {
-        self.hub.confirm(applied, self.hub.config.commit_timeout, interrupted)
+        self.hub.confirm(applied, self.hub.commit_timeout(), interrupted)
     }
 }
 
@@ -153,7 +153,7 @@ impl Replicator for NodeReplicator {
             (number, signal)
         };
 
-        let deadline = self.hub.deadline(self.hub.config.commit_timeout);
+        let deadline = self.hub.deadline(self.hub.commit_timeout());
         let decided = signal.wait(&self.hub.waiting, deadline, POLL, || self.hub.pending.take(number));
         let (decision, entry) = match decided {
             Some((decision, entry)) => (Some(decision), entry),
@@ -251,7 +251,7 @@ impl crate::shared::Shared {
         signal: &Signal,
         interrupted: Option<Interrupted<'_>>,
     ) -> Decision {
-        let deadline = self.deadline(self.config.commit_timeout);
+        let deadline = self.deadline(self.commit_timeout());
         let decision = signal.wait(&self.waiting, deadline, POLL, || {
             let given_up = interrupted.is_some_and(|interrupted| interrupted());
             self.pending.take(number).map(Some).or(given_up.then_some(None))

@@ -138,6 +138,10 @@ impl Progress {
     }
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// See the module's text.
 pub(crate) struct Shared {
     pub(crate) id: NodeId,
@@ -170,6 +174,8 @@ pub(crate) struct Shared {
     log_lacks_room: AtomicBool,
     /// A test looks at what is so in the middle of a large transaction.
     parts_held: AtomicBool,
+    /// Nanoseconds that a caller waits for a decision: what `config` says, unless a test changed it.
+    commit_timeout: AtomicU64,
     /// The last entry that a database may show although it is not applied yet; see `registry.rs`.
     reach: AtomicU64,
     /// The genesis of this node's cluster, for nodes that join.
@@ -217,6 +223,7 @@ impl Shared {
         mailbox: Sender<Input>,
         databases: Databases,
     ) -> Shared {
+        let commit_timeout = AtomicU64::new(nanoseconds(config.commit_timeout));
         Shared {
             id,
             incarnation,
@@ -239,6 +246,7 @@ impl Shared {
             log: OnceLock::new(),
             log_lacks_room: AtomicBool::new(false),
             parts_held: AtomicBool::new(false),
+            commit_timeout,
             reach: AtomicU64::new(0),
             genesis: OnceLock::new(),
             obstacles: Mutex::default(),
@@ -336,6 +344,15 @@ impl Shared {
         if held() {
             self.changed.wait(&self.waiting, Duration::MAX, Duration::from_millis(20), || (!held()).then_some(()));
         }
+    }
+
+    /// How long a caller waits for what becomes of its proposal.
+    pub(crate) fn commit_timeout(&self) -> Duration {
+        Duration::from_nanos(self.commit_timeout.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_commit_timeout(&self, timeout: Duration) {
+        self.commit_timeout.store(nanoseconds(timeout), Ordering::Release);
     }
 
     pub(crate) fn set_log_lacks_room(&self, lacks: bool) {

@@ -109,12 +109,12 @@ fn copy_of(hub: &Hub, name: &str) -> Result<std::sync::Arc<Database>> {
 
 /// Answers [`Request::Sum`].
 pub(super) fn sum(hub: &Hub, name: &str, at: LogIndex) -> Result<serde_json::Value> {
-    let deadline = hub.deadline(hub.config.commit_timeout);
+    let deadline = hub.deadline(hub.commit_timeout());
     let reached = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(20), || {
         (hub.applied().index >= at || hub.is_stopped()).then_some(())
     });
     if reached.is_none() {
-        let (here, limit) = (hub.applied().index, hub.config.commit_timeout);
+        let (here, limit) = (hub.applied().index, hub.commit_timeout());
         let text = format!("node {} is at entry {here} and did not reach {at} within {limit:?}", hub.id);
         return Err(Error::new(ErrorKind::Timeout, text));
     }
@@ -176,7 +176,7 @@ fn verify_one(hub: &Hub, name: String, members: &[NodeId], deep: bool) -> Verifi
     let here = hub.databases.find(&name, false).map_or(LogIndex(0), |db| LogIndex(db.position().0));
     let (at, sums) = at_one_index(here, |at| {
         let request = Request::Sum { name: name.clone(), at };
-        of_all(members, |node| ask(hub, node, &request, hub.config.commit_timeout))
+        of_all(members, |node| ask(hub, node, &request, hub.commit_timeout()))
     });
     let mut nodes: Vec<NodeVerified> = members
         .iter()

@@ -78,7 +78,7 @@ impl NodeReplicator {
     /// Waits for the oldest part; whether it has its place.
     fn await_one(&self, flying: &mut Flying) -> bool {
         let Some((part, signal)) = flying.pop_front() else { return true };
-        let deadline = self.hub.deadline(self.hub.config.commit_timeout);
+        let deadline = self.hub.deadline(self.hub.commit_timeout());
         let decision = signal.wait(&self.hub.waiting, deadline, POLL, || self.hub.pending.take(part));
         let decision = decision.map(|(decision, _)| decision).or_else(|| self.hub.pending.abandon(part));
         matches!(decision, Some(Decision::Committed(_)))

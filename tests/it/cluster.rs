@@ -6,12 +6,16 @@ use shoaldb::{Builder, Error, Member, Node, Status, rusqlite};
 use tempfile::TempDir;
 
 pub(crate) const LONG: Duration = Duration::from_secs(30);
+/// The patience of a commit that is to run out of time.
+const SHORT: Duration = Duration::from_millis(500);
 
 pub(crate) struct Cluster {
     pub(crate) dirs: Vec<TempDir>,
     pub(crate) list: Vec<Member>,
     pub(crate) nodes: Vec<Option<Node>>,
     settings: fn(Builder) -> Builder,
+    /// Nodes that are started from now on miss nobody for [`LONG`].
+    pub(crate) calm: bool,
 }
 
 /// Ports that were free a moment ago.
@@ -71,6 +75,34 @@ impl Drop for PartsHeld {
     }
 }
 
+/// Commits of a node run out of time soon until this is dropped; then they have all the time that there is.
+pub(crate) struct Impatient(Node);
+
+impl Impatient {
+    pub(crate) fn on(node: &Node) -> Impatient {
+        Impatient::after(SHORT, node)
+    }
+
+    /// For calls of which only some parts are to run out of time: the others must not.
+    pub(crate) fn after(time: Duration, node: &Node) -> Impatient {
+        node.set_commit_timeout(time);
+        Impatient(node.clone())
+    }
+}
+
+impl Drop for Impatient {
+    fn drop(&mut self) {
+        self.0.set_commit_timeout(LONG);
+    }
+}
+
+impl Drop for Cluster {
+    /// Nobody takes over from the last one. Waiting for that would be most of what a test takes.
+    fn drop(&mut self) {
+        self.running().for_each(Node::shutdown_at_once);
+    }
+}
+
 impl Cluster {
     pub(crate) fn prepare(n: u64) -> Cluster {
         Cluster::prepare_with(n, |builder| builder)
@@ -84,6 +116,7 @@ impl Cluster {
             list: list.collect(),
             nodes: (0..n).map(|_| None).collect(),
             settings,
+            calm: false,
         }
     }
 
@@ -94,6 +127,33 @@ impl Cluster {
     pub(crate) fn start_with(n: u64, settings: fn(Builder) -> Builder) -> Cluster {
         let mut cluster = Cluster::prepare_with(n, settings);
         (1..=n).for_each(|id| cluster.start_node(id));
+        cluster
+    }
+
+    /// A cluster in which nobody is missed, whoever is cut off and however slow the machine is: who leads goes on to lead.
+    ///
+    /// The first leader of a cluster is elected when one has been missed for an election timeout, so that is a short one
+    /// at first. Then each node is started again with a long one, and the leader is made one of those.
+    pub(crate) fn start_calm(n: u64, settings: fn(Builder) -> Builder) -> Cluster {
+        let mut cluster = Cluster::start_with(n, settings);
+        cluster.calm = true;
+        let started = Instant::now();
+        let mut restless: Vec<u64> = (1..=n).collect();
+        while !restless.is_empty() {
+            assert!(started.elapsed() < LONG, "{restless:?} are restless");
+            let leader = cluster.leader();
+            if restless.contains(&leader.id()) && restless.len() < n as usize {
+                let calm = (1..=n).find(|id| !restless.contains(id)).unwrap();
+                // Refused until the leader has heard of it.
+                let _ = leader.transfer_leadership(calm);
+                continue;
+            }
+            // Whoever can leave without an election goes first.
+            let at = restless.iter().position(|id| *id != leader.id()).unwrap_or(0);
+            let id = restless.swap_remove(at);
+            cluster.nodes[id as usize - 1].take().unwrap().shutdown_at_once();
+            cluster.start_node(id);
+        }
         cluster
     }
 
@@ -110,7 +170,8 @@ impl Cluster {
             .bootstrap(self.list.clone())
             .heartbeat(Duration::from_millis(50))
             .election_timeout(Duration::from_millis(400));
-        (self.settings)(builder)
+        let builder = (self.settings)(builder);
+        if self.calm { builder.election_timeout(LONG) } else { builder }
     }
 
     /// Cuts a node off from all others, or lets it through again.
@@ -119,6 +180,14 @@ impl Cluster {
             other.set_blocked(id, blocked);
             self.node(id).set_blocked(other.id(), blocked);
         }
+    }
+
+    /// Stops all that run; which they were. What is started next begins before anybody talks to it, so that its events can be
+    /// heard from the first one on.
+    pub(crate) fn stop_all(&mut self) -> Vec<u64> {
+        let stopped = self.running().map(Node::id).collect();
+        self.nodes.iter_mut().filter_map(Option::take).for_each(|node| node.shutdown_at_once());
+        stopped
     }
 
     pub(crate) fn node(&self, id: u64) -> &Node {
