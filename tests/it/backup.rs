@@ -344,7 +344,7 @@ impl Drop for Over<'_> {
 /// Writers move money between accounts; each backup finds all of it, and what was committed before it began.
 #[test]
 fn a_backup_among_writers_is_one_state() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3, |builder| builder);
     let leader = cluster.leader();
     leader
         .write("bank", |tx| {
@@ -440,7 +440,7 @@ fn version(db: &Connection) -> i64 {
 
 #[test]
 fn readers_see_the_old_database_until_the_new_one_is_committed() {
-    let cluster = Cluster::start_with(3, |builder| builder.part_bytes(64 << 10));
+    let cluster = Cluster::start_calm(3, |builder| builder.part_bytes(64 << 10));
     let dir = tempfile::tempdir().unwrap();
     let files = versions(dir.path());
     let leader = cluster.leader();
@@ -496,8 +496,9 @@ fn a_restore_across_a_failover_leaves_the_old_database_or_the_new_one() {
     let files = versions(dir.path());
     cluster.leader().restore("app", &files[0]).unwrap();
     let mut expected = 1;
-    let moments: [&str; 4] = ["copying", "parts", "cut", "none"];
-    for moment in moments {
+    let started = Instant::now();
+    // Nothing but a slow machine ends the last one's leadership: then once more.
+    for moment in ["copying", "parts", "cut"].into_iter().chain(std::iter::repeat("none")) {
         let old = cluster.leader();
         let next = cluster.follower().id();
         let wanted = 3 - expected;
@@ -539,11 +540,15 @@ fn a_restore_across_a_failover_leaves_the_old_database_or_the_new_one() {
             Ok(()) => expected = wanted,
             Err(error) => assert_eq!(error.outcome(), Some(Outcome::NotCommitted), "{moment}: {error}"),
         }
-        assert_eq!(result.is_ok(), moment == "none", "{moment}: {result:?}");
+        assert!(result.is_err() || moment == "none", "{moment}");
         let touch = || cluster.leader().write("app", |tx| Ok(tx.execute_batch("PRAGMA user_version = 1")?)).is_ok();
         until("a new leader writes", touch);
         cluster.assert_equal("app");
         cluster.running().for_each(|node| assert_eq!(version(&node.connect("app").unwrap()), expected, "{moment}"));
+        if result.is_ok() {
+            break;
+        }
+        assert!(started.elapsed() < 2 * LONG, "{moment}: {result:?}");
     }
     assert_eq!(expected, 2);
 }

@@ -2,25 +2,23 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use shoaldb::{Builder, Error, Node, Outcome, outcome, rusqlite};
 use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{Env, Fs};
 
-use crate::cluster::{Cluster, LONG, PartsHeld, count};
+use crate::cluster::{Cluster, Impatient, LONG, PartsHeld, count};
 
 const PART: usize = 64 << 10;
-/// 20 MB that nothing packs: some three hundred parts.
-const LARGE: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) \
+/// 1.3 MB that nothing packs: some twenty parts, far more than are on their way at a time.
+const LARGE: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 130) \
                      INSERT INTO t SELECT randomblob(10000) FROM n";
-/// Three times that, for a node to stop and start meanwhile.
-const LARGER: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) \
-                      INSERT INTO t SELECT randomblob(10000) FROM n";
+const ROWS: i64 = 130;
 
-fn cluster() -> Cluster {
-    let cluster = Cluster::start_with(3, |builder: Builder| builder.part_bytes(PART).busy_timeout(LONG));
+fn cluster(calm: bool) -> Cluster {
+    let start = if calm { Cluster::start_calm } else { Cluster::start_with };
+    let cluster = start(3, |builder: Builder| builder.part_bytes(PART).busy_timeout(LONG));
     for name in ["app", "other"] {
         cluster.leader().write(name, |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
     }
@@ -42,7 +40,7 @@ fn assert_nothing_is_kept(cluster: &Cluster) {
 /// Shows INV-23.
 #[test]
 fn other_databases_commit_between_the_parts_and_nodes_may_restart_there() {
-    let mut cluster = cluster();
+    let mut cluster = cluster(true);
     let (leader, restarted) = (cluster.leader().id(), cluster.follower().id());
     let db = cluster.node(leader).connect("app").unwrap();
     let other = cluster.node(leader).connect("other").unwrap();
@@ -50,7 +48,7 @@ fn other_databases_commit_between_the_parts_and_nodes_may_restart_there() {
     std::thread::scope(|scope| {
         let held = PartsHeld::by(cluster.node(leader));
         let large = scope.spawn(|| {
-            let result = db.execute(LARGER, []);
+            let result = db.execute(LARGE, []);
             (db, result)
         });
         until("no part came", || cluster.node(restarted).has_open_split());
@@ -60,8 +58,8 @@ fn other_databases_commit_between_the_parts_and_nodes_may_restart_there() {
         drop(held);
         cluster.start_node(restarted);
         let (db, result) = large.join().unwrap();
-        assert_eq!(result.unwrap(), 6000);
-        assert_eq!(count(&db), 6000);
+        assert_eq!(result.unwrap() as i64, ROWS);
+        assert_eq!(count(&db), ROWS);
     });
     let (app, other) =
         (cluster.node(leader).checksum("app").unwrap().0, cluster.node(leader).checksum("other").unwrap().0);
@@ -70,19 +68,18 @@ fn other_databases_commit_between_the_parts_and_nodes_may_restart_there() {
     cluster.assert_equal("other");
     assert_nothing_is_kept(&cluster);
     // All over again, from the log.
-    for id in 1..=3 {
-        cluster.nodes[id as usize - 1] = None;
-        cluster.start_node(id);
-    }
+    cluster.calm = false;
+    cluster.stop_all();
+    (1..=3).for_each(|id| cluster.start_node(id));
     cluster.assert_equal("app");
-    assert_eq!(count(&cluster.leader().connect("app").unwrap()), 6000);
+    assert_eq!(count(&cluster.leader().connect("app").unwrap()), ROWS);
 }
 
 /// Shows INV-23.
 #[test]
 fn leadership_lost_between_the_parts_is_certainly_not_committed() {
     for cut in [false, true] {
-        let cluster = cluster();
+        let cluster = cluster(!cut);
         let old = cluster.leader();
         let db = old.connect("app").unwrap();
         let next = cluster.follower().id();
@@ -109,7 +106,7 @@ fn leadership_lost_between_the_parts_is_certainly_not_committed() {
         let db = leader.connect("app").unwrap();
         assert_eq!(count(&db), 1);
         db.execute(LARGE, []).unwrap();
-        assert_eq!(count(&db), 2001);
+        assert_eq!(count(&db), 1 + ROWS);
         cluster.assert_equal("app");
     }
 }
@@ -123,7 +120,6 @@ fn a_disk_that_fills_up_between_the_parts_leaves_nothing_of_them() {
             .env(Env { fs: doors, clock: Arc::new(OsClock), rng: Arc::new(OsRng) })
             .part_bytes(PART)
             .segment_bytes(1 << 20)
-            .commit_timeout(Duration::from_millis(300))
             .start()?;
         node.wait_leader(LONG)?;
         Ok(node)
@@ -131,29 +127,37 @@ fn a_disk_that_fills_up_between_the_parts_leaves_nothing_of_them() {
     let node = start().unwrap();
     let db = node.connect("app").unwrap();
     db.execute_batch("CREATE TABLE t(x)").unwrap();
-    fs.fail_at(Aim::At("log.write"), 7, Lasts::Once, Failure::ENOSPC);
-    let refused: rusqlite::Error = db.execute(LARGE, []).unwrap_err();
+    let refused: rusqlite::Error = std::thread::scope(|scope| {
+        let held = PartsHeld::by(&node);
+        let large = scope.spawn(|| db.execute(LARGE, []).map(|_| db));
+        until("no part came", || node.has_open_split());
+        fs.fail_at(Aim::At("log.write"), 1, Lasts::ForGood, Failure::ENOSPC);
+        let _impatient = Impatient::on(&node);
+        drop(held);
+        large.join().unwrap().unwrap_err()
+    });
     assert_eq!(outcome(&refused), Some(Outcome::NotCommitted), "its last part was never proposed: {refused}");
-    assert_eq!(count(&db), 0);
-    drop((db, node));
+    assert_eq!(count(&node.connect("app").unwrap()), 0);
+    drop(node);
+    fs.clear_faults();
     let node = start().unwrap();
     let db = node.connect("app").unwrap();
     assert_eq!(count(&db), 0);
     db.execute(LARGE, []).unwrap();
-    assert_eq!(count(&db), 2000);
+    assert_eq!(count(&db), ROWS);
 }
 
 #[test]
 fn no_majority_for_a_part_is_not_committed_and_leaves_the_write_lock_free() {
-    let cluster = Cluster::start_with(3, |builder| {
-        builder.part_bytes(PART).election_timeout(Duration::from_secs(5)).commit_timeout(Duration::from_millis(300))
-    });
+    let cluster = Cluster::start_calm(3, |builder| builder.part_bytes(PART));
     let leader = cluster.leader();
     leader.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
     let db = leader.connect("app").unwrap();
     cluster.cut(leader.id(), true);
     // Two parts: were the second proposed as well, nobody could say what becomes of it.
+    let impatient = Impatient::on(leader);
     let refused = db.execute("INSERT INTO t VALUES (randomblob(90000))", []).unwrap_err();
+    drop(impatient);
     assert_eq!(outcome(&refused), Some(Outcome::NotCommitted), "{refused}");
     assert!(leader.is_leader(), "it has not noticed yet");
     cluster.cut(leader.id(), false);

@@ -9,7 +9,7 @@ use shoaldb::{CreateOptions, Error, ErrorKind, Member, Node, Outcome, rusqlite};
 use shoaldb_vfs::env::os::OsClock;
 use shoaldb_vfs::env::{Clock, Env};
 
-use crate::cluster::{Cluster, LONG, count, free_ports, insert, table};
+use crate::cluster::{Cluster, LONG, count, free_ports, insert, table, until};
 
 /// Waits until a node has an alarm with all these words.
 fn alarm(node: &Node, words: &[&str]) -> String {
@@ -229,11 +229,15 @@ fn shutdown_ends_open_transactions_listeners_and_waits() {
 
 #[test]
 fn shutdown_lets_commits_that_are_on_their_way_finish() {
-    let cluster = Cluster::start(3);
+    // They have as long as an election takes: here nobody can need more.
+    let cluster = Cluster::start_calm(3, |builder| builder.busy_timeout(LONG).commit_timeout(2 * LONG));
     write_until_shutdown(cluster.leader().clone());
     for _ in 0..5 {
         let dir = tempfile::tempdir().unwrap();
-        write_until_shutdown(Node::open(dir.path()).unwrap());
+        let builder = Node::builder(1, dir.path()).election_timeout(LONG).busy_timeout(LONG).commit_timeout(2 * LONG);
+        let node = builder.start().unwrap();
+        node.wait_leader(LONG).unwrap();
+        write_until_shutdown(node);
     }
 }
 
@@ -261,9 +265,7 @@ fn write_until_shutdown(node: Node) {
                 })
             })
             .collect();
-        while node.status().last.0 < 60 {
-            std::thread::yield_now();
-        }
+        until(&node, "writers go on", |status| status.last.0 >= 60);
         node.shutdown().unwrap();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         for writer in writers {
@@ -276,19 +278,38 @@ fn write_until_shutdown(node: Node) {
 fn shutdown_of_a_leader_without_a_majority_does_not_wait_for_one() {
     let cluster = Cluster::start(3);
     table(&cluster);
-    let leader = cluster.leader();
-    let db = leader.connect("app").unwrap();
-    cluster.cut(leader.id(), true);
-    let last = leader.status().last;
-    let writer = std::thread::spawn(move || db.execute("INSERT INTO t VALUES (1)", []).unwrap_err());
-    while leader.status().last == last {
-        std::thread::yield_now();
-    }
-    let started = Instant::now();
-    leader.shutdown().unwrap();
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    let outcome = shoaldb::outcome(&writer.join().unwrap());
+    // A member that comes for the first time writes to the log as well.
+    until(cluster.leader(), "all have come", |status| status.members.iter().all(|member| member.incarnation.is_some()));
+    let (leader, writer) = undecided(&cluster);
+    let (done, returned) = crossbeam_channel::bounded(1);
+    let stopping = leader.clone();
+    std::thread::spawn(move || done.send(stopping.shutdown()));
+    returned.recv_timeout(LONG).expect("it waits for a majority, or for who waits for one").unwrap();
+    let outcome = shoaldb::outcome(&writer.join().unwrap().unwrap_err());
     assert_eq!(outcome, Some(Outcome::Unknown));
+}
+
+/// A leader that nobody hears, and a commit that is in its log alone and waits for hours.
+fn undecided(cluster: &Cluster) -> (Node, std::thread::JoinHandle<rusqlite::Result<usize>>) {
+    let started = Instant::now();
+    loop {
+        let leader = cluster.leader().clone();
+        leader.set_commit_timeout(Duration::from_secs(3600));
+        let db = leader.connect("app").unwrap();
+        cluster.cut(leader.id(), true);
+        let last = leader.status().last;
+        let writer = std::thread::spawn(move || db.execute("INSERT INTO t VALUES (random())", []));
+        while leader.is_leader() {
+            if leader.status().last > last {
+                return (leader, writer);
+            }
+            std::thread::yield_now();
+        }
+        // It noticed first that it is alone. Once more, when there is a leader and that one is decided.
+        cluster.cut(leader.id(), false);
+        let _ = writer.join().unwrap();
+        assert!(started.elapsed() < LONG, "no leader takes a write");
+    }
 }
 
 #[test]
@@ -405,7 +426,7 @@ fn two_empty_nodes_with_different_lists_both_say_so_until_they_have_one_list() {
     drop(two);
     let _two = start(2, &[1, 2]);
     one.wait_leader(LONG).unwrap();
-    assert_eq!(one.status().alarms, Vec::<String>::new());
+    until(&one, "nothing needs attention", |status| status.alarms.is_empty());
 }
 
 /// Who promised itself to a founder waits for that one, also when others would make a majority: people must hear of whom.
@@ -421,7 +442,7 @@ fn who_waits_for_a_founder_that_is_gone_names_it() {
     alarm(cluster.node(2), &["promised itself to node 1 at", &cluster.list[0].address, "start that one"]);
     cluster.start_node(1);
     cluster.node(2).wait_leader(LONG).unwrap();
-    assert_eq!(cluster.node(2).status().alarms, Vec::<String>::new());
+    until(cluster.node(2), "nothing needs attention", |status| status.alarms.is_empty());
 }
 
 #[test]

@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 #[test]
 fn many_writers_of_both_kinds_on_two_databases_all_get_their_turn() {
     const EACH: i64 = 15;
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3, |builder| builder.busy_timeout(LONG));
     let leader = cluster.leader();
     for name in ["app", "other"] {
         leader.write(name, |tx| Ok(tx.execute_batch("CREATE TABLE t(x UNIQUE)")?)).unwrap();
@@ -25,6 +25,7 @@ fn many_writers_of_both_kinds_on_two_databases_all_get_their_turn() {
             let name = if writer % 4 < 2 { "app" } else { "other" };
             scope.spawn(move || {
                 let db = rusqlite::Connection::open(format!("file:{name}?vfs={}", leader.vfs_name())).unwrap();
+                db.busy_timeout(LONG).unwrap();
                 for round in 0..EACH {
                     let value = writer * 1000 + round;
                     let started = Instant::now();
@@ -48,7 +49,7 @@ fn many_writers_of_both_kinds_on_two_databases_all_get_their_turn() {
 
 #[test]
 fn a_long_read_on_a_follower_sees_one_state_while_thousands_of_entries_are_applied() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3, |builder| builder.busy_timeout(LONG));
     table(&cluster);
     let (leader, follower) = (cluster.leader(), cluster.follower());
     let open: Vec<_> = (0..12)
@@ -133,7 +134,8 @@ fn a_linearizable_read_is_never_stale_while_leaders_change() {
         }
         let started = Instant::now();
         let (mut next, mut cuts) = (1, false);
-        while started.elapsed() < Duration::from_secs(4) {
+        let enough = || reads.load(Ordering::Relaxed) > 20 && writes.load(Ordering::Relaxed) > 20;
+        while started.elapsed() < Duration::from_secs(4) || !enough() && started.elapsed() < LONG {
             let leader: &Node = cluster.leader();
             next = next % 3 + 1;
             if next == leader.id() {
@@ -144,7 +146,7 @@ fn a_linearizable_read_is_never_stale_while_leaders_change() {
                 // It goes on as a leader for a while, and so do its readers.
                 cluster.cut(leader.id(), true);
                 let replaced = || cluster.running().any(|node| node.id() != leader.id() && node.is_leader());
-                while !replaced() && started.elapsed() < Duration::from_secs(8) {
+                while !replaced() && started.elapsed() < LONG {
                     std::thread::sleep(PAUSE);
                 }
                 std::thread::sleep(10 * PAUSE);
@@ -154,7 +156,7 @@ fn a_linearizable_read_is_never_stale_while_leaders_change() {
                 let _ = leader.transfer_leadership(next);
             }
             let seen = writes.load(Ordering::Relaxed);
-            while writes.load(Ordering::Relaxed) < seen + 20 && started.elapsed() < Duration::from_secs(6) {
+            while writes.load(Ordering::Relaxed) < seen + 20 && started.elapsed() < LONG {
                 std::thread::sleep(PAUSE);
             }
         }

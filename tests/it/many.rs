@@ -18,7 +18,7 @@ fn usage() -> (u64, usize) {
 /// So many databases on three nodes: each takes a write, is the same everywhere, and is there after a restart of any node.
 fn many_databases(n: u64) {
     const THREADS: u64 = 8;
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::start_calm(3, |builder| builder);
     let empty = usage();
     let began = Instant::now();
     let leader = cluster.leader();
@@ -76,7 +76,7 @@ fn a_thousand_databases() {
 #[test]
 fn two_hundred_connections_write_and_read_and_none_is_left_out() {
     const CONNECTIONS: i64 = 200;
-    let cluster = Cluster::start_with(3, |builder| builder.busy_timeout(LONG));
+    let cluster = Cluster::start_calm(3, |builder| builder.busy_timeout(LONG));
     let leader = cluster.leader();
     leader.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x UNIQUE)")?)).unwrap();
     let open: Vec<_> = (0..CONNECTIONS).map(|_| leader.connect("app").unwrap()).collect();

@@ -4,30 +4,28 @@ use std::time::{Duration, Instant};
 
 use shoaldb::{Error, ErrorKind, Node, Outcome, ReadLevel, error, outcome, outcome_of_code, rusqlite};
 
-use crate::cluster::{Cluster, LONG, count, table};
+use crate::cluster::{Cluster, Impatient, LONG, count, table};
 
 /// Waits until a node other than `old` leads and may write.
-fn new_leader(cluster: &Cluster, old: u64) -> &Node {
+pub(crate) fn new_leader(cluster: &Cluster, old: u64) -> &Node {
+    let started = Instant::now();
     loop {
         if let Some(node) = cluster.running().find(|node| node.id() != old && node.is_leader()) {
             return node;
         }
+        assert!(started.elapsed() < LONG, "nobody but node {old} leads");
         std::thread::yield_now();
     }
 }
 
 #[test]
 fn an_unknown_commit_keeps_the_write_lock_closed_until_it_is_decided() {
-    let cluster = Cluster::start_with(3, |builder| {
-        builder
-            .election_timeout(Duration::from_secs(5))
-            .commit_timeout(Duration::from_millis(300))
-            .busy_timeout(Duration::from_millis(200))
-    });
+    let cluster = Cluster::start_calm(3, |builder| builder.busy_timeout(Duration::from_millis(200)));
     table(&cluster);
     let leader = cluster.leader();
     let db = leader.connect("app").unwrap();
     cluster.cut(leader.id(), true);
+    let impatient = Impatient::on(leader);
     let late = db.execute("INSERT INTO t VALUES (1)", []).unwrap_err();
     assert_eq!(outcome(&late), Some(Outcome::Unknown), "{late}");
     assert!(leader.is_leader(), "it has not noticed yet");
@@ -42,6 +40,7 @@ fn an_unknown_commit_keeps_the_write_lock_closed_until_it_is_decided() {
     // Other databases do not mind: they wait for the majority themselves.
     let other = leader.connect("other").unwrap().execute("CREATE TABLE t(x)", []).unwrap_err();
     assert!(outcome(&other).is_some(), "{other}");
+    drop(impatient);
     cluster.cut(leader.id(), false);
     db.busy_timeout(LONG).unwrap();
     db.execute("INSERT INTO t VALUES (3)", []).unwrap();
@@ -77,7 +76,7 @@ fn an_idle_transaction_of_a_deposed_leader_is_fenced_and_nobody_waits_for_it() {
 
 #[test]
 fn a_commit_after_leadership_was_handed_over_is_not_committed() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3, |builder| builder);
     table(&cluster);
     let old = cluster.leader();
     let mut db = old.connect("app").unwrap();
@@ -130,9 +129,7 @@ fn transactions_that_a_new_leader_never_heard_of_are_decided_although_it_writes_
 /// A transaction that changes nothing never reaches the log, so nothing else would notice that this leader was replaced.
 #[test]
 fn a_linearizable_write_lock_asks_the_majority_even_if_nothing_will_be_written() {
-    let cluster = Cluster::start_with(3, |builder| {
-        builder.election_timeout(Duration::from_secs(5)).commit_timeout(Duration::from_millis(300))
-    });
+    let cluster = Cluster::start_calm(3, |builder| builder);
     table(&cluster);
     let leader = cluster.leader();
     let db = leader.connect("app").unwrap();
@@ -140,13 +137,18 @@ fn a_linearizable_write_lock_asks_the_majority_even_if_nothing_will_be_written()
     db.execute_batch("BEGIN").unwrap();
     assert_eq!(count(&db), 0);
     cluster.cut(leader.id(), true);
+    let impatient = Impatient::on(leader);
     let error = Error::from(db.execute("DELETE FROM t WHERE x = 7", []).unwrap_err());
+    drop(impatient);
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Some(Outcome::NotCommitted)), "{error}");
     cluster.cut(leader.id(), false);
     if !db.is_autocommit() {
         db.execute_batch("ROLLBACK").unwrap();
     }
-    while db.execute("DELETE FROM t WHERE x = 7", []).is_err() {}
+    let started = Instant::now();
+    while let Err(error) = db.execute("DELETE FROM t WHERE x = 7", []) {
+        assert!(started.elapsed() < LONG, "{error}");
+    }
 }
 
 #[test]

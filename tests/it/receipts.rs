@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use shoaldb::{Builder, Error, ErrorKind, Node, Outcome, Receipt, ReceiptOutcome, Unsettled, outcome, rusqlite};
+use shoaldb::{Error, ErrorKind, Node, Outcome, Receipt, ReceiptOutcome, Unsettled, outcome, rusqlite};
 
-use crate::cluster::{Cluster, LONG, count, insert, table};
+use crate::cluster::{Cluster, Impatient, LONG, count, insert, table};
+use crate::outcomes::new_leader;
 
 const UNDECIDED: ReceiptOutcome = ReceiptOutcome::Unknown(Unsettled::Undecided);
 
@@ -24,15 +25,10 @@ fn committed(receipt: &Receipt) -> ReceiptOutcome {
     ReceiptOutcome::Committed(receipt.index())
 }
 
-/// Leaders notice late that they are alone, so that a commit runs out of time before.
-fn slow(builder: Builder) -> Builder {
-    builder.election_timeout(Duration::from_secs(5)).commit_timeout(Duration::from_secs(1)).busy_timeout(LONG)
-}
-
 /// Shows INV-29.
 #[test]
 fn a_receipt_of_a_committed_transaction_is_settled_by_every_node() {
-    let cluster = Cluster::start_with(3, |builder| builder.election_timeout(Duration::from_secs(2)));
+    let cluster = Cluster::start_calm(3, |builder| builder);
     table(&cluster);
     let leader = cluster.leader();
     let mut db = leader.connect("app").unwrap();
@@ -76,13 +72,13 @@ fn a_receipt_of_a_committed_transaction_is_settled_by_every_node() {
 /// Shows INV-29.
 #[test]
 fn a_transaction_that_another_leader_replaced_is_not_committed_and_until_then_nobody_says_so() {
-    let cluster = Cluster::start_with(3, |builder| builder.commit_timeout(Duration::from_millis(100)));
-    // A timeout this short may hit anybody.
-    let create = "CREATE TABLE IF NOT EXISTS t(x UNIQUE)";
-    while cluster.leader().connect("app").unwrap().execute_batch(create).is_err() {}
+    let cluster = Cluster::start(3);
+    table(&cluster);
+    let started = Instant::now();
     let (old, receipt) = loop {
         let old = cluster.leader();
         let db = old.connect("app").unwrap();
+        old.set_commit_timeout(Duration::from_millis(100));
         cluster.cut(old.id(), true);
         let late = db.execute("INSERT INTO t VALUES (1)", []).unwrap_err();
         if outcome(&late) == Some(Outcome::Unknown) {
@@ -90,14 +86,10 @@ fn a_transaction_that_another_leader_replaced_is_not_committed_and_until_then_no
         }
         // On a busy machine it notices first that it is alone.
         cluster.cut(old.id(), false);
+        assert!(started.elapsed() < LONG, "{late}");
     };
     assert_eq!(old.outcome_of(receipt).unwrap(), UNDECIDED, "cut off, it can prove nothing");
-    let new = loop {
-        if let Some(new) = cluster.running().find(|node| node.id() != old.id() && node.is_leader()) {
-            break new;
-        }
-        std::thread::yield_now();
-    };
+    let new = new_leader(&cluster, old.id());
     for node in cluster.running().filter(|node| node.id() != old.id()) {
         assert_eq!(settled(node, &receipt), ReceiptOutcome::NotCommitted);
     }
@@ -110,11 +102,13 @@ fn a_transaction_that_another_leader_replaced_is_not_committed_and_until_then_no
 /// Shows INV-29.
 #[test]
 fn a_late_commit_is_settled_once_the_majority_is_back() {
-    let cluster = Cluster::start_with(3, slow);
+    let cluster = Cluster::start_calm(3, |builder| builder);
     table(&cluster);
     let leader = cluster.leader();
     cluster.cut(leader.id(), true);
+    let impatient = Impatient::on(leader);
     let late = leader.write("app", |tx| Ok(tx.execute_batch("INSERT INTO t VALUES (1)")?)).unwrap_err();
+    drop(impatient);
     assert_eq!(late.outcome(), Some(Outcome::Unknown), "{late}");
     let receipt = late.receipt().expect("it is in the log");
     for node in cluster.running() {
@@ -130,23 +124,22 @@ fn a_late_commit_is_settled_once_the_majority_is_back() {
 /// The entry is in one log only when all nodes stop. The next leader is the node that has it.
 #[test]
 fn a_transaction_that_the_next_leader_commits_is_committed_although_all_nodes_were_restarted() {
-    let mut cluster = Cluster::start_with(3, slow);
+    let mut cluster = Cluster::start_calm(3, |builder| builder);
     table(&cluster);
     cluster.assert_equal("app");
     let old = cluster.leader().id();
     let receipt = {
         let db = cluster.node(old).connect("app").unwrap();
         cluster.cut(old, true);
+        let _impatient = Impatient::on(cluster.node(old));
         let late = db.execute("INSERT INTO t VALUES (1)", []).unwrap_err();
         assert_eq!(outcome(&late), Some(Outcome::Unknown), "{late}");
         db.last_receipt().unwrap().to_string()
     };
-    // The leader last: it tries to hand over, and until it gives up the other two would find a leader of their own.
-    let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
-    for id in others.iter().chain([&old]) {
-        cluster.nodes[*id as usize - 1] = None;
-    }
-    let other = others[0];
+    // Without a handover, in which the other two would find a leader of their own.
+    cluster.stop_all();
+    let other = old % 3 + 1;
+    cluster.calm = false;
     cluster.start_node(other);
     let receipt: Receipt = receipt.parse().unwrap();
     assert_eq!(cluster.node(other).outcome_of(receipt).unwrap(), UNDECIDED);

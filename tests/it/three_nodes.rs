@@ -2,7 +2,7 @@
 
 use shoaldb::{ConnectOptions, Connection, CreateOptions, Error, ErrorKind, Node, ReadLevel};
 
-use crate::cluster::{Cluster, LONG, count, insert, table};
+use crate::cluster::{Cluster, Impatient, LONG, count, insert, table};
 
 #[test]
 fn followers_show_what_the_leader_committed() {
@@ -52,12 +52,13 @@ fn a_linearizable_read_sees_what_was_acknowledged_anywhere() {
 
 #[test]
 fn leadership_is_handed_over_and_nothing_is_lost() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3, |builder| builder);
     table(&cluster);
     for round in 0..6 {
         insert(&cluster, round).unwrap();
-        let next = cluster.follower().id();
-        cluster.follower().transfer_leadership(next).unwrap();
+        let next = cluster.follower();
+        next.transfer_leadership(next.id()).unwrap();
+        let next = next.id();
         assert_eq!(cluster.leader().id(), next);
     }
     assert_eq!(count(&cluster.leader().connect("app").unwrap()), 6);
@@ -172,6 +173,7 @@ fn a_minority_reads_locally_but_not_linearizably() {
     let db = cluster.node(3).connect("app").unwrap();
     assert_eq!(count(&db), 1);
     db.set_read_level(ReadLevel::Linearizable);
+    let _impatient = Impatient::on(cluster.node(3));
     let error = Error::from(db.query_row("SELECT 1 FROM t", [], |_| Ok(())).unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::cluster::until;
+use crate::cluster::{Impatient, LONG, until};
 use crate::wait::told;
 use shoaldb::{Builder, Error, ErrorKind, Event, Node, Outcome, rusqlite};
 use shoaldb_vfs::env::os::{OsClock, OsRng};
@@ -25,13 +25,10 @@ fn try_start(fs: &SimFs) -> Result<Node, Error> {
 
 fn try_start_with(fs: &SimFs, settings: impl FnOnce(Builder) -> Builder) -> Result<Node, Error> {
     let fs: Arc<dyn Fs> = Arc::new(fs.clone());
-    let builder = Node::builder(1, DIR)
-        .env(Env { fs, clock: Arc::new(OsClock), rng: Arc::new(OsRng) })
-        .segment_bytes(64 << 10)
-        .commit_timeout(Duration::from_millis(300))
-        .busy_timeout(Duration::from_millis(100));
+    let builder =
+        Node::builder(1, DIR).env(Env { fs, clock: Arc::new(OsClock), rng: Arc::new(OsRng) }).segment_bytes(64 << 10);
     let node = settings(builder).start()?;
-    node.wait_leader(Duration::from_secs(10))?;
+    node.wait_leader(LONG)?;
     Ok(node)
 }
 
@@ -54,7 +51,9 @@ fn a_failed_sync_or_write_ends_acknowledging_but_not_reading() {
         insert(&node, 1).unwrap();
         let events = node.events();
         fs.fail_at(Aim::At(label), 1, Lasts::Once, failure);
+        let impatient = Impatient::on(&node);
         let error = insert(&node, 2).unwrap_err();
+        drop(impatient);
         assert_eq!(error.outcome(), Some(Outcome::Unknown), "{label}: {error}");
         // The disk would work again; but what became of the failed sync nobody knows, so nothing is tried a second time.
         let syncs = fs.count("log.sync");
@@ -82,13 +81,17 @@ fn a_transaction_without_room_in_the_log_is_committed_when_there_is_room() {
     node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
     insert(&node, 1).unwrap();
     fs.fail_at(Aim::At("log.write"), 1, Lasts::ForGood, Failure::ENOSPC);
+    let impatient = Impatient::on(&node);
     let error = insert(&node, 2).unwrap_err();
+    drop(impatient);
     assert_eq!(error.outcome(), Some(Outcome::Unknown), "{error}");
     assert_eq!(values(&node), [1]);
-    assert!(node.status().alarms.iter().any(|alarm| alarm.contains("it is tried again")), "{:?}", node.status());
+    until(&node, "it says so", |status| status.alarms.iter().any(|alarm| alarm.contains("it is tried again")));
     fs.clear_faults();
+    let started = Instant::now();
     while let Err(error) = insert(&node, 3) {
         assert_eq!(error.outcome(), Some(Outcome::NotCommitted), "{error}");
+        assert!(started.elapsed() < LONG, "{error}");
     }
     assert_eq!(values(&node), [1, 2, 3]);
     until(&node, "no alarm is left", |status| status.alarms.is_empty());
@@ -103,18 +106,43 @@ fn a_power_cut_at_any_call_loses_nothing_that_was_acknowledged() {
     // First a run without faults, to learn how many calls there are.
     let calls = {
         let fs = SimFs::new(1);
-        run_until_crash(&fs);
+        assert_eq!(run_until_crash(&fs, patient), 8);
         fs.calls()
     };
     assert!(calls > 30, "{calls}");
-    (1..=calls).for_each(|nth| cut_power_at(nth, run_until_crash));
+    cut_power_at_each(calls, run_until_crash);
+}
+
+/// What a node does until the power goes: it takes the file system and settings, and gives the last value that was acknowledged.
+type Life = fn(&SimFs, fn(Builder) -> Builder) -> i64;
+
+fn patient(builder: Builder) -> Builder {
+    builder.commit_timeout(LONG).busy_timeout(LONG)
+}
+
+/// Without power nobody answers. What runs out of time before is only not acknowledged.
+fn impatient(builder: Builder) -> Builder {
+    builder.commit_timeout(Duration::from_millis(300)).busy_timeout(Duration::from_millis(100))
+}
+
+/// Most of a life is waiting, for threads that end or make checkpoints: several live at a time.
+fn cut_power_at_each(calls: u64, life: Life) {
+    let next = AtomicU64::new(1);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let turn = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|nth| *nth <= calls);
+                std::iter::from_fn(turn).for_each(|nth| cut_power_at(nth, life));
+            });
+        }
+    });
 }
 
 /// Lets `life` run until call `nth`, where the power goes; judges what there is when it comes back.
-fn cut_power_at(nth: u64, life: impl Fn(&SimFs) -> i64) {
+fn cut_power_at(nth: u64, life: Life) {
     let fs = SimFs::new(nth);
     fs.crash_at(Aim::Any, nth, nth);
-    let acknowledged = life(&fs);
+    let acknowledged = life(&fs, impatient);
     fs.crash(nth + 1000);
     fs.restart();
     let node = try_start(&fs).unwrap_or_else(|error| panic!("crash at call {nth}: {error}"));
@@ -130,8 +158,8 @@ fn cut_power_at(nth: u64, life: impl Fn(&SimFs) -> i64) {
 }
 
 /// Starts a node and writes 1, 2, 3 ... 8; the last value that was acknowledged.
-fn run_until_crash(fs: &SimFs) -> i64 {
-    let Ok(node) = try_start(fs) else { return 0 };
+fn run_until_crash(fs: &SimFs, settings: fn(Builder) -> Builder) -> i64 {
+    let Ok(node) = try_start_with(fs, settings) else { return 0 };
     if node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).is_err() {
         return 0;
     }
@@ -140,8 +168,9 @@ fn run_until_crash(fs: &SimFs) -> i64 {
 
 /// Starts a node that writes 1, 2 and 3, and moves each to the main file before the next; the last value that was
 /// acknowledged.
-fn checkpoint_until_crash(fs: &SimFs) -> i64 {
-    let Ok(node) = try_start_with(fs, |builder| builder.checkpoint_age(Duration::from_millis(1))) else { return 0 };
+fn checkpoint_until_crash(fs: &SimFs, settings: fn(Builder) -> Builder) -> i64 {
+    let quick = |builder: Builder| settings(builder).checkpoint_age(Duration::from_millis(1));
+    let Ok(node) = try_start_with(fs, quick) else { return 0 };
     let mut acknowledged = 0;
     if node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).is_err() {
         return 0;
@@ -150,7 +179,9 @@ fn checkpoint_until_crash(fs: &SimFs) -> i64 {
         acknowledged += 1;
         let all_is_in_the_main_file =
             || node.status().databases.iter().all(|database| database.checkpointed == database.position);
+        let started = Instant::now();
         while !all_is_in_the_main_file() && !fs.is_down() {
+            assert!(started.elapsed() < LONG, "no checkpoint: {:#?}", node.status());
             std::thread::yield_now();
         }
     }
@@ -162,19 +193,10 @@ fn checkpoint_until_crash(fs: &SimFs) -> i64 {
 fn a_power_cut_at_any_call_of_log_or_checkpoint_loses_nothing_that_was_acknowledged() {
     let calls = {
         let fs = SimFs::new(1);
-        assert_eq!(checkpoint_until_crash(&fs), 3);
+        assert_eq!(checkpoint_until_crash(&fs, patient), 3);
         fs.calls()
     };
-    let next = AtomicU64::new(1);
-    // Most of a life is waiting for the thread that makes checkpoints.
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let turn = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|nth| *nth <= calls);
-                std::iter::from_fn(turn).for_each(|nth| cut_power_at(nth, checkpoint_until_crash));
-            });
-        }
-    });
+    cut_power_at_each(calls, checkpoint_until_crash);
 }
 
 #[test]
@@ -185,7 +207,14 @@ fn damage_below_what_was_synced_is_refused_with_its_place() {
     (1..=20).for_each(|value| insert(&node, value).unwrap());
     drop(node);
     let dir = Path::new(DIR).join("log");
-    let segment = fs.list(&dir, "test").unwrap().into_iter().find(|name| name.ends_with(".seg")).unwrap();
+    let used = |name: &String| {
+        let mut used = 0;
+        fs.edit(&dir.join(name), |bytes| used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0));
+        used
+    };
+    // The first one has nothing but its head and its seal if a spare was ready before the first entry.
+    let segments = fs.list(&dir, "test").unwrap().into_iter().filter(|name| name.ends_with(".seg"));
+    let segment = segments.max_by_key(used).unwrap();
     fs.edit(&dir.join(&segment), |bytes| {
         let middle = bytes.iter().rposition(|byte| *byte != 0).unwrap() / 2;
         let at = (middle..).find(|at| bytes[*at] != 0).unwrap();

@@ -31,7 +31,7 @@ fn fill(node: &Node) {
 /// Writes and checkpoints go on: all nodes are compared at one index nevertheless.
 #[test]
 fn nodes_are_compared_at_one_index_while_writes_go_on() {
-    let cluster = Cluster::start_with(3, |builder| builder.checkpoint_bytes(256 << 10));
+    let cluster = Cluster::start_calm(3, |builder| builder.checkpoint_bytes(256 << 10));
     table(&cluster);
     let leader = cluster.leader();
     let over = AtomicBool::new(false);
