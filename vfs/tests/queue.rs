@@ -2,35 +2,23 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::Barrier;
+use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
-use shoaldb_vfs::env::Clock;
 use shoaldb_vfs::error::Refusal;
-use support::{Stage, code, number};
+use support::{Noon, Stage, code, number};
 
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
-
-/// A clock that stands still: no ticket lapses because a thread of a busy machine comes late.
-#[derive(Debug)]
-struct Noon;
-
-impl Clock for Noon {
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-}
 
 /// Not only fair shares: nobody is overtaken by whoever came later, not even by who finds the lock free.
 #[test]
 fn writers_come_in_order_of_arrival_and_newcomers_behind_them() {
     const WRITERS: i64 = 6;
-    let stage = Stage::new();
-    *stage.replicator.clock.lock() = Arc::new(Noon);
+    let stage = Stage::with_clock(Arc::new(Noon));
     let holder = stage.connect("app");
     holder.execute_batch(TABLE).unwrap();
     holder.busy_timeout(Duration::from_secs(60)).unwrap();
@@ -59,7 +47,7 @@ fn writers_come_in_order_of_arrival_and_newcomers_behind_them() {
 #[test]
 fn every_writer_gets_its_share() {
     const THREADS: usize = 8;
-    let stage = Stage::new();
+    let stage = Stage::with_clock(Arc::new(Noon));
     stage.connect("app").execute_batch(TABLE).unwrap();
     let replicator = stage.replicator.clone();
     *stage.replicator.handler.lock() = Some(Arc::new(move |db, session, transaction| {
@@ -109,24 +97,45 @@ fn a_busy_timeout_ends_while_another_connection_writes() {
     stage.compare("app");
 }
 
+/// Which VFS [`sleeps_long`] sleeps through.
+static SLEEPS_THROUGH: OnceLock<CString> = OnceLock::new();
+
+/// A busy handler like SQLite's own, which sleeps for a tenth of a second at most, and looks again: a writer that nobody
+/// wakes comes late and is not missed. This one sleeps for half an hour.
+#[allow(unsafe_code)]
+fn sleeps_long(_: i32) -> bool {
+    const HALF_AN_HOUR: i32 = 1_800_000_000;
+    let name = SLEEPS_THROUGH.get().expect("set before the first sleep");
+    // SAFETY: the name is zero-terminated; a VFS that was found stays where it is, and its xSleep is one of SQLite's contract.
+    unsafe {
+        let vfs = ffi::sqlite3_vfs_find(name.as_ptr());
+        (*vfs).xSleep.expect("a VFS sleeps")(vfs, HALF_AN_HOUR);
+    }
+    true
+}
+
 #[test]
 fn a_waiting_writer_is_woken_when_the_lock_is_free() {
     let stage = Stage::new();
+    SLEEPS_THROUGH.set(CString::new(stage.vfs()).unwrap()).unwrap();
     let (a, mut b) = (stage.connect("app"), stage.connect("app"));
     a.execute_batch(TABLE).unwrap();
-    b.busy_timeout(Duration::from_secs(60)).unwrap();
+    b.busy_handler(Some(sleeps_long)).unwrap();
     for _ in 0..20 {
         a.execute_batch("BEGIN IMMEDIATE; INSERT INTO t(v) VALUES (1)").unwrap();
-        std::thread::scope(|scope| {
-            let acquires = stage.replicator.acquires.load(Ordering::Relaxed);
-            let b = &mut b;
-            let waiting = scope.spawn(move || b.execute("INSERT INTO t(v) VALUES (2)", []).map(|_| ()));
-            while stage.replicator.acquires.load(Ordering::Relaxed) == acquires {
-                std::thread::yield_now();
-            }
-            a.execute_batch("COMMIT").unwrap();
-            waiting.join().unwrap().unwrap();
+        let (tell, told) = mpsc::channel();
+        // On a thread that nobody joins: who is not woken sleeps on.
+        std::thread::spawn(move || {
+            let inserted = b.execute("INSERT INTO t(v) VALUES (2)", []).map(|_| ());
+            tell.send((b, inserted)).unwrap();
         });
+        while stage.database("app").status().writers_waiting == 0 {
+            std::thread::yield_now();
+        }
+        a.execute_batch("COMMIT").unwrap();
+        let (back, inserted) = told.recv_timeout(Duration::from_secs(60)).expect("nobody woke the writer that waits");
+        inserted.unwrap();
+        b = back;
     }
     assert_eq!(number(&a, "SELECT count(*) FROM t"), 40);
     stage.compare("app");
