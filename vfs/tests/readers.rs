@@ -225,6 +225,9 @@ fn hooks_fire_where_the_sql_runs_and_nowhere_else() {
         assert_eq!(number(&reader, "SELECT count(*) FROM t"), 3 * rows);
     }
     assert_eq!(told.each_ref().map(|told| told.load(Ordering::Relaxed)), [10_030, 0]);
+    same_content(&nodes[0].database("app"), &nodes[1].database("app"));
+    nodes[1].check_integrity("app");
+    nodes[0].compare("app");
 }
 
 /// Two nodes take turns at random as the one that writes and the one that applies, so that each WAL is a mixture of
