@@ -157,6 +157,55 @@ fn a_release_that_fails_keeps_the_transaction_until_it_is_rolled_back() {
     stage.compare("app");
 }
 
+/// A refused RELEASE leaves a transaction open; whoever uses these types is left in none, and may go on at once.
+#[test]
+fn savepoints_and_transactions_of_rusqlite_leave_nothing_open_behind_a_refused_commit() {
+    let stage = Stage::new();
+    let mut db = stage.connect("app");
+    db.execute_batch(TABLE).unwrap();
+    const INSERT: &str = "INSERT INTO t(v) VALUES (1)";
+    for (round, refusal) in [Refusal::NotCommitted, Refusal::Unknown, Refusal::NoRoom].into_iter().enumerate() {
+        let before = stage.commits("app");
+        let savepoint = db.savepoint().unwrap();
+        savepoint.execute_batch(INSERT).unwrap();
+        stage.refuse_next(refusal);
+        assert_eq!(code(savepoint.commit()), refusal.code(), "a savepoint, {refusal:?}");
+        assert!(db.is_autocommit(), "a savepoint, {refusal:?}");
+
+        let transaction = db.transaction().unwrap();
+        transaction.execute_batch(INSERT).unwrap();
+        stage.refuse_next(refusal);
+        assert_eq!(code(transaction.commit()), refusal.code(), "a transaction, {refusal:?}");
+        assert!(db.is_autocommit(), "a transaction, {refusal:?}");
+
+        // One within the other: the inner one is committed with the outer one or not at all.
+        let mut transaction = db.transaction().unwrap();
+        let mut savepoint = transaction.savepoint().unwrap();
+        let inner = savepoint.savepoint().unwrap();
+        inner.execute_batch(INSERT).unwrap();
+        inner.commit().unwrap();
+        savepoint.execute_batch(INSERT).unwrap();
+        savepoint.commit().unwrap();
+        stage.refuse_next(refusal);
+        assert_eq!(code(transaction.commit()), refusal.code(), "both, {refusal:?}");
+        assert!(db.is_autocommit(), "both, {refusal:?}");
+
+        assert_eq!(stage.commits("app"), before);
+        assert_eq!(number(&db, "SELECT count(*) FROM t"), 2 * round as i64);
+        assert_eq!(number(&stage.connect("app"), "SELECT count(*) FROM t"), 2 * round as i64);
+        // Before anything else takes the place of what was refused.
+        stage.compare("app");
+        let mut savepoint = db.savepoint().unwrap();
+        savepoint.execute_batch(INSERT).unwrap();
+        savepoint.rollback().unwrap();
+        savepoint.execute_batch(INSERT).unwrap();
+        savepoint.commit().unwrap();
+        db.execute(INSERT, []).unwrap();
+        assert_eq!(stage.commits("app"), before + 2);
+    }
+    stage.compare("app");
+}
+
 fn counting_busy_handler(db: &mut Connection) -> Arc<AtomicU64> {
     static CALLS: std::sync::OnceLock<Arc<AtomicU64>> = std::sync::OnceLock::new();
     let calls = CALLS.get_or_init(Arc::default);

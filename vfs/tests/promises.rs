@@ -27,13 +27,14 @@
 //! | `journal_mode`, `locking_mode`, qualified or not, before ATTACH or after | `other_journal_modes_and_exclusive_locking_are_refused_with_words`, `an_unqualified_pragma_cannot_reach_an_attached_database_either`, `exclusive_locking_cannot_be_smuggled_in_before_attach` |
 //! | `immutable`, `nolock` | `parameters_that_go_past_the_wal_are_refused` |
 //! | checkpoints by users: the pragma, the function, `wal_autocheckpoint` | `users_cannot_checkpoint`, `the_checkpoint_function_is_busy_in_every_mode` |
+//! | writes to the main file, cutting it; the answers by which SQLite syncs and pads | `nobody_writes_to_the_main_file_through_sqlite_or_cuts_it`, `the_main_file_says_that_writes_stay_in_order_and_touch_nothing_else` |
 //! | the checkpoint of the last close | `closing_the_last_connection_writes_nothing` |
 //! | **After the commit frame** | |
 //! | a sync, padding or a rewritten checksum fails: the VFS publishes | `a_commit_that_sqlite_fails_to_finish_is_published_all_the_same`, `each_write_behind_the_commit_frame_may_fail`, `a_statement_that_is_open_during_a_heal_keeps_its_snapshot` |
 //! | an allocation fails there | `memory_that_ends_behind_the_commit_frame_loses_nothing` |
 //! | **A commit that is refused** | |
 //! | every code, autocommit, explicit, spilled, padded, the first of a WAL: nothing visible, nothing comes back by recovery, never plain busy | `a_refused_commit_is_gone_and_the_connection_goes_on` |
-//! | schema changes and VACUUM; an open SELECT; closing a blob; RELEASE | `a_failed_schema_change_leaves_the_old_schema`, `an_open_select_runs_on_after_a_failed_commit`, `a_blob_reports_a_commit_that_failed_when_it_is_closed`, `a_release_that_fails_keeps_the_transaction_until_it_is_rolled_back` |
+//! | schema changes and VACUUM; an open SELECT; closing a blob; RELEASE | `a_failed_schema_change_leaves_the_old_schema`, `an_open_select_runs_on_after_a_failed_commit`, `a_blob_reports_a_commit_that_failed_when_it_is_closed`, `a_release_that_fails_keeps_the_transaction_until_it_is_rolled_back`, `savepoints_and_transactions_of_rusqlite_leave_nothing_open_behind_a_refused_commit` |
 //! | **What other nodes committed** | |
 //! | writer and applier take turns; readers see whole transactions | `two_nodes_that_swap_their_roles_stay_the_same`, `many_readers_see_a_constant_sum_while_applies_go_on` |
 //! | no hook fires where pages are applied | `hooks_fire_where_the_sql_runs_and_nowhere_else` |

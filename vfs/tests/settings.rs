@@ -216,6 +216,69 @@ fn pragmas_of_ours_answer() {
     assert!(said.contains("use local or linearizable"), "{said}");
 }
 
+/// SQLite's own handle of a main file.
+#[allow(unsafe_code)]
+fn file_of(db: &Connection) -> *mut ffi::sqlite3_file {
+    let mut file = std::ptr::null_mut::<ffi::sqlite3_file>();
+    // SAFETY: the handle is open, the name zero-terminated, and this request writes one pointer.
+    let rc = unsafe {
+        let file = (&raw mut file).cast();
+        ffi::sqlite3_file_control(db.handle(), c"main".as_ptr(), ffi::SQLITE_FCNTL_FILE_POINTER, file)
+    };
+    assert_eq!(rc, ffi::SQLITE_OK);
+    assert!(!file.is_null());
+    file
+}
+
+/// Whoever writes there goes past the log. No statement does; should a version of SQLite come to it, this is what it is told.
+#[test]
+#[allow(unsafe_code)]
+fn nobody_writes_to_the_main_file_through_sqlite_or_cuts_it() {
+    let stage = Stage::new();
+    let db = stage.connect("app");
+    db.execute_batch(&format!("{TABLE}; INSERT INTO t(v) VALUES (1)")).unwrap();
+    for moment in ["at rest", "with a read transaction", "with the write lock"] {
+        let main = stage.main_file("app");
+        let file = file_of(&db);
+        let zeros = [0u8; 4096];
+        for offset in [0, 4096, main.len() as i64, 1 << 40] {
+            // SAFETY: the file is open as long as `db` is; the buffer is as long as is said.
+            let rc = unsafe { (*(*file).pMethods).xWrite.unwrap()(file, zeros.as_ptr().cast(), 4096, offset) };
+            assert_eq!(rc, ffi::SQLITE_IOERR_WRITE, "{moment}, at {offset}");
+        }
+        for size in [0, 4096, main.len() as i64, 1 << 40] {
+            // SAFETY: as above.
+            let rc = unsafe { (*(*file).pMethods).xTruncate.unwrap()(file, size) };
+            assert_eq!(rc, ffi::SQLITE_IOERR_TRUNCATE, "{moment}, to {size}");
+        }
+        assert_eq!(stage.main_file("app"), main, "{moment}");
+        assert_eq!(number(&db, "SELECT count(*) FROM t"), 1, "{moment}");
+        match moment {
+            "at rest" => db.execute_batch("BEGIN; SELECT * FROM t").unwrap(),
+            "with a read transaction" => db.execute_batch("ROLLBACK; BEGIN IMMEDIATE").unwrap(),
+            _ => db.execute_batch("COMMIT").unwrap(),
+        }
+    }
+    stage.compare("app");
+}
+
+/// SQLite asks the main file, and by the answer it syncs the WAL in the middle of a commit, and pads it to a sector.
+#[test]
+#[allow(unsafe_code)]
+fn the_main_file_says_that_writes_stay_in_order_and_touch_nothing_else() {
+    let stage = Stage::new();
+    let always = ffi::SQLITE_IOCAP_SEQUENTIAL;
+    let unless_told = ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE;
+    for (parameters, expected) in [("", always | unless_told), ("&psow=1", always | unless_told), ("&psow=0", always)] {
+        let db = stage.connect_with("app", parameters);
+        let file = file_of(&db);
+        // SAFETY: the file is open as long as `db` is.
+        let said = unsafe { (*(*file).pMethods).xDeviceCharacteristics.unwrap()(file) };
+        assert_eq!(said, expected, "{parameters}");
+    }
+    stage.compare("app");
+}
+
 /// Extensions are loaded through the connection's VFS: a method missing there was a call of address 0.
 #[test]
 #[allow(unsafe_code)]
