@@ -197,10 +197,11 @@ fn readers_that_are_ended_at_any_moment_see_one_state_or_an_error() {
     let (ended, whole) = (AtomicU64::new(0), AtomicU64::new(0));
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let mut readers = Vec::new();
         for _ in 0..2 {
             let reader = stage.connect("app");
             let (over, ended, whole) = (&over, &ended, &whole);
-            scope.spawn(move || {
+            readers.push(scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     reader.execute_batch("BEGIN").unwrap();
                     for _ in 0..3 {
@@ -223,11 +224,12 @@ fn readers_that_are_ended_at_any_moment_see_one_state_or_an_error() {
                         reader.execute_batch("ROLLBACK").unwrap();
                     }
                 }
-            });
+            }));
         }
         let shared = stage.database("app");
         let mut length = 300;
-        while ended.load(Ordering::Relaxed) < 50 || whole.load(Ordering::Relaxed) < 50 {
+        let enough = || ended.load(Ordering::Relaxed) >= 50 && whole.load(Ordering::Relaxed) >= 50;
+        while !enough() && readers.iter().all(|reader| !reader.is_finished()) {
             length += 1;
             db.execute("UPDATE t SET v = randomblob(?1)", [300 + length % 50]).unwrap();
             shared.end_oldest_readers(ANY);
