@@ -21,7 +21,9 @@
 //! node's transactions that SQLite publishes, and entries without content; all else is the apply thread's. A caller holds
 //! no lock of the VFS or the node while it is in here.
 //!
-//! A panic in a turn ends the engine, not the thread that happened to turn it: the node stops and says so.
+//! A panic in a turn ends the engine, not the thread that happened to turn it: the node stops and says so. With the engine,
+//! however it ends, all waits for a decision end: nobody will bring one. What they waited for may be in the log, so they are told that
+//! it is not known. Why comes first: whoever is woken, and tries again, is told.
 //!
 //! Two things want all of it to stand still, and take the locks in this order: `applier`, `seat`, `disk`. A read view is cut
 //! between two entries, and a snapshot takes the place of the log.
@@ -46,8 +48,8 @@ use crate::events::Event;
 use crate::found::format::FoundMessage;
 use crate::log::{Log, LogError};
 use crate::net::Transport;
-use crate::raft::{Core, CoreStatus, PersistBatch};
-use crate::shared::{Hub, Input, Turn};
+use crate::raft::{Core, CoreStatus, PersistBatch, Role};
+use crate::shared::{Hub, Input, Leadership, Turn};
 use crate::types::{LogEntry, LogIndex, Message, NodeId};
 
 /// Messages taken from the mailbox in one turn: enough to share a sync, few enough to answer soon.
@@ -242,7 +244,6 @@ impl Driver {
             }
             let mut seat = self.seat.lock();
             if !self.turn_once(&mut seat, due) {
-                *seat = None;
                 return;
             }
             let deadline = self.note_next_turn(&mut seat, next_tick);
@@ -269,7 +270,7 @@ impl Driver {
         instant + seat.turned_by.saturating_sub(now)
     }
 
-    /// Takes what is in the mailbox and turns once. `false` if the engine is over.
+    /// Takes what is in the mailbox and turns once. `false` if the engine is over: then the seat is empty for good.
     fn turn_once(&self, seat: &mut Option<Seat>, tick: bool) -> bool {
         let Some(Seat { engine, out, .. }) = seat else { return false };
         let turned = catch_unwind(AssertUnwindSafe(|| {
@@ -284,10 +285,15 @@ impl Driver {
             }
             engine.turn(out)
         }));
-        turned.unwrap_or_else(|_| {
+        let goes_on = turned.unwrap_or_else(|_| {
             self.hub.set_trouble(format!("node {} stopped: its raft engine panicked", self.hub.id));
             false
-        })
+        });
+        if !goes_on {
+            *seat = None;
+            end_decisions(&self.hub);
+        }
+        goes_on
     }
 
     /// Turns the engine if nobody else does, and does what is cheap of what comes out.
@@ -300,7 +306,6 @@ impl Driver {
                 return;
             }
             if !self.turn_once(&mut seat, false) {
-                *seat = None;
                 drop(seat);
                 return self.raft.ring();
             }
@@ -506,11 +511,14 @@ impl Driver {
     }
 
     /// A step of the applier. A panic in it ends the applying, not the thread that happened to step it, which may be a caller's;
-    /// and nobody may wait any longer for a decision that this step was to bring.
+    /// and nobody may wait any longer for a decision that this step was to bring. Why comes first: whoever is woken, and tries
+    /// again, is told.
     fn step(&self, applier: &mut Applier) -> Step {
         catch_unwind(AssertUnwindSafe(|| applier.step())).unwrap_or_else(|_| {
+            let reason = "an entry: its applier panicked, start it again".to_string();
+            self.hub.set_trouble(self.cannot_apply(&reason));
             self.hub.pending.stop();
-            Step::Stopped("an entry: its applier panicked, start it again".to_string())
+            Step::Stopped(reason)
         })
     }
 
@@ -530,12 +538,15 @@ impl Driver {
 
     fn end_applying(&self, reason: &str) {
         self.apply_over.store(true, Ordering::Release);
-        let what = format!(
+        self.hub.post(Input::Failed { what: self.cannot_apply(reason) });
+    }
+
+    fn cannot_apply(&self, reason: &str) -> String {
+        format!(
             "node {} cannot apply {reason}; nothing later is applied here. If these words do not say what helps, start the \
              node again; if it stops there once more, let a new node take its place and keep this directory for a report",
             self.hub.id
-        );
-        self.hub.post(Input::Failed { what });
+        )
     }
 
     /// The apply thread's part: everything that waits, however large.
@@ -584,7 +595,6 @@ impl Driver {
         // What has come in is for the old core, and what it wants of the log is in the queue afterwards.
         while !self.mailbox.is_empty() {
             if !self.turn_once(&mut seat, false) {
-                *seat = None;
                 return self.raft.ring();
             }
         }
@@ -624,6 +634,13 @@ impl Driver {
     }
 }
 
+/// Nobody turns the core of this node any more, or never did: it leads nothing, knows of no leader and decides nothing.
+pub(crate) fn end_decisions(hub: &Hub) {
+    hub.pending.stop();
+    let term = hub.leadership().term;
+    hub.set_leadership(Leadership { role: Role::Follower, term, leader: None });
+}
+
 impl Turn for Driver {
     fn turn(&self, may_write: bool) {
         Driver::turn(self, may_write);
@@ -638,10 +655,7 @@ impl Turn for Driver {
         let index = self.hub.applied().index;
         self.hub.send(Input::Applied { index });
         let mut seat = self.seat.lock();
-        let goes_on = self.turn_once(&mut seat, false);
-        if !goes_on {
-            *seat = None;
-        }
+        self.turn_once(&mut seat, false);
         drop(seat);
         act();
         drop(applier);

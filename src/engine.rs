@@ -32,6 +32,7 @@ use crate::found::{self, Founding};
 use crate::members::{self, Context, Operation, Refusal, Situation};
 use crate::pending::Decision;
 use crate::planted::{self, Bug};
+use crate::probe::{self, Phase};
 use crate::raft::{Core, CoreStatus, Effects, Event, MembershipChange, NotProposed, PersistBatch, Role};
 use crate::shared::{Hub, Input, Leadership};
 use crate::types::{LogEntry, LogIndex, Membership, Message, NodeId, PROTOCOL};
@@ -463,9 +464,11 @@ impl Engine {
         for (index, membership) in membership {
             self.on_membership(index, membership);
         }
+        let mut entered = false;
         for (number, answer) in proposed {
             match answer {
                 Ok(entry) => {
+                    entered = true;
                     self.hub.pending.on_entered(number, entry);
                     if planted::is(Bug::PublishBeforeCommit) {
                         self.hub.pending.accept_at_once(number, entry.index);
@@ -483,6 +486,10 @@ impl Engine {
                 batch.entries.iter().for_each(|entry| self.hub.pending.on_applied(entry.id));
             }
             out.persist(batch);
+        }
+        if entered {
+            probe::begin(Phase::Enter);
+            probe::end(Phase::Enter);
         }
         if planted::is(Bug::ApplyTwice) && !self.replayed {
             out.apply(apply.clone());

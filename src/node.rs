@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::admin;
 use crate::boot::{self, Directory, Opened, TAKE_ITS_PLACE};
-use crate::driver::{Driver, Work};
+use crate::driver::{Driver, Work, end_decisions};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Event;
@@ -23,8 +23,8 @@ use crate::found::format::{Belongs, Identity};
 use crate::found::{self, Founding};
 use crate::log::{Log, LogError};
 use crate::net::Transport;
-use crate::raft::{Core, CoreConfig, CoreStatus, EntryReader, Role};
-use crate::shared::{Hub, Input, Leadership, Turn};
+use crate::raft::{Core, CoreConfig, CoreStatus, EntryReader};
+use crate::shared::{Hub, Input, Turn};
 use crate::snapshot;
 use crate::snapshot::Staged;
 use crate::snapshot::ask::Line;
@@ -83,10 +83,7 @@ pub(crate) fn spawn(
             Ok(()) => {}
             Err(error) => hub.set_trouble(format!("node {} stopped: {error}", hub.id)),
         }
-        // Nobody turns the core any more: this node leads nothing, knows of no leader and decides nothing.
-        hub.pending.stop();
-        let term = hub.leadership().term;
-        hub.set_leadership(Leadership { role: Role::Follower, term, leader: None });
+        end_decisions(&hub);
     })?;
     Ok(vec![raft])
 }

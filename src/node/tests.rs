@@ -26,7 +26,7 @@ use crate::members::Operation;
 use crate::net::handshake::{Hello, Purpose};
 use crate::net::{Inbound, RequestError};
 use crate::pending::GivenUp;
-use crate::raft::PersistBatch;
+use crate::raft::{PersistBatch, Role};
 use crate::registry;
 use crate::shared::Shared;
 use crate::signal::Waiting;

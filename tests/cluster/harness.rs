@@ -21,6 +21,8 @@ pub(crate) struct Disk {
     pub(crate) checkpoint: (LogIndex, Membership),
     /// Reads fail while set.
     pub(crate) broken: bool,
+    /// Reads panic while set.
+    pub(crate) panics: bool,
     pub(crate) reads: usize,
 }
 
@@ -32,6 +34,7 @@ impl Disk {
             hard_state: HardState { term: GENESIS.term, vote: None, commit: GENESIS.index },
             checkpoint: (GENESIS.index, membership),
             broken: false,
+            panics: false,
             reads: 0,
         }
     }
@@ -71,6 +74,10 @@ impl EntryReader for Reader {
     fn entries(&self, lo: LogIndex, hi: LogIndex, max_bytes: u64) -> io::Result<Vec<LogEntry>> {
         let mut disk = self.0.lock().unwrap();
         disk.reads += 1;
+        if disk.panics {
+            drop(disk);
+            panic!("planted");
+        }
         if disk.broken {
             return Err(io::Error::other("the disk is broken"));
         }

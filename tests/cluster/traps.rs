@@ -12,7 +12,7 @@
 //! | 7 | a second membership change becomes an empty entry, without an error; an empty proposal looks like one | `trap_7_a_second_membership_change_is_refused_not_swallowed`, `trap_7_an_empty_proposal_is_refused` |
 //! | 8 | a read is dropped in silence whenever there is no leader that can answer | `trap_8_reads_of_one_turn_share_one_round`, `trap_8_a_read_survives_everything_that_swallows_it`, `trap_8_a_new_leader_answers_once_it_committed_in_its_term` |
 //! | 9 | a peer whose snapshot was lost is sent nothing any more | does not apply: storage has no snapshot to give, so no peer gets into that state; who needs one is named: `a_peer_behind_the_compacted_log_is_named` |
-//! | 10 | it panics when storage fails | `trap_10_a_log_that_cannot_be_read_stops_the_core_without_a_panic` |
+//! | 10 | it panics when storage fails | `trap_10_a_log_that_cannot_be_read_stops_the_core_without_a_panic`; should it panic all the same, `trap_10_a_panic_in_the_core_is_its_end_and_nobody_elses` |
 //! | 11 | it panics when stepped between `ready` and `advance`; a proposal does not say its index, and a follower forwards it | `trap_11_only_a_leader_takes_proposals_and_says_where_they_stand` |
 //! | 12 | by default one message per entry | `trap_12_entries_travel_together_up_to_the_size_of_a_message` |
 //! | 13 | no limit for an entry, and a lax one for all that are not committed | `trap_13_an_entry_has_a_limit_and_so_has_the_backlog` |
@@ -336,6 +336,35 @@ fn trap_10_a_log_that_cannot_be_read_stops_the_core_without_a_panic() {
         core.on_event(Event::Tick);
         let effects = core.take_effects();
         assert!(effects.fatal.is_some() && effects.send.is_empty() && effects.persist.is_none(), "{effects:?}");
+    }
+}
+
+/// Whatever else makes the library panic, or this code on its way through it: whoever brought the event goes on, and the core
+/// is over.
+#[test]
+fn trap_10_a_panic_in_the_core_is_its_end_and_nobody_elses() {
+    count_panics();
+    let mut cluster = Cluster::with(voters([1, 2, 3]), |config| config.tail_cache_bytes = 0);
+    cluster.campaign(1);
+    cluster.isolate(3);
+    (0..3).for_each(|_| {
+        cluster.propose(1, "x");
+        cluster.run();
+    });
+    cluster.node(1).disk().panics = true;
+    cluster.cut.clear();
+    cluster.tick(1, 2);
+    cluster.run();
+    assert_eq!(PANICS.get(), 1, "nothing panicked");
+    let why = cluster.fatal.get(&1).expect("it goes on");
+    assert_eq!(why, "raft panicked: planted");
+    cluster.node(1).disk().panics = false;
+    let core = cluster.node(1).core.as_mut().unwrap();
+    for event in [Event::Tick, Event::Campaign, Event::Propose { proposal: 9, data: "y".into() }] {
+        core.on_event(event);
+        let effects = core.take_effects();
+        assert_eq!(effects.fatal.as_deref(), Some("raft panicked: planted"));
+        assert!(effects.send.is_empty() && effects.persist.is_none() && effects.proposed.is_empty(), "{effects:?}");
     }
 }
 

@@ -77,7 +77,12 @@ pub(crate) fn watch(path: &Path, die_at: Option<&str>) -> Result<Env, Error> {
         arm(phase, nth.parse().unwrap_or(1))?;
     }
     probe::watch(|phase, begins| {
-        let at = if phase == probe::Phase::Apply { APPLY } else { PUBLISH };
+        let at = match phase {
+            probe::Phase::Apply => APPLY,
+            probe::Phase::Publish => PUBLISH,
+            // The append that it leads to is a call for the log.
+            probe::Phase::Enter => return,
+        };
         if begins { begin(at) } else { end(at) }
     });
     let env = Env::os();
