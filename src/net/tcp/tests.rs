@@ -331,6 +331,8 @@ fn calls_that_follow_each_other_need_one_connection() {
 fn a_request_without_an_answer_is_lost_and_not_unsent() {
     let (one, two) = (Node::new(1), Node::new(2));
     one.knows(&two);
+    // Else the time would have to be enough for a connection as well, without which nothing is sent.
+    one.tcp.request(NodeId(2), b"x".to_vec(), LONG).unwrap();
     let gate = two.recorder.gate.lock();
     let lost = one.tcp.request(NodeId(2), b"x".to_vec(), Duration::from_millis(300));
     assert!(matches!(lost, Err(RequestError::Lost(_))), "{lost:?}");
