@@ -147,11 +147,12 @@ impl Applier {
     /// Does the next thing that can be done without waiting.
     pub(crate) fn step(&mut self) -> Step {
         if let Some((db, position)) = &self.accepted {
-            match db.wait_position(*position, std::time::Duration::ZERO) {
-                Ok(false) => return Step::Waiting(db.clone(), *position),
-                // Shown; or the database was retired, and its connections know.
-                Ok(true) | Err(_) => self.accepted = None,
+            // A database that was retired meanwhile shows it, too: its connection is inside its commit, and nothing that comes
+            // later may overtake that.
+            if !db.wait_shown(*position, std::time::Duration::ZERO) {
+                return Step::Waiting(db.clone(), *position);
             }
+            self.accepted = None;
             probe::end(Phase::Publish);
             return self.finish();
         }

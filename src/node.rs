@@ -444,7 +444,7 @@ fn run_apply(hub: &Hub, driver: &Driver) {
                     return;
                 }
                 // Whatever it says, the next step looks again.
-                let _ = db.wait_position(position, SHOW_POLL);
+                _ = db.wait_shown(position, SHOW_POLL);
             }
             Work::End => return,
         }

@@ -1,9 +1,13 @@
 //! Entry by entry: what is applied, what is refused, what stops the node, what stops one database.
 
+use parking_lot::Mutex;
+use shoaldb_vfs::Registration;
+use shoaldb_vfs::database::SessionId;
 use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
 use shoaldb_vfs::env::{Clock, Env};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
+use shoaldb_vfs::replicator::{Interrupted, Receipt, Replicator};
 use shoaldb_vfs::transaction::ChangedPage;
 
 use super::*;
@@ -125,7 +129,7 @@ fn a_copy_that_diverged_is_retired_and_the_others_go_on() {
     let position = bad.1.position();
     assert!(matches!(bench.change(&bad, position, 1), Step::Done));
     assert_eq!(bad.1.position(), position, "nothing of it is shown");
-    assert_eq!(bad.1.wait_position(position, std::time::Duration::ZERO), Err(Refusal::Damaged));
+    assert_eq!(bad.1.retired(), Some(Refusal::Damaged));
     assert!(matches!(events.try_recv(), Ok(Event::DivergenceFound { database, .. }) if database == "bad"));
     let position = good.1.position();
     assert!(matches!(bench.change(&good, position, 0), Step::Done));
@@ -410,4 +414,70 @@ fn what_became_of_every_entry_is_remembered_and_found_again_by_a_replay_over_new
         assert_eq!(bench.hub.outcome_of(at(index)), outcome(takes, index), "entry {index}, applied again");
     }
     assert_eq!(bench.hub.progress().settled(), bench.hub.applied().index);
+}
+
+/// A commit that comes to the applier as its entry right away, to find the database retired once it is accepted.
+struct RetiredMeanwhile {
+    bench: Mutex<Bench>,
+    id: DatabaseId,
+}
+
+impl Replicator for RetiredMeanwhile {
+    fn open(&self, _: &str, _: bool) -> Result<Arc<Database>, Refusal> {
+        self.bench.lock().hub.databases.get(self.id).ok_or(Refusal::CannotOpen)
+    }
+
+    fn acquire_write(&self, _: &Arc<Database>, _: bool, _: Interrupted<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn wait_writable(&self, _: &Arc<Database>, _: std::time::Duration) {}
+
+    fn commit(
+        &self,
+        db: &Arc<Database>,
+        session: SessionId,
+        transaction: Transaction,
+        _: &mut Option<Receipt>,
+    ) -> Result<Position, Refusal> {
+        let mut bench = self.bench.lock();
+        let writing = Writing { db: db.clone(), session, base: transaction.base, parted: None };
+        let (number, _) = bench.hub.pending.register(Some(writing));
+        let origin = Origin { node: bench.hub.id, session: bench.hub.session, number };
+        let data = entry::encode_transaction(origin, self.id, &transaction).unwrap();
+        assert!(matches!(bench.apply_bytes(data), Step::Waiting(..)), "accepted");
+        let position = Position(bench.next - 1);
+        db.retire(Refusal::Damaged);
+        assert!(!db.wait_shown(position, std::time::Duration::ZERO));
+        // What is behind it must not find this connection in the middle of its commit.
+        assert!(
+            matches!(bench.applier.step(), Step::Waiting(..)),
+            "the database is retired, and its commit is not over"
+        );
+        assert_eq!(bench.hub.applied().index, LogIndex(bench.next - 2));
+        Ok(position)
+    }
+
+    fn read_barrier(&self, _: &Arc<Database>, _: Interrupted<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_database_that_is_retired_while_a_commit_is_to_be_shown_holds_the_applier_until_it_is() {
+    let mut bench = Bench::new();
+    let (id, db) = bench.create("app");
+    let other = bench.create("other");
+    let clock = bench.hub.waiting.clock.clone();
+    let replicator = Arc::new(RetiredMeanwhile { bench: Mutex::new(bench), id });
+    let _registration = Registration::new("retired-meanwhile", replicator.clone(), clock).unwrap();
+    let connection = rusqlite::Connection::open("file:app?vfs=retired-meanwhile").unwrap();
+    connection.execute_batch("CREATE TABLE t(v)").unwrap();
+
+    let mut bench = replicator.bench.lock();
+    assert!(matches!(bench.applier.step(), Step::Done), "it is shown");
+    assert_eq!(db.position(), Position(bench.hub.applied().index.0));
+    let position = other.1.position();
+    assert!(matches!(bench.change(&other, position, 0), Step::Done), "and others go on");
+    drop(bench);
 }

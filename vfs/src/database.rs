@@ -559,25 +559,23 @@ impl Database {
         }
     }
 
-    /// Waits until this database shows `position`, at most `limit`. `Ok(false)` when time is up.
-    pub fn wait_position(&self, position: Position, limit: Duration) -> Result<bool, Refusal> {
+    /// Waits until the transaction that was accepted for `position` is shown, or cannot be any more, at most `limit`. `false`
+    /// when time is up. A database that is retired meanwhile ends this no earlier: its connection is still inside its commit.
+    pub fn wait_shown(&self, position: Position, limit: Duration) -> bool {
         let deadline = self.clock.now() + limit;
         let mut state = self.state.lock();
-        loop {
-            state.alive()?;
-            if state.position >= position {
-                return Ok(true);
-            }
+        while state.position < position && state.writer.as_ref().is_some_and(Writer::is_accepted) {
             let now = self.clock.now();
             if now >= deadline {
-                return Ok(false);
+                return false;
             }
             self.changed.wait_for(&mut state, deadline - now);
         }
+        true
     }
 
-    /// Nothing may use this database any more, for the given reason: new transactions are refused with it, and waits end.
-    /// The first reason stays. Read views are closed.
+    /// Nothing may use this database any more, for the given reason: new transactions are refused with it, and waits for
+    /// WRITE end. The first reason stays. Read views are closed.
     pub fn retire(&self, reason: Refusal) {
         let mut state = self.state.lock();
         state.retired.get_or_insert(reason);

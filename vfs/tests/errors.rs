@@ -291,20 +291,15 @@ fn a_panic_of_the_replicator_is_an_error_of_the_statement() {
 }
 
 #[test]
-fn a_retired_database_says_why_and_ends_waits() {
+fn a_retired_database_says_why() {
     let stage = Stage::new();
     let db = stage.connect("app");
     db.execute_batch(TABLE).unwrap();
     let database = stage.database("app");
-    let waiter = {
-        let database = database.clone();
-        let target = shoaldb_vfs::transaction::Position(database.position().0 + 1);
-        std::thread::spawn(move || database.wait_position(target, Duration::from_secs(60)))
-    };
     db.execute_batch("BEGIN IMMEDIATE; INSERT INTO t(v) VALUES (1)").unwrap();
     database.retire(Refusal::Dropped);
     database.retire(Refusal::NodeStopped);
-    assert_eq!(waiter.join().unwrap(), Err(Refusal::Dropped));
+    assert_eq!(database.retired(), Some(Refusal::Dropped));
     assert_eq!(code(db.execute_batch("COMMIT")), DROPPED, "the first reason stays");
     assert_eq!(code(db.query_row("SELECT count(*) FROM t", [], |_| Ok(()))), DROPPED);
     assert_eq!(code(db.execute("INSERT INTO t(v) VALUES (1)", [])), DROPPED);
