@@ -600,10 +600,20 @@ fn a_snapshot_whose_record_finds_no_room_is_installed_when_there_is_some() {
         node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
     };
     blobs(cluster.leader());
-    cluster.assert_equal("app");
-    let seen = cluster.node(SICK).status().last.0;
-    cluster.nodes[SICK as usize - 1] = None;
-    outrun(&cluster, "app", seen);
+    // A new term would have to be written first of all, and finds no room: then it waits for that.
+    let seen = loop {
+        if cluster.leader().id() == SICK {
+            cluster.node(SICK).transfer_leadership(2).unwrap();
+        }
+        cluster.assert_equal("app");
+        let Status { last, term, role, .. } = cluster.node(SICK).status();
+        cluster.nodes[SICK as usize - 1] = None;
+        outrun(&cluster, "app", last.0);
+        if role == "follower" && cluster.leader().status().term == term {
+            break last.0;
+        }
+        start_sick_with(&mut cluster, &fs, quick);
+    };
     // Without room for a new segment there is none for an entry either, once the one that is there is full; nothing comes.
     fs.fail_at(Aim::At("log.create"), 1, Lasts::ForGood, Failure::ENOSPC);
     fs.fail_at(Aim::At("log.head.write"), 1, Lasts::ForGood, Failure::ENOSPC);
