@@ -59,8 +59,11 @@ pub(crate) struct Config {
     pub(crate) snapshot_read_view_close_timeout: Duration,
     /// Bytes of WAL that lent views may keep from being checkpointed before they are closed. 1 GiB.
     pub(crate) snapshot_wal_pin_max: u64,
-    /// Bytes of a database's WAL that a read transaction older than `checkpoint_age` may keep from being checkpointed before it
-    /// is ended. 1 GiB.
+    /// A read transaction that is younger is never ended. 60 s: one huge transaction of somebody else is no reason to end whoever
+    /// reads at that moment.
+    pub(crate) reader_patience: Duration,
+    /// Bytes of a database's WAL that a read transaction older than that may keep from being checkpointed before it is ended.
+    /// 1 GiB.
     pub(crate) reader_wal_pin_max: u64,
     /// Bytes of databases, all together, up to which what is lent to another node is copied into memory, so that no checkpoint
     /// waits for whoever fetches it. 16 MiB: a copy takes milliseconds, and less than what a transfer may take in memory anyhow.
@@ -92,6 +95,7 @@ impl Default for Config {
             session_idle: Duration::from_secs(600),
             snapshot_read_view_close_timeout: Duration::from_secs(86_400),
             snapshot_wal_pin_max: 1 << 30,
+            reader_patience: Duration::from_secs(60),
             reader_wal_pin_max: 1 << 30,
             snapshot_chunk_max_size: 16 << 20,
             snapshot_rate: 0,
@@ -137,6 +141,7 @@ impl Config {
             ("busy_timeout", self.busy_timeout, Duration::ZERO),
             ("session_idle", self.session_idle, 100 * millisecond),
             ("checkpoint_age", self.checkpoint_age, Duration::ZERO),
+            ("reader_patience", self.reader_patience, Duration::ZERO),
             ("snapshot_read_view_close_timeout", self.snapshot_read_view_close_timeout, millisecond),
         ] {
             let why = if setting == "election_timeout" { ", three heartbeats" } else { "" };
@@ -216,12 +221,13 @@ mod tests {
         let week = Config::LONGEST.as_millis() as u64;
         let most = Config::LARGEST;
         // Name, how to set it, least and most; where one is missing everything goes on that side.
-        let times: [(&str, Set, u64); 6] = [
+        let times: [(&str, Set, u64); 7] = [
             ("heartbeat", |config, n| (config.heartbeat, config.election_timeout) = (ms_of(n), Config::LONGEST), 1),
             ("commit_timeout", |config, n| config.commit_timeout = ms_of(n), 1),
             ("busy_timeout", |config, n| config.busy_timeout = ms_of(n), 0),
             ("session_idle", |config, n| config.session_idle = ms_of(n), 100),
             ("checkpoint_age", |config, n| config.checkpoint_age = ms_of(n), 0),
+            ("reader_patience", |config, n| config.reader_patience = ms_of(n), 0),
             ("snapshot_read_view_close_timeout", |config, n| config.snapshot_read_view_close_timeout = ms_of(n), 1),
         ];
         let sizes: [(&str, Set, u64); 7] = [

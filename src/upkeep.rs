@@ -408,10 +408,10 @@ impl Upkeep {
     }
 
     /// Ends the oldest read transactions of a database, if they keep too much of its WAL, or of the log, for too long. Only those
-    /// that are older than `checkpoint_age`: one huge transaction is no reason to end whoever reads at that moment.
+    /// that are older than `reader_patience`: one huge transaction is no reason to end whoever reads at that moment.
     fn end_readers(&self, db: &Database, status: &DatabaseStatus, pending: u64) {
         let config = &self.hub.config;
-        let old = status.oldest_reader.is_some_and(|age| age >= config.checkpoint_age);
+        let old = status.oldest_reader.is_some_and(|age| age >= config.reader_patience);
         // Before a view that is lent nothing would be gained.
         if !old || status.views > 0 {
             return;
@@ -422,7 +422,7 @@ impl Upkeep {
         if !(of_wal || of_log()) {
             return;
         }
-        let ended = db.end_oldest_readers(config.checkpoint_age);
+        let ended = db.end_oldest_readers(config.reader_patience);
         if ended > 0 {
             tracing::warn!(
                 database = db.name(),

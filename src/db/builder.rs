@@ -182,8 +182,14 @@ impl Builder {
         self
     }
 
+    /// How long a read transaction may be open, whatever it keeps; default 60 s. See [`Builder::reader_wal_pin_max`].
+    pub fn reader_patience(mut self, age: Duration) -> Builder {
+        self.config.reader_patience = age;
+        self
+    }
+
     /// Bytes of a database's WAL that a read transaction may keep from being checkpointed; default 1 GiB. One that keeps more,
-    /// and has been open for longer than [`Builder::checkpoint_age`], is ended: its next read fails with
+    /// and has been open for longer than [`Builder::reader_patience`], is ended: its next read fails with
     /// [`READER_ENDED`](crate::error::READER_ENDED), SQLite rolls back, and the next transaction of that connection reads the
     /// present state. The same befalls one that alone holds the log at more than four times [`Builder::log_limit`].
     pub fn reader_wal_pin_max(mut self, bytes: u64) -> Builder {

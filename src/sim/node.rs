@@ -187,6 +187,7 @@ impl Slot {
             log_limit,
             snapshot_read_view_close_timeout: shape.view_age,
             snapshot_wal_pin_max: shape.view_pins,
+            reader_patience: Duration::from_secs(3),
             reader_wal_pin_max: shape.reader_pins(),
             // All databases here are small. Most nodes are to lend them as if they were not.
             snapshot_chunk_max_size: if self.id.0.is_multiple_of(3) { 16 << 20 } else { 0 },

@@ -1,5 +1,7 @@
 //! Read transactions that stay open until the node ends them.
 
+use std::time::Duration;
+
 use shoaldb::error::READER_ENDED;
 use shoaldb::{Builder, Connection, DatabaseStatus, ErrorKind, Node, Outcome, outcome, rusqlite};
 
@@ -16,6 +18,11 @@ fn rows(db: &Connection) -> rusqlite::Result<(i64, i64)> {
     // What is in the page cache is read without asking anybody.
     db.execute_batch("PRAGMA shrink_memory")?;
     db.query_row(ROWS, [], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// Readers count as old after a tenth of a second.
+fn impatient(builder: Builder) -> Builder {
+    quick(builder).reader_patience(Duration::from_millis(100))
 }
 
 /// Somebody forgets a read transaction on a leader and on a follower, and others go on writing.
@@ -58,18 +65,18 @@ fn a_forgotten_reader(settings: fn(Builder) -> Builder) {
 
 #[test]
 fn a_reader_that_keeps_too_much_of_a_wal_is_ended() {
-    a_forgotten_reader(|builder| quick(builder).reader_wal_pin_max(256 << 10).log_limit(1 << 30));
+    a_forgotten_reader(|builder| impatient(builder).reader_wal_pin_max(256 << 10).log_limit(1 << 30));
 }
 
 /// A WAL of which many are small may hold the log as well.
 #[test]
 fn a_reader_that_holds_the_log_is_ended() {
-    a_forgotten_reader(quick);
+    a_forgotten_reader(impatient);
 }
 
 #[test]
 fn a_reader_that_keeps_little_is_left_in_peace() {
-    let cluster = Cluster::start_with(3, quick);
+    let cluster = Cluster::start_with(3, impatient);
     table(&cluster);
     with_blobs(cluster.leader(), "app");
     let leader = cluster.leader();
@@ -80,6 +87,25 @@ fn a_reader_that_keeps_little_is_left_in_peace() {
     fill(leader, "app", 20);
     // Long enough that it counts as old, and that what was written would be checkpointed without it.
     until(leader, "it gets old", |_| app(leader).oldest_reader_ms.is_some_and(|age| age > 500));
+    assert_eq!(rows(&db).unwrap(), seen);
+    assert_eq!(app(leader).readers_ended, 0);
+}
+
+/// A short `checkpoint_age` says nothing of readers.
+#[test]
+fn a_young_reader_is_left_in_peace_whatever_it_keeps() {
+    let cluster = Cluster::start_with(1, |builder| quick(builder).reader_wal_pin_max(64 << 10));
+    table(&cluster);
+    let leader = cluster.leader();
+    with_blobs(leader, "app");
+    fill(leader, "app", 5);
+    let db = leader.connect("app").unwrap();
+    db.execute_batch("BEGIN").unwrap();
+    let seen = rows(&db).unwrap();
+    until(leader, "the log is far beyond its limit, and its checkpoints are old", |status| {
+        fill(leader, "app", 20);
+        status.log_bytes > 2 << 20 && app(leader).oldest_reader_ms.is_some_and(|age| age > 500)
+    });
     assert_eq!(rows(&db).unwrap(), seen);
     assert_eq!(app(leader).readers_ended, 0);
 }
