@@ -35,7 +35,7 @@ fn page(number: u32, byte: u8) -> ChangedPage {
     let mut image = vec![byte; 512];
     if byte > 100 {
         // Not compressible, so that both operations are among the seeds.
-        image.iter_mut().enumerate().for_each(|(i, b)| *b = (i * i * 7919 >> 3) as u8 ^ (i as u8).wrapping_mul(byte));
+        image.iter_mut().enumerate().for_each(|(i, b)| *b = ((i * i * 7919) >> 3) as u8 ^ (i as u8).wrapping_mul(byte));
     }
     ChangedPage { number, hash: PageHash::of(number, &image), image: image.into() }
 }
