@@ -66,6 +66,9 @@ const AWAY_AFTER: u32 = 3;
 /// A log with more than this many times `log_limit` is not held back by views that are lent: who fetches one will need
 /// another one, but not the pages that it has.
 const LENT_FACTOR: u64 = 4;
+/// A WAL of so many times `reader_wal_pin_max` ends readers that are older than [`SHORT_PATIENCE`].
+const READER_FACTOR: u64 = 2;
+const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 /// Time between two questions to the leader.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How long a leader with a rotten page serves what is whole of that database, so that another one can take over first.
@@ -358,7 +361,11 @@ impl Upkeep {
         let page = u64::from(db.geometry().page_size.bytes());
         let (pending, wal) = (u64::from(status.pending_frames) * page, u64::from(status.wal_frames) * page);
         let Some(dirty_for) = status.dirty_for else { return };
-        self.end_readers(db, &status, pending);
+        if status.gated {
+            self.close_forgotten_views(db, &status, pending);
+        } else {
+            self.end_readers(db, &status, wal);
+        }
         let chores = self.per_database.entry(id).or_default();
         let pins = pressed || self.hub.changed_at().0 > status.checkpointed.0;
         if now < chores.not_before
@@ -374,7 +381,17 @@ impl Upkeep {
             chores.next_restart = now + RESTART_PAUSE;
         }
         let about = checkpoint_about(id);
-        match db.checkpoint_and_restart(patience) {
+        // Readers of which each is there for a while, but always one of them, keep a lap from ending as one does that stays.
+        let end_after = self.old_reader(wal).filter(|_| crowded);
+        let made = db.checkpoint_and_restart(patience, end_after);
+        let ended = db.status().readers_ended - status.readers_ended;
+        if ended > 0 {
+            tracing::warn!(
+                database = db.name(),
+                "{ended} read transactions were ended: they kept {wal} bytes of WAL; see reader_wal_pin_max"
+            );
+        }
+        match made {
             Ok(Checkpoint::Done { from, to, pages }) => {
                 tracing::debug!(database = db.name(), "checkpoint from {from} to {to}, {pages} pages");
                 self.alarm(&about, None);
@@ -407,27 +424,41 @@ impl Upkeep {
         self.per_database.entry(id).or_default().told_failed = false;
     }
 
-    /// Ends the oldest read transactions of a database, if they keep too much of its WAL, or of the log, for too long. Only those
-    /// that are older than `reader_patience`: one huge transaction is no reason to end whoever reads at that moment.
-    fn end_readers(&self, db: &Database, status: &DatabaseStatus, pending: u64) {
+    /// How old a read transaction must be to be ended for a WAL of `wal` bytes, if it is to be ended for that at all. One huge
+    /// transaction is no reason to end whoever reads at that moment; a WAL that goes on growing is.
+    fn old_reader(&self, wal: u64) -> Option<Duration> {
         let config = &self.hub.config;
-        let old = status.oldest_reader.is_some_and(|age| age >= config.reader_patience);
-        // Before a view that is lent nothing would be gained.
-        if !old || status.views > 0 {
-            return;
+        if wal > READER_FACTOR * config.reader_wal_pin_max {
+            Some(config.reader_patience.min(SHORT_PATIENCE))
+        } else {
+            (wal > config.reader_wal_pin_max).then_some(config.reader_patience)
         }
-        let of_wal = pending > config.reader_wal_pin_max;
-        let of_log =
-            || self.log.bytes() > LENT_FACTOR * config.log_limit && LogIndex(status.checkpointed.0) <= self.floor();
-        if !(of_wal || of_log()) {
-            return;
+    }
+
+    /// Whether the log is too long, and this database is what holds it.
+    fn holds_log(&self, status: &DatabaseStatus) -> bool {
+        self.log.bytes() > LENT_FACTOR * self.hub.config.log_limit && LogIndex(status.checkpointed.0) <= self.floor()
+    }
+
+    /// Ends the oldest read transactions of a database, if they keep too much of its WAL, or of the log, for too long.
+    fn end_readers(&self, db: &Database, status: &DatabaseStatus, wal: u64) {
+        let patience = self.hub.config.reader_patience;
+        let age = self.old_reader(wal).or_else(|| self.holds_log(status).then_some(patience));
+        if let Some(age) = age.filter(|age| status.oldest_reader.is_some_and(|oldest| oldest >= *age)) {
+            db.end_oldest_readers(age);
         }
-        let ended = db.end_oldest_readers(config.reader_patience);
-        if ended > 0 {
+    }
+
+    /// Closes the read views of a database that keep too much of its WAL, or of the log: also those that an application opened and
+    /// forgot. What is lent to other nodes is of all databases, so that the bound of their WALs is one of the log, too.
+    fn close_forgotten_views(&self, db: &Database, status: &DatabaseStatus, pending: u64) {
+        let lent = self.hub.snapshots.views.counts().0 > 0;
+        if pending > self.hub.config.snapshot_wal_pin_max || !lent && self.holds_log(status) {
             tracing::warn!(
                 database = db.name(),
-                "{ended} read transactions were ended: since they began, {pending} bytes of pages were written that could not be                  checkpointed; see reader_wal_pin_max"
+                "read views are closed: they kept {pending} bytes of WAL from being checkpointed; see snapshot_wal_pin_max"
             );
+            db.close_views();
         }
     }
 

@@ -393,7 +393,7 @@ fn what_became_of_every_entry_is_remembered_and_found_again_by_a_replay_over_new
 
     // The main file has all of it when the node starts again and applies from the beginning.
     assert!(matches!(
-        db.1.checkpoint_and_restart(std::time::Duration::ZERO),
+        db.1.checkpoint_and_restart(std::time::Duration::ZERO, None),
         Ok(shoaldb_vfs::database::Checkpoint::Done { .. })
     ));
     let Bench { fs, hub, log, .. } = bench;

@@ -175,23 +175,28 @@ impl Builder {
         self
     }
 
-    /// Bytes of WAL that views lent to other nodes may keep from being checkpointed before they are closed; default 1 GiB.
-    /// Who fetched from one goes on with another.
+    /// Bytes of WAL that read views may keep from being checkpointed before they are closed; default 1 GiB: those that are lent to
+    /// other nodes, for all databases together (who fetched from one goes on with another), and those of
+    /// [`Node::read_view`](crate::Node::read_view), for one database. The latter are closed, too, when nothing else holds a log
+    /// of more than four times [`Builder::log_limit`].
     pub fn snapshot_wal_pin_max(mut self, bytes: u64) -> Builder {
         self.config.snapshot_wal_pin_max = bytes;
         self
     }
 
-    /// How long a read transaction may be open, whatever it keeps; default 60 s. See [`Builder::reader_wal_pin_max`].
+    /// How long a read transaction may be open, while the WAL is no more than twice what it may keep; default 60 s. See [`Builder::reader_wal_pin_max`].
     pub fn reader_patience(mut self, age: Duration) -> Builder {
         self.config.reader_patience = age;
         self
     }
 
-    /// Bytes of a database's WAL that a read transaction may keep from being checkpointed; default 1 GiB. One that keeps more,
-    /// and has been open for longer than [`Builder::reader_patience`], is ended: its next read fails with
-    /// [`READER_ENDED`](crate::error::READER_ENDED), SQLite rolls back, and the next transaction of that connection reads the
-    /// present state. The same befalls one that alone holds the log at more than four times [`Builder::log_limit`].
+    /// Bytes of a database's WAL that read transactions may keep from being checkpointed, or from beginning anew; default 1 GiB.
+    /// Beyond them those that have been open for longer than [`Builder::reader_patience`] are ended, and beyond twice as many
+    /// those that are older than a second: the next read fails with [`READER_ENDED`](crate::error::READER_ENDED), SQLite rolls
+    /// back, and the next transaction of that connection, once its other statements are reset, reads the present state. The same
+    /// befalls one older than the patience that alone holds the log at more than four times [`Builder::log_limit`].
+    ///
+    /// A backup is one read transaction: on a busy node it must take less time than all of this allows.
     pub fn reader_wal_pin_max(mut self, bytes: u64) -> Builder {
         self.config.reader_wal_pin_max = bytes;
         self

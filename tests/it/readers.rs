@@ -1,9 +1,11 @@
 //! Read transactions that stay open until the node ends them.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use shoaldb::error::READER_ENDED;
-use shoaldb::{Builder, Connection, DatabaseStatus, ErrorKind, Node, Outcome, outcome, rusqlite};
+use shoaldb::{Builder, Connection, DatabaseStatus, ErrorKind, Node, Outcome, PageNo, outcome, rusqlite};
 
 use crate::cluster::{Cluster, fill, quick, table, until};
 use crate::snapshots::with_blobs;
@@ -91,21 +93,107 @@ fn a_reader_that_keeps_little_is_left_in_peace() {
     assert_eq!(app(leader).readers_ended, 0);
 }
 
-/// A short `checkpoint_age` says nothing of readers.
-#[test]
-fn a_young_reader_is_left_in_peace_whatever_it_keeps() {
-    let cluster = Cluster::start_with(1, |builder| quick(builder).reader_wal_pin_max(64 << 10));
+/// A reader younger than `reader_patience`, and a WAL beyond `reader_wal_pin_max`.
+fn a_young_reader() -> (Cluster, Connection) {
+    let cluster = Cluster::start_with(1, |builder| quick(builder).reader_wal_pin_max(PINS));
     table(&cluster);
     let leader = cluster.leader();
     with_blobs(leader, "app");
     fill(leader, "app", 5);
     let db = leader.connect("app").unwrap();
     db.execute_batch("BEGIN").unwrap();
+    rows(&db).unwrap();
+    while wal_bytes(leader) <= PINS {
+        fill(leader, "app", 1);
+    }
+    (cluster, db)
+}
+
+const PINS: u64 = 2 << 20;
+
+fn wal_bytes(node: &Node) -> u64 {
+    u64::from(app(node).wal_frames) * 4096
+}
+
+/// A short `checkpoint_age` says nothing of readers.
+#[test]
+fn a_young_reader_may_keep_more() {
+    let (cluster, db) = a_young_reader();
+    let leader = cluster.leader();
     let seen = rows(&db).unwrap();
-    until(leader, "the log is far beyond its limit, and its checkpoints are old", |status| {
-        fill(leader, "app", 20);
-        status.log_bytes > 2 << 20 && app(leader).oldest_reader_ms.is_some_and(|age| age > 500)
+    until(leader, "it is older than it may be with twice as much", |_| {
+        app(leader).oldest_reader_ms.is_some_and(|age| age > 1500)
     });
+    assert!((PINS..2 * PINS).contains(&wal_bytes(leader)));
     assert_eq!(rows(&db).unwrap(), seen);
     assert_eq!(app(leader).readers_ended, 0);
+}
+
+#[test]
+fn a_young_reader_may_not_keep_twice_as_much() {
+    let (cluster, db) = a_young_reader();
+    let leader = cluster.leader();
+    until(leader, "it is not ended", |_| {
+        fill(leader, "app", 5);
+        app(leader).readers_ended > 0
+    });
+    let error = rows(&db).unwrap_err();
+    assert_eq!(error.sqlite_error().map(|error| error.extended_code), Some(READER_ENDED), "{error}");
+    until(leader, "its wal shrinks", |_| wal_bytes(leader) < PINS);
+}
+
+/// Readers none of which is old, but there is always one.
+#[test]
+fn readers_that_follow_each_other_do_not_keep_the_wal() {
+    let settings = |builder| quick(builder).reader_patience(Duration::from_millis(1)).reader_wal_pin_max(256 << 10);
+    let cluster = Cluster::start_with(1, settings);
+    table(&cluster);
+    let leader = cluster.leader();
+    with_blobs(leader, "app");
+    fill(leader, "app", 5);
+    let readers = RefCell::new(VecDeque::new());
+    until(leader, "no lap ends", |_| {
+        let db = leader.connect("app").unwrap();
+        db.execute_batch("BEGIN").unwrap();
+        rows(&db).unwrap();
+        fill(leader, "app", 5);
+        let mut readers = readers.borrow_mut();
+        readers.push_back(db);
+        if readers.len() > 4 {
+            readers.pop_front();
+        }
+        app(leader).readers_ended > 0 && wal_bytes(leader) < 256 << 10
+    });
+}
+
+/// A view that an application opened and forgot is closed, and says so.
+fn a_forgotten_view(settings: fn(Builder) -> Builder) {
+    let cluster = Cluster::start_with(1, settings);
+    table(&cluster);
+    let leader = cluster.leader();
+    with_blobs(leader, "app");
+    fill(leader, "app", 5);
+    let view = leader.read_view("app").unwrap();
+    let first = PageNo::new(1).unwrap();
+    let lent = view.page(first).unwrap();
+    let was = lent.to_vec();
+    until(leader, "it is not closed", |_| {
+        fill(leader, "app", 5);
+        !view.is_open()
+    });
+    assert!(view.page(first).unwrap_err().to_string().contains("open a new one"));
+    assert_eq!(app(leader).views, 1, "a page is still lent");
+    assert_eq!(&*lent, was);
+    drop(lent);
+    until(leader, "its wal shrinks", |status| app(leader).wal_frames < 64 && status.alarms.is_empty());
+}
+
+#[test]
+fn a_forgotten_view_that_keeps_too_much_of_a_wal_is_closed() {
+    a_forgotten_view(|builder| quick(builder).snapshot_wal_pin_max(256 << 10).log_limit(1 << 30));
+}
+
+#[test]
+fn a_forgotten_view_that_holds_the_log_is_closed() {
+    a_forgotten_view(quick);
 }

@@ -367,8 +367,11 @@ pub struct DatabaseStatus {
     pub oldest_reader: Option<Duration>,
     /// Read transactions that were ended, since they kept too much of the WAL.
     pub readers_ended: u64,
-    /// Read views that keep checkpoints away: open ones, and closed ones of which a page is still lent.
+    /// Read views: open ones, and closed ones of which a page is still lent.
     pub views: usize,
+    /// Whether one of them is of the files as they are now: then nothing is checkpointed. Those of files that were replaced keep
+    /// nothing away.
+    pub gated: bool,
     /// Pages of the main file that are not what was written.
     pub rotten: Vec<PageNo>,
 }
@@ -555,6 +558,7 @@ impl Database {
             oldest_reader: state.oldest_reader().map(|since| self.clock.now().saturating_sub(since)),
             readers_ended: self.counters.readers_ended.load(Ordering::Relaxed),
             views: state.views.count(),
+            gated: state.views.shut(),
             rotten: self.rotten.lock().iter().copied().collect(),
         }
     }

@@ -364,7 +364,7 @@ fn checkpoints_among_readers_writers_and_applies_lose_nothing() {
                 if over_flag.load(Ordering::Relaxed) {
                     break;
                 }
-                if matches!(shared.checkpoint_and_restart(*patience).unwrap(), Checkpoint::Done { .. }) {
+                if matches!(shared.checkpoint_and_restart(*patience, None).unwrap(), Checkpoint::Done { .. }) {
                     made.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -417,7 +417,7 @@ fn a_checkpointer_that_waits_for_readers_holds_writers_off_for_a_while() {
     reader.execute_batch("BEGIN; SELECT * FROM u").unwrap();
     run(&reader, "SELECT * FROM t");
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| shared.checkpoint_and_restart(Duration::from_secs(3600)));
+        let waiting = scope.spawn(|| shared.checkpoint_and_restart(Duration::from_secs(3600), None));
         // The checkpoint is made at once; then the checkpointer has WRITE and waits for the reader.
         while shared.status().checkpointed < shared.position() || code(db.execute_batch("BEGIN IMMEDIATE")) == 0 {
             let _ = db.execute_batch("ROLLBACK");
@@ -433,7 +433,7 @@ fn a_checkpointer_that_waits_for_readers_holds_writers_off_for_a_while() {
     let reader = db;
     reader.execute_batch("BEGIN; SELECT * FROM u").unwrap();
     run(&reader, "SELECT * FROM u");
-    shared.checkpoint_and_restart(Duration::from_millis(1)).unwrap();
+    shared.checkpoint_and_restart(Duration::from_millis(1), None).unwrap();
     assert_eq!(shared.counters.restarts.load(Ordering::Relaxed), 1, "it does not wait for ever");
 }
 

@@ -122,6 +122,73 @@ fn the_oldest_are_ended_and_only_when_they_are_old() {
     stage.compare("app");
 }
 
+/// Each of them stays for a while only, but there is always one: no lap of the WAL would ever end.
+#[test]
+fn readers_that_follow_each_other_let_a_new_lap_begin() {
+    let (stage, db) = stage();
+    let shared = stage.database("app");
+    db.execute("UPDATE t SET v = randomblob(301)", []).unwrap();
+    let readers = [reader(&stage), reader(&stage)];
+    assert!(checkpointed(&stage), "they have seen everything");
+    let alone = reader(&stage);
+    shared.checkpoint_and_restart(ANY, Some(HOUR)).unwrap();
+    shared.checkpoint_and_restart(ANY, None).unwrap();
+    assert!(shared.status().wal_frames > 0, "they are in the way");
+    for reader in &readers {
+        assert_eq!(number(reader, SUM), 301 * ROWS);
+    }
+    shared.checkpoint_and_restart(ANY, Some(ANY)).unwrap();
+    assert_eq!((shared.status().wal_frames, shared.status().readers_ended), (0, 2));
+    for reader in &readers {
+        assert_eq!(read(reader), READER_ENDED);
+    }
+    db.execute("INSERT INTO u VALUES (1)", []).unwrap();
+    alone.execute_batch("PRAGMA shrink_memory").unwrap();
+    assert_eq!(number(&alone, SUM), 301 * ROWS, "who reads the main file alone is no obstacle");
+    drop(alone);
+    stage.compare("app");
+}
+
+/// SQLite asks for another read lock when a writer that reads the main file alone writes its first frame.
+#[test]
+fn who_was_ended_gets_no_other_read_lock() {
+    let (stage, _) = stage();
+    let mut twin = stage.twin("app");
+    assert!(checkpointed(&stage));
+    let other = stage.connect("app");
+    // The pages stay in its cache until the commit.
+    other.execute_batch("BEGIN; UPDATE t SET v = randomblob(900) WHERE id < 5").unwrap();
+    twin.write_and_apply(&stage, "UPDATE t SET v = randomblob(301)");
+    let shared = stage.database("app");
+    assert_eq!(shared.counters.fences.load(Ordering::Relaxed), 1);
+    assert_eq!(shared.end_oldest_readers(ANY), 1);
+    assert_eq!(code(other.execute_batch("COMMIT")), READER_ENDED);
+    twin.write_and_apply(&stage, "UPDATE t SET v = randomblob(302)");
+    assert!(checkpointed(&stage), "it holds nothing");
+    assert!(other.is_autocommit(), "SQLite rolled it back");
+    assert_eq!(number(&other, SUM), 302 * ROWS);
+    stage.compare("app");
+}
+
+/// A statement that was begun before keeps the transaction that it was begun in.
+#[test]
+fn the_next_transaction_of_an_ended_reader_begins_when_its_statements_are_reset() {
+    let (stage, db) = stage();
+    let old = stage.connect("app");
+    let mut first = old.prepare("SELECT length(v) FROM t ORDER BY id").unwrap();
+    let mut rows = first.query([]).unwrap();
+    rows.next().unwrap().unwrap();
+    db.execute("UPDATE t SET v = randomblob(301)", []).unwrap();
+    assert_eq!(stage.database("app").end_oldest_readers(ANY), 1);
+    assert!(checkpointed(&stage));
+    assert_eq!(read(&old), READER_ENDED);
+    assert_eq!(read(&old), READER_ENDED, "the first statement is still in the middle of its transaction");
+    drop(rows);
+    drop(first);
+    assert_eq!(number(&old, SUM), 301 * ROWS);
+    stage.compare("app");
+}
+
 /// It holds no mark in the WAL, and no page of the main file may be written before it has ended.
 #[test]
 fn who_reads_the_main_file_alone_is_ended_too() {

@@ -123,7 +123,7 @@ fn a_view_is_one_state_whatever_comes_afterwards() {
         stage.twin("app").write_and_apply(&stage, "UPDATE t SET v = randomblob(900) WHERE id % 2 = 0");
         db.execute_batch("DELETE FROM t WHERE id > 20; VACUUM").unwrap();
         assert!(shared.status().pages < at.size);
-        assert_eq!(shared.checkpoint_and_restart(Duration::from_secs(3600)).unwrap(), Checkpoint::Gated);
+        assert_eq!(shared.checkpoint_and_restart(Duration::from_secs(3600), None).unwrap(), Checkpoint::Gated);
         assert_view(&stage, "app", &view);
         // What it lent before the end of the view is there until it is given back, and only then the file is cut.
         let lent: Vec<_> = (1..=at.size.0).map(|n| view.page(page(n)).unwrap()).collect();
@@ -207,7 +207,7 @@ fn other_databases_and_everything_else_go_on() {
     assert_eq!(number(&db, "SELECT count(*) FROM u"), 2);
     // A checkpointer that would hold writers off for an hour does not even begin.
     std::thread::scope(|scope| {
-        scope.spawn(|| shared.checkpoint_and_restart(Duration::from_secs(3600)).unwrap());
+        scope.spawn(|| shared.checkpoint_and_restart(Duration::from_secs(3600), None).unwrap());
     });
     db.execute("INSERT INTO u VALUES (5)", []).unwrap();
     stage.compare("app");

@@ -144,7 +144,7 @@ fn damaged(anchored: bool) -> (World, Life) {
         let (_, log) = begin(&hub, opened, &world.directory).unwrap();
         let mut life = Life { applier: Applier::new(hub.clone()), hub, log };
         life.apply(APP, 4);
-        let made = life.db().checkpoint_and_restart(Duration::ZERO).unwrap();
+        let made = life.db().checkpoint_and_restart(Duration::ZERO, None).unwrap();
         assert!(matches!(made, Checkpoint::Done { to: Position(4), .. }), "{made:?}");
         let catalogue = life.hub.catalogue.lock().clone().unwrap();
         let registry = registry::encode(&catalogue, &Default::default(), Default::default());

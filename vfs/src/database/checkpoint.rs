@@ -157,13 +157,19 @@ impl Database {
     /// [`Database::checkpoint`], and then a new lap of the WAL even if there are always readers: for up to `patience` nobody
     /// may write. Meanwhile new readers find everything in the main file and read it alone, and the others come to their
     /// ends. A writer that is under way, and a reader that outlives `patience`, are left in peace: then there is no new
-    /// lap. The applier of this database waits for this.
-    pub fn checkpoint_and_restart(&self, patience: Duration) -> Result<Checkpoint, CheckpointError> {
-        let deadline = self.clock.now() + patience;
-        if patience.is_zero() || !self.take_write_for_checkpoint(&mut self.state.lock()) {
-            return self.checkpoint();
+    /// lap. With `end_after` such a reader is ended (`readers.rs`) if it is that old. The applier of this database waits for this.
+    pub fn checkpoint_and_restart(
+        &self,
+        patience: Duration,
+        mut end_after: Option<Duration>,
+    ) -> Result<Checkpoint, CheckpointError> {
+        // Most of it while others may write.
+        let mut last = self.checkpoint();
+        let drains = !patience.is_zero() || end_after.is_some();
+        if last.is_err() || !drains || !self.take_write_for_checkpoint(&mut self.state.lock()) {
+            return last;
         }
-        let mut last = Ok(Checkpoint::Nothing);
+        let deadline = self.clock.now() + patience;
         loop {
             match self.checkpoint() {
                 Ok(Checkpoint::Nothing | Checkpoint::Blocked | Checkpoint::Gated)
@@ -174,9 +180,16 @@ impl Database {
             let over = state.live_header().is_none_or(|header| header.max_frame == 0)
                 || state.alive().is_err()
                 || state.views.shut()
-                || self.clock.now() >= deadline
                 || last.is_err();
-            if over {
+            let late = self.clock.now() >= deadline;
+            if !over
+                && late
+                && let Some(age) = end_after.take()
+                && self.end_readers_of_lap(&mut state, age) > 0
+            {
+                continue;
+            }
+            if over || late {
                 self.release_ours(&mut state, Owner::Checkpointer);
                 return last;
             }

@@ -17,13 +17,18 @@
 //! What SQLite has in its page cache is its own copy (it gets no pointers into the main file: there is no `xFetch`), and a
 //! statement that needs nothing else still ends well, with the old state.
 //!
+//! Until SQLite has noticed it may ask for another read lock: a writer that reads the main file alone does, before it begins a
+//! new lap of the WAL. It gets none: nobody would end it again.
+//!
 //! Deliberately absent: when it is time for this.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Database, Mode, State};
-use crate::lock::FileId;
+use crate::error::Refusal;
+use crate::lock::{FileId, READ_0};
 use crate::planted::{self, Bug};
 use crate::wal::index;
 
@@ -32,17 +37,19 @@ impl State {
     pub(super) fn oldest_reader(&self) -> Option<Duration> {
         self.files.values().filter(|file| file.link.mode() != Mode::Ended).filter_map(|file| file.reading_since).min()
     }
-}
 
-impl Database {
-    /// Ends those read transactions, among the ones that are older than `age`, that hold back the most of the WAL; and
-    /// how many they were. Fenced ones are among them, and one that holds WRITE is not: its commit ends it, or the applier.
-    pub fn end_oldest_readers(&self, age: Duration) -> usize {
-        let now = self.clock.now();
-        let mut state = self.state.lock();
-        let mut old: Vec<(u32, FileId)> = Vec::new();
-        for (id, file) in &state.files {
-            let Some(mark) = state.locks.read_mark(*id) else { continue };
+    /// A read transaction that was ended gets no read lock before SQLite has noticed.
+    pub(super) fn check_not_ended(&self, file: FileId, range: &Range<usize>) -> Result<(), Refusal> {
+        let ended = self.files.get(&file).is_some_and(|file| file.link.mode() == Mode::Ended);
+        if ended && range.end > READ_0 { Err(Refusal::ReaderEnded) } else { Ok(()) }
+    }
+
+    /// Read transactions that may be ended and are older than `age`: the number of the mark that each holds, and the frames
+    /// that it stands for.
+    fn old_readers(&self, age: Duration, now: Duration) -> Vec<(FileId, usize, u32)> {
+        let mut old = Vec::new();
+        for (id, file) in &self.files {
+            let Some(mark) = self.locks.read_mark(*id) else { continue };
             let may_end = match file.link.mode() {
                 Mode::Normal => !file.believes_write,
                 Mode::Fenced => true,
@@ -52,13 +59,33 @@ impl Database {
                 continue;
             }
             // Who reads the main file alone needs it as it is.
-            let frames = if mark == 0 { Some(0) } else { index::read_mark(&state.view, mark) };
-            old.push((frames.unwrap_or(0), *id));
+            let frames = if mark == 0 { Some(0) } else { index::read_mark(&self.view, mark) };
+            old.push((*id, mark, frames.unwrap_or(0)));
         }
-        let Some(oldest) = old.iter().map(|(frames, _)| *frames).min() else { return 0 };
+        old
+    }
+}
+
+impl Database {
+    /// Ends those read transactions, among the ones that are older than `age`, that hold back the most of the WAL; and
+    /// how many they were. Fenced ones are among them, and one that holds WRITE is not: its commit ends it, or the applier.
+    pub fn end_oldest_readers(&self, age: Duration) -> usize {
+        let mut state = self.state.lock();
+        let old = state.old_readers(age, self.clock.now());
+        let Some(oldest) = old.iter().map(|(_, _, frames)| *frames).min() else { return 0 };
         let mut ended = 0;
-        for (_, id) in old.into_iter().filter(|(frames, _)| *frames == oldest) {
+        for (id, ..) in old.into_iter().filter(|(_, _, frames)| *frames == oldest) {
             ended += usize::from(self.end_reader(&mut state, id));
+        }
+        ended
+    }
+
+    /// Ends those older than `age` that read from the WAL, so that a new lap can begin; and how many they were. Who reads the
+    /// main file alone is no obstacle.
+    pub(super) fn end_readers_of_lap(&self, state: &mut State, age: Duration) -> usize {
+        let mut ended = 0;
+        for (id, ..) in state.old_readers(age, self.clock.now()).into_iter().filter(|(_, mark, _)| *mark > 0) {
+            ended += usize::from(self.end_reader(state, id));
         }
         ended
     }

@@ -146,6 +146,7 @@ impl Database {
     pub(crate) fn lock_shared(&self, file: FileId, range: std::ops::Range<usize>) -> Result<(), Refusal> {
         let mut state = self.state.lock();
         state.alive()?;
+        state.check_not_ended(file, &range)?;
         let change = state.live_header().map_or(0, |header| header.change_counter);
         if !state.locks.try_shared(file, range.clone()) {
             return Err(Refusal::Busy);
@@ -162,6 +163,7 @@ impl Database {
     /// Locks other than WRITE, exclusively.
     pub(crate) fn lock_exclusive(&self, file: FileId, range: std::ops::Range<usize>) -> Result<(), Refusal> {
         let mut state = self.state.lock();
+        state.check_not_ended(file, &range)?;
         // SQLite takes all of these at once for one thing only, a new lap of the WAL, and goes on in this one if it cannot.
         if range == NEW_LAP && state.views.shut() {
             return Err(Refusal::Busy);

@@ -174,8 +174,8 @@ impl Database {
         Ok(view)
     }
 
-    /// Closes all views. What they lent stays where it is.
-    pub(super) fn close_views(&self) {
+    /// Closes all views. What they lent stays where it is, and keeps the gate shut until it is given back.
+    pub fn close_views(&self) {
         let open = self.state.lock().views.take();
         open.iter().for_each(ViewRef::close);
     }
