@@ -101,6 +101,10 @@ struct Maps {
     generations: BTreeMap<DatabaseId, u64>,
     /// Databases that were dropped, by which entry, and whose files are still there.
     dropped: BTreeMap<DatabaseId, LogIndex>,
+    /// Those that were in use, until their files are closed: as long as one is open its disk space is not free.
+    open: BTreeMap<DatabaseId, Arc<Database>>,
+    /// How many were dropped.
+    drops: u64,
     stopped: bool,
 }
 
@@ -500,20 +504,31 @@ impl Databases {
         if let Some(db) = maps.by_id.remove(&id) {
             maps.by_name.remove(db.name());
             db.retire(Refusal::Dropped);
+            maps.open.insert(id, db);
         }
+        maps.drops += 1;
         maps.damaged.remove(&id);
         maps.generations.remove(&id);
         maps.dropped.insert(id, at);
     }
 
+    /// How many databases were dropped since the node was opened.
+    pub(crate) fn drops(&self) -> u64 {
+        self.maps.lock().drops
+    }
+
     /// An anchor of entry `anchor` is on disk: whatever was dropped up to there is missed by no start. Files that cannot
     /// be deleted now are tried again with the next anchor, and at the next start.
     pub(crate) fn delete_dropped(&self, anchor: LogIndex) {
-        let gone: Vec<_> =
-            self.maps.lock().dropped.iter().filter(|(_, at)| **at <= anchor).map(|(id, _)| *id).collect();
+        let mut maps = self.maps.lock();
+        let gone: Vec<_> = maps.dropped.iter().filter(|(_, at)| **at <= anchor).map(|(id, _)| *id).collect();
+        let open: Vec<_> = gone.iter().filter_map(|id| maps.open.remove(id)).collect();
+        drop(maps);
         if gone.is_empty() {
             return;
         }
+        // Whoever still has a connection has it to nothing.
+        open.iter().for_each(|db| db.close_files());
         match self.remove_all_files(&gone) {
             Ok(()) => self.maps.lock().dropped.retain(|id, _| !gone.contains(id)),
             Err(error) => tracing::warn!(%error, "files of a dropped database remain"),

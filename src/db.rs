@@ -73,6 +73,14 @@ fn node_id(id: u64) -> Result<NodeId> {
     }
 }
 
+/// Connections of [`Node::write`] that nobody uses now.
+#[derive(Default)]
+struct Pools {
+    by_name: HashMap<String, Vec<Connection>>,
+    /// How many databases had been dropped when those to dropped ones were closed.
+    drops: u64,
+}
+
 struct Inner {
     hub: Hub,
     vfs_name: String,
@@ -81,7 +89,7 @@ struct Inner {
     transport: Mutex<Option<Arc<Tcp>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn DirLock>>>,
-    pools: Mutex<HashMap<String, Vec<Connection>>>,
+    pools: Mutex<Pools>,
     /// Held while the node goes down, so that everybody who asked for it returns after it.
     down: Mutex<bool>,
 }
@@ -214,7 +222,7 @@ impl Node {
     pub fn write<T>(&self, name: &str, mut f: impl FnMut(&WriteTx<'_>) -> Result<T> + Send) -> Result<T> {
         self.check_running()?;
         loop {
-            let pooled = self.inner.pools.lock().get_mut(name).and_then(Vec::pop);
+            let pooled = self.inner.pools.lock().by_name.get_mut(name).and_then(Vec::pop);
             let mut connection = match pooled {
                 Some(connection) => connection,
                 None => self.connect(name)?,
@@ -225,12 +233,11 @@ impl Node {
                 Ok(Some(value)) => Ok(value),
                 Err(error) => Err(error),
             };
-            let mut pools = self.inner.pools.lock();
-            let pool = pools.entry(name.to_string()).or_default();
             let usable = result.as_ref().err().is_none_or(|error| error.kind() != ErrorKind::NotFound);
-            if pool.len() < POOLED && usable && connection.is_as_new() && !self.inner.hub.is_stopped() {
-                pool.push(connection);
+            if usable && connection.is_as_new() {
+                self.inner.keep(name, connection);
             }
+            self.inner.close_dropped();
             return result;
         }
     }
@@ -301,7 +308,9 @@ impl Node {
 
     /// Drops a database; done by the leader. Connections to it get an error from then on.
     pub fn drop_database(&self, name: &str) -> Result<()> {
-        self.administer(&Request::Drop { name: name.to_string() })
+        self.administer(&Request::Drop { name: name.to_string() })?;
+        self.inner.close_dropped();
+        Ok(())
     }
 
     /// Names of the databases that exist, as far as this node has applied the log.
@@ -482,6 +491,27 @@ fn stopped(hub: &Hub) -> Error {
 }
 
 impl Inner {
+    /// Keeps a connection for the next caller.
+    fn keep(&self, name: &str, connection: Connection) {
+        let mut pools = self.pools.lock();
+        let pool = pools.by_name.entry(name.to_string()).or_default();
+        if pool.len() < POOLED && !self.hub.is_stopped() {
+            pool.push(connection);
+        }
+    }
+
+    /// Closes the kept connections to databases that were dropped: each keeps its database in memory.
+    fn close_dropped(&self) {
+        let mut pools = self.pools.lock();
+        let drops = self.hub.databases.drops();
+        if std::mem::replace(&mut pools.drops, drops) == drops {
+            return;
+        }
+        let gone: Vec<_> = pools.by_name.extract_if(|name, _| self.hub.databases.find(name, false).is_err()).collect();
+        drop(pools);
+        drop(gone);
+    }
+
     /// Waits for others for `patience` at most.
     fn shutdown(&self, patience: Duration) {
         let mut down = self.down.lock();
@@ -510,7 +540,7 @@ impl Inner {
         hub.stop();
         self.registrations.lock().clear();
         drop(self.socket.lock().take());
-        self.pools.lock().clear();
+        self.pools.lock().by_name.clear();
         hub.post(Input::Stop);
         if let Some(tcp) = self.transport.lock().take() {
             tcp.shutdown();
@@ -527,3 +557,6 @@ impl Drop for Inner {
         self.shutdown(self.hub.config.election_timeout);
     }
 }
+
+#[cfg(test)]
+mod tests;

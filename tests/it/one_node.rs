@@ -1,6 +1,10 @@
 //! A cluster of one.
 
+use std::path::Path;
+
 use shoaldb::{CreateOptions, ErrorKind, Node, rusqlite};
+
+use crate::cluster::until;
 
 fn count(db: &rusqlite::Connection, table: &str) -> i64 {
     db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
@@ -117,6 +121,45 @@ fn a_dropped_database_is_gone_and_its_name_is_free() {
     let new = node.connect("app").unwrap();
     new.execute_batch("CREATE TABLE t(y); INSERT INTO t VALUES (7)").unwrap();
     assert_eq!(count(&new, "t"), 1);
+}
+
+/// Descriptors of this process that lead to files of `dir`, and how many of these were deleted.
+fn descriptors(dir: &Path) -> (usize, usize) {
+    let links =
+        std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let ours: Vec<_> = links.filter(|to| to.starts_with(dir)).collect();
+    let deleted = ours.iter().filter(|to| to.to_string_lossy().ends_with(" (deleted)")).count();
+    (ours.len(), deleted)
+}
+
+/// Names that come and go, and never come again: nothing of them stays, whoever forgot a connection.
+#[test]
+fn a_database_that_was_dropped_gives_everything_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    node.create("first", CreateOptions::default()).unwrap();
+    let before = descriptors(dir.path()).0;
+    let mut forgotten = Vec::new();
+    for n in 0..20 {
+        let name = format!("passing{n}");
+        node.write(&name, |tx| Ok(tx.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)")?)).unwrap();
+        let reader = node.connect(&name).unwrap();
+        reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+        forgotten.push(reader);
+        node.drop_database(&name).unwrap();
+    }
+    until(&node, "files of dropped databases stay open", |_| {
+        node.write("first", |tx| Ok(tx.execute_batch("CREATE TABLE IF NOT EXISTS t(x); INSERT INTO t VALUES (1)")?))
+            .unwrap();
+        let (all, deleted) = descriptors(dir.path());
+        deleted == 0 && all <= before + 3
+    });
+    for reader in forgotten {
+        reader.execute_batch("ROLLBACK").unwrap();
+        let error = reader.query_row("SELECT x FROM t", [], |row| row.get::<_, i64>(0)).unwrap_err();
+        assert_eq!(error.sqlite_error().map(|error| error.extended_code), Some(shoaldb::error::DROPPED), "{error}");
+    }
+    node.shutdown().unwrap();
 }
 
 #[test]

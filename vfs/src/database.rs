@@ -597,6 +597,7 @@ impl Database {
         drop(self.files.lock().take());
         let len = self.main_len();
         *self.main.write() = Arc::new(Main::Closed { len });
+        self.state.lock().hashes.close_file();
     }
 
     /// A database that was retired as damaged is served again: what its files and its WAL show is whole. Any other reason

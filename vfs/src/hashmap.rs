@@ -40,6 +40,11 @@ impl PageHashes {
         PageHashes { page_size: map.owner().page_size, size, checksum, recent: HashMap::new(), map: Some(map) }
     }
 
+    /// The hashes of the main file are not to be had any more: who asks for one gets an error.
+    pub(crate) fn close_file(&mut self) {
+        self.map = None;
+    }
+
     /// Size of the database.
     pub fn size(&self) -> PageCount {
         self.size
