@@ -237,13 +237,18 @@ impl State {
             let id = self.slots[at].id;
             hub.with_catalogue(|catalogue| catalogue.member(id).is_some_and(|member| member.incarnation.is_some()))
         };
+        // Whoever has less than the others' logs begin with needs a snapshot before it can be one of a majority, and that takes
+        // longer than a lull.
+        let starts = voters.iter().filter_map(|at| self.slots[*at].hub()).map(|hub| hub.core_start());
+        let start = starts.max().unwrap_or_default();
         let well = |at: At| {
             let slot = &self.slots[at];
             let Some(running) = slot.running.as_ref() else { return false };
             let seated = running.seat.as_ref().is_some_and(|seat| !seat.engine_over && !seat.apply_over);
             let there = seated && !running.crippled && bound(at) == Ok(true) && !self.is_out(at);
             // A new voter has not been in trouble: it is as good as it has to be.
-            let near = Some(at) == fresh || running.hub.applied().index.0 + NEARLY >= committed.0;
+            let applied = running.hub.applied().index;
+            let near = Some(at) == fresh || applied.0 + NEARLY >= committed.0 && applied >= start;
             there && near && running.hub.trouble().is_none()
         };
         let mut may_go: Vec<At> = voters.iter().copied().filter(|at| Some(*at) != fresh).collect();
