@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::user::{LONG, one_node};
 
 /// What is typed, and what is seen.
-struct Terminal {
+pub(crate) struct Terminal {
     process: Child,
     keys: ChildStdin,
     screen: mpsc::Receiver<Vec<u8>>,
@@ -20,7 +20,7 @@ struct Terminal {
 
 impl Terminal {
     /// `shoal sql app` on a terminal of its own; none if there is no `script`.
-    fn open(data: &str, history: &Path) -> Option<Terminal> {
+    pub(crate) fn open(data: &str, history: &Path) -> Option<Terminal> {
         let line = format!("stty cols 120 rows 40; exec {} sql app --data {data}", env!("CARGO_BIN_EXE_shoal"));
         let mut process = Command::new("script")
             .args(["-q", "-e", "-c", &line, "/dev/null"])
@@ -43,12 +43,12 @@ impl Terminal {
         Some(Terminal { process, keys, screen, seen: String::new() })
     }
 
-    fn types(&mut self, keys: &str) {
+    pub(crate) fn types(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
     /// Waits until this is seen, behind what was seen before.
-    fn shows(&mut self, what: &str) {
+    pub(crate) fn shows(&mut self, what: &str) {
         let deadline = Instant::now() + LONG;
         loop {
             if let Some(at) = self.seen.find(what) {
@@ -66,12 +66,18 @@ impl Terminal {
     }
 
     /// Waits for the next prompt, and for the terminal to be the editor's: what is typed before may be a line of its own.
-    fn asks(&mut self) {
+    pub(crate) fn asks(&mut self) {
         self.shows("app> ");
         self.shows("\u{1b}[?2026l");
     }
 
-    fn ended(mut self) -> Option<i32> {
+    /// The same within a transaction.
+    pub(crate) fn asks_within(&mut self) {
+        self.shows("app*> ");
+        self.shows("\u{1b}[?2026l");
+    }
+
+    pub(crate) fn ended(mut self) -> Option<i32> {
         let code = self.process.wait().unwrap().code();
         self.seen.clear();
         code
@@ -85,15 +91,19 @@ impl Drop for Terminal {
     }
 }
 
+/// Says that a test has no terminal.
+pub(crate) fn skipped() {
+    // Not `eprintln!`: what that says of a test that passes is not shown.
+    let _ = writeln!(std::io::stderr(), "skipped: the prompt on a terminal: there is no `script`");
+}
+
 #[test]
 fn a_person_has_lines_history_completion_and_ctrl_c_that_ends_a_statement_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (_node, data) = one_node(dir.path(), &[]);
     let history = dir.path().join("history");
     let Some(mut terminal) = Terminal::open(&data, &history) else {
-        // Not `eprintln!`: what that says of a test that passes is not shown.
-        let _ = writeln!(std::io::stderr(), "skipped: the prompt on a terminal: there is no `script`");
-        return;
+        return skipped();
     };
     terminal.asks();
     terminal.types("CREATE TABLE wanderers(x);\r");
@@ -119,17 +129,14 @@ fn a_person_has_lines_history_completion_and_ctrl_c_that_ends_a_statement_alone(
     terminal.types(".mode list\r");
     terminal.asks();
     terminal.types("BEGIN;\r");
-    terminal.shows("app*> ");
-    terminal.shows("\u{1b}[?2026l");
+    terminal.asks_within();
     terminal.types("INSERT INTO wanderers VALUES (500);\r");
-    terminal.shows("app*> ");
-    terminal.shows("\u{1b}[?2026l");
+    terminal.asks_within();
     terminal.types("WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT 'row ' || n FROM c;\r");
     terminal.shows("row 1000\r\n");
     terminal.types("\u{3}");
     terminal.shows("error: interrupted");
-    terminal.shows("app*> ");
-    terminal.shows("\u{1b}[?2026l");
+    terminal.asks_within();
     // The session is the same one: its transaction is open.
     terminal.types("COMMIT;\r");
     terminal.asks();

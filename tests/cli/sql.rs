@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::prompt::{Terminal, skipped};
 use crate::user::{LONG, fails, one_node, out, run, shoal, text, three_nodes, works, works_in_time};
 
 /// A session whose standard input, output and error are pipes.
@@ -108,6 +109,53 @@ fn files_are_read_and_imported_whole_or_not_at_all() {
     let sum = "SELECT count(*), sum(CAST(id AS INTEGER)) FROM big;";
     let done = script(&data, &format!("CREATE TABLE big(id, name);\n.import {large} big\n{sum}"));
     assert_eq!(out(&done), "100000|4999950000\n", "{}", reason(&done));
+}
+
+/// Within a transaction that is open an import once left behind what it had sent already, and the table that it had created,
+/// and said all the same that nothing was imported. The bad line is behind the first piece that goes to the node.
+#[test]
+fn an_import_that_fails_leaves_an_open_transaction_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let file = dir.path().join("bad.csv");
+    let good: String = (0..20_000).map(|n| format!("{n},a name of some length\n")).collect();
+    std::fs::write(&file, format!("id,name\n{good}short\n")).unwrap();
+    let bad = text(&file);
+    works(&["sql", "app", "CREATE TABLE t(id, name)", "--data", &data]);
+    for (table, left) in [("t", "1\n"), ("fresh", "1\n")] {
+        let mut open = Waiting::begin(&data, "BEGIN; INSERT INTO t VALUES ('before', 1)");
+        writeln!(open.stdin, ".import {bad} {table}").unwrap();
+        let (code, reason) = open.end();
+        assert_eq!(code, Some(1), "{reason}");
+        assert!(reason.contains("line 20002: 1 values for 2 columns; nothing was imported\n"), "{reason}");
+        // A script ends there. At the prompt one goes on in the same transaction.
+        let Some(mut terminal) = Terminal::open(&data, &dir.path().join("history")) else { return skipped() };
+        terminal.asks();
+        for line in ["BEGIN;", "INSERT INTO t VALUES ('before', 1);"] {
+            terminal.types(&format!("{line}\r"));
+            terminal.asks_within();
+        }
+        terminal.types(&format!(".import {bad} {table}\r"));
+        terminal.shows("nothing was imported\r\n");
+        terminal.asks_within();
+        terminal.types("COMMIT;\r");
+        terminal.asks();
+        terminal.types(".quit\r");
+        assert_eq!(terminal.ended(), Some(0));
+        assert_eq!(works(&["sql", "app", "SELECT count(*) FROM t; DELETE FROM t", "--data", &data]), left);
+        assert_eq!(works(&["sql", "app", ".tables", "--data", &data]), "t\n");
+    }
+    // One of its own ends nothing else either.
+    let refused = script(&data, &format!(".import {bad} t"));
+    assert!(reason(&refused).contains("nothing was imported\n"), "{}", reason(&refused));
+    assert_eq!(works(&["sql", "app", "SELECT count(*) FROM t", "--data", &data]), "0\n");
+    // A constraint that rolls everything back is told as what it is.
+    works(&["sql", "app", "CREATE TABLE once(id UNIQUE ON CONFLICT ROLLBACK, name)", "--data", &data]);
+    std::fs::write(&file, "1,a\n1,b\n").unwrap();
+    let mut open = Waiting::begin(&data, "BEGIN; INSERT INTO t VALUES ('before', 1)");
+    writeln!(open.stdin, ".import {bad} once").unwrap();
+    let (_, reason) = open.end();
+    assert!(reason.contains("UNIQUE") && reason.contains("the transaction that was open is rolled back"), "{reason}");
 }
 
 /// A query without end that has printed its first row.

@@ -1,7 +1,8 @@
-//! `.import`: the lines of a file of comma-separated values become rows, in one transaction.
+//! `.import`: the lines of a file of comma-separated values become rows, all of them or none.
 //!
-//! A line with more or fewer values than the table has columns ends it, and nothing is imported: guessing what was meant
-//! would be found out late.
+//! It is a transaction of its own, or, within one that is open, a savepoint: what was open before stays as it was. A line
+//! with more or fewer values than the table has columns ends it, and nothing is imported: guessing what was meant would be
+//! found out late.
 
 use std::fs::File;
 use std::path::Path;
@@ -25,11 +26,16 @@ pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> R
     for _ in 0..skip {
         next(&mut record)?;
     }
+    // Not a savepoint in both cases: one that begins a transaction would take the write lock late, and could not wait for it.
     let own = !shell.in_transaction();
-    if own {
-        quiet(shell, "BEGIN IMMEDIATE")?;
-    }
-    let result = (|| {
+    let (begin, end, undo) = match own {
+        true => ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"),
+        false => {
+            ("SAVEPOINT shoal_import", "RELEASE shoal_import", "ROLLBACK TO shoal_import; RELEASE shoal_import")
+        }
+    };
+    quiet(shell, begin)?;
+    let inserted = (|| {
         let mut columns = shell.rows(&format!("SELECT 1 FROM pragma_table_info({})", quoted(table)))?.len();
         if columns == 0 {
             if !next(&mut record)? {
@@ -44,8 +50,7 @@ pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> R
         while next(&mut record)? {
             if record.len() != columns {
                 let line = record.position().map_or(0, csv::Position::line);
-                let text = format!("line {line}: {} values for {columns} columns; nothing was imported", record.len());
-                return Err(failed(text));
+                return Err(failed(format!("line {line}: {} values for {columns} columns", record.len())));
             }
             bytes += record.as_slice().len();
             rows.push(record.iter().map(|value| Cell::Text(value.to_string())).collect());
@@ -54,16 +59,27 @@ pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> R
                 bytes = 0;
             }
         }
-        if !rows.is_empty() {
-            shell.run(&insert, rows, &mut |_| Ok(()))?;
-        }
-        if own { quiet(shell, "COMMIT") } else { Ok(()) }
+        if rows.is_empty() { Ok(()) } else { shell.run(&insert, rows, &mut |_| Ok(())) }
     })();
-    if result.is_err() && own && shell.in_transaction() {
-        // What went wrong before is the reason that counts. Without a session it is rolled back already.
-        let _ = quiet(shell, "ROLLBACK");
-    }
-    result
+    let Err(failed) = inserted else {
+        let ended = quiet(shell, end);
+        if ended.is_err() && own && shell.in_transaction() {
+            // What went wrong before is the reason that counts.
+            let _ = quiet(shell, undo);
+        }
+        return ended;
+    };
+    let what = match shell.in_transaction() {
+        true => match quiet(shell, undo) {
+            Ok(()) => "nothing was imported".to_string(),
+            Err(second) => format!("what was imported could not be taken back: {}", second.text),
+        },
+        // SQLite has rolled it back, as for a constraint with ON CONFLICT ROLLBACK or an interrupted INSERT; or the session
+        // is over, which does so as well.
+        false if own => "nothing was imported".to_string(),
+        false => "nothing was imported, and the transaction that was open is rolled back".to_string(),
+    };
+    Err(Failed { text: format!("{}; {what}", failed.text), ..failed })
 }
 
 fn quiet(shell: &mut Shell, sql: &str) -> Result<(), Failed> {
