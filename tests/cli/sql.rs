@@ -158,6 +158,20 @@ fn an_import_that_fails_leaves_an_open_transaction_as_it_was() {
     assert!(reason.contains("UNIQUE") && reason.contains("the transaction that was open is rolled back"), "{reason}");
 }
 
+/// Only the bytes of values were counted once, of which these lines have none: all of them went to the node at once, which was
+/// more than it takes.
+#[test]
+fn lines_of_empty_values_are_sent_in_pieces_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let file = dir.path().join("sparse.csv");
+    let names: Vec<String> = (0..600).map(|n| format!("c{n}")).collect();
+    let line = format!("{}\n", ",".repeat(599));
+    std::fs::write(&file, format!("{}\n{}", names.join(","), line.repeat(10_000))).unwrap();
+    let done = script(&data, &format!(".import {} sparse\nSELECT count(*) FROM sparse;", text(&file)));
+    assert_eq!(out(&done), "10000\n", "{}", reason(&done));
+}
+
 /// A query without end that has printed its first row.
 struct Endless {
     process: std::process::Child,

@@ -13,8 +13,11 @@ use shoaldb::client::session::Cell;
 use super::shell::{Shell, name, quoted};
 use crate::Failed;
 
-/// Values that go to the node at once, in bytes: far below what it takes, far above the price of a call.
+/// What goes to the node at once, in bytes: far below what it takes, far above the price of a call.
 const PIECE: usize = 256 << 10;
+/// What a value takes besides its bytes: quotes and a comma on the way, and its place in memory here and at the node. A file
+/// may have next to nothing in it but commas.
+const VALUE: usize = size_of::<Cell>();
 
 /// Imports; see the module's text.
 pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> Result<(), Failed> {
@@ -52,7 +55,7 @@ pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> R
                 let line = record.position().map_or(0, csv::Position::line);
                 return Err(failed(format!("line {line}: {} values for {columns} columns", record.len())));
             }
-            bytes += record.as_slice().len();
+            bytes += record.as_slice().len() + VALUE * record.len();
             rows.push(record.iter().map(|value| Cell::Text(value.to_string())).collect());
             if bytes >= PIECE {
                 shell.run(&insert, std::mem::take(&mut rows), &mut |_| Ok(()))?;
