@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Instant;
 
-use crate::user::{LONG, one_node};
+use crate::user::{LONG, one_node, text, works};
 
 /// What is typed, and what is seen.
 pub(crate) struct Terminal {
@@ -156,6 +156,45 @@ fn a_person_has_lines_history_completion_and_ctrl_c_that_ends_a_statement_alone(
     terminal.asks();
     terminal.types("\u{1b}[A\r");
     terminal.shows("542\r\n");
+    terminal.asks();
+    terminal.types(".quit\r");
+    assert_eq!(terminal.ended(), Some(0));
+}
+
+/// Between two runs, of the statements of a file or the pieces of an import, ctrl-c once ended the whole prompt. Here the file is
+/// a pipe, so that it comes while the shell waits for the next line.
+#[test]
+fn ctrl_c_between_two_runs_ends_what_they_belong_to_and_not_the_prompt() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let Some(mut terminal) = Terminal::open(&data, &dir.path().join("history")) else { return skipped() };
+    terminal.asks();
+    // More often than it takes signals for one and the same thing to end the program.
+    for round in 0..4 {
+        let pipe = dir.path().join(format!("pipe-{round}"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        let import = round % 2 == 1;
+        let path = text(&pipe);
+        terminal.types(&if import { format!(".import {path} t\r") } else { format!(".read {path}\r") });
+        // Opens when the shell reads it.
+        let mut to = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        match import {
+            true => writeln!(to, "1").unwrap(),
+            false => {
+                writeln!(to, "SELECT 'first of ' || {round};").unwrap();
+                terminal.shows(&format!("first of {round}\r\n"));
+            }
+        }
+        terminal.types("\u{3}");
+        terminal.shows("^C");
+        // Until nobody reads any more.
+        while writeln!(to, "{}", if import { "2" } else { "SELECT 1;" }).is_ok() {}
+        terminal.shows(if import { "error: interrupted; nothing was imported" } else { ": interrupted" });
+        terminal.asks();
+    }
+    terminal.types("SELECT 'rows: ' || count(*) FROM t;\r");
+    terminal.shows("rows: 0\r\n");
     terminal.asks();
     terminal.types(".quit\r");
     assert_eq!(terminal.ended(), Some(0));

@@ -18,7 +18,7 @@ use shoaldb::client::{Client, Doors};
 
 use crate::Failed;
 use crate::ask::Where;
-use shell::{Current, Shell, Target};
+use shell::{Current, Met, Shell, Target};
 use show::{Mode, Printer};
 
 /// Run SQL on a node: at a prompt, from the command line, or from standard input.
@@ -101,16 +101,17 @@ fn note_of_a_new_name(target: &Target) {
     }
 }
 
-/// A first signal interrupts what runs. If nothing does, or the node does not react to three of them, the program ends.
+/// A first signal interrupts what is being done. If nothing is, the program ends; or if neither the node nor what is read reacts
+/// to three of them.
 fn interrupt_on_signals(current: Current) -> Result<(), Failed> {
-    let mut last = (0, 0);
-    ctrlc::set_handler(move || {
-        let Some(run) = current.lock().as_ref().and_then(|current| current.interrupt()) else { exit(1) };
-        last = if last.0 == run { (run, last.1 + 1) } else { (run, 1) };
-        if last.1 >= 3 {
+    ctrlc::set_handler(move || match current.interrupt() {
+        (Met::Idle, _) => exit(1),
+        (Met::Run, 3..) => {
             eprintln!("shoal: the node does not answer; what became of the statement is not known");
             exit(i32::from(Failed::UNKNOWN));
         }
+        (Met::Between, 3..) => exit(1),
+        (Met::Run | Met::Between, _) => {}
     })
     .map_err(|error| Failed { code: 1, text: format!("signal handler: {error}") })
 }

@@ -33,11 +33,9 @@ pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> R
     let own = !shell.in_transaction();
     let (begin, end, undo) = match own {
         true => ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"),
-        false => {
-            ("SAVEPOINT shoal_import", "RELEASE shoal_import", "ROLLBACK TO shoal_import; RELEASE shoal_import")
-        }
+        false => ("SAVEPOINT shoal_import", "RELEASE shoal_import", "ROLLBACK TO shoal_import; RELEASE shoal_import"),
     };
-    quiet(shell, begin)?;
+    quiet(shell, begin).map_err(|failed| with(failed, "nothing was imported"))?;
     let inserted = (|| {
         let mut columns = shell.rows(&format!("SELECT 1 FROM pragma_table_info({})", quoted(table)))?.len();
         if columns == 0 {
@@ -51,6 +49,7 @@ pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> R
         let insert = format!("INSERT INTO {} VALUES ({})", name(table), vec!["?"; columns].join(", "));
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while next(&mut record)? {
+            shell.current.check()?;
             if record.len() != columns {
                 let line = record.position().map_or(0, csv::Position::line);
                 return Err(failed(format!("line {line}: {} values for {columns} columns", record.len())));
@@ -62,7 +61,10 @@ pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> R
                 bytes = 0;
             }
         }
-        if rows.is_empty() { Ok(()) } else { shell.run(&insert, rows, &mut |_| Ok(())) }
+        if !rows.is_empty() {
+            shell.run(&insert, rows, &mut |_| Ok(()))?;
+        }
+        shell.current.check()
     })();
     let Err(failed) = inserted else {
         let ended = quiet(shell, end);
@@ -72,17 +74,20 @@ pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> R
         }
         return ended;
     };
-    let what = match shell.in_transaction() {
+    Err(match shell.in_transaction() {
         true => match quiet(shell, undo) {
-            Ok(()) => "nothing was imported".to_string(),
-            Err(second) => format!("what was imported could not be taken back: {}", second.text),
+            Ok(()) => with(failed, "nothing was imported"),
+            Err(second) => with(failed, &format!("what was imported could not be taken back: {}", second.text)),
         },
         // SQLite has rolled it back, as for a constraint with ON CONFLICT ROLLBACK or an interrupted INSERT; or the session
         // is over, which does so as well.
-        false if own => "nothing was imported".to_string(),
-        false => "nothing was imported, and the transaction that was open is rolled back".to_string(),
-    };
-    Err(Failed { text: format!("{}; {what}", failed.text), ..failed })
+        false if own => with(failed, "nothing was imported"),
+        false => with(failed, "nothing was imported, and the transaction that was open is rolled back"),
+    })
+}
+
+fn with(failed: Failed, what: &str) -> Failed {
+    Failed { text: format!("{}; {what}", failed.text), ..failed }
 }
 
 fn quiet(shell: &mut Shell, sql: &str) -> Result<(), Failed> {

@@ -126,6 +126,7 @@ pub(crate) fn run(shell: &mut Shell, database: &str) -> Result<(), Failed> {
             Err(error) => return Err(failed(error)),
         };
         typed = if typed.is_empty() { line.clone() } else { format!("{typed}\n{line}") };
+        shell.current.forget();
         let after = shell.line(&mut splitter, &line);
         if splitter.is_blank() {
             // Not kept is no reason to stop.

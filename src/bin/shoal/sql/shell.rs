@@ -23,14 +23,62 @@ pub(crate) struct Target {
     pub(crate) level: ReadLevel,
 }
 
-/// What the signal handler interrupts.
-pub(crate) type Current = Arc<Mutex<Option<Interrupter>>>;
+/// What the signal handler and the shell know of each other.
+#[derive(Clone, Default)]
+pub(crate) struct Current(Arc<Mutex<Doing>>);
+
+#[derive(Default)]
+struct Doing {
+    /// Of the session that is open.
+    interrupter: Option<Interrupter>,
+    /// A line that was taken in is not done with. It may be between two runs: those of a file, or the pieces of an import.
+    busy: bool,
+    /// Signals that came meanwhile. A script ends with the first, a prompt forgets them at the next line.
+    signals: u32,
+}
+
+/// What a signal met.
+pub(crate) enum Met {
+    /// A run.
+    Run,
+    /// The shell, between two runs.
+    Between,
+    /// Nothing.
+    Idle,
+}
+
+impl Current {
+    /// Interrupts what is being done; with how many signals it has met by now.
+    pub(crate) fn interrupt(&self) -> (Met, u32) {
+        let mut doing = self.0.lock();
+        doing.signals += 1;
+        let met = match doing.interrupter.as_ref().and_then(Interrupter::interrupt) {
+            Some(_) => Met::Run,
+            None if doing.busy => Met::Between,
+            None => Met::Idle,
+        };
+        (met, doing.signals)
+    }
+
+    /// What came before is over and done with.
+    pub(crate) fn forget(&self) {
+        self.0.lock().signals = 0;
+    }
+
+    /// For loops over what is more than one run.
+    pub(crate) fn check(&self) -> Result<(), Failed> {
+        match self.0.lock().signals {
+            0 => Ok(()),
+            _ => Err(Failed { code: 1, text: "interrupted".to_string() }),
+        }
+    }
+}
 
 /// See the module's text.
 pub(crate) struct Shell {
     target: Target,
     session: Option<Session>,
-    current: Current,
+    pub(crate) current: Current,
     pub(crate) printer: Printer,
     pub(crate) timer: bool,
     /// Files that read each other.
@@ -62,7 +110,7 @@ impl Shell {
                     Some(ErrorKind::BadInput) => Failed { code: Failed::USAGE, text: trouble.text },
                     _ => self.failed(trouble),
                 })?;
-                *self.current.lock() = Some(opened.interrupter());
+                self.current.0.lock().interrupter = Some(opened.interrupter());
                 opened
             }
         };
@@ -119,14 +167,23 @@ impl Shell {
         Ok(all)
     }
 
-    /// Takes one line in.
+    /// Takes one line in, and does what it says.
     pub(crate) fn line(&mut self, splitter: &mut Splitter, line: &str) -> Result<After, Failed> {
+        // A line of a file belongs to the one that reads it.
+        let was = std::mem::replace(&mut self.current.0.lock().busy, true);
+        let after = self.take(splitter, line);
+        self.current.0.lock().busy = was;
+        after
+    }
+
+    fn take(&mut self, splitter: &mut Splitter, line: &str) -> Result<After, Failed> {
         if splitter.is_blank() && line.trim_start().starts_with('.') {
             return dot::run(self, line.trim());
         }
         splitter.push(line);
         splitter.push("\n");
         while let Some(statement) = splitter.next() {
+            self.current.check()?;
             self.run_and_print(&statement)?;
         }
         Ok(After::GoOn)
@@ -151,6 +208,7 @@ impl Shell {
                 break;
             }
             let text = line.trim_end_matches('\n').trim_end_matches('\r');
+            self.current.check().map_err(|failed| located(number, failed))?;
             match self.line(&mut splitter, text).map_err(|failed| located(number, failed))? {
                 After::GoOn => {}
                 After::Quit => return Ok(After::Quit),
