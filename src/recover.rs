@@ -149,7 +149,7 @@ impl Place<'_> {
             let what = format!("node {only} was removed from its cluster, and others know more; recover one of them");
             return Err(Error::new(ErrorKind::BadInput, what));
         }
-        let reach = registry_of(&old.recovered)?.aftermath.reach;
+        let reach = registry_of(&old.recovered.anchor)?.aftermath.reach;
         if reach > old.recovered.last.index {
             let what = format!(
                 "node {only} has taken a snapshot of entry {reach}, and its log ends at {}, before that; recover another node",
@@ -182,7 +182,7 @@ impl Place<'_> {
     fn read(&self, name: &str) -> Result<Read> {
         let (log, recovered) = Log::open(self.env.fs.clone(), &self.path(name), self.options).map_err(log_error)?;
         let corrupt = |what: String| Error::new(ErrorKind::Corrupt, what);
-        let mut end = registry_of(&recovered)?.catalogue;
+        let mut end = registry_of(&recovered.anchor)?.catalogue;
         let mut joint = !recovered.anchor.membership.voters_outgoing.is_empty();
         each_entry(&log, recovered.anchor.applied, recovered.last.index, |entry| {
             match entry.class {
@@ -220,7 +220,7 @@ impl Place<'_> {
         self.clear("log.recovered")?;
         let Recovered { anchor, start, last, hard_state, .. } = &old.recovered;
         // Without what receipts need: those that there are name the old cluster.
-        let Registry { catalogue, generations, aftermath } = registry_of(&old.recovered)?;
+        let Registry { catalogue, generations, aftermath } = registry_of(&old.recovered.anchor)?;
         let registry = registry::encode(&catalogue.of_cluster(cluster), &generations, aftermath);
         let anchor = Anchor { registry: Bytes::from(registry), ..anchor.clone() };
         let first = Anchor { applied: start.index, ..anchor.clone() };
@@ -278,10 +278,11 @@ impl Place<'_> {
     }
 }
 
-fn registry_of(recovered: &Recovered) -> Result<Registry> {
+/// The databases and members that an anchor carries.
+pub fn registry_of(anchor: &Anchor) -> Result<Registry> {
     let corrupt =
         |error: &dyn std::fmt::Display| Error::new(ErrorKind::Corrupt, format!("catalogue in the log: {error}"));
-    let (_, registry) = History::split(&recovered.anchor.registry).map_err(|error| corrupt(&error))?;
+    let (_, registry) = History::split(&anchor.registry).map_err(|error| corrupt(&error))?;
     registry::decode(registry).map_err(|error| corrupt(&error))
 }
 

@@ -70,6 +70,35 @@ fn the_log_is_printed_and_nothing_is_changed() {
     assert_eq!(rest["entries"].as_array().unwrap().len(), 1);
 }
 
+/// The names were looked for in the anchor as if it began with the catalogue. It begins with what settles receipts, so that a
+/// log that does not have the entry any more which created a database knew it by its number alone.
+#[test]
+fn a_log_that_was_compacted_still_names_its_databases() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = ["--segment-bytes", "64KiB", "--log-limit", "64KiB", "--checkpoint-age", "50ms"];
+    let (node, data) = one_node(dir.path(), &small);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let deadline = Instant::now() + LONG;
+    loop {
+        works(&["sql", "app", "INSERT INTO t VALUES (randomblob(30000))", "--data", &data]);
+        let view = json(&["log", "--json", "--data", &data]);
+        let entries = view["entries"].as_array().unwrap();
+        let kind = |kind: &str| entries.iter().any(|entry| entry["kind"] == kind);
+        if kind("transaction") && !kind("create") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{view}");
+    }
+    assert_eq!(node.terminate(), 0);
+    let view = json(&["log", "--json", "--data", &data]);
+    let entries = view["entries"].as_array().unwrap();
+    let transactions: Vec<_> = entries.iter().filter(|entry| entry["kind"] == "transaction").collect();
+    assert!(!transactions.is_empty(), "{view}");
+    assert!(transactions.iter().all(|entry| entry["database"]["name"] == "app"), "{transactions:?}");
+    let words = works(&["log", "--data", &data]);
+    assert!(words.contains("app  pages ") && !words.contains("database "), "{words}");
+}
+
 /// What the node would refuse, or cut, is told; what stands before it is printed.
 #[test]
 fn a_damaged_log_is_printed_up_to_the_damage() {

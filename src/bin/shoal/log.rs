@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use shoaldb::catalogue::{Catalogue, DatabaseId};
+use shoaldb::catalogue::DatabaseId;
 use shoaldb::entry::{self, Body};
 use shoaldb::found::format::Identity;
 use shoaldb::identity;
 use shoaldb::log::LogError;
 use shoaldb::log::inspect::{Inspection, LogView};
+use shoaldb::recover::registry_of;
 use shoaldb::types::{EntryClass, LogEntry, LogIndex, NodeId};
 use shoaldb_vfs::env::Env;
 
@@ -56,15 +57,21 @@ pub(crate) fn run(args: &LogArgs) -> Result<(), Failed> {
     let view = &inspection.view;
     let owner = std::fs::read(dir.join(identity::FILE)).ok().and_then(|bytes| Identity::decode(&bytes).ok());
     let mut names = Names::default();
-    if let Ok(catalogue) = Catalogue::decode(&view.anchor.registry) {
-        names.0.extend(catalogue.databases().map(|(id, info)| (id, info.name.as_str().to_string())));
-    }
+    // Without it the rest is printed all the same.
+    let unnamed = match registry_of(&view.anchor) {
+        Ok(registry) => {
+            let databases = registry.catalogue.databases();
+            names.0.extend(databases.map(|(id, info)| (id, info.name.as_str().to_string())));
+            None
+        }
+        Err(error) => Some(error.to_string()),
+    };
     if args.json {
         print_json(args, &inspection, owner.as_ref(), &mut names)?;
     } else {
         print_text(args, &inspection, owner.as_ref(), &mut names)?;
     }
-    match &view.damage {
+    match view.damage.as_ref().map(ToString::to_string).or(unnamed) {
         Some(damage) => Err(Failed { code: 1, text: format!("{damage}; a node does not start with this log") }),
         None => Ok(()),
     }
