@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::user::{LONG, Started, fails, free_ports, out, run, shoal, text, three_nodes, works, works_in_time};
+use crate::user::{
+    LONG, Started, fails, free_ports, out, run, shoal, text, three_nodes, works, works_in_time,
+};
 
 #[test]
 fn one_node_from_start_to_end() {
@@ -81,6 +83,36 @@ fn three_nodes_a_transfer_and_a_clean_handover() {
     assert_eq!(nobody.status.code(), Some(4), "{}", String::from_utf8_lossy(&nobody.stderr));
     let some_answer = run(&["status", "--endpoints", &endpoints]);
     assert_eq!(some_answer.status.code(), Some(4), "{}", String::from_utf8_lossy(&some_answer.stderr));
+}
+
+/// A leader that is told to end hands over before. Without it the others would elect one all the same, so that here they wait for
+/// half a minute before they do.
+#[test]
+fn a_leader_that_is_told_to_end_makes_another_one_the_leader_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (members, mut nodes) = three_nodes(dir.path());
+    let endpoints = members.endpoints();
+    let election = Duration::from_secs(30);
+    let patient = |id: usize| Some(members.start_with(id, &["--election-timeout", "30s"]));
+    // One that leads does not need the patience that it would need to become a leader, and a transfer waits for neither.
+    works_in_time(&["transfer", "1", "--endpoints", &endpoints]);
+    for id in [2, 3] {
+        assert_eq!(nodes[id - 1].take().unwrap().terminate(), 0);
+        nodes[id - 1] = patient(id);
+        works_in_time(&["health", "--data", &members.data(id)]);
+    }
+    works_in_time(&["transfer", "2", "--endpoints", &endpoints]);
+    assert_eq!(nodes[0].take().unwrap().terminate(), 0);
+    nodes[0] = patient(1);
+    works_in_time(&["health", "--endpoints", &endpoints]);
+    assert_eq!(leader_of(&endpoints), 2);
+
+    let begun = Instant::now();
+    assert_eq!(nodes[1].take().unwrap().terminate(), 0);
+    let others = format!("{},{}", members.address[0], members.address[2]);
+    works_in_time(&["db", "create", "app", "--endpoints", &others]);
+    assert!(begun.elapsed() < election / 2, "{:?}", begun.elapsed());
+    assert_ne!(leader_of(&others), 2);
 }
 
 #[test]

@@ -80,10 +80,15 @@ impl Members {
 
     /// Starts a node, and waits until it is ready.
     fn start(&self, id: usize) -> Started {
+        self.start_with(id, &[])
+    }
+
+    /// The same with more settings.
+    pub(crate) fn start_with(&self, id: usize, more: &[&str]) -> Started {
         let list: Vec<String> = (1..).zip(&self.address).map(|(id, address)| format!("{id}={address}")).collect();
         let (data, number, list) = (self.data(id), id.to_string(), list.join(","));
         let args = ["start", "--id", &number, "--data", &data, "--listen", &self.address[id - 1], "--bootstrap", &list];
-        let node = Started::new(&mut shoal(&args));
+        let node = Started::new(shoal(&args).args(more));
         node.wait_line("ready");
         node
     }
