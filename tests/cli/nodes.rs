@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use crate::sql::Waiting;
 use crate::user::{
-    LONG, Started, fails, free_ports, out, run, shoal, text, three_nodes, works, works_in_time,
+    LONG, Started, fails, free_ports, one_node, out, run, shoal, text, three_nodes, works, works_in_time,
 };
 
 #[test]
@@ -113,6 +114,48 @@ fn a_leader_that_is_told_to_end_makes_another_one_the_leader_first() {
     works_in_time(&["db", "create", "app", "--endpoints", &others]);
     assert!(begun.elapsed() < election / 2, "{:?}", begun.elapsed());
     assert_ne!(leader_of(&others), 2);
+}
+
+/// Cells of a table stand at least two blanks apart.
+fn table(text: &str, title: &str) -> Vec<Vec<String>> {
+    let (_, rest) = text.split_once(title).unwrap_or_else(|| panic!("no {title:?} in {text}"));
+    let cells = |line: &str| -> Vec<String> {
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_string).collect()
+    };
+    rest.trim_start_matches('\n').lines().take_while(|line| !line.is_empty()).map(cells).collect()
+}
+
+/// What is bounded, and what keeps a WAL from being checkpointed, was in the JSON only.
+#[test]
+fn status_shows_a_person_what_is_in_use_and_what_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &["--wal-limit", "0", "--log-limit", "32MiB"]);
+    works(&["sql", "app", "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(50000))", "--data", &data]);
+    let reader = Waiting::begin(&data, "BEGIN; SELECT count(*) FROM t");
+    let status: serde_json::Value = serde_json::from_str(&works(&["status", "--json", "--data", &data])).unwrap();
+    let status = &status[0]["status"];
+    let words = works(&["status", "--data", &data]);
+    assert!(words.lines().all(|line| line.chars().count() <= 120), "{words}");
+
+    let bounds = table(&words, "in use, of the limit\n");
+    let log = format!("{}/{}", status["log_bytes"], 32 << 20);
+    let wal = format!("{}/0", status["wal_memory"]);
+    let connections = format!("0/{}", status["connections"]["limit"]);
+    let inbox = format!("0/{}", status["inbox"]["limit"]);
+    assert_eq!(bounds[0], ["node", "log", "wal in memory", "connections", "sessions", "inbox", "views lent"]);
+    assert_eq!(bounds[1], ["1", &log, &wal, &connections, "1/16", &inbox, "0"], "{words}");
+
+    let mut wals = table(&words, "and their write-ahead logs\n");
+    let database = &status["databases"][0];
+    let frames = database["wal_frames"].as_u64().unwrap();
+    let (spilled, checkpointed) = (database["wal_spilled"].to_string(), database["checkpointed"].to_string());
+    assert!(frames > 12 && spilled != "0", "{status}");
+    let age = wals[1].remove(6);
+    let age = age.strip_suffix('s').unwrap_or_else(|| panic!("{words}")).parse::<f64>().unwrap();
+    assert!(age * 1000.0 + 100.0 >= database["oldest_reader_ms"].as_f64().unwrap(), "{words}");
+    let bytes = (frames * 4096).to_string();
+    assert_eq!(wals[1], ["app", "1", &frames.to_string(), &bytes, &spilled, &checkpointed, "0", "0", "0"], "{words}");
+    reader.end();
 }
 
 #[test]

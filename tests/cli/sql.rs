@@ -253,14 +253,14 @@ fn a_session_whose_caller_is_gone_ends_and_is_rolled_back() {
 }
 
 /// A session from a script whose end is not there yet.
-struct Waiting {
+pub(crate) struct Waiting {
     process: std::process::Child,
     stdin: std::process::ChildStdin,
     stdout: BufReader<std::process::ChildStdout>,
 }
 
 impl Waiting {
-    fn begin(data: &str, sql: &str) -> Waiting {
+    pub(crate) fn begin(data: &str, sql: &str) -> Waiting {
         let mut process = session(data);
         let (mut stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         // The shell's own words come when the node is done with what stands before them.
@@ -274,7 +274,7 @@ impl Waiting {
         waiting
     }
 
-    fn end(self) -> (Option<i32>, String) {
+    pub(crate) fn end(self) -> (Option<i32>, String) {
         drop(self.stdin);
         let done = self.process.wait_with_output().unwrap();
         (done.status.code(), reason(&done))

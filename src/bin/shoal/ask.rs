@@ -235,7 +235,7 @@ fn print_status(known: &[&Status]) {
         list(&first.voters),
         list(&first.learners)
     ));
-    let mut nodes = plain(&["node", "role", "term", "leader", "first", "last", "committed", "applied", "log bytes"]);
+    let mut nodes = plain(&["node", "role", "term", "leader", "first", "last", "committed", "applied"]);
     for status in known {
         nodes.add_row([
             status.node.to_string(),
@@ -246,10 +246,24 @@ fn print_status(known: &[&Status]) {
             status.last.to_string(),
             status.committed.to_string(),
             status.applied.to_string(),
-            status.log_bytes.to_string(),
         ]);
     }
     print(&format!("\n{nodes}"));
+    let mut bounds = plain(&["node", "log", "wal in memory", "connections", "sessions", "inbox", "views lent"]);
+    for status in known {
+        let connections =
+            status.connections.as_ref().map_or_else(|| "-".to_string(), |in_use| of(in_use.now, in_use.limit));
+        bounds.add_row([
+            status.node.to_string(),
+            of(status.log_bytes, status.log_limit),
+            of(status.wal_memory, status.wal_limit),
+            connections,
+            of(status.sessions.now, status.sessions.limit),
+            of(status.inbox.now, status.inbox.limit),
+            status.lent.0.to_string(),
+        ]);
+    }
+    print(&format!("\nin use, of the limit\n{bounds}"));
     if known.iter().any(|status| !status.databases.is_empty()) {
         let mut databases = plain(&["database", "node", "pages", "page size", "position", "checksum"]);
         for status in known {
@@ -265,6 +279,19 @@ fn print_status(known: &[&Status]) {
             }
         }
         print(&format!("\n{databases}"));
+        print(&format!("\nand their write-ahead logs\n{}", wals(known)));
+    }
+    for status in known {
+        if let Some(snapshot) = &status.snapshot {
+            print(&format!(
+                "\nnode {} gets a snapshot of entry {} from node {}: {}, {} bytes",
+                status.node,
+                snapshot.index,
+                snapshot.source,
+                snapshot.phase,
+                of(snapshot.done, snapshot.total)
+            ));
+        }
     }
     for status in known.iter().filter(|status| !status.peers.is_empty()) {
         let mut peers = plain(&["peer", "acknowledged", "next", "state", "snapshot", "heard of lately"]);
@@ -284,6 +311,45 @@ fn print_status(known: &[&Status]) {
             print(&format!("\nnode {}: {alarm}", status.node));
         }
     }
+}
+
+/// What is in use of what there may be.
+fn of(now: u64, limit: u64) -> String {
+    format!("{now}/{limit}")
+}
+
+/// What the write-ahead log of each database has, and who keeps it.
+fn wals(known: &[&Status]) -> comfy_table::Table {
+    let mut wals = plain(&[
+        "database",
+        "node",
+        "frames",
+        "bytes",
+        "spilled",
+        "checkpointed",
+        "oldest reader",
+        "readers ended",
+        "views",
+        "writers waiting",
+    ]);
+    for status in known {
+        for database in &status.databases {
+            let seconds = |ms: u64| format!("{}.{}s", ms / 1000, ms % 1000 / 100);
+            wals.add_row([
+                database.name.clone(),
+                status.node.to_string(),
+                database.wal_frames.to_string(),
+                (u64::from(database.wal_frames) * u64::from(database.page_size)).to_string(),
+                database.wal_spilled.to_string(),
+                database.checkpointed.to_string(),
+                database.oldest_reader_ms.map_or_else(|| "-".to_string(), seconds),
+                database.readers_ended.to_string(),
+                database.views.to_string(),
+                database.writers_waiting.to_string(),
+            ]);
+        }
+    }
+    wals
 }
 
 /// The exit code of several answers, of which some are no good; the last reason is told last.
