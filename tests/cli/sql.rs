@@ -172,6 +172,32 @@ fn lines_of_empty_values_are_sent_in_pieces_as_well() {
     assert_eq!(out(&done), "10000\n", "{}", reason(&done));
 }
 
+#[test]
+fn the_schema_is_printed_as_statements_and_a_run_is_timed_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let made = ["CREATE TABLE t(a PRIMARY KEY, b)", "CREATE TABLE other(x)", "CREATE INDEX by_b ON t(b)"];
+    let more = ["CREATE VIEW v AS SELECT a FROM t", "CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END"];
+    let all: String = made.iter().chain(&more).map(|sql| format!("{sql};\n")).collect();
+    assert_eq!(script(&data, &all).status.code(), Some(0));
+    // What SQLite makes by itself has no statement.
+    assert_eq!(works(&["sql", "app", ".schema", "--data", &data]), all);
+    let of_t = format!("{};\n{};\n{};\n", made[0], made[2], more[1]);
+    assert_eq!(works(&["sql", "app", ".schema t", "--data", &data]), of_t);
+    assert_eq!(works(&["sql", "app", ".schema b%", "--data", &data]), format!("{};\n", made[2]));
+
+    let timed = script(&data, "SELECT 1;\n.timer on\nSELECT 2;\nSELECT 3; SELECT 4;\n.timer off\nSELECT 5;\n");
+    assert_eq!((timed.status.code(), out(&timed).as_str()), (Some(0), "1\n2\n3\n4\n5\n"));
+    let said = reason(&timed);
+    let times: Vec<&str> = said.lines().map(|line| line.strip_prefix("Run Time: real ").unwrap()).collect();
+    assert_eq!(times.len(), 3, "{said}");
+    assert!(times.iter().all(|time| time.parse::<f64>().is_ok_and(|time| (0.0..60.0).contains(&time))), "{said}");
+    // One that fails took time as well.
+    let failed = script(&data, ".timer on\nSELECT * FROM nowhere;\n");
+    assert!(reason(&failed).starts_with("Run Time: real 0."), "{}", reason(&failed));
+    assert!(reason(&script(&data, ".timer perhaps\n")).contains("write .timer on, or .timer off"));
+}
+
 /// A query without end that has printed its first row.
 struct Endless {
     process: std::process::Child,
