@@ -235,10 +235,10 @@ impl Builder {
         self
     }
 
-    /// A transaction that is larger than this, encoded, goes through the log in parts of this size; default 4 MiB, and
-    /// at least 64 KiB.
+    /// A transaction that is larger than this, encoded, goes through the log in parts of this size; default 4 MiB, at
+    /// least 64 KiB and at most 256 MiB.
     pub fn part_bytes(mut self, bytes: usize) -> Builder {
-        self.config.part_bytes = bytes.clamp(64 << 10, 256 << 20);
+        self.config.part_bytes = bytes;
         self
     }
 

@@ -156,6 +156,13 @@ fn a_number_that_cannot_work_is_wrong_usage_and_named() {
         ("--scrub-bytes", "18446744073709551615", "use at most 1125899906842624"),
         ("--snapshot-rate", "1", "use at least 65536, or 0 for no limit"),
         ("--snapshot-rate", "18446744073709551615", "use at most 1125899906842624"),
+        ("--snapshot-read-view-close-timeout", "0s", "use at least 1ms"),
+        ("--snapshot-wal-pin-max", "18446744073709551615", "use at most 1125899906842624"),
+        ("--snapshot-chunk-max-size", "1073741825", "use at most 1073741824"),
+        ("--reader-patience", "169h", "use at most 168h"),
+        ("--reader-wal-pin-max", "18446744073709551615", "use at most 1125899906842624"),
+        ("--part-bytes", "65535", "use at least 65536"),
+        ("--part-bytes", "257MiB", "use at most 268435456"),
         ("--transaction-limit", "0", "use at least 65536"),
         ("--transaction-limit", "18446744073709551615", "use at most 1125899906842624"),
     ] {

@@ -56,10 +56,20 @@ pub(crate) struct Settings {
     scrub_bytes: Option<String>,
     #[serde(deserialize_with = "size")]
     snapshot_rate: Option<String>,
+    #[serde(deserialize_with = "time")]
+    snapshot_read_view_close_timeout: Option<String>,
+    #[serde(deserialize_with = "size")]
+    snapshot_wal_pin_max: Option<String>,
+    #[serde(deserialize_with = "size")]
+    snapshot_chunk_max_size: Option<String>,
+    #[serde(deserialize_with = "time")]
+    reader_patience: Option<String>,
     #[serde(deserialize_with = "size")]
     reader_wal_pin_max: Option<String>,
     #[serde(deserialize_with = "size")]
     transaction_limit: Option<String>,
+    #[serde(deserialize_with = "size")]
+    part_bytes: Option<String>,
 }
 
 fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
@@ -167,8 +177,13 @@ impl Settings {
             one("checkpoint_age", own(&self.checkpoint_age)),
             one("scrub_bytes", own(&self.scrub_bytes)),
             one("snapshot_rate", own(&self.snapshot_rate)),
+            one("snapshot_read_view_close_timeout", own(&self.snapshot_read_view_close_timeout)),
+            one("snapshot_wal_pin_max", own(&self.snapshot_wal_pin_max)),
+            one("snapshot_chunk_max_size", own(&self.snapshot_chunk_max_size)),
+            one("reader_patience", own(&self.reader_patience)),
             one("reader_wal_pin_max", own(&self.reader_wal_pin_max)),
             one("transaction_limit", own(&self.transaction_limit)),
+            one("part_bytes", own(&self.part_bytes)),
         ];
         [program.into_iter().flatten().collect(), start.into_iter().flatten().collect()]
     }
@@ -186,7 +201,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
     use crate::Cli;
@@ -217,15 +232,65 @@ mod tests {
         }
     }
 
-    /// The sample has every key, each with a value that is taken.
-    #[test]
-    fn the_sample_is_good_and_has_every_setting() {
+    /// The sample, with what is not in force in it.
+    fn whole_sample() -> Settings {
         let sample = include_str!("../../../contrib/shoal.toml");
         parsed(sample).unwrap();
         let all: String = sample.lines().map(|line| format!("{}\n", line.strip_prefix('#').unwrap_or(line))).collect();
         // Prose is behind "# ", settings that are not in force behind "#".
         let all: String = all.lines().filter(|line| !line.starts_with(' ')).map(|line| format!("{line}\n")).collect();
-        let settings = parsed(&all).unwrap();
+        parsed(&all).unwrap()
+    }
+
+    /// The settings that the library has, with their values, when `start` is given these flags.
+    fn library_with(flags: &[String]) -> std::collections::BTreeMap<String, String> {
+        let line = ["shoal", "start", "--id=1", "--data=d", "--listen=127.0.0.1:0"].map(str::to_string);
+        let cli = Cli::try_parse_from(line.iter().chain(flags)).unwrap();
+        let crate::Command::Start(args) = cli.command else { panic!("{cli:?}") };
+        // As they are derived, so that one that is new is among them.
+        let debug = format!("{:#?}", args.builder());
+        let (_, config) = debug.split_once("\n    config: Config {\n").unwrap();
+        let (config, _) = config.split_once("\n    },").unwrap();
+        let own = config.lines().filter(|line| line.starts_with("        ") && !line.starts_with("         "));
+        own.filter_map(|line| line.trim().split_once(": ")).map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    /// Each setting of the library is a flag, a variable and a key, which sets that one and no other; and the default that the
+    /// sample and the help tell of is the default. Five of them were for programs alone once.
+    #[test]
+    fn every_setting_of_the_library_is_one_of_the_program_and_has_the_default_that_it_says() {
+        let default = library_with(&[]);
+        let [_, sample] = whole_sample().arguments();
+        let command = Cli::command();
+        let start = command.find_subcommand("start").unwrap();
+        // For tests of upgrades.
+        for name in default.keys().filter(|name| *name != "speaks") {
+            let flag = name.replace('_', "-");
+            let argument = start.get_arguments().find(|arg| arg.get_id().as_str() == name);
+            let argument = argument.unwrap_or_else(|| panic!("{name} is no flag"));
+            assert_eq!(argument.get_long(), Some(flag.as_str()));
+            let variable = argument.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+            assert_eq!(variable, format!("SHOAL_{}", name.to_uppercase()));
+            let said = sample.iter().find(|(key, _)| key == name).unwrap_or_else(|| panic!("{name} is no key"));
+            let said = said.1.first().unwrap();
+            let (given, other) = match said.as_str() {
+                "false" => (None, format!("--{flag}")),
+                time if units::time(time).is_ok() => (Some(format!("--{flag}={said}")), format!("--{flag}=1234ms")),
+                _ => (Some(format!("--{flag}={said}")), format!("--{flag}=123KiB")),
+            };
+            assert_eq!(library_with(given.as_slice()), default, "{name} is not {said} by default");
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(given.is_none() || help.ends_with(&format!("[default: {said}]")), "{name}: {said}, {help}");
+            let mut changed = library_with(&[other]);
+            assert_ne!(changed.insert(name.clone(), default[name].clone()), Some(default[name].clone()), "{name}");
+            assert_eq!(changed, default, "--{flag} sets something else");
+        }
+    }
+
+    /// The sample has every key, each with a value that is taken.
+    #[test]
+    fn the_sample_is_good_and_has_every_setting() {
+        let settings = whole_sample();
         assert!(settings.data.is_some() && settings.endpoints.is_some());
         let [program, start] = settings.arguments();
         let is_given = |names: &[(&str, Vec<String>)], id: &str| names.iter().any(|(name, _)| *name == id);

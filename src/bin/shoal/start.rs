@@ -13,7 +13,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use shoaldb::{Error, ErrorKind, Event, Member, Node};
+use shoaldb::{Builder, Error, ErrorKind, Event, Member, Node};
 
 use crate::Failed;
 use tuning::Tuning;
@@ -86,6 +86,26 @@ pub(crate) struct StartArgs {
     tuning: Tuning,
 }
 
+impl StartArgs {
+    /// The node that they describe.
+    pub(crate) fn builder(&self) -> Builder {
+        let mut builder = Node::builder(u64::from(self.id), &self.data)
+            .listen(&self.listen)
+            .allow_plaintext_remote(self.allow_plaintext_remote);
+        builder = self.tuning.apply(builder);
+        if let Some(advertise) = &self.advertise {
+            builder = builder.advertise(advertise);
+        }
+        if !self.bootstrap.is_empty() {
+            builder = builder.bootstrap(self.bootstrap.iter().map(|member| Member::new(member.id, &member.address)));
+        }
+        if !self.join.is_empty() {
+            builder = builder.join(&self.join);
+        }
+        builder
+    }
+}
+
 /// Runs until a signal, or until the node had to stop.
 pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
     // Before anything takes time: a signal during the start ends it in order, too.
@@ -95,19 +115,7 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
     })
     .map_err(|error| Error::from(io::Error::other(format!("signal handler: {error}"))))?;
 
-    let mut builder = Node::builder(u64::from(args.id), &args.data)
-        .listen(&args.listen)
-        .allow_plaintext_remote(args.allow_plaintext_remote);
-    builder = args.tuning.apply(builder);
-    if let Some(advertise) = args.advertise {
-        builder = builder.advertise(advertise);
-    }
-    if !args.bootstrap.is_empty() {
-        builder = builder.bootstrap(args.bootstrap.into_iter().map(|member| Member::new(member.id, member.address)));
-    }
-    if !args.join.is_empty() {
-        builder = builder.join(args.join);
-    }
+    let builder = args.builder();
     builder.check().map_err(|(setting, what)| Failed {
         code: Failed::USAGE,
         text: format!("--{}: {what}", setting.replace('_', "-")),

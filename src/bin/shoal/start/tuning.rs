@@ -45,12 +45,27 @@ pub(crate) struct Tuning {
     /// Bytes of snapshots that are sent each second, to all other nodes together; 0 for no limit [default: 0].
     #[arg(long, env = "SHOAL_SNAPSHOT_RATE", value_name = "SIZE", value_parser = size)]
     snapshot_rate: Option<u64>,
-    /// Pages in a write-ahead log that a read transaction may keep there before it is ended [default: 1GiB].
+    /// How long a view lent to another node, for a snapshot, stays open, used or not [default: 24h].
+    #[arg(long, env = "SHOAL_SNAPSHOT_READ_VIEW_CLOSE_TIMEOUT", value_name = "TIME", value_parser = time)]
+    snapshot_read_view_close_timeout: Option<Duration>,
+    /// Pages in write-ahead logs that views lent to other nodes may keep there before they are closed [default: 1GiB].
+    #[arg(long, env = "SHOAL_SNAPSHOT_WAL_PIN_MAX", value_name = "SIZE", value_parser = size)]
+    snapshot_wal_pin_max: Option<u64>,
+    /// Databases that are copied into memory when they are lent, all together, up to this size; 0 for never [default: 16MiB].
+    #[arg(long, env = "SHOAL_SNAPSHOT_CHUNK_MAX_SIZE", value_name = "SIZE", value_parser = size)]
+    snapshot_chunk_max_size: Option<u64>,
+    /// A read transaction that is younger is never ended, whatever it keeps [default: 1m].
+    #[arg(long, env = "SHOAL_READER_PATIENCE", value_name = "TIME", value_parser = time)]
+    reader_patience: Option<Duration>,
+    /// Pages in a write-ahead log that an older one may keep there before it is ended [default: 1GiB].
     #[arg(long, env = "SHOAL_READER_WAL_PIN_MAX", value_name = "SIZE", value_parser = size)]
     reader_wal_pin_max: Option<u64>,
     /// Largest transaction [default: 4GiB].
     #[arg(long, env = "SHOAL_TRANSACTION_LIMIT", value_name = "SIZE", value_parser = size)]
     transaction_limit: Option<u64>,
+    /// A transaction that is larger goes through the log in parts of this size [default: 4MiB].
+    #[arg(long, env = "SHOAL_PART_BYTES", value_name = "SIZE", value_parser = size)]
+    part_bytes: Option<u64>,
 }
 
 impl Tuning {
@@ -74,7 +89,14 @@ impl Tuning {
         let builder = set(builder, self.checkpoint_age, Builder::checkpoint_age);
         let builder = set(builder, self.scrub_bytes, Builder::scrub_bytes);
         let builder = set(builder, self.snapshot_rate, Builder::snapshot_rate);
+        let builder = set(builder, self.snapshot_read_view_close_timeout, Builder::snapshot_read_view_close_timeout);
+        let builder = set(builder, self.snapshot_wal_pin_max, Builder::snapshot_wal_pin_max);
+        let builder = set(builder, self.snapshot_chunk_max_size, Builder::snapshot_chunk_max_size);
+        let builder = set(builder, self.reader_patience, Builder::reader_patience);
         let builder = set(builder, self.reader_wal_pin_max, Builder::reader_wal_pin_max);
-        set(builder, self.transaction_limit, Builder::transaction_limit)
+        let builder = set(builder, self.transaction_limit, Builder::transaction_limit);
+        // What no pointer reaches is too large all the same.
+        let part_bytes = self.part_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        set(builder, part_bytes, Builder::part_bytes)
     }
 }
