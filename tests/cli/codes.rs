@@ -147,6 +147,12 @@ fn settings_of_a_member_change_nothing_and_a_list_of_another_cluster_is_told() {
         args.iter().chain(more).map(ToString::to_string).collect()
     };
     let list = format!("1={},2={},3={}", address(0), address(1), address(2));
+    // What the help says of it.
+    let help = works(&["start", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        help.contains("a list whose other nodes that cluster has never heard of is ignored with a warning"),
+        "{help}"
+    );
     for more in
         [&["--join", &address(1)][..], &["--bootstrap", &list], &["--bootstrap", &format!("1={}", address(0))], &[]]
     {

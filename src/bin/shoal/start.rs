@@ -71,8 +71,8 @@ pub(crate) struct StartArgs {
     #[arg(long, env = "SHOAL_ADVERTISE", value_name = "ADDR")]
     advertise: Option<String>,
     /// Members of a new cluster, this node among them; the same list on each. Once the directory is in a
-    /// cluster, only a hint where its members may be now; refused if that cluster has never heard of any other node in it.
-    /// Without it, a new directory becomes a cluster of one.
+    /// cluster, only a hint where its members may be now; a list whose other nodes that cluster has never heard of is ignored
+    /// with a warning. Without it, a new directory becomes a cluster of one.
     #[arg(long, env = "SHOAL_BOOTSTRAP", value_name = "ID=ADDR,...", value_delimiter = ',')]
     bootstrap: Vec<MemberArg>,
     /// Addresses of nodes of a cluster that this one shall become a member of; it votes once it has caught up. Ignored
