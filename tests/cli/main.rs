@@ -1,5 +1,6 @@
 //! The program as a user meets it at a shell: output, one-line errors, exit codes.
 
+mod alarms;
 mod big;
 mod codes;
 mod files;
