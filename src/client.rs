@@ -78,6 +78,20 @@ impl Client {
         self.each(&Request::Health, |_| Ok(()))
     }
 
+    /// The data directory of the node that leads, if it is behind one of the doors, else of the first one that answers: for what
+    /// an admin socket alone can do.
+    pub fn directory(&self) -> Result<PathBuf> {
+        let (mut other, mut why) = (None, None);
+        for door in &self.doors {
+            match door.ask(&Request::Status) {
+                Ok(status) if status["role"] == "leader" => return door.directory(),
+                Ok(_) => other = other.or(Some(door)),
+                Err(error) => why = Some(error),
+            }
+        }
+        other.map_or_else(|| Err(why.unwrap_or_else(nobody)), Door::directory)
+    }
+
     /// The databases of the cluster, as the first node that answers has them.
     pub fn databases(&self) -> Result<Status> {
         let mut why = None;
@@ -232,11 +246,15 @@ impl Door {
 
     /// The same node through its admin socket, where a program is known to be its owner's.
     fn of_its_owner(&self) -> Result<Door> {
-        if let Door::Directory(_) = self {
-            return Ok(self.clone());
+        self.directory().map(Door::Directory)
+    }
+
+    fn directory(&self) -> Result<PathBuf> {
+        if let Door::Directory(dir) = self {
+            return Ok(dir.clone());
         }
         match self.ask(&Request::Directory)? {
-            serde_json::Value::String(dir) => Ok(Door::Directory(dir.into())),
+            serde_json::Value::String(dir) => Ok(dir.into()),
             _ => Err(Error::new(ErrorKind::Io, format!("{}: this node has no directory of its own", self.name()))),
         }
     }

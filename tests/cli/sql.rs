@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::prompt::{Terminal, skipped};
-use crate::user::{LONG, fails, one_node, out, run, shoal, text, three_nodes, works, works_in_time};
+use crate::user::{LONG, fails, free_ports, one_node, out, run, shoal, text, three_nodes, works, works_in_time};
 
 /// A session whose standard input, output and error are pipes.
 fn session(data: &str) -> Child {
@@ -439,8 +439,15 @@ fn a_follower_reads_and_says_who_writes() {
     let refused = fails(&["sql", "app", "INSERT INTO t VALUES (2)", "--data", &members.data(1)], 1);
     assert!(refused.contains("node 2 is; nothing was written. Node 2"), "{refused}");
     assert!(refused.contains(&members.address[1]) && refused.contains("shoal sql app --data"), "{refused}");
-    let reason = fails(&["sql", "app", "SELECT 1", "--endpoints", &members.address[0]], 2);
-    assert!(reason.contains("use --data DIR"), "{reason}");
+    // By address it is the leader, wherever it stands among them; of a follower alone, the follower.
+    let sql = "INSERT INTO t VALUES (2); DELETE FROM t WHERE x = 2";
+    works(&["sql", "app", sql, "--endpoints", &members.endpoints()]);
+    let refused = fails(&["sql", "app", sql, "--endpoints", &members.address[0]], 1);
+    assert!(refused.contains("node 2 is; nothing was written"), "{refused}");
+    assert_eq!(works(&["sql", "app", "SELECT x FROM t", "--endpoints", &members.address[0]]), "1\n");
+    let nobody = format!("127.0.0.1:{}", free_ports(1)[0]);
+    assert_eq!(works(&["sql", "app", "SELECT 7", "--endpoints", &format!("{nobody},{}", members.address[2])]), "7\n");
+    assert!(fails(&["sql", "app", "SELECT 1", "--endpoints", &nobody], 4).contains(&nobody));
     // Without a majority there is no leader, and nothing is written.
     nodes[1].take();
     nodes[2].take();

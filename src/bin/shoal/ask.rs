@@ -28,16 +28,13 @@ pub(crate) struct Where {
 type Said = (Option<PathBuf>, Vec<String>);
 
 impl Where {
-    /// The directory of a node, for what its admin socket alone can do.
+    /// The directory of a node, for what its admin socket alone can do. With addresses it is that of the leader, if it is
+    /// among them, else of the first one that answers.
     pub(crate) fn directory(self) -> Result<PathBuf, Failed> {
-        let (dir, addresses) = self.said()?;
-        dir.ok_or_else(|| {
-            let text = format!(
-                "this needs the node's admin socket: use --data DIR, on the node's machine; a port such as {} is open to anybody there",
-                addresses.join(",")
-            );
-            Failed { code: Failed::USAGE, text }
-        })
+        match self.said()? {
+            (Some(dir), _) => Ok(dir),
+            (None, addresses) => Ok(Client::new(Doors::Endpoints(addresses)).directory()?),
+        }
     }
 
     fn client(self) -> Result<Client, Failed> {

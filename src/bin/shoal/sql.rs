@@ -1,7 +1,8 @@
 //! `shoal sql`: statements for a node, from the command line, a script or a person.
 //!
 //! The session runs on the node, over its admin socket: a connection of its own, with the node's own read levels, write lock
-//! and outcomes. It is not sent over a port: whoever is on the machine could read everything through one.
+//! and outcomes. It is not sent over a port: whoever is on the machine could read everything through one. With `--endpoints` the
+//! node is found by its address, and its socket in the directory that it tells.
 
 mod dot;
 mod import;
@@ -26,12 +27,14 @@ use show::{Mode, Printer};
 #[command(after_help = "Examples:
   shoal sql app --data data-1
   shoal sql app \"SELECT * FROM users WHERE id = 7\" --data data-1 --json
+  shoal sql app --endpoints 127.0.0.1:4001,127.0.0.1:4002,127.0.0.1:4003
   shoal sql app --data data-1 < schema.sql
 
 At the prompt .help lists the commands. Without a statement, and if standard input is no terminal, it is run as a
 script, up to the first error. A blob is printed as x'00ff'; in JSON as a string of hexadecimal digits.
 
-Any node reads; the leader writes. What was not committed when the program ends is rolled back.
+Any node reads; the leader writes: with --endpoints it is taken if it is among them. The node is then found by its address and
+asked over the admin socket in its directory. What was not committed when the program ends is rolled back.
 Exit code: 3 if it is not known whether a statement was committed, 4 if there is no leader.")]
 pub(crate) struct SqlArgs {
     /// The database. One that does not exist is created by the first write to it.
