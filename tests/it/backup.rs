@@ -255,6 +255,55 @@ fn a_damaged_file_is_refused_before_anything_changes() {
     one.node.restore("new", &good).unwrap();
 }
 
+/// Every page is one that SQLite can read, and the tree of the index is in order: only that it says something else than its table.
+#[test]
+fn an_index_that_does_not_agree_with_its_table_is_refused() {
+    let one = one();
+    let path = one.path("bad");
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch(
+        "PRAGMA page_size = 1024; CREATE TABLE t(x INTEGER PRIMARY KEY, v TEXT UNIQUE);
+         WITH RECURSIVE n(i) AS (SELECT 10000 UNION ALL SELECT i + 2 FROM n WHERE i < 12000)
+         INSERT INTO t SELECT NULL, 'key ' || i FROM n",
+    )
+    .unwrap();
+    drop(db);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let leaf_of_an_index = |page: &&mut [u8]| page[0] == 10 && page.windows(9).any(|key| key == b"key 10500");
+    let page = bytes.chunks_mut(1024).find(leaf_of_an_index).unwrap();
+    let at = page.windows(9).position(|key| key == b"key 10500").unwrap();
+    page[at + 8] = b'1';
+    std::fs::write(&path, &bytes).unwrap();
+    let quick = Connection::open(&path).unwrap();
+    assert_eq!(pragma(&quick, "quick_check"), "ok", "no other check would find it");
+    drop(quick);
+    one.node.connect("app").unwrap().execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (1)").unwrap();
+    let before = one.node.checksum("app").unwrap();
+    for name in ["app", "new"] {
+        let error = one.node.restore(name, &path).unwrap_err();
+        assert!(error.is_corrupt(), "{error}");
+        let text = error.to_string();
+        assert!(["bad", "missing from index", "nothing was changed"].iter().all(|word| text.contains(word)), "{text}");
+    }
+    assert_eq!(one.node.checksum("app").unwrap(), before);
+    assert_eq!(one.node.databases().unwrap(), ["app"]);
+}
+
+/// What a program brings along to use its database is not here when it is restored.
+#[test]
+fn an_index_over_a_function_of_a_program_comes_in_and_goes_out() {
+    use rusqlite::functions::FunctionFlags;
+    let one = one();
+    let path = one.path("file");
+    let db = Connection::open(&path).unwrap();
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    db.create_scalar_function("twice", 1, flags, |call| Ok(2 * call.get::<i64>(0)?)).unwrap();
+    db.execute_batch("CREATE TABLE t(x); CREATE INDEX i ON t(twice(x)); INSERT INTO t VALUES (1), (2)").unwrap();
+    drop(db);
+    one.node.restore("app", &path).unwrap();
+    assert_eq!(count(&one.node.connect("app").unwrap()), 2);
+}
+
 #[test]
 fn what_cannot_change_in_a_database_is_told_before_anything_does() {
     let one = one();
