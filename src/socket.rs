@@ -102,8 +102,12 @@ impl AdminSocket {
         let sessions = Arc::new(Sessions::default());
         let thread = std::thread::Builder::new().name(format!("shoal-admin-{}", hub.id)).spawn({
             let (hub, stop) = (hub.clone(), stop.clone());
-            let (vfs, sessions) = (Arc::from(vfs), sessions.clone());
-            move || listen(&hub, &listener, &stop, &vfs, &sessions)
+            let (vfs, sessions) = (Arc::<str>::from(vfs), sessions.clone());
+            let serve = move |stream, welcome| match welcome {
+                true => answer(&hub, stream, &vfs, &sessions),
+                false => turn_away(stream),
+            };
+            move || listen(&listener, &stop, &Arc::new(serve))
         })?;
         Ok(AdminSocket { dir: dir.to_path_buf(), stop, sessions, thread: Some(thread) })
     }
@@ -122,7 +126,30 @@ impl Drop for AdminSocket {
     }
 }
 
-fn listen(hub: &Hub, listener: &UnixListener, stop: &AtomicBool, vfs: &Arc<str>, sessions: &Arc<Sessions>) {
+/// A place among the callers, until it is dropped: also by a panic, of which 32 would keep everybody out.
+struct Place {
+    callers: Arc<AtomicUsize>,
+    before: usize,
+}
+
+impl Place {
+    fn take(callers: &Arc<AtomicUsize>) -> Place {
+        Place { before: callers.fetch_add(1, Ordering::AcqRel), callers: callers.clone() }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.callers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Has each caller served on a thread of its own, and says whether it is welcome.
+fn listen(
+    listener: &UnixListener,
+    stop: &AtomicBool,
+    serve: &Arc<impl Fn(UnixStream, bool) -> io::Result<()> + Send + Sync + 'static>,
+) {
     let callers = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         if stop.load(Ordering::Acquire) {
@@ -137,26 +164,18 @@ fn listen(hub: &Hub, listener: &UnixListener, stop: &AtomicBool, vfs: &Arc<str>,
                 continue;
             }
         };
-        let before = callers.fetch_add(1, Ordering::AcqRel);
-        if before >= MAX_CALLERS + MAX_TURNED_AWAY {
-            callers.fetch_sub(1, Ordering::AcqRel);
+        let place = Place::take(&callers);
+        if place.before >= MAX_CALLERS + MAX_TURNED_AWAY {
             continue;
         }
-        let (hub, gone) = (hub.clone(), callers.clone());
-        let (vfs, sessions) = (vfs.clone(), sessions.clone());
-        let spawned = std::thread::Builder::new().name("shoal-admin-call".to_string()).spawn(move || {
-            let answered = match before {
-                ..MAX_CALLERS => answer(&hub, stream, &vfs, &sessions),
-                _ => turn_away(stream),
-            };
-            if let Err(error) = answered {
+        let (serve, welcome) = (serve.clone(), place.before < MAX_CALLERS);
+        // Without a thread for it the caller is hung up on.
+        let _ = std::thread::Builder::new().name("shoal-admin-call".to_string()).spawn(move || {
+            let _place = place;
+            if let Err(error) = serve(stream, welcome) {
                 tracing::debug!(%error, "a call over the admin socket");
             }
-            gone.fetch_sub(1, Ordering::AcqRel);
         });
-        if spawned.is_err() {
-            callers.fetch_sub(1, Ordering::AcqRel);
-        }
     }
 }
 
@@ -208,7 +227,7 @@ pub(crate) fn call(dir: &Path, request: &[u8], timeout: Duration) -> io::Result<
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     use super::*;
     use crate::Node;
@@ -381,6 +400,39 @@ mod tests {
         held.pop();
         let until = std::time::Instant::now() + 6 * PATIENCE;
         while call(dir.path(), b"{\"op\":\"health\"}", PATIENCE).unwrap() != b"{\"ok\":null}" {
+            assert!(std::time::Instant::now() < until, "nobody comes in");
+        }
+    }
+
+    #[test]
+    fn callers_in_whose_answer_something_panics_keep_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join(NAME)).unwrap();
+        let serve = |mut stream: UnixStream, welcome: bool| {
+            let mut said = [0];
+            stream.read_exact(&mut said)?;
+            if said == *b"p" {
+                // A panic, but for its words on the terminal.
+                std::panic::resume_unwind(Box::new("a mistake of ours"));
+            }
+            stream.write_all(if welcome { b"y" } else { b"n" })
+        };
+        std::thread::spawn(move || listen(&listener, &AtomicBool::new(false), &Arc::new(serve)));
+        let ask = |what: &[u8]| -> io::Result<Vec<u8>> {
+            let mut stream = connect(dir.path())?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(what)?;
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard)?;
+            Ok(heard)
+        };
+        for _ in 0..2 * MAX_CALLERS {
+            // One that is hung up on before it said anything is no worse off.
+            let _ = ask(b"p");
+        }
+        // The last ones may be on their way out.
+        let until = std::time::Instant::now() + PATIENCE;
+        while !ask(b"a").is_ok_and(|heard| heard == b"y") {
             assert!(std::time::Instant::now() < until, "nobody comes in");
         }
     }
