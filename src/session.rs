@@ -3,7 +3,8 @@
 //! Two threads serve a session. The *reader* takes in what the caller says, so that an interruption and a disconnect are
 //! noticed while a statement runs; the *runner* runs statements, one after another, and writes what comes out. Rows leave
 //! in frames of some ten kilobytes; a caller that does not read them stops the runner in its write, and with it SQLite's
-//! next step: nothing is queued. What the caller said is bounded by [`MAX_ASK`], and by one run at a time.
+//! next step: nothing is queued. What the caller said is bounded by [`MAX_ASK`], what it becomes in memory by
+//! [`words::MAX_ROWS_WEIGHT`], and both by one run at a time.
 //!
 //! An interruption names a run, so that one that comes late ends nothing else. It ends SQLite's steps (a progress
 //! handler looks at the number) and what waits inside of one, such as for the write lock; a transaction that was handed
@@ -315,8 +316,7 @@ impl Runner<'_> {
             }
             let before = connection.total_changes();
             if statement.column_count() > 0 {
-                let names = statement.column_names().into_iter().map(str::to_string).collect();
-                tell(&mut **stream, &Tell::Columns(names))?;
+                send_columns(&statement, &mut **stream)?;
             }
             send_rows(hub, &mut statement, &mut **stream)?;
             let changes = connection.total_changes() - before;
@@ -400,6 +400,25 @@ impl Batch {
         self.since = Instant::now();
         Ok(())
     }
+}
+
+/// The names of the columns. The same long one may be there two thousand times, so they are bounded as a row is.
+fn send_columns(statement: &Statement<'_>, stream: &mut dyn Line) -> Result<(), Fault> {
+    let mut json = b"{\"columns\":[".to_vec();
+    for (at, name) in statement.column_names().into_iter().enumerate() {
+        if name.len() <= MAX_ROW {
+            json.extend_from_slice(if at > 0 { b"," } else { b"" });
+            json.extend_from_slice(&admin::encode(&name));
+        }
+        let size = json.len().max(name.len());
+        if size > MAX_ROW {
+            let text =
+                format!("names of columns of {size} bytes or more, limit {MAX_ROW}: give them shorter ones, with AS");
+            return Err(Fault::Failed(Trouble::new("bad_input", text)));
+        }
+    }
+    json.extend_from_slice(b"]}");
+    Ok(frame::write(stream, &json)?)
 }
 
 /// Steps a statement to its end.

@@ -326,6 +326,11 @@ mod tests {
         assert!(failed[0].contains(r#""code":1"#) && failed[0].contains(r#""at":11"#), "{failed:?}");
         caller.say(r#"{"run":{"number":5,"sql":"INSERT INTO t VALUES (?)","rows":[[1,2]]}}"#);
         assert!(caller.hear_all()[0].contains("2 values for 1 parameters"));
+        let wide = format!(r#"SELECT {} FROM (SELECT 1 AS '{}')"#, vec!["*"; 40].join(", "), "x".repeat(1 << 20));
+        caller.say(&format!(r#"{{"run":{{"number":6,"sql":"{wide}"}}}}"#));
+        let failed = caller.hear_all();
+        assert!(failed[0].contains("bad_input") && failed[0].contains("names of columns"), "{:.200}", failed[0]);
+        assert_eq!(failed[1], r#"{"ready":{"number":6,"in_transaction":false}}"#);
         let (_, refused) = Caller::open(dir.path(), &OPENING.replace("local", "loca"));
         assert!(refused.contains("use local or linearizable"), "{refused}");
     }

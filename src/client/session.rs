@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::admin::{self, Request, frame};
 use crate::connection::ReadLevel;
 use crate::error::{ErrorKind, Outcome};
-use crate::session::words::{Ask, Tell};
+use crate::session::words::{self, Ask, Tell};
 pub use crate::session::words::{Cell, Trouble, hex};
 use crate::session::{MAX_ASK, MAX_TELL};
 use crate::socket;
@@ -132,6 +132,15 @@ impl Session {
     ) -> Result<(), Trouble> {
         let number = self.next;
         self.next += 1;
+        let weight = words::weight(&rows);
+        if weight > words::MAX_ROWS_WEIGHT {
+            let text = format!(
+                "{} rows that take {weight} bytes of memory are more than a node takes at once, limit {}; nothing was done",
+                rows.len(),
+                words::MAX_ROWS_WEIGHT
+            );
+            return Err(Trouble::new("bad_input", text).with_outcome(Outcome::NotCommitted));
+        }
         let ask = admin::encode(&Ask::Run { number, sql: sql.to_string(), rows });
         if ask.len() > MAX_ASK {
             let text =

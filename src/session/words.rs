@@ -21,6 +21,10 @@
 //!
 //! Deliberately absent: who runs it (`session.rs`), and sockets.
 
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::Outcome;
@@ -54,7 +58,7 @@ pub(crate) enum Ask {
         number: u64,
         sql: String,
         /// If there are any: one statement, once per row.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "rows_within_bounds")]
         rows: Vec<Vec<Cell>>,
     },
     /// End the run of this number, and any before.
@@ -127,15 +131,6 @@ enum Tagged {
     Odd(String),
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Form {
-    Null(()),
-    Integer(i64),
-    Text(String),
-    Tagged(Tagged),
-}
-
 /// Two digits per byte.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -165,17 +160,132 @@ impl Serialize for Cell {
 
 impl<'de> Deserialize<'de> for Cell {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Cell, D::Error> {
-        let bytes = |text: String| unhex(&text).ok_or_else(|| serde::de::Error::custom("not hexadecimal"));
-        Ok(match Form::deserialize(from)? {
-            Form::Null(()) => Cell::Null,
-            Form::Integer(value) => Cell::Integer(value),
-            Form::Text(value) => Cell::Text(value),
-            Form::Tagged(Tagged::Real(text)) => {
-                Cell::Real(text.parse().map_err(|_| serde::de::Error::custom("not a real number"))?)
-            }
-            Form::Tagged(Tagged::Blob(text)) => Cell::Blob(bytes(text)?),
-            Form::Tagged(Tagged::Odd(text)) => Cell::Odd(bytes(text)?),
+        from.deserialize_any(OneCell)
+    }
+}
+
+/// Decides by what comes. An untagged enum would first keep all of it, whatever it is: lists in lists, many times as large as
+/// their JSON.
+struct OneCell;
+
+impl<'de> Visitor<'de> for OneCell {
+    type Value = Cell;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("a value of SQLite")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Cell, E> {
+        Ok(Cell::Null)
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Cell, E> {
+        Ok(Cell::Integer(value))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Cell, E> {
+        i64::try_from(value).map(Cell::Integer).map_err(|_| E::custom("an integer beyond 64 bits"))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Cell, E> {
+        Ok(Cell::Text(text.to_string()))
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<Cell, E> {
+        Ok(Cell::Text(text))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Cell, A::Error> {
+        let bytes = |text: String| unhex(&text).ok_or_else(|| A::Error::custom("not hexadecimal"));
+        Ok(match Tagged::deserialize(MapAccessDeserializer::new(map))? {
+            Tagged::Real(text) => Cell::Real(text.parse().map_err(|_| A::Error::custom("not a real number"))?),
+            Tagged::Blob(text) => Cell::Blob(bytes(text)?),
+            Tagged::Odd(text) => Cell::Odd(bytes(text)?),
         })
+    }
+}
+
+/// Most that the rows of one run may take in memory. Their JSON alone is no bound: `[0],` takes twenty times as much.
+pub(crate) const MAX_ROWS_WEIGHT: usize = 2 * super::MAX_ASK;
+/// What a row and a cell take besides bytes of texts and blobs, with what the allocator needs for them.
+const ROW_WEIGHT: usize = 64;
+const CELL_WEIGHT: usize = 32;
+const _: () = assert!(size_of::<Cell>() <= CELL_WEIGHT && 2 * size_of::<Vec<Cell>>() + 16 <= ROW_WEIGHT);
+
+fn weight_of(cell: &Cell) -> usize {
+    CELL_WEIGHT
+        + match cell {
+            Cell::Null | Cell::Integer(_) | Cell::Real(_) => 0,
+            Cell::Text(text) => text.len(),
+            Cell::Odd(bytes) | Cell::Blob(bytes) => bytes.len(),
+        }
+}
+
+/// About how much memory rows take.
+pub(crate) fn weight(rows: &[Vec<Cell>]) -> usize {
+    rows.iter().map(|row| ROW_WEIGHT + row.iter().map(weight_of).sum::<usize>()).sum()
+}
+
+fn rows_within_bounds<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<Cell>>, D::Error> {
+    from.deserialize_seq(Rows { left: MAX_ROWS_WEIGHT })
+}
+
+/// What may still come.
+struct Rows {
+    left: usize,
+}
+
+impl Rows {
+    fn take<E: Error>(&mut self, weight: usize) -> Result<(), E> {
+        let left = self.left.checked_sub(weight);
+        self.left = left.ok_or_else(|| E::custom("more rows than a run may have"))?;
+        Ok(())
+    }
+}
+
+impl<'de> Visitor<'de> for Rows {
+    type Value = Vec<Vec<Cell>>;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("rows of values")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut from: A) -> Result<Self::Value, A::Error> {
+        let mut rows = Vec::new();
+        while let Some(row) = from.next_element_seed(Row(&mut self))? {
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+}
+
+struct Row<'a>(&'a mut Rows);
+
+impl<'de> DeserializeSeed<'de> for Row<'_> {
+    type Value = Vec<Cell>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Vec<Cell>, D::Error> {
+        from.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Row<'_> {
+    type Value = Vec<Cell>;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("a row of values")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Vec<Cell>, A::Error> {
+        self.0.take(ROW_WEIGHT)?;
+        let mut row = Vec::new();
+        while let Some(cell) = from.next_element()? {
+            self.0.take(weight_of(&cell))?;
+            row.push(cell);
+        }
+        // The first push makes room for four.
+        row.shrink_to_fit();
+        Ok(row)
     }
 }
 
@@ -207,8 +317,39 @@ mod tests {
         );
         let back: Vec<Cell> = serde_json::from_str(&json).unwrap();
         assert_eq!(format!("{back:?}"), format!("{cells:?}"));
-        for wrong in [r#"{"b":"0"}"#, r#"{"b":"0g"}"#, r#"{"r":"x"}"#, "true", "[]", "18446744073709551615"] {
+        for wrong in
+            [r#"{"b":"0"}"#, r#"{"b":"0g"}"#, r#"{"r":"x"}"#, "true", "[]", "18446744073709551615", "1.5", "{}"]
+        {
             assert!(serde_json::from_str::<Cell>(wrong).is_err(), "{wrong}");
         }
+        assert!(serde_json::from_str::<Cell>(r#"{"b":"00","t":"00"}"#).is_err());
+    }
+
+    #[test]
+    fn rows_are_bounded_by_the_memory_that_they_take() {
+        let ask = |rows: &str| {
+            let json = format!(r#"{{"run":{{"number":1,"sql":"","rows":[{rows}]}}}}"#);
+            assert!(json.len() <= super::super::MAX_ASK);
+            serde_json::from_str::<Ask>(&json)
+        };
+        let many = |what: &str, count: usize| vec![what; count].join(",");
+        let rows = MAX_ROWS_WEIGHT / (ROW_WEIGHT + CELL_WEIGHT);
+        let Ok(Ask::Run { rows: got, .. }) = ask(&many("[0]", rows)) else { panic!("within the bound") };
+        assert_eq!((got.len(), weight(&got)), (rows, rows * (ROW_WEIGHT + CELL_WEIGHT)));
+        // What is estimated is what is there.
+        let held = got.iter().map(|row| row.capacity() * size_of::<Cell>()).sum::<usize>();
+        assert!(held + got.capacity() * size_of::<Vec<Cell>>() <= weight(&got), "{held} {}", got.capacity());
+        drop(got);
+        let too_much = |rows: &str| ask(rows).unwrap_err().to_string();
+        assert!(too_much(&many("[0]", rows + 1)).contains("more rows than a run may have"));
+        assert!(too_much(&many("[]", MAX_ROWS_WEIGHT / ROW_WEIGHT + 1)).contains("more rows than a run may have"));
+        let wide = format!("[{}]", many("0", MAX_ROWS_WEIGHT / CELL_WEIGHT));
+        assert!(too_much(&wide).contains("more rows than a run may have"));
+        // A list in the place of a value is not taken in to be thrown away.
+        let endless = format!("[[{}", "0,".repeat(10));
+        assert!(too_much(&endless).contains("invalid type: sequence"));
+        // One text that is as long as an ask can be is none too many.
+        let text = format!("[\"{}\"]", "x".repeat(super::super::MAX_ASK - 100));
+        assert!(ask(&text).is_ok());
     }
 }
