@@ -31,6 +31,7 @@ use shoaldb_vfs::env::Env;
 use crate::catalogue::{Catalogue, DatabaseId};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::every::Every;
 use crate::found::Founding;
 use crate::found::format::{Belongs, Genesis, Identity};
 use crate::history::History;
@@ -121,7 +122,16 @@ impl Directory {
 
     /// Opens the log of a directory that belongs to a cluster.
     pub(crate) fn open_log(&self, identity: &Identity) -> Result<Opened> {
-        let (log, recovered) = Log::open(self.env.fs.clone(), &self.log_dir(), self.options).map_err(|error| {
+        let every = Every::second(self.env.clock.clone());
+        let mut told = |read: usize, all: usize| {
+            if read < all && every.is_due() {
+                let segment = self.options.segment_bytes;
+                let (bytes, of) = (read as u64 * segment, all as u64 * segment);
+                tracing::info!("starting: read {read} of {all} files of the log, {bytes} of {of} bytes");
+            }
+        };
+        let opened_log = Log::open_and_tell(self.env.fs.clone(), &self.log_dir(), self.options, &mut told);
+        let (log, recovered) = opened_log.map_err(|error| {
             let gone = match &error {
                 LogError::Missing { .. } => true,
                 LogError::Io { error, .. } => error.kind() == std::io::ErrorKind::NotFound,

@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use shoaldb_vfs::Database;
@@ -46,6 +46,7 @@ use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::transaction::Position;
 
 use crate::catalogue::{AutoVacuum, Catalogue, DatabaseId, DatabaseInfo, DatabaseName};
+use crate::every::Every;
 use crate::registry::{FIRST_GENERATION, GONE};
 use crate::types::LogIndex;
 
@@ -256,8 +257,14 @@ impl Databases {
 
     /// The files of each, in the same order.
     fn open_all(&self, all: &[(DatabaseId, DatabaseInfo)]) -> Vec<io::Result<DatabaseFiles>> {
+        let (every, done) = (Every::second(self.env.clock.clone()), AtomicUsize::new(0));
         let open = |(id, info): &(DatabaseId, DatabaseInfo)| {
-            DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner(*id, info, self.generation(*id)))
+            let files = DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner(*id, info, self.generation(*id)));
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if done < all.len() && every.is_due() {
+                tracing::info!("starting: opened {done} of {} databases", all.len());
+            }
+            files
         };
         if all.len() < 2 * OPENERS {
             return all.iter().map(open).collect();
@@ -586,6 +593,7 @@ mod tests {
     use shoaldb_vfs::staging::Staging;
 
     use super::*;
+    use crate::every::tests::{Hasty, said};
     use crate::types::ClusterId;
 
     const DIR: &str = "/db";
@@ -623,18 +631,22 @@ mod tests {
         assert!(Arc::ptr_eq(&shape, &databases.get(DatabaseId(3)).unwrap()));
     }
 
-    /// Database 3 with the files of generation 1, and of generation 2 at position 9.
-    fn two_generations(env: &Env) {
+    /// Database 3 with the files of generation 1, and of generation 2 at position 9, which has so many pages.
+    fn two_generations(env: &Env, pages: u32) {
         let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
         databases.bind(DatabaseId(3), &info()).unwrap();
         databases.stop();
-        let page = Geometry::default().first_page();
-        let hash = PageHash::of(PageNo::FIRST, &page);
-        let at = Checkpointed { position: Position(9), size: PageCount(1), checksum: hash };
+        let content = Geometry::default().first_page();
+        let hash = |page| PageHash::of(page, &content);
+        let all = (1..=pages).filter_map(PageNo::new).map(hash);
+        let checksum = all.fold(PageHash::default(), PageHash::toggle);
+        let at = Checkpointed { position: Position(9), size: PageCount(pages), checksum };
         let owner = owner(DatabaseId(3), &info(), 2);
         let mut staging = Staging::begin(env.fs.clone(), Path::new(DIR), owner, at).unwrap();
-        staging.write(PageNo::FIRST, &page).unwrap();
-        staging.finish(&mut |_, _| Ok(vec![hash])).unwrap();
+        (1..=pages).filter_map(PageNo::new).for_each(|page| staging.write(page, &content).unwrap());
+        let hashes =
+            |first: PageNo, count| (first.get()..first.get() + count).filter_map(PageNo::new).map(hash).collect();
+        staging.finish(&mut |first, count| Ok(hashes(first, count))).unwrap();
     }
 
     /// The generation that counts is opened, whichever it is; files of a later one are a part again, of an earlier one gone.
@@ -644,7 +656,7 @@ mod tests {
             [(1, 3, ["3-1.db", "3-1.map", "3-2.part"].as_slice()), (2, 9, ["3-2.db", "3-2.map"].as_slice())]
         {
             let (fs, env) = disk();
-            two_generations(&env);
+            two_generations(&env, 1);
             assert_eq!(names(&fs), ["3-1.db", "3-1.map", "3-2.db", "3-2.map"]);
             let generations: BTreeMap<_, _> = [(DatabaseId(3), counts)].into_iter().collect();
             let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
@@ -657,6 +669,22 @@ mod tests {
             databases.delete_dropped(LogIndex(20));
             assert!(names(&fs).is_empty());
         }
+    }
+
+    fn some(count: u64) -> Vec<(DatabaseId, DatabaseInfo)> {
+        let name = |id| DatabaseName::new(&format!("app{id}")).unwrap();
+        (3..3 + count).map(|id| (DatabaseId(id), DatabaseInfo { name: name(id), ..info() })).collect()
+    }
+
+    #[test]
+    fn how_many_databases_are_open_is_told_every_second() {
+        let (_fs, env) = disk();
+        let env = Env { clock: Arc::new(Hasty::default()), ..env };
+        let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+        let all = some(3);
+        all.iter().for_each(|(id, info)| databases.bind(*id, info).unwrap());
+        let heard = said(|| assert!(databases.open_all(&all).iter().all(Result::is_ok)));
+        assert_eq!(heard, ["starting: opened 1 of 3 databases", "starting: opened 2 of 3 databases"]);
     }
 
     /// Names that nobody is connected to cost nothing, however many were looked at.
@@ -676,7 +704,7 @@ mod tests {
     #[test]
     fn files_of_a_dropped_database_stay_until_an_anchor_knows_of_it() {
         let (fs, env) = disk();
-        two_generations(&env);
+        two_generations(&env, 1);
         let generations: BTreeMap<_, _> = [(DatabaseId(3), 2)].into_iter().collect();
         for _ in 0..2 {
             let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
@@ -719,7 +747,7 @@ mod tests {
     #[test]
     fn what_a_snapshot_lacks_since_it_will_be_dropped_leads_nowhere_until_then() {
         let (fs, env) = disk();
-        two_generations(&env);
+        two_generations(&env, 1);
         let id = DatabaseId(3);
         let mut generations: BTreeMap<_, _> = [(id, 2)].into_iter().collect();
         for installs in [true, false] {
@@ -741,7 +769,7 @@ mod tests {
     #[test]
     fn parts_of_a_later_generation_stay_and_what_is_nobodys_goes() {
         let (fs, env) = disk();
-        two_generations(&env);
+        two_generations(&env, 1);
         for name in
             ["3-3.part", "3-3.db", "3-3.dw", "3-1.part", "4-2.part", "4-1.db", "7-2.part", "7-1.db", "3-1.db-wal"]
         {

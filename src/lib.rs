@@ -28,6 +28,7 @@ mod engine;
 pub mod entry;
 pub mod error;
 mod events;
+mod every;
 pub mod fields;
 pub mod found;
 #[cfg(feature = "fuzz")]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
 
 use super::*;
+use crate::every::tests::{Hasty, said};
 use crate::found::{Event, Founding};
 use crate::log::Batch;
 use crate::types::{EntryClass, LogEntry, LogIndex};
@@ -123,4 +124,23 @@ fn a_crash_at_any_call_of_the_founding_leaves_a_directory_that_starts() {
         let identity = if identity.cluster().is_some() { identity } else { found(&a, 2) };
         assert_eq!(a.open_log(&identity).unwrap().restored.last, GENESIS, "crash at call {nth}");
     }
+}
+
+#[test]
+fn how_much_of_the_log_is_read_is_told_every_second() {
+    let fs = SimFs::new(1);
+    let mut a = directory(&fs, "/a");
+    let identity = found(&a, 77);
+    let log = a.open_log(&identity).unwrap().log;
+    for index in 2..8 {
+        let id = EntryId { index: LogIndex(index), term: Term(1) };
+        let entries = vec![LogEntry { id, class: EntryClass::Normal, data: vec![7; 40 << 10].into() }];
+        log.append(&Batch { entries, ..Batch::default() }).unwrap();
+    }
+    drop(log);
+    a.env.clock = Arc::new(Hasty::default());
+    let heard = said(|| assert_eq!(a.open_log(&identity).unwrap().restored.last.index, LogIndex(7)));
+    let read =
+        |files: u64| format!("starting: read {files} of 6 files of the log, {} of {} bytes", files * 65536, 6 * 65536);
+    assert_eq!(heard, (1..6).map(read).collect::<Vec<_>>());
 }

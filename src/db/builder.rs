@@ -16,6 +16,7 @@ use crate::boot::{Directory, Opened};
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::error::{Error, ErrorKind, Result};
+use crate::every::Every;
 use crate::found::format::{Belongs, Identity};
 use crate::found::{self, Founding};
 use crate::inbound::NodeInbound;
@@ -342,22 +343,22 @@ impl Builder {
             }
             _ => Start::Opened(Box::new(directory.open_log(&identity)?)),
         };
-        let replay_to = match &start {
+        let replay = match &start {
             Start::Opened(opened) => {
                 self.look_at_list_of_a_member(id, opened);
                 hub.set_hints(list.iter().filter(|(node, _)| *node != id).cloned().collect());
                 if let Some(address) = self.own_address() {
                     hub.hear_address(id, address);
                 }
-                opened.restored.hard_state.commit
+                Replay { from: opened.restored.applied, to: opened.restored.hard_state.commit }
             }
-            Start::Joining(_) => LogIndex(0),
+            Start::Joining(_) => Replay::NONE,
             Start::Founding(_) => {
                 // Later the members are those of the catalogue.
                 if let Some(tcp) = &transport {
                     list.iter().for_each(|(node, address)| tcp.set_peer(*node, address));
                 }
-                LogIndex(0)
+                Replay::NONE
             }
         };
         let vfs_name = registrations.first().map_or(DEFAULT_VFS, Registration::name).to_string();
@@ -383,7 +384,8 @@ impl Builder {
                 down: Mutex::new(false),
             }),
         };
-        node.wait_until(Duration::MAX, |hub| hub.applied().index >= replay_to)?;
+        let every = Every::second(env.clock.clone());
+        node.wait_until(Duration::MAX, |hub| replay.is_done(hub.applied().index, &every))?;
         Ok(node)
     }
 
@@ -513,6 +515,26 @@ impl Builder {
     }
 }
 
+/// The entries that a start applies again: those behind the last checkpoints.
+struct Replay {
+    from: LogIndex,
+    to: LogIndex,
+}
+
+impl Replay {
+    const NONE: Replay = Replay { from: LogIndex(0), to: LogIndex(0) };
+
+    /// Whether all are applied; else how many, when it is time for that.
+    fn is_done(&self, applied: LogIndex, every: &Every) -> bool {
+        let done = applied >= self.to;
+        if !done && every.is_due() {
+            let (some, all) = (applied.0.saturating_sub(self.from.0), self.to.0.saturating_sub(self.from.0));
+            tracing::info!("starting: applied {some} of {all} entries of the log");
+        }
+        done
+    }
+}
+
 fn listen_error(error: ListenError) -> Error {
     let kind = if matches!(error, ListenError::Address(_)) { ErrorKind::BadInput } else { ErrorKind::Io };
     Error::caused(kind, error.to_string(), error)
@@ -522,4 +544,23 @@ fn listen_error(error: ListenError) -> Error {
 fn check_list(id: NodeId, list: &[(NodeId, String)]) -> Result<()> {
     let checked = Founding::new(Identity::new(id, Incarnation(0)), list);
     checked.map(|_| ()).map_err(|error| Error::new(ErrorKind::BadInput, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::every::tests::{Hasty, said};
+
+    #[test]
+    fn how_many_entries_are_applied_is_told_every_second_until_all_are() {
+        let replay = Replay { from: LogIndex(100), to: LogIndex(250) };
+        let heard = said(|| {
+            let every = Every::second(Arc::new(Hasty::default()));
+            // The first look is before the catalogue of the anchor is there.
+            let done = [0, 100, 160, 250, 251].map(|applied| replay.is_done(LogIndex(applied), &every));
+            assert_eq!(done, [false, false, false, true, true]);
+        });
+        let some = |some| format!("starting: applied {some} of 150 entries of the log");
+        assert_eq!(heard, [some(0), some(0), some(60)]);
+    }
 }

@@ -128,6 +128,16 @@ impl Log {
 
     /// Opens the log in `dir` and says what it holds; all of that is on disk when this returns.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, options: LogOptions) -> Result<(Log, Recovered), LogError> {
+        Log::open_and_tell(fs, dir, options, &mut |_, _| ())
+    }
+
+    /// The same, and tells of how many files the first ones are read.
+    pub(crate) fn open_and_tell(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        options: LogOptions,
+        told: &mut dyn FnMut(usize, usize),
+    ) -> Result<(Log, Recovered), LogError> {
         check_options(options)?;
         let directory = Directory::new(fs, dir);
         let listing = directory.list()?;
@@ -167,6 +177,7 @@ impl Log {
             }
             last_end = end.offset;
             cut = end.cut;
+            told(i + 1, segments.len());
         }
         directory.sync("log.open.sync")?;
         // Only now is the name of the last segment sure to stay.
