@@ -3,7 +3,8 @@ use std::path::Path;
 use crossbeam_channel::Receiver;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng};
 use shoaldb_vfs::env::{Clock, Env};
-use shoaldb_vfs::page::PageSize;
+use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
+use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
 
 use super::*;
 use crate::catalogue::{AutoVacuum, Catalogue, DatabaseInfo, DatabaseName};
@@ -205,4 +206,92 @@ fn a_log_whose_files_do_not_go_is_told_with_what_helps_and_every_promise_holds()
     // Nothing else ends: the log takes what comes, and a start has all of it.
     upkeep.log.append(&Batch { entries: vec![entry(20)], ..Batch::default() }).unwrap();
     assert_eq!(upkeep.log.last().index, LogIndex(20));
+}
+
+/// Page 1 once more, with another change counter.
+fn change(db: &Database, position: u64) {
+    let old = db.page(PageNo::FIRST).unwrap().unwrap();
+    let mut page = old.to_vec();
+    page[27] = page[27].wrapping_add(1);
+    let hash = PageHash::of(PageNo::FIRST, &page);
+    let transaction = Transaction {
+        base: db.position(),
+        page_size: PageSize::DEFAULT,
+        size_after: PageCount(1),
+        checksum_after: db.checksum().1.toggle(PageHash::of(PageNo::FIRST, &old)).toggle(hash),
+        pages: vec![ChangedPage { number: PageNo::FIRST, image: page.into(), hash }],
+    };
+    db.apply(&transaction, Position(position)).unwrap();
+}
+
+/// Where nothing is checkpointed for its age.
+fn never_old(config: Config) -> (Upkeep, Arc<Database>) {
+    let config = Config { checkpoint_age: Duration::from_secs(3600), ..config };
+    let (upkeep, db, _) = upkeep_with(&SimFs::new(1), &Arc::default(), Aftermath::default(), config);
+    (upkeep, db)
+}
+
+#[test]
+fn a_wal_that_is_large_is_checkpointed_however_young_it_is() {
+    let page = u64::from(PageSize::DEFAULT.bytes());
+    let (mut upkeep, db) = never_old(Config { checkpoint_bytes: 2 * page, ..Config::default() });
+    let before = db.status().checkpointed;
+    change(&db, 3);
+    upkeep.step();
+    assert_eq!(db.status().checkpointed, before, "small and young");
+    change(&db, 4);
+    upkeep.step();
+    assert_eq!(db.status().checkpointed, Position(4));
+}
+
+#[test]
+fn a_database_that_pins_the_log_is_checkpointed_however_small_and_young_its_wal_is() {
+    const LIMIT: u64 = 16 << 10;
+    let (mut upkeep, db) = never_old(Config { log_limit: LIMIT, segment_bytes: 8 << 10, ..Config::default() });
+    let before = db.status().checkpointed;
+    change(&db, 3);
+    upkeep.step();
+    assert_eq!(db.status().checkpointed, before, "the log is small");
+    let mut id = EntryId { index: LogIndex(2), term: Term(1) };
+    while upkeep.log.bytes() <= LIMIT {
+        id.index = id.index.next();
+        let entry = LogEntry { id, class: EntryClass::Normal, data: vec![7; 3000].into() };
+        upkeep.log.append(&Batch { entries: vec![entry], ..Batch::default() }).unwrap();
+    }
+    upkeep.step();
+    assert_eq!(db.status().checkpointed, Position(3));
+}
+
+/// The anchor is to know of it, and no anchor is beyond what is in the main files.
+#[test]
+fn a_database_that_pins_a_change_of_the_catalogue_is_checkpointed_however_small_and_young_its_wal_is() {
+    let (mut upkeep, db) = never_old(Config::default());
+    change(&db, 3);
+    upkeep.hub.note_change(LogIndex(4));
+    upkeep.step();
+    assert_eq!(db.status().checkpointed, Position(3));
+}
+
+/// What cannot be read now need not be damaged: people hear of it, the copy stays, and is read again.
+#[test]
+fn a_page_that_the_scrubber_cannot_read_is_an_alarm_until_it_can() {
+    let (fs, clock) = (SimFs::new(1), Arc::new(SimClock::default()));
+    let (mut upkeep, db) = upkeep_at(&fs, &clock, Aftermath::default());
+    let events = upkeep.hub.events.listen();
+    let mut round = || {
+        clock.advance(Duration::from_secs(1));
+        let before = fs.count("db.verify");
+        upkeep.step();
+        assert!(fs.count("db.verify") > before, "it was read");
+        let alarms = upkeep.hub.findings.lock().alarms.clone();
+        alarms.into_values().collect::<Vec<_>>()
+    };
+    fs.fail_at(Aim::At("db.verify"), 1, Lasts::Once, Failure::EIO);
+    let alarms = round();
+    let parts = ["database app", "its main file cannot be read", "check the disk"];
+    assert!(alarms.len() == 1 && parts.iter().all(|part| alarms[0].contains(part)), "{alarms:?}");
+    assert!(matches!(events.try_recv(), Ok(Event::DiskTrouble { what }) if what == alarms[0]));
+    assert_eq!((db.retired(), db.status().rotten.len()), (None, 0));
+    assert_eq!(round(), Vec::<String>::new());
+    assert_eq!((db.retired(), db.status().rotten.len()), (None, 0));
 }
