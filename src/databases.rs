@@ -671,9 +671,53 @@ mod tests {
         }
     }
 
+    /// A start asks the disk for as much as it does for a small database, however large one is.
+    #[test]
+    fn what_a_start_reads_does_not_grow_with_a_database() {
+        let cost = |pages: u32| {
+            let (fs, env) = disk();
+            two_generations(&env, pages);
+            let (calls, bytes) = (fs.calls(), fs.bytes_moved());
+            let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+            let generations = [(DatabaseId(3), 2)].into_iter().collect();
+            assert_eq!(databases.restore(&catalogue(), generations, LogIndex(5)).unwrap(), Position(9));
+            assert_eq!(databases.get(DatabaseId(3)).unwrap().status().pages.0, pages);
+            (fs.calls() - calls, fs.bytes_moved() - bytes)
+        };
+        let small = cost(1);
+        assert_eq!(cost(5000), small, "calls, bytes");
+    }
+
     fn some(count: u64) -> Vec<(DatabaseId, DatabaseInfo)> {
         let name = |id| DatabaseName::new(&format!("app{id}")).unwrap();
         (3..3 + count).map(|id| (DatabaseId(id), DatabaseInfo { name: name(id), ..info() })).collect()
+    }
+
+    /// The first one that opens goes on when a second one is being opened.
+    #[test]
+    fn databases_are_opened_in_parallel() {
+        const LONG: std::time::Duration = std::time::Duration::from_secs(30);
+        let (fs, env) = disk();
+        let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+        let all = some(2 * OPENERS as u64);
+        all.iter().for_each(|(id, info)| databases.bind(*id, info).unwrap());
+        let met = Arc::new((Mutex::new((0, false)), parking_lot::Condvar::new()));
+        fs.on_call("db.open", {
+            let met = met.clone();
+            move || {
+                let (count, there) = &*met;
+                let mut count = count.lock();
+                count.0 += 1;
+                there.notify_all();
+                // Nobody waits after one has waited in vain.
+                let alone = |(opened, given_up): &mut (u32, bool)| *opened < 2 && !*given_up;
+                if there.wait_while_for(&mut count, alone, LONG).timed_out() {
+                    count.1 = true;
+                }
+            }
+        });
+        assert!(databases.open_all(&all).iter().all(Result::is_ok));
+        assert!(!met.0.lock().1, "the first was opened before the second was begun");
     }
 
     #[test]

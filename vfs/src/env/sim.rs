@@ -120,6 +120,7 @@ struct World {
     life: u64,
     down: bool,
     calls: u64,
+    bytes_moved: u64,
     counts: BTreeMap<Label, u64>,
     faults: Vec<Fault>,
     crash: Option<PlannedCrash>,
@@ -173,6 +174,7 @@ impl SimFs {
             life: 1,
             down: false,
             calls: 0,
+            bytes_moved: 0,
             counts: BTreeMap::new(),
             faults: Vec::new(),
             crash: None,
@@ -227,6 +229,11 @@ impl SimFs {
     /// How many calls there were.
     pub fn calls(&self) -> u64 {
         self.world.lock().calls
+    }
+
+    /// How many bytes were read from and written to files.
+    pub fn bytes_moved(&self) -> u64 {
+        self.world.lock().bytes_moved
     }
 
     /// How many calls there were per label.
@@ -590,6 +597,7 @@ impl File for SimFile {
             let there = live.get((offset as usize).min(live.len())..).unwrap_or_default();
             let n = there.len().min(buf.len());
             buf[..n].copy_from_slice(&there[..n]);
+            world.bytes_moved += n as u64;
             Ok(n)
         })
     }
