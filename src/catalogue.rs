@@ -529,8 +529,22 @@ mod tests {
         for ok in ["a", "A-Z_0.9", "-", "x.", &long(127), &long(128)] {
             assert_eq!(DatabaseName::new(ok).unwrap().as_str(), ok);
         }
-        for bad in ["", ".", ".a", "a/b", "a b", "ä", "a\0", "a?b", &long(129)] {
-            assert!(DatabaseName::new(bad).is_err(), "{bad:?}");
+        let letters = "use letters A-Z a-z, digits, '_', '.' and '-'";
+        for (bad, what_to_do) in [
+            ("", "at least one character"),
+            (".", "start it with a letter"),
+            (".a", "start it with a letter"),
+            ("a/b", "give a plain name"),
+            ("a b", letters),
+            ("ä", letters),
+            ("a\0", letters),
+            ("a?b", letters),
+            (&long(129), "use at most 128"),
+        ] {
+            let text = DatabaseName::new(bad).unwrap_err().to_string();
+            // Of one that is too long only the beginning is repeated.
+            let named = &bad[..bad.len().min(MAX_NAME)];
+            assert!(text.starts_with(&format!("database name {named:?}: ")) && text.contains(what_to_do), "{text}");
         }
         let message = DatabaseName::new("/tmp/x.db").unwrap_err().to_string();
         assert!(message.contains("vfs=unix"), "{message}");

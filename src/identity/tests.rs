@@ -177,7 +177,9 @@ fn another_nodes_directory_is_refused() {
     let (disk, dir) = (Disk::default(), Path::new("/data"));
     store(&disk, dir, &identity(2)).unwrap();
     let error = load_or_create(&disk, dir, NodeId(4), Incarnation(1)).unwrap_err().to_string();
-    assert!(error.contains("/data/identity") && error.contains("of node 3, not of node 4"), "{error}");
+    let parts = ["/data/identity", "of node 3, not of node 4", "start it with id 3 or give node 4 its own directory"];
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    assert_eq!(load(&disk, dir, NodeId(3)).unwrap(), Some(identity(2)), "nothing was changed");
 }
 
 #[test]

@@ -99,7 +99,14 @@ fn a_member_that_is_never_reached_is_shown_as_such_and_missed_by_nobody() {
     let third = peers.iter().find(|peer| peer.node.0 == 3).unwrap();
     assert!(!third.active && third.acknowledged.0 == 0, "{third:?}");
     let members = leader.status().members;
-    assert!(members.iter().any(|member| member.node.0 == 3 && member.incarnation.is_none()), "{members:?}");
+    let never_here = members.iter().find(|member| member.node.0 == 3 && member.incarnation.is_none());
+    assert_eq!(never_here.map(|member| &member.address), Some(&cluster.list[2].address), "where it should be");
+    cluster.assert_equal("app");
+    // What to do is to start it, and then nothing is left of this.
+    cluster.start_node(3);
+    until(cluster.leader(), "it is here", |status| {
+        status.members.iter().all(|member| member.incarnation.is_some()) && status.peers.iter().all(|peer| peer.active)
+    });
     cluster.assert_equal("app");
 }
 
@@ -142,7 +149,12 @@ fn a_node_of_another_cluster_at_a_members_address_is_named() {
     cluster.nodes[1].take().unwrap().shutdown().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let stranger = Node::builder(2, dir.path()).listen(cluster.list[1].address.clone()).start().unwrap();
-    alarm(cluster.node(1), &["node 2", "belongs to cluster"]);
+    let said = alarm(cluster.node(1), &["node 2", "belongs to cluster"]);
+    let (ours, theirs) = (cluster.node(1).status().cluster, stranger.status().cluster);
+    let clusters = [ours, theirs].map(|cluster| cluster.unwrap().to_string());
+    let parts = [&cluster.list[1].address, &clusters[0], &clusters[1], "check addresses and data directories"];
+    assert!(parts.iter().all(|part| said.contains(*part)), "{said}");
+    assert!(stranger.databases().unwrap().is_empty(), "nothing came to it");
     stranger.shutdown().unwrap();
 }
 
@@ -152,7 +164,9 @@ fn a_port_in_use_is_named_and_the_directory_is_free_again() {
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
     let error = Node::builder(1, dir.path()).listen(address.clone()).start().unwrap_err();
-    assert!(error.to_string().contains(&address) && error.to_string().contains("another process"), "{error}");
+    let parts = [&address, "another process uses this port", "stop it, or choose another port"];
+    assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
+    assert!(!dir.path().join("identity").exists() && !dir.path().join("log").exists(), "it is as new as before");
     drop(held);
     Node::builder(1, dir.path()).listen(address).start().unwrap();
 }

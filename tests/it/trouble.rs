@@ -1,7 +1,8 @@
 //! Disks that fail, on a node with real threads and a simulated file system. A node that cannot write its disk stops
 //! acknowledging; it never pretends.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -242,6 +243,16 @@ fn a_directory_that_cannot_be_written_to_is_named() {
     }
 }
 
+/// All files of a node that is not running.
+fn files(fs: &SimFs) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for dir in [Path::new(DIR).to_path_buf(), Path::new(DIR).join("log"), Path::new(DIR).join("db")] {
+        let names = fs.list(&dir, "test").unwrap().into_iter().map(|name| dir.join(name));
+        all.extend(names.filter_map(|path| Some((path.clone(), fs.peek(&path)?))));
+    }
+    all
+}
+
 #[test]
 fn a_directory_that_lost_its_log_or_its_identity_does_not_come_back_as_another() {
     for lost in ["identity", "log"] {
@@ -257,9 +268,68 @@ fn a_directory_that_lost_its_log_or_its_identity_does_not_come_back_as_another()
                 fs.remove(&dir.join(name), "test").unwrap();
             }
         }
+        let before = files(&fs);
         let error = try_start(&fs).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{lost}: {error}");
+        let parts = match lost {
+            "identity" => {
+                ["/node: ", "there is a log but no identity", "restore the file `identity`, or remove node 1"]
+            }
+            _ => [
+                "/node/log: ",
+                "the log of node 1 is gone",
+                "if it was moved away, bring it back; else remove this node",
+            ],
+        };
+        assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
+        assert!(files(&fs) == before, "{lost}: nothing is changed");
     }
+}
+
+/// One that is not needed is not missed. One that says of another position than the rest that it is to follow on it shows that
+/// something was lost or exchanged: the main file is left as it is.
+#[test]
+fn a_damaged_double_write_is_named_with_what_to_do_and_the_main_file_stays() {
+    let fs = SimFs::new(8);
+    let quick = |builder: Builder| builder.checkpoint_age(Duration::from_millis(1));
+    let start = || try_start_with(&fs, quick).unwrap();
+    let checkpointed = |node: &Node| {
+        until(node, "all is checkpointed", |status| {
+            status.databases.iter().all(|db| db.checkpointed == db.position && status.anchored.0 >= db.id.0)
+        })
+    };
+    let node = start();
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    insert(&node, 1).unwrap();
+    let id = checkpointed(&node).databases[0].id;
+    node.shutdown().unwrap();
+    let path = |end: &str| Path::new(DIR).join("db").join(format!("{id}-1.{end}"));
+    let (map, doublewrite) = (fs.peek(&path("map")).unwrap(), path("dw"));
+    fs.edit(&doublewrite, |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 0xff));
+
+    let node = start();
+    assert_eq!((values(&node), node.status().alarms), (vec![1], vec![]));
+    for value in [2, 3] {
+        insert(&node, value).unwrap();
+        checkpointed(&node);
+    }
+    node.shutdown().unwrap();
+    fs.edit(&path("map"), |bytes| *bytes = map);
+    let main = fs.peek(&path("db"));
+
+    let node = start();
+    let alarms = node.status().alarms;
+    let parts = [
+        "database app",
+        doublewrite.to_str().unwrap(),
+        "double-write from position",
+        "drop the database, then restore a backup",
+    ];
+    assert!(alarms.iter().any(|alarm| parts.iter().all(|part| alarm.contains(part))), "{alarms:?}");
+    let error = Error::from(node.connect("app").unwrap().execute("INSERT INTO t VALUES (4)", []).unwrap_err());
+    assert!(error.is_corrupt(), "{error}");
+    node.shutdown().unwrap();
+    assert!(fs.peek(&path("db")) == main, "the main file is unchanged");
 }
 
 #[test]
