@@ -316,6 +316,14 @@ impl Shared {
         LogIndex(core).max(self.log_start())
     }
 
+    /// A node goes on by this log behind the entry of a snapshot that it installs, or has installed: the log is kept from
+    /// there on, if it has not begun behind it.
+    pub(crate) fn pin(&self, peer: NodeId, index: LogIndex) {
+        if index >= self.core_start() {
+            self.snapshots.views.pin(peer, index, self.waiting.clock.now());
+        }
+    }
+
     /// Does something while nothing is applied.
     pub(crate) fn between_entries(&self, act: &mut dyn FnMut()) {
         match self.driver() {

@@ -129,6 +129,8 @@ pub(crate) struct Snapshots {
     /// Installed, and its end not told yet; and since when that is known in this life.
     finishing: Mutex<Option<(Finishing, Duration)>>,
     pub(crate) transfer: Mutex<Option<Transfer>>,
+    /// The entry of a snapshot that is fetched, or waits to be installed.
+    coming: Mutex<Option<LogIndex>>,
     /// The last one to this node that was told of: where it came from, and the entry.
     pub(crate) begun: Mutex<Option<(NodeId, LogIndex)>>,
     /// Something of the above is there.
@@ -153,6 +155,15 @@ impl Snapshots {
 
     pub(crate) fn take_offer(&self) -> Option<NodeId> {
         self.offered.lock().take()
+    }
+
+    /// The entry of a snapshot that is on its way to this node and not installed yet.
+    pub(crate) fn coming(&self) -> Option<LogIndex> {
+        *self.coming.lock()
+    }
+
+    pub(crate) fn set_coming(&self, index: Option<LogIndex>) {
+        *self.coming.lock() = index;
     }
 
     pub(crate) fn set_done(&self, done: Done) {

@@ -164,6 +164,7 @@ impl Upkeep {
     pub(crate) fn begin_anew(&mut self) {
         self.anchored = self.hub.findings.lock().anchored;
         self.per_database.clear();
+        self.hub.snapshots.views.drop_pins_before(self.hub.core_start());
     }
 
     /// Does what is due now. Blocks for as long as the disk takes.
@@ -632,7 +633,8 @@ impl Upkeep {
     }
 
     /// A leader finds out what every member has that is not away. Who is away, or needs a snapshot anyhow, holds back
-    /// nothing but what a snapshot lets it go on from: the log keeps `log_limit` bytes for it, and no more.
+    /// nothing but what a snapshot lets it go on from, while one is on its way to it: the log keeps `log_limit` bytes for it,
+    /// and no more.
     fn learn_members(&mut self) {
         let core = self.hub.core_status.lock().clone();
         let Some(core) = core.filter(|core| core.role.role == Role::Leader) else {
@@ -651,6 +653,7 @@ impl Upkeep {
             if now < *seen + away && peer.acknowledged >= start {
                 floor = floor.min(peer.acknowledged);
             }
+            self.hub.snapshots.views.on_acknowledged(peer.id, peer.acknowledged);
         }
         let lent_counts = !planted::is(Bug::CompactPastView);
         if lent_counts && self.log.bytes() <= LENT_FACTOR * self.hub.config.log_limit {

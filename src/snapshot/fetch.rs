@@ -84,9 +84,11 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
     }
     let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total: 0 };
     let mut fetch = Fetch { hub, source, ask, view, at, reported: hub.waiting.clock.now(), transfer, received: 0 };
+    hub.snapshots.set_coming(Some(at.index));
     let staged = fetch.run(have);
     *hub.snapshots.transfer.lock() = None;
     if let Err(stop) = &staged {
+        hub.snapshots.set_coming(None);
         let outcome = if *stop == Stop::NotNeeded { Outcome::NotNeeded } else { Outcome::GivenUp };
         // If it does not arrive, the lease ends by itself.
         let _ = fetch.ask.ask(&Ask::Done { view, outcome, index: at.index });

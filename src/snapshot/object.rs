@@ -29,6 +29,7 @@
 //!   6 no         length u16, text
 //!   7 opened one hash u128 (XXH3 of what follows), view u64, index u64, term u64, database
 //!   8 sum        hash u128 (XXH3 of what follows), position u64, checksum u128
+//!   9 on its way hash u128 (XXH3 of what follows), index u64
 //!
 //! database id u64, page size u32, pages u32, position u64, checksum u128
 //! manifest version u8 = 2, index u64, term u64, reach u64,
@@ -180,6 +181,11 @@ pub(crate) enum Answer {
     Sum {
         position: Position,
         checksum: PageHash,
+    },
+    /// To an offer: yes, and a snapshot of this entry is being fetched or installed already. One that does not know this
+    /// answer has made its offer all the same.
+    OnItsWay {
+        index: LogIndex,
     },
 }
 
@@ -407,6 +413,7 @@ impl Answer {
             Answer::Sum { position, checksum } => {
                 hashed(8, [&position.0.to_le_bytes()[..], &checksum.0.to_le_bytes()].concat())
             }
+            Answer::OnItsWay { index } => hashed(9, index.0.to_le_bytes().to_vec()),
         }
     }
 
@@ -442,6 +449,10 @@ impl Answer {
             8 => {
                 r = Reader::new(check_hash(&mut r, "checksum")?);
                 Answer::Sum { position: Position(r.u64("position")?), checksum: PageHash(r.u128("checksum")?) }
+            }
+            9 => {
+                r = Reader::new(check_hash(&mut r, "entry")?);
+                Answer::OnItsWay { index: LogIndex(r.u64("index")?) }
             }
             other => return Err(r.damaged(format!("answer of kind {other}"))),
         };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::ALARM;
 use super::ask::{AskNode, Source};
 use super::fetch::{self, Stop};
-use super::object::Ask;
+use super::object::{Answer, Ask};
 use super::repair::Repairs;
 use crate::events::Event;
 use crate::raft::Role;
@@ -56,8 +56,13 @@ impl Rounds {
             }
             self.offered.insert(peer, now);
             let offer = Ask::Offer { term: leadership.term, start: hub.core_start() };
-            if let Err(why) = ask.ask(peer, &offer) {
-                tracing::debug!(node = hub.id.0, peer = peer.0, "a snapshot could not be offered: {why}");
+            match ask.ask(peer, &offer) {
+                // It may be from another node, as after a change of the leader; it is this log that it will go on by.
+                Ok(Answer::OnItsWay { index }) => hub.pin(peer, index),
+                Ok(_) => {}
+                Err(why) => {
+                    tracing::debug!(node = hub.id.0, peer = peer.0, "a snapshot could not be offered: {why}");
+                }
             }
         }
     }

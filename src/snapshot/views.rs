@@ -9,6 +9,11 @@
 //!             `snapshot_wal_pin_max` bytes, or when the log is dropped beyond its entry
 //! ```
 //!
+//! **Pins.** Who has installed a snapshot still needs the log behind it, until it has said to the leader that its log goes so
+//! far: between its last word about the view and that answer there is no lease. And who fetches from another node has no lease
+//! here, although it is this log that it will go on by. For both the entry is *pinned*, over LEASE after the last thing that was
+//! heard of it, and until the leader has its acknowledgement. One pin for a node: it installs one snapshot.
+//!
 //! A view may be of one database only, for a node whose copy of it is damaged. It is lent to such nodes and goes with its
 //! last lease; it holds back no log, since they have theirs.
 //!
@@ -73,10 +78,20 @@ pub(crate) struct Limits {
 #[derive(Debug, Default)]
 pub(crate) struct Views {
     all: Mutex<Vec<Lent>>,
+    pins: Mutex<Pins>,
     sending: AtomicUsize,
     opened: AtomicU64,
     capped: AtomicU64,
     outgrown: AtomicU64,
+}
+
+/// Entries that the log is kept from although nobody has a lease of them. No other lock is taken under theirs.
+#[derive(Debug, Default)]
+struct Pins {
+    /// The entry that a node goes on behind, and until when it is believed to.
+    of: BTreeMap<NodeId, (LogIndex, Duration)>,
+    /// Where the log begins, or is about to: a pin before it would keep nothing.
+    start: LogIndex,
 }
 
 /// The right to make one object.
@@ -168,6 +183,36 @@ impl Views {
         lent.progress.get(&peer).copied()
     }
 
+    /// The entry of a view of everything that `peer` has a lease of.
+    pub(crate) fn leased(&self, id: ViewId, peer: NodeId) -> Option<EntryId> {
+        let all = self.all.lock();
+        let lent = all.iter().find(|lent| lent.id == id && lent.cut.only.is_none())?;
+        lent.leases.contains_key(&peer).then_some(lent.cut.at)
+    }
+
+    /// `peer` installs a snapshot of this entry, or has: the log is kept from there on, if it has not begun behind it.
+    pub(crate) fn pin(&self, peer: NodeId, index: LogIndex, now: Duration) {
+        let mut pins = self.pins.lock();
+        if index >= pins.start {
+            pins.of.insert(peer, (index, now + LEASE));
+        }
+    }
+
+    /// The log begins at `start`, or is about to: nothing before is kept.
+    pub(crate) fn drop_pins_before(&self, start: LogIndex) {
+        let mut pins = self.pins.lock();
+        pins.start = pins.start.max(start);
+        pins.of.retain(|_, (index, _)| *index >= start);
+    }
+
+    /// `peer` has said to this leader that its log goes so far. What it needs from there on, it keeps by saying so.
+    pub(crate) fn on_acknowledged(&self, peer: NodeId, index: LogIndex) {
+        let mut pins = self.pins.lock();
+        if pins.of.get(&peer).is_some_and(|(pinned, _)| *pinned <= index) {
+            pins.of.remove(&peer);
+        }
+    }
+
     /// `peer` is done with a view. The entry that it is of, if there was such a lease of a view of everything.
     pub(crate) fn give_back(&self, id: ViewId, peer: NodeId) -> Option<EntryId> {
         let mut all = self.all.lock();
@@ -181,6 +226,7 @@ impl Views {
 
     /// Closes what is over; how many.
     pub(crate) fn sweep(&self, now: Duration, limits: Limits, is_member: impl Fn(NodeId) -> bool) -> usize {
+        self.pins.lock().of.retain(|peer, (_, ends)| *ends > now && is_member(*peer));
         let mut all = self.all.lock();
         let (before, newest) = (all.len(), newest(&all));
         all.retain_mut(|lent| {
@@ -196,6 +242,7 @@ impl Views {
 
     /// Closes the views of entries before `start`, where the log is about to begin: nobody could go on from them.
     pub(crate) fn close_before(&self, start: LogIndex) {
+        self.drop_pins_before(start);
         self.all.lock().retain(|lent| {
             let passed = lent.cut.only.is_none() && lent.cut.at.index < start;
             self.capped.fetch_add(u64::from(passed && !lent.leases.is_empty()), Ordering::Relaxed);
@@ -203,11 +250,14 @@ impl Views {
         });
     }
 
-    /// The first entry of those that lent views are of: whoever fetches one needs the log from there on.
+    /// The first entry of those that lent views are of, or that are pinned: whoever fetches or installs one needs the log from
+    /// there on.
     pub(crate) fn floor(&self) -> Option<LogIndex> {
-        let all = self.all.lock();
-        let pins = |lent: &&Lent| !lent.leases.is_empty() && lent.cut.only.is_none();
-        all.iter().filter(pins).map(|lent| lent.cut.at.index).min()
+        let held = |lent: &&Lent| !lent.leases.is_empty() && lent.cut.only.is_none();
+        // Leases first: a node that gives one back is pinned before.
+        let lent = self.all.lock().iter().filter(held).map(|lent| lent.cut.at.index).min();
+        let pinned = self.pins.lock().of.values().map(|(index, _)| *index).min();
+        lent.into_iter().chain(pinned).min()
     }
 
     /// How many views were opened in this life of the node.
@@ -235,6 +285,7 @@ impl Views {
     /// Closes all of them: the node stops.
     pub(crate) fn close_all(&self) {
         self.all.lock().clear();
+        self.pins.lock().of.clear();
     }
 
     /// May an object be made now?

@@ -12,10 +12,12 @@ use crate::config::Config;
 use crate::databases::Databases;
 use crate::history::History;
 use crate::log::LogOptions;
-use crate::raft::CoreStatus;
+use crate::raft::{CoreStatus, PeerStatus};
 use crate::shared::Shared;
 use crate::signal::Waiting;
-use crate::snapshot::views::Cut;
+use crate::snapshot::object::ViewId;
+use crate::snapshot::views::{Cut, LEASE};
+use crate::snapshot::{object, source};
 use crate::types::{ClusterId, EntryClass, EntryId, HardState, Incarnation, LogEntry, Membership, Term};
 
 const APP: DatabaseId = DatabaseId(2);
@@ -82,40 +84,56 @@ fn hashes_that_cannot_be_read_are_no_damage() {
     assert!(upkeep.per_database[&APP].books_fit);
 }
 
+const LIMIT: u64 = 16 << 10;
+const LENT: u64 = 5;
+
+/// A node with so many bytes of log, all of which may be dropped; and what it says to the engine.
+fn with_log_of(bytes: u64, clock: &Arc<SimClock>) -> (Upkeep, EntryId, Receiver<Input>) {
+    let config = Config { log_limit: LIMIT, segment_bytes: 8 << 10, ..Config::default() };
+    let (mut upkeep, _, inputs) = upkeep_with(&SimFs::new(1), clock, Aftermath::default(), config);
+    let mut last = EntryId { index: LogIndex(2), term: Term(1) };
+    while upkeep.log.bytes() < bytes {
+        last.index = last.index.next();
+        let entry = LogEntry { id: last, class: EntryClass::Normal, data: vec![7; 3000].into() };
+        upkeep.log.append(&Batch { entries: vec![entry], ..Batch::default() }).unwrap();
+    }
+    let anchor = Anchor { applied: last.index, ..upkeep.log.anchor() };
+    upkeep.log.append(&Batch { anchor: Some(anchor), ..Batch::default() }).unwrap();
+    (upkeep.anchored, upkeep.cluster_floor) = (last.index, last.index);
+    if let Some(core) = upkeep.hub.core_status.lock().as_mut() {
+        core.applied = last.index;
+    }
+    (upkeep, last, inputs)
+}
+
+/// Lends node 3 a view of entry `LENT`.
+fn lend(upkeep: &Upkeep) -> ViewId {
+    let at = EntryId { index: LogIndex(LENT), term: Term(1) };
+    let cut = Cut { at, members: vec![NodeId(3)], manifest: Vec::new(), databases: BTreeMap::new(), only: None };
+    upkeep.hub.snapshots.views.lend(7, cut, NodeId(3), Duration::ZERO)
+}
+
+/// The entry behind which the log is to begin; 0 if it stays as it is.
+fn compacted(upkeep: &mut Upkeep, inputs: &Receiver<Input>) -> u64 {
+    upkeep.compact(true);
+    let starts = inputs.try_iter().filter_map(|input| match input {
+        Input::Compact { start } => Some(start.index.0),
+        _ => None,
+    });
+    starts.max().unwrap_or(0)
+}
+
 /// Who fetches from a view that is lent goes on by the log, which has what is behind it; but not for ever.
 /// Shows INV-25.
 #[test]
 fn the_log_is_kept_for_who_fetches_up_to_some_size() {
-    const LIMIT: u64 = 16 << 10;
-    const LENT: u64 = 5;
     let start_of = |lent: bool, bytes: u64| {
-        let config = Config { log_limit: LIMIT, segment_bytes: 8 << 10, ..Config::default() };
-        let (mut upkeep, _, inputs) = upkeep_with(&SimFs::new(1), &Arc::default(), Aftermath::default(), config);
-        let mut last = EntryId { index: LogIndex(2), term: Term(1) };
-        while upkeep.log.bytes() < bytes {
-            last.index = last.index.next();
-            let entry = LogEntry { id: last, class: EntryClass::Normal, data: vec![7; 3000].into() };
-            upkeep.log.append(&Batch { entries: vec![entry], ..Batch::default() }).unwrap();
-        }
-        let anchor = Anchor { applied: last.index, ..upkeep.log.anchor() };
-        upkeep.log.append(&Batch { anchor: Some(anchor), ..Batch::default() }).unwrap();
-        (upkeep.anchored, upkeep.cluster_floor) = (last.index, last.index);
-        if let Some(core) = upkeep.hub.core_status.lock().as_mut() {
-            core.applied = last.index;
-        }
+        let (mut upkeep, _, inputs) = with_log_of(bytes, &Arc::default());
         if lent {
-            let at = EntryId { index: LogIndex(LENT), term: Term(1) };
-            let manifest = Vec::new();
-            let cut = Cut { at, members: vec![NodeId(3)], manifest, databases: BTreeMap::new(), only: None };
-            upkeep.hub.snapshots.views.lend(7, cut, NodeId(3), Duration::ZERO);
+            lend(&upkeep);
         }
-        upkeep.compact(true);
+        let began = compacted(&mut upkeep, &inputs);
         let (views, start) = (&upkeep.hub.snapshots.views, LogIndex(LENT));
-        let starts = inputs.try_iter().filter_map(|input| match input {
-            Input::Compact { start } => Some(start.index.0),
-            _ => None,
-        });
-        let began = starts.max().unwrap_or(0);
         // What is of no more use is not lent any more: whoever fetches it asks for another one now, and not at the end.
         assert_eq!(views.floor(), Some(start).filter(|start| lent && began <= start.0));
         assert_eq!(views.capped(), u64::from(lent && began > LENT));
@@ -124,6 +142,56 @@ fn the_log_is_kept_for_who_fetches_up_to_some_size() {
     assert!(start_of(false, 3 * LIMIT) > LENT);
     assert!(start_of(true, 3 * LIMIT) <= LENT, "it could not go on behind what it fetches");
     assert!(start_of(true, LENT_FACTOR * LIMIT + 1) > LENT, "one that is slow would fill the disk");
+}
+
+/// Between the last word of who fetched and its first answer to Raft there is neither a lease nor an acknowledged entry. A
+/// compaction there made what was installed useless, and the whole began anew.
+/// Shows INV-25.
+#[test]
+fn the_log_is_kept_for_who_has_installed_until_it_has_said_so_to_raft() {
+    const PEER: NodeId = NodeId(3);
+    /// What comes after the last word.
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum Then {
+        Nothing,
+        Time(Duration),
+        Acknowledges(u64),
+        GivesUp,
+    }
+    let moment = Duration::from_millis(1);
+    for (bytes, then, kept) in [
+        (3 * LIMIT, Then::Nothing, true),
+        (3 * LIMIT, Then::Time(LEASE - moment), true),
+        (3 * LIMIT, Then::Time(LEASE), false),
+        (3 * LIMIT, Then::Acknowledges(LENT - 1), true),
+        (3 * LIMIT, Then::Acknowledges(LENT), false),
+        (3 * LIMIT, Then::GivesUp, false),
+        (LENT_FACTOR * LIMIT + 1, Then::Nothing, false),
+    ] {
+        let clock = Arc::new(SimClock::default());
+        let (mut upkeep, last, inputs) = with_log_of(bytes, &clock);
+        let view = lend(&upkeep);
+        let outcome = if then == Then::GivesUp { object::Outcome::GivenUp } else { object::Outcome::Installed };
+        let done = object::Ask::Done { view, outcome, index: LogIndex(LENT) };
+        source::serve(&upkeep.hub, Some(PEER), &done.encode());
+        assert_eq!(upkeep.hub.snapshots.views.counts().1, 0, "there is no lease any more");
+        match then {
+            Then::Time(time) => clock.advance(time),
+            Then::Acknowledges(index) => {
+                let mut core = upkeep.hub.core_status.lock();
+                let core = core.as_mut().unwrap();
+                (core.role.role, core.persisted) = (Role::Leader, last.index);
+                let (id, acknowledged) = (PEER, LogIndex(index));
+                core.peers = vec![PeerStatus { id, acknowledged, next: last.index, streams: false, active: true }];
+            }
+            Then::Nothing | Then::GivesUp => {}
+        }
+        upkeep.close_views();
+        upkeep.learn_members();
+        // What was learned before the view was lent is no floor for who fetches it.
+        let began = compacted(&mut upkeep, &inputs);
+        assert_eq!(began <= LENT, kept, "{bytes} bytes, {then:?}: it begins behind entry {began}");
+    }
 }
 
 /// What the log would make a start tell.

@@ -60,6 +60,7 @@ fn what_is_written_is_read_and_nothing_shorter_is() {
         Answer::No("because".to_string()),
         Answer::OpenedOne { view: ViewId(2), at, listed: manifest().databases[0].clone() },
         Answer::Sum { position: Position(5), checksum: PageHash(7 << 99) },
+        Answer::OnItsWay { index: LogIndex(u64::MAX - 2) },
     ];
     for answer in answers {
         let bytes = answer.clone().encode();
@@ -118,6 +119,7 @@ fn version_1_looks_like_this() {
             Answer::Sum { position: Position(5), checksum: PageHash(7) },
             "081deae545d125b124bfc02e3336f58170".to_string() + &u64s(&[5, 7, 0]),
         ),
+        (Answer::OnItsWay { index: LogIndex(5) }, "09346bbe8fb2c1b5648bb3d0ab6175cebe".to_string() + &u64s(&[5])),
     ];
     for (answer, golden) in answers {
         assert_eq!(hex(&answer.clone().encode()), golden, "{answer:?}");
@@ -145,6 +147,7 @@ fn an_object_with_one_bit_changed_is_no_object() {
         Answer::Object { bytes: b"a page or so".to_vec() },
         Answer::OpenedOne { view: ViewId(2), at, listed },
         Answer::Sum { position: Position(5), checksum: PageHash(7) },
+        Answer::OnItsWay { index: LogIndex(5) },
     ] {
         let bytes = answer.clone().encode();
         for at in 1..bytes.len() {

@@ -46,6 +46,28 @@ fn a_leader_offers_what_is_wanted_once_a_second() {
     assert_eq!(offers(5000), []);
 }
 
+/// Who fetches from another node, as after a change of the leader, goes on by this leader's log. It says so when it is offered
+/// one.
+#[test]
+fn the_log_is_kept_for_who_fetches_from_another_node() {
+    let (upkeep, _) = upkeep_on(&SimFs::new(1));
+    let hub = upkeep.hub();
+    lead(hub, Role::Leader);
+    hub.set_compacted(LogIndex(100));
+    let at = 100;
+    for (index, kept) in [(at - 1, None), (at, Some(LogIndex(at))), (at + 5, Some(LogIndex(at + 5)))] {
+        hub.snapshots.want(PEER);
+        let asked = step(&mut Rounds::default(), hub, &Answer::OnItsWay { index: LogIndex(index) });
+        assert_eq!(asked.len(), 1);
+        assert_eq!(hub.snapshots.views.floor(), kept, "{index}");
+    }
+    // It was the last that was heard of it; once its log has got there, it keeps the log by saying so.
+    hub.snapshots.views.on_acknowledged(PEER, LogIndex(at + 4));
+    assert!(hub.snapshots.views.floor().is_some());
+    hub.snapshots.views.on_acknowledged(PEER, LogIndex(at + 5));
+    assert_eq!(hub.snapshots.views.floor(), None);
+}
+
 /// An offer that is answered by silence of the one who made it costs nothing; what a person has to mend is not asked for all the
 /// time.
 #[test]

@@ -13,8 +13,8 @@ use super::*;
 use crate::catalogue::{AutoVacuum, DatabaseName};
 use crate::config::Config;
 use crate::databases::Databases;
-use crate::raft::CoreStatus;
-use crate::shared::Shared;
+use crate::raft::{CoreStatus, Role};
+use crate::shared::{Leadership, Shared};
 use crate::signal::Waiting;
 use crate::snapshot::object::{Phase, ViewId};
 use crate::types::{ClusterId, Incarnation, LogIndex, Term};
@@ -109,6 +109,22 @@ fn an_end_is_told_only_if_the_log_goes_on_from_there() {
         let ends = events.try_iter().filter(|event| matches!(event, Event::SnapshotFinished { receiving: false, .. }));
         assert_eq!(ends.count(), told, "{core_start}, {outcome:?}");
     }
+}
+
+/// The leader that offers need not be the one that it comes from, and keeps its log for it.
+#[test]
+fn who_is_offered_a_snapshot_says_which_one_is_on_its_way() {
+    let (upkeep, _) = upkeep(&SimFs::new(1));
+    let (hub, leader) = (upkeep.hub(), NodeId(3));
+    hub.set_leadership(Leadership { role: Role::Follower, term: Term(1), leader: Some(leader) });
+    let offer = Ask::Offer { term: Term(1), start: LogIndex(1000) }.encode();
+    let answer = || Answer::decode(serve(hub, Some(leader), &offer));
+    assert_eq!(answer(), Ok(Answer::Yes));
+    hub.snapshots.set_coming(Some(LogIndex(1005)));
+    assert_eq!(answer(), Ok(Answer::OnItsWay { index: LogIndex(1005) }));
+    assert_eq!(hub.snapshots.take_offer(), Some(leader), "and takes it all the same, when that one is over");
+    hub.snapshots.set_coming(None);
+    assert_eq!(answer(), Ok(Answer::Yes));
 }
 
 /// Three that fetch at once share one view, and what is told of each is what would be told of it alone.
