@@ -50,7 +50,7 @@ use crate::catalogue::DatabaseId;
 use crate::registry::Finishing;
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, NodeId};
-use object::{Manifest, Outcome, Phase, ViewId};
+use object::{Ask, Manifest, Outcome, Phase, ViewId};
 use pace::Pace;
 use views::Views;
 
@@ -231,5 +231,17 @@ impl Snapshots {
     }
 }
 
-/// How long one question may take.
-pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// How long a question may take that the other node has to read from its disk for, or to let its applier stand still.
+const LONG_ASK: Duration = Duration::from_secs(10);
+/// How long one may take that is answered out of memory: the thread that asks has others to ask, too, and asks again.
+const SHORT_ASK: Duration = Duration::from_secs(1);
+
+impl Ask {
+    /// How long this may take, from the first packet of a connection to the last one of the answer.
+    pub(crate) fn limit(&self) -> Duration {
+        match self {
+            Ask::Open { .. } | Ask::OpenOne { .. } | Ask::Fetch { .. } => LONG_ASK,
+            Ask::Offer { .. } | Ask::Progress { .. } | Ask::Done { .. } | Ask::Sum { .. } => SHORT_ASK,
+        }
+    }
+}

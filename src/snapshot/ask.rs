@@ -11,12 +11,16 @@
 //! A question that went ahead is a hint: if another one is asked in between, the answer is taken and kept for whoever asks for
 //! it. There is one at most, so one answer waits in memory or in the buffers of the connection.
 //!
+//! Each question has one deadline, for the connection that may have to be opened and for the answer. One that stands behind another
+//! that went ahead has its time from the answer to that one on.
+//!
 //! A connection on which anything failed is closed: what still came on it would be the answer to something else. The next
 //! question opens another one.
 //!
 //! Deliberately absent: attempts after a failure (`fetch.rs`).
 
-use super::ASK_LIMIT;
+use std::time::Duration;
+
 use super::object::{Answer, Ask};
 use crate::net::{Calls, RequestError};
 use crate::shared::Hub;
@@ -83,6 +87,7 @@ struct Kept {
 /// A question that went ahead, and its answer if that was taken already.
 struct Ahead {
     body: Vec<u8>,
+    limit: Duration,
     answer: Option<Vec<u8>>,
 }
 
@@ -91,17 +96,19 @@ impl<'a> Line<'a> {
         Line { hub, kept: None }
     }
 
-    fn answer(&mut self, node: NodeId, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    fn answer(&mut self, node: NodeId, ask: &Ask) -> Result<Vec<u8>, String> {
         let in_words = |error: RequestError| error.to_string();
         let transport = self.hub.transport().ok_or("this node is shutting down")?;
+        let (body, limit) = (ask.encode(), ask.limit());
+        let until = self.hub.deadline(limit);
         let mut kept = match self.kept.take().filter(|kept| kept.node == node) {
             Some(kept) => kept,
-            None => match transport.calls(node, ASK_LIMIT) {
-                None => return transport.request(node, body, ASK_LIMIT).map_err(in_words),
+            None => match transport.calls(node, limit) {
+                None => return transport.request(node, body, limit).map_err(in_words),
                 Some(calls) => Kept { node, calls: calls.map_err(in_words)?, ahead: None },
             },
         };
-        let answer = kept.answer(&body).map_err(in_words)?;
+        let answer = kept.answer(self.hub, &body, limit, until).map_err(in_words)?;
         self.kept = Some(kept);
         Ok(answer)
     }
@@ -109,13 +116,13 @@ impl<'a> Line<'a> {
 
 impl AskNode for Line<'_> {
     fn ask(&mut self, node: NodeId, ask: &Ask) -> Result<Answer, String> {
-        let answer = self.answer(node, ask.encode())?;
+        let answer = self.answer(node, ask)?;
         Answer::decode(answer).map_err(|damaged| format!("an answer that makes no sense: {damaged}"))
     }
 
     fn ahead(&mut self, node: NodeId, ask: &Ask) {
         if let Some(kept) = self.kept.as_mut().filter(|kept| kept.node == node)
-            && kept.ahead(ask.encode()).is_err()
+            && kept.ahead(ask).is_err()
         {
             self.kept = None;
         }
@@ -123,27 +130,35 @@ impl AskNode for Line<'_> {
 }
 
 impl Kept {
-    fn answer(&mut self, body: &[u8]) -> Result<Vec<u8>, RequestError> {
+    fn answer(
+        &mut self,
+        hub: &Hub,
+        body: &[u8],
+        limit: Duration,
+        mut until: Duration,
+    ) -> Result<Vec<u8>, RequestError> {
         if let Some(mut ahead) = self.ahead.take() {
             let answer = match ahead.answer.take() {
                 Some(answer) => answer,
-                None => self.calls.receive(ASK_LIMIT)?,
+                None => self.calls.receive(ahead.limit)?,
             };
             if ahead.body == body {
                 return Ok(answer);
             }
             self.ahead = Some(Ahead { answer: Some(answer), ..ahead });
+            until = hub.deadline(limit);
         }
         self.calls.send(body)?;
-        self.calls.receive(ASK_LIMIT)
+        self.calls.receive(until.saturating_sub(hub.waiting.clock.now()))
     }
 
-    fn ahead(&mut self, body: Vec<u8>) -> Result<(), RequestError> {
+    fn ahead(&mut self, ask: &Ask) -> Result<(), RequestError> {
         if self.ahead.as_ref().is_some_and(|ahead| ahead.answer.is_none()) {
             return Ok(());
         }
+        let body = ask.encode();
         self.calls.send(&body)?;
-        self.ahead = Some(Ahead { body, answer: None });
+        self.ahead = Some(Ahead { body, limit: ask.limit(), answer: None });
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use crate::raft::Role;
 use crate::shared::Hub;
 use crate::types::NodeId;
 
-/// Time between two offers to one node.
+/// Time between two offers to one node; from the end of one that it did not answer.
 const OFFER_EVERY: Duration = Duration::from_secs(1);
 /// Time until a transfer begins anew that another view will not mend by itself.
 const AFTER_GIVING_UP: Duration = Duration::from_secs(5);
@@ -44,13 +44,13 @@ impl Rounds {
     }
 
     fn offer(&mut self, hub: &Hub, ask: &mut dyn AskNode) {
-        let wanted = hub.snapshots.take_wanted();
-        let leadership = hub.leadership();
-        if leadership.role != Role::Leader {
-            return;
-        }
-        let now = hub.waiting.clock.now();
-        for peer in wanted {
+        for peer in hub.snapshots.take_wanted() {
+            // One that does not answer takes its time, and much may be otherwise by then.
+            let leadership = hub.leadership();
+            if leadership.role != Role::Leader || hub.is_stopped() {
+                return;
+            }
+            let now = hub.waiting.clock.now();
             if self.offered.get(&peer).is_some_and(|at| now < *at + OFFER_EVERY) {
                 continue;
             }
@@ -61,6 +61,8 @@ impl Rounds {
                 Ok(Answer::OnItsWay { index }) => hub.pin(peer, index),
                 Ok(_) => {}
                 Err(why) => {
+                    // Else its turn would have come again already, before that of the others.
+                    self.offered.insert(peer, hub.waiting.clock.now());
                     tracing::debug!(node = hub.id.0, peer = peer.0, "a snapshot could not be offered: {why}");
                 }
             }

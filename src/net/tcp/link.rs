@@ -265,9 +265,12 @@ pub(super) fn resolve(address: &str, allow_remote: bool) -> Result<Vec<SocketAdd
 
 /// Connects to the first address that answers.
 pub(super) fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
+    let until = Instant::now() + timeout;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for address in addresses {
-        match TcpStream::connect_timeout(address, timeout.max(Duration::from_millis(1))) {
+    for (at, address) in addresses.iter().enumerate() {
+        // One that says nothing leaves the others their share.
+        let share = until.saturating_duration_since(Instant::now()) / (addresses.len() - at) as u32;
+        match TcpStream::connect_timeout(address, share.max(Duration::from_millis(1))) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }

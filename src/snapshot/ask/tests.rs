@@ -2,14 +2,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use shoaldb_vfs::env::sim::SimFs;
+use shoaldb_vfs::env::Clock;
+use shoaldb_vfs::env::sim::{SimClock, SimFs};
 
 use super::super::object::{Object, ViewId};
 use super::*;
 use crate::found::format::FoundMessage;
 use crate::net::Transport;
 use crate::types::{LogIndex, Message};
-use crate::upkeep::tests::upkeep;
+use crate::upkeep::tests::upkeep_on;
 
 const SOURCE: NodeId = NodeId(2);
 
@@ -20,6 +21,10 @@ struct Lender {
     asked: Vec<(usize, Ask)>,
     /// The connection breaks with the next question.
     breaks: bool,
+    /// How long a connection takes to be opened, and an answer to come.
+    dial: Duration,
+    think: Duration,
+    clock: Arc<SimClock>,
 }
 
 /// Answers each question with an object that says which one it was.
@@ -44,7 +49,12 @@ impl Calls for Wire {
         Ok(())
     }
 
-    fn receive(&mut self, _: Duration) -> Result<Vec<u8>, RequestError> {
+    fn receive(&mut self, timeout: Duration) -> Result<Vec<u8>, RequestError> {
+        let lender = self.lender.lock();
+        lender.clock.advance(lender.think.min(timeout));
+        if lender.think > timeout {
+            return Err(RequestError::Lost("no answer".to_string()));
+        }
         Ok(answer_to(&self.unanswered.take().expect("a question")).encode())
     }
 }
@@ -57,9 +67,13 @@ impl Transport for Net {
     fn request(&self, _: NodeId, _: Vec<u8>, _: Duration) -> Result<Vec<u8>, RequestError> {
         panic!("there are connections for that");
     }
-    fn calls(&self, _: NodeId, _: Duration) -> Option<Result<Box<dyn Calls>, RequestError>> {
+    fn calls(&self, _: NodeId, timeout: Duration) -> Option<Result<Box<dyn Calls>, RequestError>> {
         let mut lender = self.0.lock();
         lender.opened += 1;
+        lender.clock.advance(lender.dial.min(timeout));
+        if lender.dial > timeout {
+            return Some(Err(RequestError::NotSent("nobody there".to_string())));
+        }
         Some(Ok(Box::new(Wire { number: lender.opened, lender: self.0.clone(), unanswered: None })))
     }
     fn set_peer(&self, _: NodeId, _: &str) {}
@@ -73,8 +87,8 @@ fn page(number: u32) -> Ask {
 }
 
 fn with_line(act: impl FnOnce(&mut Line<'_>, &Mutex<Lender>)) {
-    let (upkeep, _) = upkeep(&SimFs::new(1));
-    let lender = Arc::new(Mutex::new(Lender::default()));
+    let (upkeep, clock) = upkeep_on(&SimFs::new(1));
+    let lender = Arc::new(Mutex::new(Lender { clock, ..Lender::default() }));
     let transport: Arc<dyn Transport> = Arc::new(Net(lender.clone()));
     upkeep.hub().set_transport(&transport);
     act(&mut Line::new(upkeep.hub()), &lender);
@@ -104,6 +118,49 @@ fn what_went_ahead_is_asked_once_and_answers_nothing_else() {
         let lender = lender.lock();
         assert_eq!(lender.opened, 1);
         assert!(lender.asked.iter().map(|(_, ask)| ask).eq(&wanted), "{:?}", lender.asked);
+    });
+}
+
+/// What is answered out of memory has a second, and what is read from a disk ten; connection and answer together.
+#[test]
+fn a_question_has_one_deadline_for_the_connection_and_the_answer() {
+    let (short, long) = (Duration::from_secs(1), Duration::from_secs(10));
+    let (view, at) = (ViewId(1), shoaldb_vfs::transaction::Position(3));
+    let database = crate::catalogue::DatabaseId(2);
+    for (question, limit) in [
+        (Ask::Offer { term: crate::types::Term(1), start: LogIndex(1) }, short),
+        (Ask::Done { view, outcome: super::super::object::Outcome::Installed, index: LogIndex(1) }, short),
+        (Ask::Progress { view, phase: super::super::object::Phase::Fetch, done: 1, total: 2 }, short),
+        (Ask::Sum { database, at }, short),
+        (Ask::Open { have: LogIndex(1) }, long),
+        (Ask::OpenOne { database, beyond: LogIndex(1) }, long),
+        (page(1), long),
+    ] {
+        let moment = Duration::from_millis(1);
+        for (dial, think) in [(limit + moment, Duration::ZERO), (Duration::ZERO, limit + moment), (limit / 2, limit)] {
+            with_line(|line, lender| {
+                let clock = lender.lock().clock.clone();
+                let takes = |dial, think| {
+                    let mut lender = lender.lock();
+                    (lender.dial, lender.think) = (dial, think);
+                };
+                takes(dial, think);
+                let begun = clock.now();
+                assert!(line.ask(SOURCE, &question).is_err(), "{question:?}: {dial:?}, {think:?}");
+                assert_eq!(clock.now() - begun, limit, "{question:?}: {dial:?}, {think:?}");
+                takes(limit / 2, limit / 2);
+                assert!(line.ask(SOURCE, &question).is_ok(), "{question:?}");
+            });
+        }
+    }
+    // What went ahead has its own time, and what is asked behind it has all of its own.
+    with_line(|line, lender| {
+        assert!(line.ask(SOURCE, &page(1)).is_ok());
+        line.ahead(SOURCE, &page(2));
+        lender.lock().think = short;
+        let progress = Ask::Progress { view, phase: super::super::object::Phase::Fetch, done: 1, total: 2 };
+        assert!(line.ask(SOURCE, &progress).is_ok());
+        assert_eq!(lender.lock().opened, 1);
     });
 }
 

@@ -1,5 +1,6 @@
 //! When a node offers a snapshot, and when it takes one.
 
+use shoaldb_vfs::env::Clock;
 use shoaldb_vfs::env::sim::SimFs;
 
 use super::super::object::{Answer, Outcome};
@@ -44,6 +45,36 @@ fn a_leader_offers_what_is_wanted_once_a_second() {
     // Who does not lead any more has nothing to offer.
     lead(hub, Role::Follower);
     assert_eq!(offers(5000), []);
+}
+
+/// A member that is reached and says nothing cost twenty seconds, in which nobody else was offered anything and nobody noticed
+/// that this node leads no more; and then its own turn had come again.
+#[test]
+fn one_that_does_not_answer_costs_the_others_a_second_and_has_its_turn_after_them() {
+    let (upkeep, clock) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    let (mute, other) = (NodeId(2), PEER);
+    let mut step = |still_leads: bool| {
+        lead(hub, Role::Leader);
+        [mute, other].into_iter().for_each(|peer| hub.snapshots.want(peer));
+        let (mut asked, begun) = (Vec::new(), clock.now());
+        rounds.step(hub, &mut |node: NodeId, ask: &Ask| {
+            asked.push((node, clock.now() - begun));
+            if node != mute {
+                return Ok(Answer::Yes);
+            }
+            clock.advance(ask.limit());
+            lead(hub, if still_leads { Role::Leader } else { Role::Follower });
+            Err("no answer".to_string())
+        });
+        asked
+    };
+    let second = Duration::from_secs(1);
+    assert_eq!(step(true), [(mute, Duration::ZERO), (other, second)]);
+    // It is that one's turn again a second after it was asked, which is now, and not the other's.
+    assert_eq!(step(true), []);
+    clock.advance(OFFER_EVERY);
+    assert_eq!(step(false), [(mute, Duration::ZERO)], "it does not lead any more");
 }
 
 /// Who fetches from another node, as after a change of the leader, goes on by this leader's log. It says so when it is offered
