@@ -67,7 +67,8 @@ pub enum Event {
         /// All bytes.
         total: u64,
     },
-    /// The databases of this node are what they were at this entry on another node, durably.
+    /// The databases of this node are what they were at this entry on another node, durably. Told once, if this process ends
+    /// before that by the next one.
     SnapshotInstalled {
         /// The entry.
         index: LogIndex,
@@ -164,6 +165,11 @@ impl Events {
             listeners.all.push(Listener { to, lost: 0 });
         }
         from
+    }
+
+    /// Whether there is anybody to tell.
+    pub(crate) fn has_listeners(&self) -> bool {
+        !self.listeners.lock().all.is_empty()
     }
 
     /// The node has ended: receivers are disconnected, so that a loop over one ends, too.

@@ -24,13 +24,14 @@ use crate::found::{self, Founding};
 use crate::log::{Log, LogError};
 use crate::net::Transport;
 use crate::raft::{Core, CoreConfig, CoreStatus, EntryReader};
+use crate::registry::{Finishing, Left};
 use crate::shared::{Hub, Input, Turn};
 use crate::snapshot;
-use crate::snapshot::Staged;
 use crate::snapshot::ask::Line;
 use crate::snapshot::install::{self, Installed};
-use crate::snapshot::object::Outcome;
+use crate::snapshot::object::{Outcome, ViewId};
 use crate::snapshot::rounds::Rounds;
+use crate::snapshot::{Done, Staged};
 use crate::types::{LogEntry, LogIndex, Term};
 use crate::upkeep::{STEP, Upkeep};
 
@@ -264,6 +265,10 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
     hub.begin(catalogue, applied);
     hub.set_reach(reach);
     hub.snapshots.set_finishing(aftermath.finishing, hub.waiting.clock.now());
+    if let Some(Finishing { source, index, left: Left { source: Some(view), .. } }) = aftermath.finishing {
+        let (view, outcome) = (ViewId(view), Outcome::Installed);
+        hub.snapshots.set_done(Done { source, view, index, outcome });
+    }
     // Of a log that lost its end it would know more than this node has.
     if let Some(history) = history.filter(|history| history.last() <= end) {
         hub.set_history(history);
@@ -351,7 +356,7 @@ fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex, driver: &Driver) {
 fn run_snapshots(hub: &Hub) {
     let mut rounds = Rounds::default();
     while !hub.is_stopped() {
-        let due = || (hub.is_stopped() || hub.snapshots.is_due()).then_some(());
+        let due = || (hub.is_stopped() || hub.snapshots.is_due(hub.waiting.clock.now())).then_some(());
         let _ = hub.snapshots.signal.wait(&hub.waiting, hub.deadline(SNAPSHOT_POLL), SNAPSHOT_POLL, due);
         step_rounds(hub, &mut rounds);
     }
@@ -370,7 +375,7 @@ pub(crate) fn go_on_behind(
     core: &CoreStatus,
     staged: Staged,
 ) -> std::result::Result<Option<(Core, LogIndex)>, String> {
-    let (mut done, received) = (staged.done(), staged.received);
+    let (mut done, received, before) = (staged.done(), staged.received, hub.snapshots.finishing());
     let restored = match install::install(hub, log, core, staged)? {
         Installed::Yes(restored) => Some(restored),
         Installed::NotNeeded => {
@@ -394,7 +399,11 @@ pub(crate) fn go_on_behind(
     hub.findings.lock().anchored = done.index;
     hub.members_changed();
     tracing::info!(node = hub.id.0, source = done.source.0, received, "installed a snapshot of entry {}", done.index);
-    hub.events.tell(&Event::SnapshotInstalled { index: done.index, bytes: received });
+    // That this one was installed is told by the upkeep, once that is on record. This one's record has taken the place of the
+    // one that said so of an earlier one.
+    if let Some(Finishing { index, left: Left { install: Some(bytes), .. }, .. }) = before {
+        hub.events.tell(&Event::SnapshotInstalled { index, bytes });
+    }
     Ok(Some((core, done.index)))
 }
 

@@ -4,12 +4,15 @@
 //! ```text
 //! offset size  field (little-endian)
 //!      0    4  magic "SHrg"
-//!      4    2  format version: 1, 2 if files may be ahead, 3 if the end of a snapshot is still to be told
+//!      4    2  format version: 1, 2 if files may be ahead, 3 if the end of a snapshot is still to be told, 4 if something
+//!              else about it is
 //!      6    2  0
 //!      8    4  length of the catalogue, then the catalogue (catalogue.rs)
 //!          4  number of generations; then for each, ids ascending: 8 id of the database, 8 generation
 //!          8  from version 2 on: the last entry that a database may show already, or 0
-//!          2  in version 3: the node that the snapshot came from, then 8: the entry that it is of
+//!          2  from version 3 on: the node that the snapshot came from, then 8: the entry that it is of
+//!          1  in version 4: what is still to be told, added up: 1 that it was installed, 2 its end, 4 its source of the install;
+//!             then 8: the bytes that came for it, or 0, and 8: the view that its source lent, or 0
 //!          4  CRC32C of everything before
 //! ```
 //!
@@ -21,8 +24,9 @@
 //! was open in parts. Its log begins before that transaction, its pages are later. Until the log has come to where they are,
 //! the anchor says how far that is, and so a start can tell such files from a log that lost its end.
 //!
-//! That a snapshot is *finished* is told when the log goes on behind it, which may be in another life of the node than the
-//! install: until then every anchor says what is still to be told (INV-42).
+//! Three things are told of a snapshot behind the record that makes it count, and a crash may come before each of them: to those
+//! who listen on this node, that it was *installed*; to its source, that it was; and that it is *finished*, when the log goes on
+//! behind it. Until then every anchor says what is still to be told (INV-42).
 //!
 //! Deliberately absent: positions, which are in the databases' files.
 
@@ -37,6 +41,10 @@ const MAGIC: [u8; 4] = *b"SHrg";
 const PLAIN: u16 = 1;
 const WITH_REACH: u16 = 2;
 const WITH_FINISHING: u16 = 3;
+const WITH_MORE: u16 = 4;
+const TELL_INSTALL: u8 = 1;
+const TELL_END: u8 = 2;
+const TELL_SOURCE: u8 = 4;
 const GENERATION_BYTES: usize = 16;
 
 /// The generation of a database's files that has seen no snapshot.
@@ -62,24 +70,49 @@ pub struct Registry {
 pub struct Aftermath {
     /// The last entry that a database may show although the log has not got there; 0 if there is none.
     pub reach: LogIndex,
-    /// Whose end is still to be told.
+    /// Of which something is still to be told.
     pub finishing: Option<Finishing>,
 }
 
-/// A snapshot that was installed, and whose end is still to be told.
+/// A snapshot that was installed, and of which something is still to be told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Finishing {
     /// Where it came from.
     pub source: NodeId,
     /// The entry that it is of.
     pub index: LogIndex,
+    /// What.
+    pub left: Left,
+}
+
+/// What is still to be told of a snapshot that was installed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// That it was installed, for which so many bytes came.
+    pub install: Option<u64>,
+    /// That it is over.
+    pub end: bool,
+    /// That it was installed, to its source, which lent this view.
+    pub source: Option<u64>,
+}
+
+impl Left {
+    /// Only its end.
+    pub const END: Left = Left { install: None, end: true, source: None };
+}
+
+impl Finishing {
+    /// The same, of which this is left; `None` if nothing is.
+    pub fn with(self, left: Left) -> Option<Finishing> {
+        (left != Left::default()).then_some(Finishing { left, ..self })
+    }
 }
 
 /// Why bytes are no registry.
 #[derive(PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RegistryError {
     /// A later version wrote them.
-    #[error("registry of version {0}; this program reads version {WITH_FINISHING}")]
+    #[error("registry of version {0}; this program reads version {WITH_MORE}")]
     UnknownVersion(u16),
     /// They are not what was written.
     #[error("registry: {0}")]
@@ -95,10 +128,11 @@ pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>, af
     let listed: Vec<_> = generations.iter().filter(|(_, generation)| **generation != FIRST_GENERATION).collect();
     let mut out = Vec::with_capacity(24 + catalogue.len() + listed.len() * GENERATION_BYTES);
     out.extend_from_slice(&MAGIC);
-    let version = match aftermath {
-        Aftermath { finishing: Some(_), .. } => WITH_FINISHING,
-        Aftermath { reach: LogIndex(0), finishing: None } => PLAIN,
-        Aftermath { .. } => WITH_REACH,
+    let version = match (aftermath.finishing, aftermath.reach) {
+        (Some(Finishing { left: Left::END, .. }), _) => WITH_FINISHING,
+        (Some(_), _) => WITH_MORE,
+        (None, LogIndex(0)) => PLAIN,
+        (None, _) => WITH_REACH,
     };
     out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&[0; 2]);
@@ -112,9 +146,16 @@ pub fn encode(catalogue: &Catalogue, generations: &BTreeMap<DatabaseId, u64>, af
     if version >= WITH_REACH {
         out.extend_from_slice(&aftermath.reach.0.to_le_bytes());
     }
-    if let Some(Finishing { source, index }) = aftermath.finishing {
+    if let Some(Finishing { source, index, left }) = aftermath.finishing {
         out.extend_from_slice(&source.0.to_le_bytes());
         out.extend_from_slice(&index.0.to_le_bytes());
+        if version == WITH_MORE {
+            let Left { install, end, source } = left;
+            let told = |tell: bool, what: u8| if tell { what } else { 0 };
+            out.push(told(install.is_some(), TELL_INSTALL) | told(end, TELL_END) | told(source.is_some(), TELL_SOURCE));
+            out.extend_from_slice(&install.unwrap_or(0).to_le_bytes());
+            out.extend_from_slice(&source.unwrap_or(0).to_le_bytes());
+        }
     }
     put_checksum(&mut out);
     out
@@ -128,7 +169,7 @@ pub fn decode(bytes: &[u8]) -> Result<Registry, RegistryError> {
         return Ok(Registry { catalogue, generations: BTreeMap::new(), aftermath: Aftermath::default() });
     }
     let version = fields.u16("version")?;
-    if !(PLAIN..=WITH_FINISHING).contains(&version) {
+    if !(PLAIN..=WITH_MORE).contains(&version) {
         return Err(RegistryError::UnknownVersion(version));
     }
     let mut fields = Reader::new(verified(bytes)?);
@@ -144,14 +185,28 @@ pub fn decode(bytes: &[u8]) -> Result<Registry, RegistryError> {
         generations.insert(id, generation);
     }
     let reach = LogIndex(if version >= WITH_REACH { fields.u64("reach")? } else { 0 });
-    let finishing = match version {
-        WITH_FINISHING => {
-            Some(Finishing { source: NodeId(fields.u16("source")?), index: LogIndex(fields.u64("index")?) })
-        }
-        _ => None,
+    let finishing = if version >= WITH_FINISHING {
+        let (source, index) = (NodeId(fields.u16("source")?), LogIndex(fields.u64("index")?));
+        let left = if version == WITH_MORE { left(&mut fields)? } else { Left::END };
+        Some(Finishing { source, index, left })
+    } else {
+        None
     };
     fields.end()?;
     Ok(Registry { catalogue, generations, aftermath: Aftermath { reach, finishing } })
+}
+
+fn left(fields: &mut Reader<'_>) -> Result<Left, Damaged> {
+    let what = fields.u8("what is to be told")?;
+    let (bytes, view) = (fields.u64("bytes")?, fields.u64("view")?);
+    let install = (what & TELL_INSTALL != 0).then_some(bytes);
+    let source = (what & TELL_SOURCE != 0).then_some(view);
+    let left = Left { install, end: what & TELL_END != 0, source };
+    let known = what & !(TELL_INSTALL | TELL_END | TELL_SOURCE) == 0;
+    if !known || left == Left::default() || (install.unwrap_or(0), source.unwrap_or(0)) != (bytes, view) {
+        return Err(fields.damaged(format!("to be told {what}, {bytes} bytes, view {view}")));
+    }
+    Ok(left)
 }
 
 #[cfg(test)]
@@ -170,7 +225,13 @@ mod tests {
         let mut generations = wanted.generations.clone();
         generations.insert(DatabaseId(5), FIRST_GENERATION);
         for reach in [0, 1, u64::MAX].map(LogIndex) {
-            for finishing in [None, Some(Finishing { source: NodeId(2), index: LogIndex(9) })] {
+            let it = Finishing { source: NodeId(2), index: LogIndex(9), left: Left::default() };
+            let (installs, ends, sources) = ([None, Some(0), Some(u64::MAX)], [false, true], [None, Some(0), Some(7)]);
+            let all = installs.into_iter().flat_map(|install| {
+                let of = move |end| sources.map(|source| it.with(Left { install, end, source }));
+                ends.into_iter().flat_map(of)
+            });
+            for finishing in all {
                 let wanted = Registry { aftermath: Aftermath { reach, finishing }, ..wanted.clone() };
                 assert_eq!(decode(&encode(&wanted.catalogue, &generations, wanted.aftermath)), Ok(wanted));
             }
@@ -197,11 +258,28 @@ mod tests {
         assert_eq!(ahead[8..ahead.len() - 12], bytes[8..bytes.len() - 4]);
         assert_eq!(ahead[ahead.len() - 12..ahead.len() - 4], 0x0506u64.to_le_bytes());
         // And version 3 whose end is to be told.
-        let finishing = Some(Finishing { source: NodeId(0x0708), index: LogIndex(0x090a) });
+        let source = NodeId(0x0708);
+        let finishing = Some(Finishing { source, index: LogIndex(0x090a), left: Left::END });
         let telling = encode(&wanted.catalogue, &wanted.generations, Aftermath { finishing, ..reach });
         assert_eq!(telling[4..8], [3, 0, 0, 0]);
         assert_eq!(telling[8..telling.len() - 14], ahead[8..ahead.len() - 4]);
         assert_eq!(telling[telling.len() - 14..telling.len() - 4], [8, 7, 10, 9, 0, 0, 0, 0, 0, 0]);
+        // And version 4 what else is.
+        let left = Left { install: Some(0x0b0c), end: false, source: Some(0x0d0e) };
+        let finishing = Some(Finishing { source, index: LogIndex(0x090a), left });
+        let more = encode(&wanted.catalogue, &wanted.generations, Aftermath { finishing, ..reach });
+        assert_eq!(more[4..8], [4, 0, 0, 0]);
+        assert_eq!(more[8..more.len() - 21], telling[8..telling.len() - 4]);
+        let rest = [&[5][..], &0x0b0cu64.to_le_bytes(), &0x0d0eu64.to_le_bytes()].concat();
+        assert_eq!(more[more.len() - 21..more.len() - 4], rest);
+        // Nothing left, or something that no flag stands for, is not written and not read.
+        for byte in [0, 8, 1, 4, 2] {
+            let mut other = more[..more.len() - 4].to_vec();
+            let start = other.len() - 17;
+            other[start] = byte;
+            put_checksum(&mut other);
+            assert!(decode(&other).is_err(), "{byte}");
+        }
         // What was there before it: a catalogue alone.
         let alone = decode(&catalogue).unwrap();
         assert_eq!((alone.catalogue, alone.generations.len()), (wanted.catalogue, 0));
@@ -220,7 +298,7 @@ mod tests {
             }
         }
         let mut later = bytes;
-        later[4] = 4;
-        assert_eq!(decode(&later), Err(RegistryError::UnknownVersion(4)));
+        later[4] = 5;
+        assert_eq!(decode(&later), Err(RegistryError::UnknownVersion(5)));
     }
 }

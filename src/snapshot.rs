@@ -47,7 +47,7 @@ pub(crate) mod source;
 pub(crate) mod views;
 
 use crate::catalogue::DatabaseId;
-use crate::registry::Finishing;
+use crate::registry::{Finishing, Left};
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, NodeId};
 use object::{Ask, Manifest, Outcome, Phase, ViewId};
@@ -56,6 +56,12 @@ use views::Views;
 
 /// The name of the alarm about a snapshot that this node cannot fetch or install.
 pub(crate) const ALARM: &str = "snapshot";
+
+/// Ends that sources are still to be told of, at most: one of a snapshot, others of copies of single databases.
+const MOST_REPORTS: usize = 16;
+/// Time until a source that did not answer is told again; then after twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Time after which an installed snapshot counts as finished although no entry has come behind it.
 const FINISHED_WHEN_IDLE: Duration = Duration::from_secs(10);
@@ -109,6 +115,14 @@ pub(crate) struct Done {
     pub(crate) outcome: Outcome,
 }
 
+/// An end that its source does not know of yet.
+struct Report {
+    done: Done,
+    /// When it is told for the next time.
+    at: Duration,
+    pause: Duration,
+}
+
 /// What the threads of a node share about snapshots.
 #[derive(Default)]
 pub(crate) struct Snapshots {
@@ -124,9 +138,9 @@ pub(crate) struct Snapshots {
     staged: Mutex<Option<Box<Staged>>>,
     /// A copy of a damaged database that waits to take its place.
     mended: Mutex<Option<Box<Mended>>>,
-    /// Over, and its source not told yet.
-    done: Mutex<Option<Done>>,
-    /// Installed, and its end not told yet; and since when that is known in this life.
+    /// Over, and their sources not told yet.
+    done: Mutex<Vec<Report>>,
+    /// Installed, and not all told of it yet; and since when that is known in this life.
     finishing: Mutex<Option<(Finishing, Duration)>>,
     pub(crate) transfer: Mutex<Option<Transfer>>,
     /// The entry of a snapshot that is fetched, or waits to be installed.
@@ -166,17 +180,43 @@ impl Snapshots {
         *self.coming.lock() = index;
     }
 
+    /// The source is told, at once and until it has heard.
     pub(crate) fn set_done(&self, done: Done) {
-        *self.done.lock() = Some(done);
+        let mut reports = self.done.lock();
+        reports.retain(|report| report.done.view != done.view);
+        // Sources that are gone for long would be told of ends that nobody remembers.
+        if reports.len() == MOST_REPORTS {
+            reports.remove(0);
+        }
+        reports.push(Report { done, at: Duration::ZERO, pause: FIRST_PAUSE });
+        drop(reports);
         self.signal.notify();
     }
 
-    pub(crate) fn done(&self) -> Option<Done> {
-        self.done.lock().take()
+    /// What sources are to be told now.
+    pub(crate) fn due_reports(&self, now: Duration) -> Vec<Done> {
+        self.done.lock().iter().filter(|report| report.at <= now).map(|report| report.done).collect()
     }
 
-    pub(crate) fn is_due(&self) -> bool {
-        !self.wanted.lock().is_empty() || self.offered.lock().is_some() || self.done.lock().is_some()
+    /// A source has heard of this end, or never will.
+    pub(crate) fn on_reported(&self, done: Done) {
+        self.done.lock().retain(|report| report.done != done);
+        self.note_told(|left| _ = left.source.take_if(|view| *view == done.view.0));
+    }
+
+    /// A source did not answer. What was not installed here is of no interest there.
+    pub(crate) fn on_unreported(&self, done: Done, now: Duration) {
+        if done.outcome != Outcome::Installed {
+            return self.on_reported(done);
+        }
+        if let Some(report) = self.done.lock().iter_mut().find(|report| report.done == done) {
+            report.at = now + report.pause;
+            report.pause = (2 * report.pause).min(LONGEST_PAUSE);
+        }
+    }
+
+    pub(crate) fn is_due(&self, now: Duration) -> bool {
+        !self.wanted.lock().is_empty() || self.offered.lock().is_some() || !self.due_reports(now).is_empty()
     }
 
     pub(crate) fn set_staged(&self, staged: Staged) {
@@ -196,14 +236,31 @@ impl Snapshots {
         *self.finishing.lock() = finishing.map(|finishing| (finishing, now));
     }
 
-    /// The snapshot whose end is still to be told.
+    /// The snapshot of which something is still to be told.
     pub(crate) fn finishing(&self) -> Option<Finishing> {
         self.finishing.lock().map(|(finishing, _)| finishing)
     }
 
-    /// Whether its end is to be told now: the log, which ends at `last`, goes on behind it, or nothing has come for a while.
-    pub(crate) fn is_finished(&self, last: LogIndex, now: Duration) -> bool {
-        self.finishing.lock().is_some_and(|(it, since)| last > it.index || now >= since + FINISHED_WHEN_IDLE)
+    /// Something of it was told.
+    pub(crate) fn note_told(&self, told: impl FnOnce(&mut Left)) {
+        let mut finishing = self.finishing.lock();
+        *finishing = finishing.and_then(|(it, since)| {
+            let mut left = it.left;
+            told(&mut left);
+            it.with(left).map(|it| (it, since))
+        });
+    }
+
+    /// What is to be told of it now to those who listen, and what is left then. The log ends at `last`: the snapshot is over when
+    /// that goes on behind it, or when nothing has come for a while. Of what is left of an earlier process somebody is to hear,
+    /// too, and nobody can listen yet when a process begins: so it waits for whoever listens, but not for ever.
+    pub(crate) fn to_tell(&self, last: LogIndex, now: Duration, has_listeners: bool) -> Option<(Finishing, Left)> {
+        let (it, since) = (*self.finishing.lock())?;
+        let idle = now >= since + FINISHED_WHEN_IDLE;
+        let Left { install, end, source } = it.left;
+        let ends = end && (idle || last > it.index);
+        let due = (ends || install.is_some()) && (idle || has_listeners);
+        due.then_some((it, Left { install: None, end: end && !ends, source }))
     }
 
     pub(crate) fn set_mended(&self, mended: Box<Mended>) {

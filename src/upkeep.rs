@@ -165,6 +165,7 @@ impl Upkeep {
         self.anchored = self.hub.findings.lock().anchored;
         self.per_database.clear();
         self.hub.snapshots.views.drop_pins_before(self.hub.core_start());
+        self.finish_snapshot();
     }
 
     /// Does what is due now. Blocks for as long as the disk takes.
@@ -478,13 +479,13 @@ impl Upkeep {
         floor
     }
 
-    /// The end of a snapshot is told when it is on record that it was: once, whatever comes in between (INV-42).
+    /// That a snapshot was installed, and that it is over, is told when it is on record that it was: once, whatever comes in
+    /// between (INV-42).
     fn finish_snapshot(&mut self) {
-        let Some(finishing) = self.hub.snapshots.finishing() else { return };
-        if !self.hub.snapshots.is_finished(self.log.last().index, self.now()) {
-            return;
-        }
-        let told = match mend::rewritten(self.log.anchor(), |known| known.aftermath.finishing = None) {
+        let (now, last) = (self.now(), self.log.last().index);
+        let due = self.hub.snapshots.to_tell(last, now, self.hub.events.has_listeners());
+        let Some((finishing, left)) = due else { return };
+        let told = match mend::rewritten(self.log.anchor(), |known| known.aftermath.finishing = finishing.with(left)) {
             Ok(anchor) => Batch { anchor: Some(anchor), ..Batch::default() },
             Err(what) => {
                 tracing::error!(node = self.hub.id.0, "the anchor of the log: {what}");
@@ -493,8 +494,14 @@ impl Upkeep {
         };
         match self.log.append(&told) {
             Ok(()) => {
-                self.hub.snapshots.set_finishing(None, self.now());
-                let Finishing { source: peer, index } = finishing;
+                self.hub.snapshots.note_told(|known| (known.install, known.end) = (left.install, left.end));
+                let Finishing { source: peer, index, left: before } = finishing;
+                if let Some(bytes) = before.install {
+                    self.hub.events.tell(&Event::SnapshotInstalled { index, bytes });
+                }
+                if before.end == left.end {
+                    return;
+                }
                 for _ in 0..if planted::is(Bug::FinishedTwice) { 2 } else { 1 } {
                     self.hub.events.tell(&Event::SnapshotFinished { peer, index, receiving: true });
                 }

@@ -353,6 +353,48 @@ fn made_up_ids_are_dialed_within_a_bound_and_not_for_ever() {
     assert_eq!(hear(&mut engine, 2000..2001), 1, "there is room for somebody else");
 }
 
+/// A process may end at any moment behind the record that makes a snapshot count: what is told of it is told by the next one then,
+/// and once in all. Shows INV-42.
+#[test]
+fn what_a_process_did_not_get_to_tell_of_an_install_is_told_by_the_next_one() {
+    let (source, view, at) = (NodeId(2), ViewId(6), EntryId { index: LogIndex(6), term: Term(1) });
+    let done = Done { source, view, index: at.index, outcome: Outcome::Installed };
+    for (ends, first, second) in [("behind the record", 0, 1), ("before it is told", 0, 1), ("behind it", 1, 0)] {
+        let (env, directory, identity, opened) = founded();
+        let (membership, catalogue) = (opened.restored.membership.clone(), opened.catalogue.clone());
+        drop(opened);
+        let told = |hub: &Hub, log: &Arc<Log>, events: crossbeam_channel::Receiver<Event>, goes_on: bool| {
+            let mut upkeep = Upkeep::new(hub.clone(), log.clone(), at.index);
+            if goes_on {
+                upkeep.begin_anew();
+            }
+            let installs = |event: &Event| *event == Event::SnapshotInstalled { index: at.index, bytes: 77 };
+            events.try_iter().filter(installs).count()
+        };
+        {
+            let (mailbox, _) = crossbeam_channel::unbounded();
+            let hub = hub_of(&env, &identity, mailbox);
+            let events = hub.events.listen();
+            let (engine, log) = begin(&hub, directory.open_log(&identity).unwrap(), &directory).unwrap();
+            let manifest = Manifest { at, reach: at.index, membership, catalogue, databases: Vec::new() };
+            let staged = Staged { source, view, manifest, files: Vec::new(), received: 77 };
+            if ends == "behind the record" {
+                install::install(&hub, &log, &engine.core_status(), staged).unwrap();
+            } else {
+                go_on_behind(&hub, &log, &engine.core_status(), staged).unwrap();
+                assert_eq!(hub.snapshots.due_reports(Duration::ZERO), [done]);
+            }
+            assert_eq!(told(&hub, &log, events, ends == "behind it"), first, "{ends}");
+        }
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let hub = hub_of(&env, &identity, mailbox);
+        let events = hub.events.listen();
+        let (_engine, log) = begin(&hub, directory.open_log(&identity).unwrap(), &directory).unwrap();
+        assert_eq!(told(&hub, &log, events, true), second, "{ends}");
+        assert_eq!(hub.snapshots.due_reports(Duration::ZERO), [done], "its source may not have heard");
+    }
+}
+
 /// What the log has already, or knows to be committed beyond, needs no snapshot; nor does a leader. The log stays as it is then.
 /// Shows INV-31.
 #[test]

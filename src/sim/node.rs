@@ -16,7 +16,7 @@ use super::bounds::Seen;
 use super::clock::NodeClock;
 use super::inside::Inside;
 use super::shape::Shape;
-use super::told::Told;
+use super::told::{Installs, Told};
 use super::wire::{Packet, Wire};
 use super::world::{At, Ev, Pumper, State, World};
 use crate::appender::Appender;
@@ -101,6 +101,7 @@ pub(super) struct Slot {
     pub(super) speaks_now: u16,
     /// A snapshot whose install its machine did not survive.
     pub(super) installing: Option<LogIndex>,
+    pub(super) installs: Installs,
     pub(super) life: u64,
     pub(super) running: Option<Box<Running>>,
     /// What a crash left to be dropped outside the world's lock.
@@ -138,6 +139,7 @@ impl Slot {
             garbage: Vec::new(),
             paused_until: Duration::ZERO,
             distrusted: false,
+            installs: Installs::default(),
             wiped: false,
             founder,
             started: founder,
@@ -306,6 +308,7 @@ impl State {
                 let tail_cut = running.tail_cut;
                 let rolled_forward = slot.installing.take().is_some_and(|index| running.hub.log_start() == index);
                 slot.running = Some(running);
+                self.compare_with_what_was_told(at);
                 self.acquitted(at);
                 if tail_cut {
                     self.count("tails of logs cut");
@@ -382,6 +385,7 @@ impl State {
     pub(super) fn bury(&mut self, at: At) {
         self.source_died(at);
         self.end_calls_of(at);
+        self.hear_the_last_of(at);
         if let Some(running) = self.slots[at].running.take() {
             let called = self.calls.contains(&at);
             self.count_inside(&running.hub);
@@ -484,7 +488,13 @@ impl State {
         let mut ends = self.participants().into_iter().map(|at| last(&self.slots[at]));
         let first = ends.next().flatten();
         let bounded = |at: At| self.unbounded(at).is_none();
-        let told = |at: At| self.slots[at].running.as_ref().is_some_and(|running| !running.told.lacks_an_end());
+        let told = |at: At| {
+            let told = |running: &Running| {
+                let left = running.hub.snapshots.finishing().map(|it| it.left);
+                !running.told.lacks_an_end() && left.is_none_or(|left| left.install.is_none() && !left.end)
+            };
+            self.slots[at].running.as_deref().is_some_and(told)
+        };
         let even = first.is_some() && ends.all(|other| other == first) && self.members_settled();
         let even = even && self.participants().into_iter().all(told);
         even && self.rot_is_over() && self.participants().into_iter().all(bounded)

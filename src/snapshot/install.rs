@@ -14,6 +14,9 @@
 //! acknowledged is in the snapshot or was never committed (a log that has not the snapshot's entry differs from the
 //! committed one before it), and term and vote stay what they were on disk.
 //!
+//! **What is told of it** comes after step 2, and that record says that it is still to be told (`registry.rs`), so that a crash in
+//! between loses nothing of it.
+//!
 //! **Pages that are ahead of the log.** A snapshot that was cut while a transaction was open in parts has them: its log begins
 //! before that transaction. What the log brings then is skipped as far as a database has it, as after any start. The record
 //! of step 2 says how far the pages are, so that a start in between does not take this for a log that lost its end; it is the
@@ -30,7 +33,7 @@ use super::Staged;
 use crate::log::{Anchor, Log, LogError};
 use crate::planted::{self, Bug};
 use crate::raft::{CoreStatus, Restored, Role};
-use crate::registry::{self, Aftermath, Finishing, GONE};
+use crate::registry::{self, Aftermath, Finishing, GONE, Left};
 use crate::shared::Hub;
 use crate::types::{HardState, LogIndex};
 
@@ -72,7 +75,8 @@ pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Stag
     let membership = staged.manifest.membership.clone();
     // Nothing is ahead of a log that begins where the pages are.
     let reach = if staged.manifest.reach > at.index { staged.manifest.reach } else { LogIndex(0) };
-    let finishing = Finishing { source: staged.source, index: at.index };
+    let left = Left { install: Some(staged.received), end: true, source: Some(staged.view.0) };
+    let finishing = Finishing { source: staged.source, index: at.index, left };
     let aftermath = Aftermath { reach, finishing: Some(finishing) };
     let registry = Bytes::from(registry::encode(&staged.manifest.catalogue, &generations, aftermath));
     match log.reset(at, Anchor { applied: at.index, membership: membership.clone(), registry }, hard_state) {

@@ -234,7 +234,7 @@ mod tests {
 
     use super::*;
     use crate::catalogue::Catalogue;
-    use crate::registry::{Aftermath, Finishing};
+    use crate::registry::{Aftermath, Finishing, Left};
     use crate::types::{ClusterId, EntryId, Membership, Term};
 
     #[test]
@@ -245,7 +245,8 @@ mod tests {
         let mut history = History::new(EntryId { index: LogIndex(8), term: Term(2) });
         history.on_applied(EntryId { index: LogIndex(9), term: Term(2) });
         let catalogue = Catalogue::new(ClusterId(7));
-        let finishing = Some(Finishing { source: crate::types::NodeId(2), index: LogIndex(9) });
+        let left = Left { install: Some(5), ..Left::END };
+        let finishing = Some(Finishing { source: crate::types::NodeId(2), index: LogIndex(9), left });
         let aftermath = Aftermath { reach: LogIndex(20), finishing };
         let of = |generations: &[(u64, u64)]| {
             let generations: BTreeMap<_, _> = generations.iter().map(|(id, of)| (DatabaseId(*id), *of)).collect();

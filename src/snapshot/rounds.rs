@@ -69,12 +69,21 @@ impl Rounds {
         }
     }
 
-    /// Tells the source of a snapshot that this node is done with its view.
+    /// Tells the source of a snapshot that this node is done with its view. The lease would end by itself, but who listens over
+    /// there is told of the end only once this is heard: so it is told until it is, also after a restart.
     fn report(&mut self, hub: &Hub, ask: &mut dyn AskNode) {
-        let Some(done) = hub.snapshots.done() else { return };
-        let question = Ask::Done { view: done.view, outcome: done.outcome, index: done.index };
-        // The lease ends by itself, so one attempt is enough; who was not told takes it for a slow one.
-        let _ = ask.ask(done.source, &question);
+        let membership = hub.core_status.lock().as_ref().map(|core| core.membership.clone());
+        for done in hub.snapshots.due_reports(hub.waiting.clock.now()) {
+            if membership.as_ref().is_some_and(|membership| !membership.names(done.source)) {
+                hub.snapshots.on_reported(done);
+                continue;
+            }
+            let question = Ask::Done { view: done.view, outcome: done.outcome, index: done.index };
+            match ask.ask(done.source, &question) {
+                Ok(_) => hub.snapshots.on_reported(done),
+                Err(_) => hub.snapshots.on_unreported(done, hub.waiting.clock.now()),
+            }
+        }
     }
 
     fn fetch(&mut self, hub: &Hub, source: NodeId, ask: &mut dyn AskNode) {

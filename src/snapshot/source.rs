@@ -127,14 +127,8 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             None => Answer::Gone,
         },
         Ask::Done { view, outcome, .. } => {
-            if outcome == Outcome::Installed
-                && let Some(at) = hub.snapshots.views.leased(view, from)
-            {
-                // Its log goes on behind it, and Raft's own answer that says so may be late or lost.
-                hub.pin(from, at.index);
-            }
             // The first time only: the answer may have been lost, and is asked for again.
-            if let Some(at) = hub.snapshots.views.give_back(view, from)
+            if let Some(at) = hub.snapshots.views.give_back(view, from, outcome == Outcome::Installed, now)
                 && outcome == Outcome::Installed
                 && at.index >= hub.core_start()
             {

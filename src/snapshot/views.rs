@@ -77,21 +77,29 @@ pub(crate) struct Limits {
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(crate) struct Views {
-    all: Mutex<Vec<Lent>>,
-    pins: Mutex<Pins>,
+    books: Mutex<Books>,
     sending: AtomicUsize,
     opened: AtomicU64,
     capped: AtomicU64,
     outgrown: AtomicU64,
 }
 
-/// Entries that the log is kept from although nobody has a lease of them. No other lock is taken under theirs.
 #[derive(Debug, Default)]
-struct Pins {
+struct Books {
+    all: Vec<Lent>,
+    /// The last view of everything whose lease a node lost, by silence or with the view: it may have installed it all the same.
+    lost: BTreeMap<NodeId, (ViewId, EntryId)>,
     /// The entry that a node goes on behind, and until when it is believed to.
-    of: BTreeMap<NodeId, (LogIndex, Duration)>,
+    pins: BTreeMap<NodeId, (LogIndex, Duration)>,
     /// Where the log begins, or is about to: a pin before it would keep nothing.
     start: LogIndex,
+}
+
+impl Books {
+    /// Leases end that were not given back.
+    fn lose(&mut self, leases: Vec<(NodeId, ViewId, EntryId)>) {
+        self.lost.extend(leases.into_iter().map(|(peer, view, at)| (peer, (view, at))));
+    }
 }
 
 /// The right to make one object.
@@ -112,7 +120,7 @@ impl Views {
         log_start: LogIndex,
         now: Duration,
     ) -> Option<(ViewId, EntryId, bool)> {
-        let mut all = self.all.lock();
+        let all = &mut self.books.lock().all;
         let fits = |lent: &&mut Lent| {
             let at = lent.cut.at.index;
             let whole = lent.cut.only.is_none();
@@ -136,7 +144,7 @@ impl Views {
         beyond: LogIndex,
         now: Duration,
     ) -> Option<(ViewId, EntryId, Listed)> {
-        let mut all = self.all.lock();
+        let all = &mut self.books.lock().all;
         let fits = |lent: &&mut Lent| {
             let of_it = lent.cut.only.as_ref().is_some_and(|only| only.id == database);
             of_it && lent.cut.at.index >= beyond && lent.cut.members.contains(&to) && lent.is_open()
@@ -152,7 +160,7 @@ impl Views {
     /// the node.
     pub(crate) fn lend(&self, session: u64, cut: Cut, to: NodeId, now: Duration) -> ViewId {
         let id = ViewId(session.wrapping_add(self.opened.fetch_add(1, Ordering::Relaxed)));
-        let mut all = self.all.lock();
+        let all = &mut self.books.lock().all;
         all.retain(|lent| !lent.leases.is_empty());
         let leases = BTreeMap::from([(to, now + LEASE)]);
         all.push(Lent { id, cut: Arc::new(cut), leases, progress: BTreeMap::new(), opened: now, used: now });
@@ -161,7 +169,7 @@ impl Views {
 
     /// A view that `peer` has a lease of, which is renewed.
     pub(crate) fn renew(&self, id: ViewId, peer: NodeId, now: Duration) -> Option<Arc<Cut>> {
-        let mut all = self.all.lock();
+        let all = &mut self.books.lock().all;
         let lent = all.iter_mut().find(|lent| lent.id == id && lent.is_open())?;
         let lease = lent.leases.get_mut(&peer)?;
         *lease = now + LEASE;
@@ -171,93 +179,116 @@ impl Views {
 
     /// `peer` says how far it is.
     pub(crate) fn note_progress(&self, id: ViewId, peer: NodeId, progress: (u64, u64)) {
-        if let Some(lent) = self.all.lock().iter_mut().find(|lent| lent.id == id) {
+        if let Some(lent) = self.books.lock().all.iter_mut().find(|lent| lent.id == id) {
             lent.progress.insert(peer, progress);
         }
     }
 
     /// How far a node said that it is with what it fetches from here: bytes that are in place, bytes in all.
     pub(crate) fn progress(&self, peer: NodeId) -> Option<(u64, u64)> {
-        let all = self.all.lock();
+        let all = &self.books.lock().all;
         let lent = all.iter().rev().find(|lent| lent.leases.contains_key(&peer))?;
         lent.progress.get(&peer).copied()
     }
 
-    /// The entry of a view of everything that `peer` has a lease of.
-    pub(crate) fn leased(&self, id: ViewId, peer: NodeId) -> Option<EntryId> {
-        let all = self.all.lock();
-        let lent = all.iter().find(|lent| lent.id == id && lent.cut.only.is_none())?;
-        lent.leases.contains_key(&peer).then_some(lent.cut.at)
-    }
-
     /// `peer` installs a snapshot of this entry, or has: the log is kept from there on, if it has not begun behind it.
     pub(crate) fn pin(&self, peer: NodeId, index: LogIndex, now: Duration) {
-        let mut pins = self.pins.lock();
-        if index >= pins.start {
-            pins.of.insert(peer, (index, now + LEASE));
+        let mut books = self.books.lock();
+        if index >= books.start {
+            books.pins.insert(peer, (index, now + LEASE));
         }
     }
 
     /// The log begins at `start`, or is about to: nothing before is kept.
     pub(crate) fn drop_pins_before(&self, start: LogIndex) {
-        let mut pins = self.pins.lock();
-        pins.start = pins.start.max(start);
-        pins.of.retain(|_, (index, _)| *index >= start);
+        let mut books = self.books.lock();
+        books.start = books.start.max(start);
+        books.pins.retain(|_, (index, _)| *index >= start);
     }
 
     /// `peer` has said to this leader that its log goes so far. What it needs from there on, it keeps by saying so.
     pub(crate) fn on_acknowledged(&self, peer: NodeId, index: LogIndex) {
-        let mut pins = self.pins.lock();
-        if pins.of.get(&peer).is_some_and(|(pinned, _)| *pinned <= index) {
-            pins.of.remove(&peer);
+        let mut books = self.books.lock();
+        if books.pins.get(&peer).is_some_and(|(pinned, _)| *pinned <= index) {
+            books.pins.remove(&peer);
         }
     }
 
-    /// `peer` is done with a view. The entry that it is of, if there was such a lease of a view of everything.
-    pub(crate) fn give_back(&self, id: ViewId, peer: NodeId) -> Option<EntryId> {
-        let mut all = self.all.lock();
-        let newest = newest(&all);
-        let at = all.iter_mut().find(|lent| lent.id == id)?;
-        let there = at.leases.remove(&peer).filter(|_| at.cut.only.is_none()).map(|_| at.cut.at);
-        at.progress.remove(&peer);
-        all.retain(|lent| !lent.leases.is_empty() || Some(lent.id) == newest);
+    /// `peer` is done with a view, and has installed it or not. The entry that it is of, if it is one of everything that was lent
+    /// to it: the first time only.
+    pub(crate) fn give_back(&self, id: ViewId, peer: NodeId, installed: bool, now: Duration) -> Option<EntryId> {
+        let mut books = self.books.lock();
+        let lost = books.lost.remove(&peer);
+        let mut there = lost.filter(|(view, _)| *view == id).map(|(_, at)| at);
+        if there.is_none() {
+            books.lost.extend(lost.map(|lost| (peer, lost)));
+        }
+        let all = &mut books.all;
+        let newest = newest(all);
+        if let Some(lent) = all.iter_mut().find(|lent| lent.id == id) {
+            let lease = lent.leases.remove(&peer).filter(|_| lent.cut.only.is_none());
+            there = there.or(lease.map(|_| lent.cut.at));
+            lent.progress.remove(&peer);
+            all.retain(|lent| !lent.leases.is_empty() || Some(lent.id) == newest);
+        }
+        // Its log goes on behind it, and what says so to Raft may be late or lost.
+        if let Some(at) = there.filter(|at| installed && at.index >= books.start) {
+            books.pins.insert(peer, (at.index, now + LEASE));
+        }
         there
     }
 
     /// Closes what is over; how many.
     pub(crate) fn sweep(&self, now: Duration, limits: Limits, is_member: impl Fn(NodeId) -> bool) -> usize {
-        self.pins.lock().of.retain(|peer, (_, ends)| *ends > now && is_member(*peer));
-        let mut all = self.all.lock();
-        let (before, newest) = (all.len(), newest(&all));
+        let mut books = self.books.lock();
+        books.pins.retain(|peer, (_, ends)| *ends > now && is_member(*peer));
+        let all = &mut books.all;
+        let (before, newest, mut lost) = (all.len(), newest(all), Vec::new());
         all.retain_mut(|lent| {
-            lent.leases.retain(|peer, ends| *ends > now && is_member(*peer));
+            let over = |peer: &NodeId, ends: &Duration| *ends <= now || !is_member(*peer);
+            let silent: Vec<NodeId> =
+                lent.leases.iter().filter(|(peer, ends)| over(peer, ends)).map(|(peer, _)| *peer).collect();
+            silent.iter().for_each(|peer| _ = lent.leases.remove(peer));
+            lost.extend(lent.named(silent.iter()));
             let pinned: u64 = lent.cut.databases.values().map(ReadView::wal_bytes).sum();
             let unused = lent.leases.is_empty() && (Some(lent.id) != newest || now >= lent.used + IDLE);
             let capped = now >= lent.opened + limits.age || pinned > limits.pinned_bytes;
             self.capped.fetch_add(u64::from(capped && !lent.leases.is_empty()), Ordering::Relaxed);
-            lent.is_open() && !unused && !capped
+            let stays = lent.is_open() && !unused && !capped;
+            if !stays {
+                lost.extend(lent.named(lent.leases.keys()));
+            }
+            stays
         });
-        before - all.len()
+        let closed = before - all.len();
+        books.lose(lost);
+        books.lost.retain(|peer, _| is_member(*peer));
+        closed
     }
 
     /// Closes the views of entries before `start`, where the log is about to begin: nobody could go on from them.
     pub(crate) fn close_before(&self, start: LogIndex) {
         self.drop_pins_before(start);
-        self.all.lock().retain(|lent| {
+        let mut books = self.books.lock();
+        let mut lost = Vec::new();
+        books.all.retain(|lent| {
             let passed = lent.cut.only.is_none() && lent.cut.at.index < start;
             self.capped.fetch_add(u64::from(passed && !lent.leases.is_empty()), Ordering::Relaxed);
+            if passed {
+                lost.extend(lent.named(lent.leases.keys()));
+            }
             !passed
         });
+        books.lose(lost);
     }
 
     /// The first entry of those that lent views are of, or that are pinned: whoever fetches or installs one needs the log from
     /// there on.
     pub(crate) fn floor(&self) -> Option<LogIndex> {
+        let books = self.books.lock();
         let held = |lent: &&Lent| !lent.leases.is_empty() && lent.cut.only.is_none();
-        // Leases first: a node that gives one back is pinned before.
-        let lent = self.all.lock().iter().filter(held).map(|lent| lent.cut.at.index).min();
-        let pinned = self.pins.lock().of.values().map(|(index, _)| *index).min();
-        lent.into_iter().chain(pinned).min()
+        let lent = books.all.iter().filter(held).map(|lent| lent.cut.at.index);
+        lent.chain(books.pins.values().map(|(index, _)| *index)).min()
     }
 
     /// How many views were opened in this life of the node.
@@ -268,7 +299,7 @@ impl Views {
 
     /// How many views are open, and how many leases of them there are.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let all = self.all.lock();
+        let all = &self.books.lock().all;
         (all.len(), all.iter().map(|lent| lent.leases.len()).sum())
     }
 
@@ -284,8 +315,7 @@ impl Views {
 
     /// Closes all of them: the node stops.
     pub(crate) fn close_all(&self) {
-        self.all.lock().clear();
-        self.pins.lock().of.clear();
+        *self.books.lock() = Books::default();
     }
 
     /// May an object be made now?
@@ -304,6 +334,12 @@ fn newest(all: &[Lent]) -> Option<ViewId> {
 }
 
 impl Lent {
+    /// This view with each of those, if it is one of everything.
+    fn named<'a>(&'a self, peers: impl Iterator<Item = &'a NodeId>) -> impl Iterator<Item = (NodeId, ViewId, EntryId)> {
+        let whole = self.cut.only.is_none();
+        peers.filter(move |_| whole).map(|peer| (*peer, self.id, self.cut.at))
+    }
+
     fn is_open(&self) -> bool {
         self.cut.databases.values().all(ReadView::is_open)
     }

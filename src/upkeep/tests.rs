@@ -13,11 +13,12 @@ use crate::databases::Databases;
 use crate::history::History;
 use crate::log::LogOptions;
 use crate::raft::{CoreStatus, PeerStatus};
+use crate::registry::Left;
 use crate::shared::Shared;
 use crate::signal::Waiting;
 use crate::snapshot::object::ViewId;
 use crate::snapshot::views::{Cut, LEASE};
-use crate::snapshot::{object, source};
+use crate::snapshot::{Done, object, source};
 use crate::types::{ClusterId, EntryClass, EntryId, HardState, Incarnation, LogEntry, Membership, Term};
 
 const APP: DatabaseId = DatabaseId(2);
@@ -212,7 +213,7 @@ fn ends(events: &Receiver<Event>) -> Vec<(NodeId, LogIndex)> {
 /// Shows INV-42. What a start would begin with says it until it was told, and not afterwards.
 #[test]
 fn the_end_of_a_snapshot_is_told_once_also_over_a_restart() {
-    let finishing = Finishing { source: NodeId(3), index: LogIndex(2) };
+    let finishing = Finishing { source: NodeId(3), index: LogIndex(2), left: Left::END };
     for idle in [false, true] {
         let (fs, clock) = (SimFs::new(2), Arc::new(SimClock::default()));
         let (mut upkeep, _) = upkeep_at(&fs, &clock, Aftermath { reach: LogIndex(0), finishing: Some(finishing) });
@@ -238,6 +239,51 @@ fn the_end_of_a_snapshot_is_told_once_also_over_a_restart() {
             assert_eq!(still_to_tell(&upkeep), None);
         }
         assert_eq!(ends(&events), [(finishing.source, finishing.index)]);
+    }
+}
+
+/// Shows INV-42. An install is told at once, when there is somebody to tell; its end later; and neither of them again when the
+/// source says that it has heard of it.
+#[test]
+fn each_thing_that_is_left_of_a_snapshot_is_told_by_itself() {
+    let left = Left { install: Some(77), end: true, source: Some(9) };
+    let finishing = Finishing { source: NodeId(3), index: LogIndex(2), left };
+    for nobody_listens in [false, true] {
+        let (fs, clock) = (SimFs::new(2), Arc::new(SimClock::default()));
+        let aftermath = Aftermath { reach: LogIndex(0), finishing: Some(finishing) };
+        let (mut upkeep, _) = upkeep_at(&fs, &clock, aftermath);
+        upkeep.finish_snapshot();
+        assert_eq!(still_to_tell(&upkeep), Some(finishing), "nobody listens");
+        if nobody_listens {
+            clock.advance(Duration::from_secs(10));
+            upkeep.finish_snapshot();
+            assert_eq!(still_to_tell(&upkeep), finishing.with(Left { source: Some(9), ..Left::default() }));
+            continue;
+        }
+        let events = upkeep.hub.events.listen();
+        fs.fail_at(Aim::At("log.write"), 1, Lasts::ForGood, Failure::ENOSPC);
+        fs.fail_at(Aim::At("log.create"), 1, Lasts::ForGood, Failure::ENOSPC);
+        upkeep.finish_snapshot();
+        assert_eq!(events.try_iter().count(), 0, "there is no room to note it");
+        fs.clear_faults();
+        for _ in 0..2 {
+            upkeep.finish_snapshot();
+        }
+        let told: Vec<Event> = events.try_iter().collect();
+        assert_eq!(told, [Event::SnapshotInstalled { index: LogIndex(2), bytes: 77 }]);
+        assert_eq!(still_to_tell(&upkeep), finishing.with(Left { install: None, ..left }));
+        // What a later anchor says, whoever writes it.
+        let other =
+            Done { source: NodeId(3), view: ViewId(8), index: LogIndex(1), outcome: object::Outcome::Installed };
+        upkeep.hub.snapshots.on_reported(other);
+        assert_eq!(upkeep.hub.snapshots.finishing(), finishing.with(Left { install: None, ..left }), "another view");
+        upkeep.hub.snapshots.on_reported(Done { view: ViewId(9), ..other });
+        clock.advance(Duration::from_secs(10));
+        upkeep.finish_snapshot();
+        let told: Vec<Event> = events.try_iter().collect();
+        let (peer, index) = (NodeId(3), LogIndex(2));
+        assert_eq!(told, [Event::SnapshotFinished { peer, index, receiving: true }]);
+        assert_eq!((still_to_tell(&upkeep), upkeep.hub.snapshots.finishing()), (None, None));
     }
 }
 

@@ -121,13 +121,39 @@ fn a_node_takes_an_offer_at_once_unless_it_gave_up_a_moment_ago() {
     assert_eq!(takes(&Answer::NotNeeded), 1);
 }
 
-/// One try: whoever does not hear of it takes this node for a slow one.
+/// A word that was lost was the end of it: who listened at the source never heard that the snapshot is over.
 #[test]
-fn the_source_is_told_of_the_end_once() {
-    let (upkeep, _) = upkeep_on(&SimFs::new(1));
+fn the_source_is_told_of_an_install_until_it_has_heard() {
+    let (upkeep, clock) = upkeep_on(&SimFs::new(1));
     let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
     let (view, index, outcome) = (ViewId(4), LogIndex(9), Outcome::Installed);
-    hub.snapshots.set_done(Done { source: PEER, view, index, outcome });
-    assert_eq!(step(&mut rounds, hub, &Answer::Yes), [(PEER, Ask::Done { view, outcome, index })]);
-    assert_eq!(step(&mut rounds, hub, &Answer::Yes), []);
+    let done = Done { source: PEER, view, index, outcome };
+    hub.snapshots.set_done(done);
+    let mut told = |answer: Option<Answer>| {
+        let mut asked = Vec::new();
+        rounds.step(hub, &mut |node: NodeId, ask: &Ask| {
+            asked.push((node, ask.clone()));
+            answer.clone().ok_or_else(|| "no answer".to_string())
+        });
+        asked
+    };
+    let word = vec![(PEER, Ask::Done { view, outcome, index })];
+    let moment = Duration::from_millis(1);
+    for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+        assert_eq!(told(None), word);
+        clock.advance(Duration::from_secs(seconds) - moment);
+        assert_eq!((told(None), hub.snapshots.is_due(clock.now())), (vec![], false), "{seconds}");
+        clock.advance(moment);
+        assert!(hub.snapshots.is_due(clock.now()));
+    }
+    assert_eq!(told(Some(Answer::Yes)), word);
+    clock.advance(Duration::from_secs(100));
+    assert_eq!(told(None), []);
+    // What came to nothing is told once: the lease ends by itself. A source that is no member any more is not told.
+    hub.snapshots.set_done(Done { outcome: Outcome::NotNeeded, ..done });
+    assert_eq!(told(None).len(), 1);
+    hub.snapshots.set_done(Done { source: NodeId(9), ..done });
+    clock.advance(Duration::from_secs(100));
+    assert_eq!(told(None), []);
+    assert!(!hub.snapshots.is_due(clock.now()));
 }

@@ -61,9 +61,35 @@ fn what_nobody_uses_goes_when_there_is_a_newer_one() {
     let first = views.lend(7, cut(100), A, at(0));
     views.lend(7, cut(200), B, at(1));
     assert_eq!(views.counts(), (2, 2));
-    assert_eq!(views.give_back(first, A).map(|at| at.index), Some(LogIndex(100)));
-    assert_eq!(views.give_back(first, A), None, "once");
+    assert_eq!(views.give_back(first, A, true, at(2)).map(|at| at.index), Some(LogIndex(100)));
+    assert_eq!(views.give_back(first, A, true, at(2)), None, "once");
     assert_eq!(views.counts(), (1, 1));
+}
+
+/// Who was silent for too long, or whose view was closed, may have installed it all the same, and says so as soon as it can.
+#[test]
+fn who_lost_its_lease_may_still_say_that_it_has_installed() {
+    for how in ["silence", "age", "passed", "given back"] {
+        let views = Views::default();
+        let id = views.lend(7, cut(100), A, at(0));
+        match how {
+            "silence" => _ = views.sweep(at(30), LIMITS, |_| true),
+            "age" => _ = views.sweep(at(1), Limits { age: at(1), ..LIMITS }, |_| true),
+            "passed" => views.close_before(LogIndex(101)),
+            _ => _ = views.give_back(id, A, true, at(1)),
+        }
+        assert_eq!(views.counts().1, 0, "{how}");
+        let once = Some(LogIndex(100)).filter(|_| how != "given back");
+        let said = |peer| views.give_back(id, peer, true, at(31)).map(|at| at.index);
+        assert_eq!((said(B), said(A), said(A)), (None, once, None), "{how}");
+        // And the log is kept for it, if that has not passed it.
+        assert_eq!(views.floor(), Some(LogIndex(100)).filter(|_| how != "passed"), "{how}");
+    }
+    // Not one of who is no member any more, nor a view of one database.
+    let views = Views::default();
+    let id = views.lend(7, cut(100), A, at(0));
+    views.sweep(at(1), LIMITS, |node| node != A);
+    assert_eq!(views.give_back(id, A, true, at(1)), None);
 }
 
 #[test]
@@ -73,7 +99,7 @@ fn how_far_a_node_is_is_known_as_long_as_it_fetches() {
     assert_eq!(views.progress(A), None);
     views.note_progress(id, A, (5, 10));
     assert_eq!((views.progress(A), views.progress(B)), (Some((5, 10)), None));
-    views.give_back(id, A);
+    views.give_back(id, A, false, at(1));
     assert_eq!(views.progress(A), None);
 }
 
