@@ -389,7 +389,7 @@ pub(crate) fn go_on_behind(
             return Ok(None);
         }
     };
-    hub.snapshots.set_coming(None);
+    hub.snapshots.set_over();
     hub.snapshots.set_done(done);
     hub.findings.lock().alarms.remove(snapshot::ALARM);
     let Some(restored) = restored else { return Ok(None) };

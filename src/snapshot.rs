@@ -47,6 +47,7 @@ pub(crate) mod source;
 pub(crate) mod views;
 
 use crate::catalogue::DatabaseId;
+use crate::events::Event;
 use crate::registry::{Finishing, Left};
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, NodeId};
@@ -75,6 +76,19 @@ pub(crate) struct Transfer {
     /// Bytes of pages that are in place.
     pub(crate) done: u64,
     pub(crate) total: u64,
+}
+
+impl Transfer {
+    /// What those who listen here are told.
+    fn event(self) -> Event {
+        let Transfer { source: peer, index, done, total, .. } = self;
+        Event::SnapshotProgress { peer, index, receiving: true, done, total }
+    }
+
+    /// What the source is told, so that it keeps its view and the log behind it.
+    fn progress(self, view: ViewId) -> Ask {
+        Ask::Progress { view, phase: self.phase, done: self.done, total: self.total }
+    }
 }
 
 /// A snapshot that is complete on this node's disk.
@@ -176,8 +190,20 @@ impl Snapshots {
         *self.coming.lock()
     }
 
-    pub(crate) fn set_coming(&self, index: Option<LogIndex>) {
-        *self.coming.lock() = index;
+    pub(crate) fn set_coming(&self, index: LogIndex) {
+        *self.coming.lock() = Some(index);
+    }
+
+    /// It is installed, or came to nothing.
+    pub(crate) fn set_over(&self) {
+        *self.coming.lock() = None;
+        *self.transfer.lock() = None;
+    }
+
+    /// What waits to be installed, and where it came from.
+    fn waiting(&self) -> Option<(Transfer, ViewId)> {
+        let view = self.staged.lock().as_ref()?.view;
+        Some(((*self.transfer.lock())?, view))
     }
 
     /// The source is told, at once and until it has heard.

@@ -31,7 +31,8 @@ impl State {
     pub(super) fn begin_rounds(&mut self, at: At, life: u64) {
         let Some(running) = self.alive(at, life) else { return };
         let hub = running.hub.clone();
-        let due = hub.snapshots.is_due(hub.waiting.clock.now()) || !hub.databases.all_damaged().is_empty();
+        let waits = hub.snapshots.is_due(hub.waiting.clock.now()) || hub.snapshots.has_staged();
+        let due = waits || !hub.databases.all_damaged().is_empty();
         let Some(seat) = running.seat.as_mut().filter(|seat| due && !seat.engine_over) else { return };
         let Some(mut rounds) = seat.rounds.take() else { return };
         self.begin_call(at, Purpose::Rounds, move || {

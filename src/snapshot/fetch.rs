@@ -84,14 +84,17 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
     }
     let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total: 0 };
     let mut fetch = Fetch { hub, source, ask, view, at, reported: hub.waiting.clock.now(), transfer, received: 0 };
-    hub.snapshots.set_coming(Some(at.index));
+    hub.snapshots.set_coming(at.index);
     let staged = fetch.run(have);
-    *hub.snapshots.transfer.lock() = None;
-    if let Err(stop) = &staged {
-        hub.snapshots.set_coming(None);
-        let outcome = if *stop == Stop::NotNeeded { Outcome::NotNeeded } else { Outcome::GivenUp };
-        // If it does not arrive, the lease ends by itself.
-        let _ = fetch.ask.ask(&Ask::Done { view, outcome, index: at.index });
+    match &staged {
+        // The files are whole. A view that is closed by now is not needed any more.
+        Ok(_) => _ = fetch.tell(Phase::Install),
+        Err(stop) => {
+            hub.snapshots.set_over();
+            let outcome = if *stop == Stop::NotNeeded { Outcome::NotNeeded } else { Outcome::GivenUp };
+            // If it does not arrive, the lease ends by itself.
+            let _ = fetch.ask.ask(&Ask::Done { view, outcome, index: at.index });
+        }
     }
     staged
 }
@@ -204,17 +207,22 @@ impl Fetch<'_> {
 
     /// So many bytes are in place. The other node hears of it now and then.
     fn report(&mut self, phase: Phase, done: u64) -> Result<(), Stop> {
-        self.transfer.phase = phase;
         self.transfer.done += done;
-        *self.hub.snapshots.transfer.lock() = Some(self.transfer);
-        let now = self.hub.waiting.clock.now();
-        if now < self.reported + REPORT_EVERY {
+        if self.hub.waiting.clock.now() < self.reported + REPORT_EVERY {
+            self.transfer.phase = phase;
+            *self.hub.snapshots.transfer.lock() = Some(self.transfer);
             return Ok(());
         }
-        self.reported = now;
-        let Transfer { source, index, done, total, .. } = self.transfer;
-        self.hub.events.tell(&Event::SnapshotProgress { peer: source, index, receiving: true, done, total });
-        match self.ask.ask(&Ask::Progress { view: self.view, phase, done, total }) {
+        self.tell(phase)
+    }
+
+    /// The same, and the other node hears of it now.
+    fn tell(&mut self, phase: Phase) -> Result<(), Stop> {
+        self.transfer.phase = phase;
+        *self.hub.snapshots.transfer.lock() = Some(self.transfer);
+        self.reported = self.hub.waiting.clock.now();
+        self.hub.events.tell(&self.transfer.event());
+        match self.ask.ask(&self.transfer.progress(self.view)) {
             Ok(Answer::Gone) => Err(Stop::Lost("the view is closed".to_string())),
             // One report that gets lost does no harm.
             _ => Ok(()),

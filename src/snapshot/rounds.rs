@@ -21,6 +21,8 @@ use crate::types::NodeId;
 
 /// Time between two offers to one node; from the end of one that it did not answer.
 const OFFER_EVERY: Duration = Duration::from_secs(1);
+/// Time between two words about a snapshot that waits to be installed.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// Time until a transfer begins anew that another view will not mend by itself.
 const AFTER_GIVING_UP: Duration = Duration::from_secs(5);
 
@@ -29,6 +31,8 @@ const AFTER_GIVING_UP: Duration = Duration::from_secs(5);
 pub(crate) struct Rounds {
     offered: BTreeMap<NodeId, Duration>,
     not_before: Duration,
+    /// When the source was last told that a snapshot waits to be installed.
+    kept: Duration,
     repairs: Repairs,
 }
 
@@ -37,6 +41,7 @@ impl Rounds {
     pub(crate) fn step(&mut self, hub: &Hub, ask: &mut dyn AskNode) {
         self.offer(hub, ask);
         self.report(hub, ask);
+        self.keep(hub, ask);
         if let Some(source) = hub.snapshots.take_offer() {
             self.fetch(hub, source, ask);
         }
@@ -84,6 +89,16 @@ impl Rounds {
                 Err(_) => hub.snapshots.on_unreported(done, hub.waiting.clock.now()),
             }
         }
+    }
+
+    /// A snapshot that waits to be installed, as for room, would be useless if its source let go of the log behind it.
+    fn keep(&mut self, hub: &Hub, ask: &mut dyn AskNode) {
+        let now = hub.waiting.clock.now();
+        let Some((transfer, view)) = hub.snapshots.waiting().filter(|_| now >= self.kept + KEEP_EVERY) else { return };
+        self.kept = now;
+        hub.events.tell(&transfer.event());
+        // One that gets lost does no harm.
+        let _ = ask.ask(transfer.source, &transfer.progress(view));
     }
 
     fn fetch(&mut self, hub: &Hub, source: NodeId, ask: &mut dyn AskNode) {

@@ -3,11 +3,12 @@
 use shoaldb_vfs::env::Clock;
 use shoaldb_vfs::env::sim::SimFs;
 
-use super::super::object::{Answer, Outcome};
+use super::super::object::{Answer, Manifest, Outcome, Phase};
 use super::super::{Done, ViewId};
 use super::*;
+use crate::catalogue::Catalogue;
 use crate::shared::Leadership;
-use crate::types::{LogIndex, Term};
+use crate::types::{ClusterId, EntryId, LogIndex, Membership, Term};
 use crate::upkeep::tests::upkeep_on;
 
 const PEER: NodeId = NodeId(3);
@@ -77,8 +78,52 @@ fn one_that_does_not_answer_costs_the_others_a_second_and_has_its_turn_after_the
     assert_eq!(step(false), [(mute, Duration::ZERO)], "it does not lead any more");
 }
 
+/// It takes a moment, or as long as the disk is full: its source keeps view and log for whoever says something, and those who
+/// listen see that it is not stuck.
+#[test]
+fn while_a_snapshot_waits_to_be_installed_its_source_hears_of_it() {
+    let (upkeep, clock) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    let at = EntryId { index: LogIndex(9), term: Term(1) };
+    let (catalogue, membership) = (Catalogue::new(ClusterId(1)), Membership::default());
+    let manifest = Manifest { at, reach: at.index, membership, catalogue, databases: Vec::new() };
+    hub.snapshots.offer(PEER);
+    let answer = |ask: &Ask| match ask {
+        Ask::Open { .. } => Answer::Opened { view: ViewId(4), at },
+        Ask::Fetch { .. } => Answer::Object { bytes: manifest.encode() },
+        _ => Answer::Yes,
+    };
+    let events = hub.events.listen();
+    let mut words = || {
+        let mut words = Vec::new();
+        rounds.step(hub, &mut |_: NodeId, ask: &Ask| {
+            words.extend(Some(ask.clone()).filter(|ask| matches!(ask, Ask::Progress { .. })));
+            Ok(answer(ask))
+        });
+        words
+    };
+    let word = [Ask::Progress { view: ViewId(4), phase: Phase::Install, done: 0, total: 0 }];
+    assert_eq!(words(), word);
+    let shown = hub.snapshots.transfer.lock().map(|transfer| (transfer.phase, transfer.index));
+    assert_eq!((shown, hub.snapshots.coming()), (Some((Phase::Install, at.index)), Some(at.index)));
+    for _ in 0..3 {
+        clock.advance(KEEP_EVERY);
+        assert_eq!(words(), word);
+        clock.advance(KEEP_EVERY - Duration::from_millis(1));
+        assert_eq!(words(), []);
+        clock.advance(Duration::from_millis(1));
+    }
+    let told = events.try_iter().filter(|event| matches!(event, Event::SnapshotProgress { receiving: true, .. }));
+    assert_eq!(told.count(), 4);
+    drop(hub.snapshots.take_staged());
+    hub.snapshots.set_over();
+    assert_eq!(words(), []);
+    assert_eq!((*hub.snapshots.transfer.lock(), hub.snapshots.coming()), (None, None));
+}
+
 /// Who fetches from another node, as after a change of the leader, goes on by this leader's log. It says so when it is offered
 /// one.
+/// Shows INV-25.
 #[test]
 fn the_log_is_kept_for_who_fetches_from_another_node() {
     let (upkeep, _) = upkeep_on(&SimFs::new(1));
@@ -122,6 +167,7 @@ fn a_node_takes_an_offer_at_once_unless_it_gave_up_a_moment_ago() {
 }
 
 /// A word that was lost was the end of it: who listened at the source never heard that the snapshot is over.
+/// Shows INV-42.
 #[test]
 fn the_source_is_told_of_an_install_until_it_has_heard() {
     let (upkeep, clock) = upkeep_on(&SimFs::new(1));

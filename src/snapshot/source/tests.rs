@@ -120,10 +120,10 @@ fn who_is_offered_a_snapshot_says_which_one_is_on_its_way() {
     let offer = Ask::Offer { term: Term(1), start: LogIndex(1000) }.encode();
     let answer = || Answer::decode(serve(hub, Some(leader), &offer));
     assert_eq!(answer(), Ok(Answer::Yes));
-    hub.snapshots.set_coming(Some(LogIndex(1005)));
+    hub.snapshots.set_coming(LogIndex(1005));
     assert_eq!(answer(), Ok(Answer::OnItsWay { index: LogIndex(1005) }));
     assert_eq!(hub.snapshots.take_offer(), Some(leader), "and takes it all the same, when that one is over");
-    hub.snapshots.set_coming(None);
+    hub.snapshots.set_over();
     assert_eq!(answer(), Ok(Answer::Yes));
 }
 
