@@ -74,3 +74,43 @@ impl Appender {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use shoaldb_vfs::env::sim::SimFs;
+
+    use super::*;
+    use crate::log::{Anchor, LogOptions};
+    use crate::types::{ClusterId, EntryClass, EntryId, GENESIS, LogEntry, LogIndex, Term};
+
+    fn batch(number: u64) -> PersistBatch {
+        let id = EntryId { index: LogIndex(number), term: Term(1) };
+        let entries = vec![LogEntry { id, class: EntryClass::Normal, data: b"of one database".as_slice().into() }];
+        let hard_state = Some(HardState { term: Term(1), vote: None, commit: LogIndex(number - 1) });
+        PersistBatch { number, entries, hard_state, must_sync: true }
+    }
+
+    /// Transactions of any number of databases that came while the disk was busy share one write and one sync; and one that
+    /// does not follow the entries before it has its own.
+    #[test]
+    fn what_waits_goes_to_the_disk_in_one_write_and_one_sync() {
+        let fs = SimFs::new(1);
+        let options = LogOptions { segment_bytes: 64 << 10, spares: 1 };
+        let (start, hard_state) = (GENESIS, HardState::default());
+        let dir = Path::new("/node/log");
+        let log = Log::create(Arc::new(fs.clone()), dir, ClusterId(1), options, start, Anchor::default(), hard_state);
+        let (log, mut appender, mut told) = (log.unwrap(), Appender::default(), Vec::new());
+        let calls = || (fs.count("log.write"), fs.count("log.sync"));
+        let before = calls();
+        appender.append(&log, (2..=9).map(batch), &mut |number| told.push(number)).unwrap();
+        assert_eq!(calls(), (before.0 + 1, before.1 + 1));
+        assert_eq!((told.as_slice(), log.last().index), ([9].as_slice(), LogIndex(9)));
+
+        appender.append(&log, [batch(10), batch(10), batch(11)], &mut |number| told.push(number)).unwrap();
+        assert_eq!(calls(), (before.0 + 3, before.1 + 3));
+        assert_eq!((told, log.last().index), (vec![9, 10, 11], LogIndex(11)));
+    }
+}

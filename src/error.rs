@@ -18,7 +18,9 @@ use crate::receipt::{BadReceipt, Receipt};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// No node will ever apply it. Safe to run again.
+    /// What was tried to commit is in no node, and none will ever apply it. Safe to run again, after a `ROLLBACK` if the
+    /// connection is still in the transaction (`!is_autocommit()`): SQLite leaves it open after some errors, and what is run
+    /// then comes on top of it.
     NotCommitted,
     /// The answer was lost: it may be committed, now or later. Read first, then decide.
     Unknown,
@@ -240,7 +242,8 @@ pub fn outcome(error: &rusqlite::Error) -> Option<Outcome> {
 /// As [`outcome`], for an extended result code.
 ///
 /// `NotCommitted` for our own codes but `UNKNOWN`: the node gives them before it proposes anything, or with proof; and
-/// for every kind of `SQLITE_BUSY`, which SQLite and the node give only before. `None` for SQLite's other codes: a
+/// for every kind of `SQLITE_BUSY`, which SQLite and the node give only before. Such a one may leave the transaction open, so
+/// that a later `COMMIT` commits it: a `COMMIT` while a statement that writes is not finished, for one. `None` for SQLite's other codes: a
 /// violated constraint leaves the transaction open, and an I/O error or a full disk may be that of an ordinary file which
 /// is attached, after the replicated database was committed.
 pub fn outcome_of_code(code: i32) -> Option<Outcome> {

@@ -194,6 +194,12 @@ fn each_outside_thing_has_one_home() {
                 }
             }
         }
+        // The core's time are ticks, and its randomness is handed to it (INV-6).
+        for word in ["Instant", "SystemTime", "std::thread", "std::env", "rand::", "Duration"] {
+            if file.starts_with("src/raft") && names(&text, word) {
+                wrong.push(format!("{file} names {word}: the core has no clock, no randomness and no thread"));
+            }
+        }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

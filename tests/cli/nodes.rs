@@ -280,9 +280,18 @@ fn a_short_demo_loses_nothing() {
             args.push("--json");
             let report: serde_json::Value = serde_json::from_str(&works(&args)).unwrap();
             assert_eq!((&report["lost"], &report["nodes_equal"]), (&0.into(), &1.into()), "{report}");
+            for happened in ["kills", "acknowledged", "found", "reads", "tables_as_loaded"] {
+                assert!(report[happened].as_u64().is_some_and(|n| n > 0), "{happened}: {report}");
+            }
+            assert!(report["found"].as_u64() >= report["acknowledged"].as_u64(), "{report}");
         } else {
-            let table = works(&args);
-            assert!(table.ends_with("\nlost: 0\n"), "{table}");
+            let output = run(&args);
+            let [table, shown] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+            assert!(output.status.success() && table.ends_with("\nlost: 0\n"), "{table}{shown}");
+            let kills = table.lines().find_map(|line| line.strip_prefix("kills of the leader (SIGKILL)")).unwrap();
+            assert!(kills.trim().parse::<u64>().is_ok_and(|kills| kills > 0), "{table}");
+            assert!(table.contains("3 of 3, integrity_check ok"), "{table}");
+            assert!(shown.contains("SIGKILL"), "it is shown as it happens: {shown}");
         }
     }
 }

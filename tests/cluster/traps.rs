@@ -237,6 +237,13 @@ fn trap_8_reads_of_one_turn_share_one_round() {
     cluster.run();
     assert!((100..110).all(|request| cluster.reads[&request] == Ok(LogIndex(2))));
     assert_eq!(sent(&mut cluster, MessageKind::Heartbeat), 2, "one for each follower");
+
+    let core = cluster.node(2).core.as_mut().unwrap();
+    (200..210).for_each(|request| core.on_event(Event::ReadIndex { request }));
+    cluster.turn(2);
+    cluster.run();
+    assert!((200..210).all(|request| cluster.reads[&request] == Ok(LogIndex(2))));
+    assert_eq!(sent(&mut cluster, MessageKind::ReadIndex), 1, "a follower asks once for all of them");
 }
 
 #[test]

@@ -151,6 +151,29 @@ fn a_linearizable_write_lock_asks_the_majority_even_if_nothing_will_be_written()
     }
 }
 
+/// SQLite refuses this one itself, and leaves the transaction open. As long as nobody rolls it back it may be committed.
+#[test]
+fn a_commit_that_is_refused_while_a_statement_runs_leaves_the_transaction_open_until_it_is_rolled_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path()).unwrap();
+    let db = node.connect("app").unwrap();
+    db.execute_batch("CREATE TABLE t(x)").unwrap();
+    for (end, rows) in [("ROLLBACK", 0), ("COMMIT", 2)] {
+        db.execute_batch("BEGIN").unwrap();
+        let mut insert = db.prepare("INSERT INTO t VALUES (1), (2) RETURNING x").unwrap();
+        let mut running = insert.query([]).unwrap();
+        running.next().unwrap().unwrap();
+        let error = db.execute_batch("COMMIT").unwrap_err();
+        assert_eq!(outcome(&error), Some(Outcome::NotCommitted), "{error}");
+        assert_eq!(count(&node.connect("app").unwrap()), 0, "nobody has it");
+        assert!(!db.is_autocommit(), "but it can be committed");
+        drop(running);
+        drop(insert);
+        db.execute_batch(end).unwrap();
+        assert_eq!(count(&node.connect("app").unwrap()), rows, "{end}");
+    }
+}
+
 #[test]
 fn codes_say_what_became_of_the_transaction() {
     use rusqlite::ffi;

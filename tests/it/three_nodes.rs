@@ -26,6 +26,8 @@ fn a_follower_refuses_writes_and_names_the_leader() {
     let follower = cluster.follower();
     follower.wait_applied(cluster.leader().checksum("app").unwrap().0, LONG);
     let db = follower.connect("app").unwrap();
+    let known = follower.leader().unwrap();
+    assert_eq!((known.id, known.address), (leader, cluster.leader().leader().unwrap().address));
     let error = db.execute("INSERT INTO t VALUES (1)", []).unwrap_err();
     assert_eq!(shoaldb::leader_hint(&error), Some(leader), "{error}");
     let error = Error::from(error);
@@ -118,11 +120,9 @@ fn a_listed_node_that_comes_late_is_bound_and_catches_up() {
     cluster.assert_equal("app");
     // Its vote counts now: it and one other are a majority.
     let leader = cluster.leader().id();
-    let other = if leader == 1 { 3 } else { 1 };
     let stopped = if leader == 2 { 1 } else { leader };
     cluster.nodes[stopped as usize - 1].take().unwrap().shutdown().unwrap();
     insert(&cluster, 100).unwrap();
-    assert!(cluster.running().count() == 2 && (other == stopped || cluster.nodes[other as usize - 1].is_some()));
     cluster.assert_equal("app");
 }
 

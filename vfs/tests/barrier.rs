@@ -72,6 +72,32 @@ fn a_read_sees_what_was_applied_during_its_barrier_and_asks_only_once() {
     stage.compare("app");
 }
 
+/// The same where nothing is in the WAL when the read begins: it would read the main file alone.
+#[test]
+fn a_read_of_the_main_file_alone_sees_what_was_applied_during_its_barrier() {
+    let stage = Stage::with_clock(Arc::new(Noon));
+    stage.connect("app").execute_batch(TABLE).unwrap();
+    let mut twin = stage.twin("app");
+    let db = linearizable(&stage);
+    number(&db, "SELECT count(*) FROM t");
+    for read in 1..20 {
+        stage.database("app").checkpoint().unwrap();
+        assert_eq!(stage.database("app").status().wal_frames, 0, "read {read}");
+        let (transaction, position) = twin.write(&stage, "INSERT INTO t(v) VALUES (1)");
+        let (database, before) = (stage.database("app"), barriers(&stage));
+        *stage.replicator.barrier.lock() = Some(Box::new(move |_| {
+            if database.position() < position {
+                database.apply(&transaction, position).unwrap();
+            }
+            Ok(())
+        }));
+        assert_eq!(number(&db, "SELECT count(*) FROM t"), read);
+        assert_eq!(barriers(&stage), before + 1, "read {read}");
+    }
+    *stage.replicator.barrier.lock() = None;
+    stage.compare("app");
+}
+
 /// The first write on an empty WAL makes SQLite change its read lock while it holds WRITE. A barrier there would wait for
 /// an applier that waits for WRITE.
 #[test]

@@ -40,8 +40,9 @@ const VERDICTS: [(Refusal, i32); 16] = [
 #[test]
 fn a_refused_commit_is_gone_and_the_connection_goes_on() {
     for (refusal, expected) in VERDICTS {
-        for shape in ["first", "autocommit", "explicit", "spilled", "padded"] {
-            let what = format!("{refusal:?}, {shape}");
+        let shapes = ["first", "autocommit", "explicit", "spilled", "padded"];
+        for (shape, recovers) in shapes.into_iter().flat_map(|shape| [(shape, false), (shape, true)]) {
+            let what = format!("{refusal:?}, {shape}, {recovers}");
             let stage = Stage::new();
             let db = stage.connect_with("app", if shape == "padded" { "&psow=0" } else { "" });
             db.execute_batch("PRAGMA synchronous = FULL").unwrap();
@@ -68,8 +69,11 @@ fn a_refused_commit_is_gone_and_the_connection_goes_on() {
             assert!(db.is_autocommit(), "{what}");
             assert_eq!(number(&other, "SELECT count(*) FROM t"), 1, "{what}");
             assert_eq!(number(&db, "SELECT count(*) FROM t"), 1, "{what}");
-            stage.compare("app");
-            assert_eq!(number(&other, "SELECT count(*) FROM t"), 1, "after recovery, {what}");
+            if recovers {
+                // This lets the wal-index be made anew from the WAL.
+                stage.compare("app");
+                assert_eq!(number(&other, "SELECT count(*) FROM t"), 1, "after recovery, {what}");
+            }
             db.execute("INSERT INTO t(v) VALUES (2)", []).unwrap();
             assert_eq!(stage.commits("app"), 3, "{what}");
             stage.compare("app");

@@ -243,6 +243,7 @@ fn every_case_of_the_table() {
     for (name, case, segments, last) in &rows {
         assert_eq!(walk(segments), (*case, *last), "{name}");
     }
+    assert!(ALL.iter().enumerate().all(|(i, case)| *case as usize == i) && ALL.len() == Case::ReadBack as usize + 1);
     // `sealed-end` and `batch` are on the way of the rows with a successor; `read-back` is none of opening.
     for case in ALL.iter().filter(|case| !matches!(case, Case::SealedEnd | Case::ReadBack)) {
         assert!(rows.iter().any(|(_, label, ..)| *label == case.label()), "no row for {}", case.label());
