@@ -57,13 +57,12 @@ pub(crate) struct Config {
     pub(crate) session_idle: Duration,
     /// Age at which a view that is lent to another node is closed, used or not. 24 h: far beyond any transfer that moves.
     pub(crate) snapshot_read_view_close_timeout: Duration,
-    /// Bytes of WAL that lent views may keep from being checkpointed before they are closed. 1 GiB.
+    /// Bytes of WAL that read views may keep from being checkpointed before they are closed. 1 GiB.
     pub(crate) snapshot_wal_pin_max: u64,
-    /// A read transaction that is younger is never ended. 60 s: one huge transaction of somebody else is no reason to end whoever
-    /// reads at that moment.
+    /// A read transaction that is younger is not ended while it keeps less than twice what it may. 60 s: one huge transaction of
+    /// somebody else is no reason to end whoever reads at that moment.
     pub(crate) reader_patience: Duration,
-    /// Bytes of a database's WAL that a read transaction older than that may keep from being checkpointed before it is ended.
-    /// 1 GiB.
+    /// Bytes of a database's WAL beyond which read transactions older than that are ended. 1 GiB.
     pub(crate) reader_wal_pin_max: u64,
     /// Bytes of databases, all together, up to which what is lent to another node is copied into memory, so that no checkpoint
     /// waits for whoever fetches it. 16 MiB: a copy takes milliseconds, and less than what a transfer may take in memory anyhow.

@@ -76,6 +76,7 @@ fn parameters_that_go_past_the_wal_are_refused() {
     for parameter in ["&immutable=0", "&nolock=0", "&read=local", "&read=LINEARIZABLE"] {
         assert_eq!(code(stage.try_connect("app", parameter)), 0, "{parameter}");
     }
+    stage.compare("app");
 }
 
 #[test]
@@ -214,6 +215,7 @@ fn pragmas_of_ours_answer() {
     assert_eq!(ask("PRAGMA shoal_read_level"), "linearizable");
     let said = text(db.execute_batch("PRAGMA shoal_read_level = sometimes"));
     assert!(said.contains("use local or linearizable"), "{said}");
+    stage.compare("app");
 }
 
 /// SQLite's own handle of a main file.
@@ -291,4 +293,5 @@ fn loading_an_extension_that_does_not_exist_is_an_error() {
     let said = text(db.execute_batch("SELECT load_extension('/no/such/extension')"));
     assert!(said.contains("/no/such/extension"), "{said}");
     db.execute_batch(TABLE).unwrap();
+    stage.compare("app");
 }

@@ -48,13 +48,13 @@ pub(crate) struct Tuning {
     /// How long a view lent to another node, for a snapshot, stays open, used or not [default: 24h].
     #[arg(long, env = "SHOAL_SNAPSHOT_READ_VIEW_CLOSE_TIMEOUT", value_name = "TIME", value_parser = time)]
     snapshot_read_view_close_timeout: Option<Duration>,
-    /// Pages in write-ahead logs that views lent to other nodes may keep there before they are closed [default: 1GiB].
+    /// Pages in write-ahead logs that read views, lent to other nodes or not, keep there before they are closed [default: 1GiB].
     #[arg(long, env = "SHOAL_SNAPSHOT_WAL_PIN_MAX", value_name = "SIZE", value_parser = size)]
     snapshot_wal_pin_max: Option<u64>,
     /// Databases that are copied into memory when they are lent, all together, up to this size; 0 for never [default: 16MiB].
     #[arg(long, env = "SHOAL_SNAPSHOT_CHUNK_MAX_SIZE", value_name = "SIZE", value_parser = size)]
     snapshot_chunk_max_size: Option<u64>,
-    /// A read transaction that is younger is never ended, whatever it keeps [default: 1m].
+    /// A read transaction that is younger is not ended while it keeps less than twice what it may [default: 1m].
     #[arg(long, env = "SHOAL_READER_PATIENCE", value_name = "TIME", value_parser = time)]
     reader_patience: Option<Duration>,
     /// Pages in a write-ahead log that an older one may keep there before it is ended [default: 1GiB].
