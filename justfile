@@ -11,7 +11,7 @@ ci:
 test *args:
     cargo test --workspace {{args}}
 
-# Three nodes, real data, a killed leader.
+# Three nodes and a killed leader; --file loads a database of yours.
 demo *args:
     cargo run --release -- demo {{args}}
 

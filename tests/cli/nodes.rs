@@ -80,6 +80,9 @@ fn three_nodes_a_transfer_and_a_clean_handover() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(fails(&["db", "create", "b", "--endpoints", &lonely], 4).contains("no leader"));
+    let alone = run(&["status", "--endpoints", &lonely]);
+    assert_eq!(alone.status.code(), Some(4), "it answers, and knows no leader: {}", out(&alone));
+    assert!(out(&alone).contains("app") && String::from_utf8_lossy(&alone.stderr).contains("shoal health"));
     let nobody = run(&["health", "--endpoints", &endpoints]);
     assert_eq!(nobody.status.code(), Some(4), "{}", String::from_utf8_lossy(&nobody.stderr));
     let some_answer = run(&["status", "--endpoints", &endpoints]);

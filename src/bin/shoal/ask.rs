@@ -351,7 +351,12 @@ fn wals(known: &[&Status]) -> comfy_table::Table {
 
 /// The exit code of several answers, of which some are no good; the last reason is told last.
 fn judge(failed: &[(&str, &Error)], somebody_knows_a_leader: bool) -> Result<(), Failed> {
-    let Some((door, error)) = failed.last() else { return Ok(()) };
+    let Some((door, error)) = failed.last() else {
+        let text = "nobody who answered knows a leader; a majority of the voters elects one when it runs and is connected, and \
+                    `shoal health` says what is in the way"
+            .to_string();
+        return if somebody_knows_a_leader { Ok(()) } else { Err(Failed { code: Failed::NO_LEADER, text }) };
+    };
     for (door, error) in &failed[..failed.len() - 1] {
         eprintln!("shoal: {}", named(door, error));
     }
