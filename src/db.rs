@@ -6,6 +6,7 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -73,14 +74,6 @@ fn node_id(id: u64) -> Result<NodeId> {
     }
 }
 
-/// Connections of [`Node::write`] that nobody uses now.
-#[derive(Default)]
-struct Pools {
-    by_name: HashMap<String, Vec<Connection>>,
-    /// How many databases had been dropped when those to dropped ones were closed.
-    drops: u64,
-}
-
 struct Inner {
     hub: Hub,
     vfs_name: String,
@@ -89,7 +82,10 @@ struct Inner {
     transport: Mutex<Option<Arc<Tcp>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn DirLock>>>,
-    pools: Mutex<Pools>,
+    /// Connections of [`Node::write`] that nobody uses now.
+    pools: Mutex<HashMap<String, Vec<Connection>>>,
+    /// How many databases had been dropped when those to dropped ones were closed.
+    drops: AtomicU64,
     /// Held while the node goes down, so that everybody who asked for it returns after it.
     down: Mutex<bool>,
 }
@@ -222,7 +218,7 @@ impl Node {
     pub fn write<T>(&self, name: &str, mut f: impl FnMut(&WriteTx<'_>) -> Result<T> + Send) -> Result<T> {
         self.check_running()?;
         loop {
-            let pooled = self.inner.pools.lock().by_name.get_mut(name).and_then(Vec::pop);
+            let pooled = self.inner.pools.lock().get_mut(name).and_then(Vec::pop);
             let mut connection = match pooled {
                 Some(connection) => connection,
                 None => self.connect(name)?,
@@ -494,7 +490,7 @@ impl Inner {
     /// Keeps a connection for the next caller.
     fn keep(&self, name: &str, connection: Connection) {
         let mut pools = self.pools.lock();
-        let pool = pools.by_name.entry(name.to_string()).or_default();
+        let pool = pools.entry(name.to_string()).or_default();
         if pool.len() < POOLED && !self.hub.is_stopped() {
             pool.push(connection);
         }
@@ -502,13 +498,14 @@ impl Inner {
 
     /// Closes the kept connections to databases that were dropped: each keeps its database in memory.
     fn close_dropped(&self) {
-        let mut pools = self.pools.lock();
         let drops = self.hub.databases.drops();
-        if std::mem::replace(&mut pools.drops, drops) == drops {
+        if self.drops.load(Ordering::Relaxed) == drops {
             return;
         }
-        let gone: Vec<_> = pools.by_name.extract_if(|name, _| self.hub.databases.find(name, false).is_err()).collect();
-        drop(pools);
+        self.drops.store(drops, Ordering::Relaxed);
+        let is_gone = |name: &String, _: &mut Vec<Connection>| self.hub.databases.find(name, false).is_err();
+        // Closed without the lock, which every write needs.
+        let gone: Vec<_> = self.pools.lock().extract_if(is_gone).collect();
         drop(gone);
     }
 
@@ -540,7 +537,7 @@ impl Inner {
         hub.stop();
         self.registrations.lock().clear();
         drop(self.socket.lock().take());
-        self.pools.lock().by_name.clear();
+        self.pools.lock().clear();
         hub.post(Input::Stop);
         if let Some(tcp) = self.transport.lock().take() {
             tcp.shutdown();

@@ -25,6 +25,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use shoaldb_vfs::Database;
@@ -385,14 +386,10 @@ impl Upkeep {
         let about = checkpoint_about(id);
         // Readers of which each is there for a while, but always one of them, keep a lap from ending as one does that stays.
         let end_after = self.old_reader(wal).filter(|_| crowded);
+        let readers_ended = || db.counters.readers_ended.load(Ordering::Relaxed);
+        let before = readers_ended();
         let made = db.checkpoint_and_restart(patience, end_after);
-        let ended = db.status().readers_ended - status.readers_ended;
-        if ended > 0 {
-            tracing::warn!(
-                database = db.name(),
-                "{ended} read transactions were ended: they kept {wal} bytes of WAL; see reader_wal_pin_max"
-            );
-        }
+        warn_of_ended(db, readers_ended() - before, wal);
         match made {
             Ok(Checkpoint::Done { from, to, pages }) => {
                 tracing::debug!(database = db.name(), "checkpoint from {from} to {to}, {pages} pages");
@@ -447,7 +444,7 @@ impl Upkeep {
         let patience = self.hub.config.reader_patience;
         let age = self.old_reader(wal).or_else(|| self.holds_log(status).then_some(patience));
         if let Some(age) = age.filter(|age| status.oldest_reader.is_some_and(|oldest| oldest >= *age)) {
-            db.end_oldest_readers(age);
+            warn_of_ended(db, db.end_oldest_readers(age) as u64, wal);
         }
     }
 
@@ -456,11 +453,15 @@ impl Upkeep {
     fn close_forgotten_views(&self, db: &Database, status: &DatabaseStatus, pending: u64) {
         let lent = self.hub.snapshots.views.counts().0 > 0;
         if pending > self.hub.config.snapshot_wal_pin_max || !lent && self.holds_log(status) {
-            tracing::warn!(
-                database = db.name(),
-                "read views are closed: they kept {pending} bytes of WAL from being checkpointed; see snapshot_wal_pin_max"
-            );
-            db.close_views();
+            let closed = db.close_views();
+            // None if all of them are closed and a page of one is still lent.
+            if closed > 0 {
+                tracing::warn!(
+                    database = db.name(),
+                    "{closed} read views are closed: they kept {pending} bytes of WAL from being checkpointed, and the log; see \
+                     snapshot_wal_pin_max and log_limit"
+                );
+            }
         }
     }
 
@@ -743,6 +744,15 @@ impl Upkeep {
                 (DatabaseId(id.0 + 1), PageNo::FIRST)
             }
         };
+    }
+}
+
+fn warn_of_ended(db: &Database, ended: u64, wal: u64) {
+    if ended > 0 {
+        tracing::warn!(
+            database = db.name(),
+            "{ended} read transactions were ended: they kept {wal} bytes of WAL, and the log; see reader_wal_pin_max and log_limit"
+        );
     }
 }
 

@@ -381,6 +381,7 @@ impl Builder {
                 threads: Mutex::new(threads),
                 lock: Mutex::new(Some(lock)),
                 pools: Mutex::default(),
+                drops: AtomicU64::new(0),
                 down: Mutex::new(false),
             }),
         };

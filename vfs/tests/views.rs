@@ -254,9 +254,11 @@ fn an_open_write_transaction_is_not_seen_nor_is_one_that_is_not_published_yet() 
 #[test]
 fn a_view_ends_for_every_reason_and_what_it_lent_outlives_them_all() {
     type End = fn(&Stage, &Arc<Database>, &ReadView);
-    let ends: [(&str, End, bool); 4] = [
+    let ends: [(&str, End, bool); 5] = [
         ("close", |_, _, view| view.close(), false),
         ("close twice", |_, _, view| (0..2).for_each(|_| view.close()), false),
+        // A page is still lent, so the gate stays shut, and there is nothing more to close.
+        ("closed by the database", |_, db, _| assert_eq!((db.close_views(), db.close_views()), (1, 0)), false),
         ("retire", |_, db, _| db.retire(Refusal::Dropped), true),
         (
             "close_files",

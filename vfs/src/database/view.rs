@@ -174,10 +174,11 @@ impl Database {
         Ok(view)
     }
 
-    /// Closes all views. What they lent stays where it is, and keeps the gate shut until it is given back.
-    pub fn close_views(&self) {
+    /// Closes all views; how many there were. What they lent stays where it is, and keeps the gate shut until it is given back.
+    pub fn close_views(&self) -> usize {
         let open = self.state.lock().views.take();
         open.iter().for_each(ViewRef::close);
+        open.len()
     }
 }
 
