@@ -81,4 +81,4 @@ pub use crate::db::{AutoVacuum, Builder, CreateOptions, Member, Node};
 pub use crate::error::{Error, ErrorKind, Outcome, Result, leader_hint, outcome, outcome_of_code};
 pub use crate::events::{Event, Phase, Progress};
 pub use crate::receipt::{BadReceipt, Receipt, ReceiptOutcome, Unsettled};
-pub use crate::status::{Bounded, DatabaseStatus, MemberStatus, PeerStatus, SnapshotStatus, Status};
+pub use crate::status::{Bounded, DatabaseStatus, Lending, MemberStatus, PeerStatus, SnapshotStatus, Status};

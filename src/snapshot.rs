@@ -26,7 +26,7 @@
 //!
 //! The files under `snapshot/` have the parts: `object.rs` the bytes, `views.rs` what is lent, `source.rs` the answers,
 //! `pace.rs` how
-//! fast, `fetch.rs` the questions, `ask.rs` how they get there, `install.rs` the change, `rounds.rs` what is done when. `repair.rs` and `mend.rs` do the same
+//! fast, `shelf.rs` what several want at once, `fetch.rs` the questions, `ask.rs` how they get there, `install.rs` the change, `rounds.rs` what is done when. `repair.rs` and `mend.rs` do the same
 //! for one database whose copy is damaged, outside of what Raft knows. Here is what they share.
 
 use std::collections::BTreeSet;
@@ -43,6 +43,7 @@ pub(crate) mod object;
 pub(crate) mod pace;
 pub(crate) mod repair;
 pub(crate) mod rounds;
+pub(crate) mod shelf;
 pub(crate) mod source;
 pub(crate) mod views;
 

@@ -64,6 +64,9 @@ pub struct Status {
     /// Views of its databases that this node lends to others, and to how many of them.
     #[serde(default)]
     pub lent: (usize, usize),
+    /// What of snapshots this node has sent.
+    #[serde(default)]
+    pub lending: Lending,
     /// A snapshot that is on its way to this node.
     #[serde(default)]
     pub snapshot: Option<SnapshotStatus>,
@@ -122,6 +125,17 @@ pub struct DatabaseStatus {
     /// Read views that keep its WAL from being checkpointed.
     #[serde(default)]
     pub views: u64,
+}
+
+/// What a node has sent of snapshots, and of copies for repairs, since it started. Those who fetch from one view at about the
+/// same time share what is read for them.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Lending {
+    /// Bytes that were read from the databases for it.
+    pub read: u64,
+    /// Bytes that were sent.
+    pub sent: u64,
 }
 
 /// A snapshot on its way to a node.
@@ -221,6 +235,8 @@ pub(crate) fn of(hub: &Hub) -> Status {
     let members = members(hub, core.as_ref().map(|core| &core.membership));
     let (first, log_bytes) = hub.log_extent();
     let anchored = hub.findings.lock().anchored;
+    let (read, sent) = hub.snapshots.views.bytes();
+    let lending = Lending { read, sent };
     Status {
         node: hub.id,
         incarnation: hub.incarnation,
@@ -245,6 +261,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
         inbox: Bounded::new(hub.inbox.usage()),
         databases,
         lent: hub.snapshots.views.counts(),
+        lending,
         snapshot: hub.snapshots.transfer.lock().map(|transfer| SnapshotStatus {
             source: transfer.source,
             index: transfer.index,

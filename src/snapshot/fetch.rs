@@ -77,7 +77,10 @@ struct Fetch<'a> {
 /// Fetches what `source` has beyond the entries that this node has. Blocks for as long as it takes.
 pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Result<Staged, Stop> {
     let have = hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed);
+    let asked = hub.waiting.clock.now();
     let (view, at) = open(hub, have, ask)?;
+    let micros = (hub.waiting.clock.now() - asked).as_micros() as u64;
+    tracing::info!(node = hub.id.0, source = source.0, index = at.index.0, micros, "a view was lent");
     // A view that is opened again, because its answers got lost, is the same snapshot.
     if hub.snapshots.begun.lock().replace((source, at.index)) != Some((source, at.index)) {
         hub.events.tell(&Event::SnapshotStarted { peer: source, index: at.index, receiving: true });

@@ -16,16 +16,16 @@
 //! Deliberately absent: who asks, and when.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::Duration;
 
 use shoaldb_vfs::page::{PageNo, PageSize};
 use shoaldb_vfs::transaction::Position;
 use shoaldb_vfs::view::{ReadView, ViewError};
 
 use super::object::{
-    self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, RANGES_PER_OBJECT,
+    self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, RANGES_PER_OBJECT, ViewId,
 };
-use super::views::Cut;
+use super::views::{Cut, Turn};
 use crate::catalogue::{Catalogue, DatabaseId};
 use crate::databases::Damage;
 use crate::events::Event;
@@ -113,10 +113,7 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             }
         }
         Ask::Sum { database, at } => sum(hub, database, at),
-        Ask::Fetch { view, object } => match hub.snapshots.views.renew(view, from, now) {
-            Some(cut) => fetch(hub, &cut, &object),
-            None => Answer::Gone,
-        },
+        Ask::Fetch { view, object } => fetch(hub, from, view, &object),
         Ask::Progress { view, done, total, .. } => match hub.snapshots.views.renew(view, from, now) {
             Some(cut) => {
                 hub.snapshots.views.note_progress(view, from, (done, total));
@@ -236,28 +233,50 @@ fn beginning(hub: &Hub) -> Option<Start> {
     Some(Start { at, membership: anchor.membership, catalogue })
 }
 
-fn fetch(hub: &Hub, cut: &Arc<Cut>, object: &Object) -> Answer {
-    let now = hub.waiting.clock.now();
+/// An object that is made for this one, or was a moment ago for another one that fetches from the same view.
+fn fetch(hub: &Hub, from: NodeId, view: ViewId, object: &Object) -> Answer {
+    let (now, views) = (hub.waiting.clock.now(), &hub.snapshots.views);
+    let again = |left: Duration| Answer::Busy { millis: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1) };
+    let Some(cut) = views.renew(view, from, now) else { return Answer::Gone };
     if let Some(left) = hub.snapshots.pace.wait(now) {
-        return Answer::Busy { millis: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1) };
+        return again(left);
     }
-    let Some(_sending) = hub.snapshots.views.begin_sending() else { return Answer::Busy { millis: LATER_MILLIS } };
-    let view = |database: &DatabaseId| cut.databases.get(database);
-    let made = match object {
-        Object::Manifest if cut.only.is_some() => None,
-        Object::Manifest => Some(Ok(cut.manifest.clone())),
-        Object::Ranges { database, first, count } => view(database).map(|view| ranges(view, *first, *count)),
-        Object::Hashes { database, ranges } => view(database).map(|view| hashes(view, ranges)),
-        Object::Pages { database, runs } => view(database).map(|view| pages(view, runs)),
+    let Some(_sending) = views.begin_sending() else { return Answer::Busy { millis: LATER_MILLIS } };
+    let (bytes, was_made) = match views.turn(view, from, object, now) {
+        Turn::Wait(left) => return again(left),
+        Turn::There(made) => (with_room(&made), false),
+        Turn::Make(place) => match make(&cut, object) {
+            Ok(bytes) => {
+                if let Some(place) = place {
+                    place.put(&bytes);
+                }
+                (bytes, true)
+            }
+            Err(Unmade::Closed) => return Answer::Gone,
+            Err(Unmade::No(why)) => return Answer::No(why),
+        },
     };
-    match made {
-        Some(Ok(bytes)) => {
-            hub.snapshots.pace.sent(now, bytes.len(), hub.config.snapshot_rate);
-            Answer::Object { bytes }
-        }
-        Some(Err(Unmade::Closed)) => Answer::Gone,
-        Some(Err(Unmade::No(why))) => Answer::No(why),
-        None => Answer::No("no such object in this view".to_string()),
+    hub.snapshots.pace.sent(now, bytes.len(), hub.config.snapshot_rate);
+    views.note_sent(bytes.len(), was_made);
+    Answer::Object { bytes }
+}
+
+/// A copy with room for what comes before it in the answer, so that it is not moved to another place then.
+fn with_room(bytes: &[u8]) -> Vec<u8> {
+    let mut copy = Vec::with_capacity(bytes.len() + object::OBJECT_HEAD);
+    copy.extend_from_slice(bytes);
+    copy
+}
+
+fn make(cut: &Cut, object: &Object) -> Result<Vec<u8>, Unmade> {
+    let no_such = || Unmade::No("no such object in this view".to_string());
+    let view = |database: &DatabaseId| cut.databases.get(database).ok_or_else(no_such);
+    match object {
+        Object::Manifest if cut.only.is_some() => Err(no_such()),
+        Object::Manifest => Ok(cut.manifest.clone()),
+        Object::Ranges { database, first, count } => ranges(view(database)?, *first, *count),
+        Object::Hashes { database, ranges } => hashes(view(database)?, ranges),
+        Object::Pages { database, runs } => pages(view(database)?, runs),
     }
 }
 

@@ -19,6 +19,12 @@
 //!
 //! Closing costs nothing but time: whoever fetched keeps what it has, and goes on with another view.
 //!
+//! **Several that fetch from one view** at about the same time want the same objects, in the same order if they began with nothing.
+//! What one of them was sent stays on a shelf for the others (`shelf.rs`), which has room for a few. So they are kept together:
+//! one that was sent AHEAD objects more than another one is told to wait a moment, if that other one has asked a moment ago. What
+//! this may cost is bounded: HELD_AT_FIRST, and HELD_FOR_EACH object that was taken from the shelf. So one that is slow for good,
+//! or needs other things, is soon left behind, and nobody waits for who does not ask.
+//!
 //! Leases are kept by node, not counted, so that one that is given back twice, or never, counts once.
 //!
 //! Deliberately absent: how a view is opened, and what is sent.
@@ -31,7 +37,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shoaldb_vfs::view::ReadView;
 
-use super::object::{Listed, ViewId};
+use super::object::{Listed, Object, ViewId};
+use super::shelf::{Found, PLACES, Shelf};
 use crate::catalogue::DatabaseId;
 use crate::planted::{self, Bug};
 use crate::types::{EntryId, LogIndex, NodeId};
@@ -42,6 +49,19 @@ pub(crate) const LEASE: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(60);
 /// Objects that are made at the same time, for all nodes together.
 const SENDERS: usize = 4;
+/// How many objects more than another one a node may be sent: what that one wants next is still on the shelf then, also if two
+/// others were sent one that it does not want.
+const AHEAD: u64 = PLACES as u64 - 2;
+/// Who did not ask for that long is not waited for: it is writing to a slow disk, or has what it needs.
+const ASKED: Duration = Duration::from_millis(300);
+/// How long one that is ahead waits before it asks again.
+const HOLD: Duration = Duration::from_millis(5);
+/// How long it does so in all before anything came of it: as long as some tens of objects take, by which the others began later.
+const HELD_AT_FIRST: Duration = Duration::from_millis(500);
+/// And more for each object that was taken from the shelf: about as long as an object takes.
+const HELD_FOR_EACH: Duration = Duration::from_millis(10);
+/// When one should ask again for an object that somebody makes.
+const MADE_SOON: Duration = Duration::from_millis(2);
 
 /// What a view consists of.
 #[derive(Debug)]
@@ -63,8 +83,59 @@ struct Lent {
     leases: BTreeMap<NodeId, Duration>,
     /// What those who fetch say of their progress: bytes that are in place, bytes in all.
     progress: BTreeMap<NodeId, (u64, u64)>,
+    /// What those who fetch were sent.
+    fetchers: BTreeMap<NodeId, Fetcher>,
+    /// How many objects of it were taken from the shelf.
+    from_shelf: u32,
     opened: Duration,
     used: Duration,
+}
+
+/// One node that fetches from one view.
+#[derive(Clone, Copy, Default, Debug)]
+struct Fetcher {
+    /// Objects that it was sent.
+    objects: u64,
+    /// When it asked for the last one.
+    asked: Duration,
+    /// How long it was told to wait for others, in all.
+    held: Duration,
+}
+
+/// What becomes of a question for an object.
+#[derive(Debug)]
+pub(crate) enum Turn<'a> {
+    /// It was made for another one.
+    There(Arc<Vec<u8>>),
+    /// It is to be asked again.
+    Wait(Duration),
+    /// It is to be made, and put on the shelf if there is a place for it.
+    Make(Option<Place<'a>>),
+}
+
+/// A place on the shelf for an object that is made now. Without an object it comes to nothing when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    views: &'a Views,
+    view: ViewId,
+    object: &'a Object,
+}
+
+impl Place<'_> {
+    /// It was made.
+    pub(crate) fn put(self, object: &[u8]) {
+        let bytes = Arc::new(object.to_vec());
+        let mut books = self.views.books.lock();
+        if books.all.iter().any(|lent| lent.id == self.view && lent.is_shared()) {
+            books.shelf.put(self.view, self.object, bytes);
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.views.books.lock().shelf.unmark(self.view, self.object);
+    }
 }
 
 /// When views are closed that somebody uses.
@@ -82,6 +153,8 @@ pub(crate) struct Views {
     opened: AtomicU64,
     capped: AtomicU64,
     outgrown: AtomicU64,
+    made: AtomicU64,
+    sent: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -93,12 +166,20 @@ struct Books {
     pins: BTreeMap<NodeId, (LogIndex, Duration)>,
     /// Where the log begins, or is about to: a pin before it would keep nothing.
     start: LogIndex,
+    /// Objects of views that several fetch from.
+    shelf: Shelf,
 }
 
 impl Books {
     /// Leases end that were not given back.
     fn lose(&mut self, leases: Vec<(NodeId, ViewId, EntryId)>) {
         self.lost.extend(leases.into_iter().map(|(peer, view, at)| (peer, (view, at))));
+    }
+
+    /// Views or leases went, and with them what is on the shelf for nobody any more.
+    fn tidy(&mut self) {
+        let all = &self.all;
+        self.shelf.keep(|view| all.iter().any(|lent| lent.id == view && lent.is_shared()));
     }
 }
 
@@ -132,6 +213,7 @@ impl Views {
         // The newest: it is the last one that was opened.
         let lent = all.iter_mut().rev().find(fits)?;
         let is_new = lent.leases.insert(to, now + LEASE).is_none();
+        lent.fetchers.remove(&to);
         lent.used = now;
         Some((lent.id, lent.cut.at, is_new))
     }
@@ -163,7 +245,8 @@ impl Views {
         let all = &mut self.books.lock().all;
         all.retain(|lent| !lent.leases.is_empty());
         let leases = BTreeMap::from([(to, now + LEASE)]);
-        all.push(Lent { id, cut: Arc::new(cut), leases, progress: BTreeMap::new(), opened: now, used: now });
+        let (progress, fetchers) = (BTreeMap::new(), BTreeMap::new());
+        all.push(Lent { id, cut: Arc::new(cut), leases, progress, fetchers, from_shelf: 0, opened: now, used: now });
         id
     }
 
@@ -175,6 +258,35 @@ impl Views {
         *lease = now + LEASE;
         lent.used = now;
         Some(lent.cut.clone())
+    }
+
+    /// `peer`, which has a lease, asks for an object.
+    pub(crate) fn turn<'a>(&'a self, id: ViewId, peer: NodeId, object: &'a Object, now: Duration) -> Turn<'a> {
+        let books = &mut *self.books.lock();
+        let Some(lent) = books.all.iter_mut().find(|lent| lent.id == id) else { return Turn::Make(None) };
+        let mut fetcher = lent.fetchers.get(&peer).copied().unwrap_or_default();
+        fetcher.asked = now;
+        // The manifest is in memory as it is.
+        let shared = lent.is_shared() && *object != Object::Manifest;
+        let turn = match shared.then(|| books.shelf.look(id, object, now)) {
+            None => Turn::Make(None),
+            Some(Found::There(answer)) => {
+                lent.from_shelf = lent.from_shelf.saturating_add(1);
+                Turn::There(answer)
+            }
+            Some(Found::InTheMaking) => Turn::Wait(MADE_SOON),
+            Some(Found::Missing) if lent.is_ahead(peer, fetcher, now) => {
+                fetcher.held += HOLD;
+                Turn::Wait(HOLD)
+            }
+            Some(Found::Missing) => {
+                books.shelf.mark(id, object, now);
+                Turn::Make(Some(Place { views: self, view: id, object }))
+            }
+        };
+        fetcher.objects += u64::from(!matches!(turn, Turn::Wait(_)));
+        lent.fetchers.insert(peer, fetcher);
+        turn
     }
 
     /// `peer` says how far it is.
@@ -229,8 +341,10 @@ impl Views {
             let lease = lent.leases.remove(&peer).filter(|_| lent.cut.only.is_none());
             there = there.or(lease.map(|_| lent.cut.at));
             lent.progress.remove(&peer);
+            lent.fetchers.remove(&peer);
             all.retain(|lent| !lent.leases.is_empty() || Some(lent.id) == newest);
         }
+        books.tidy();
         // Its log goes on behind it, and what says so to Raft may be late or lost.
         if let Some(at) = there.filter(|at| installed && at.index >= books.start) {
             books.pins.insert(peer, (at.index, now + LEASE));
@@ -248,7 +362,10 @@ impl Views {
             let over = |peer: &NodeId, ends: &Duration| *ends <= now || !is_member(*peer);
             let silent: Vec<NodeId> =
                 lent.leases.iter().filter(|(peer, ends)| over(peer, ends)).map(|(peer, _)| *peer).collect();
-            silent.iter().for_each(|peer| _ = lent.leases.remove(peer));
+            for peer in &silent {
+                lent.leases.remove(peer);
+                lent.fetchers.remove(peer);
+            }
             lost.extend(lent.named(silent.iter()));
             let pinned: u64 = lent.cut.databases.values().map(ReadView::wal_bytes).sum();
             let unused = lent.leases.is_empty() && (Some(lent.id) != newest || now >= lent.used + IDLE);
@@ -261,6 +378,7 @@ impl Views {
             stays
         });
         let closed = before - all.len();
+        books.tidy();
         books.lose(lost);
         books.lost.retain(|peer, _| is_member(*peer));
         closed
@@ -279,6 +397,7 @@ impl Views {
             }
             !passed
         });
+        books.tidy();
         books.lose(lost);
     }
 
@@ -313,6 +432,17 @@ impl Views {
         self.outgrown.load(Ordering::Relaxed)
     }
 
+    /// An object was sent, and made for that or not.
+    pub(crate) fn note_sent(&self, bytes: usize, made: bool) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.made.fetch_add(if made { bytes as u64 } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Bytes of objects that were made, and that were sent.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.made.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+
     /// Closes all of them: the node stops.
     pub(crate) fn close_all(&self) {
         *self.books.lock() = Books::default();
@@ -342,6 +472,19 @@ impl Lent {
 
     fn is_open(&self) -> bool {
         self.cut.databases.values().all(ReadView::is_open)
+    }
+
+    /// Whether what one asks for may be what another one wants next.
+    fn is_shared(&self) -> bool {
+        self.leases.len() > 1
+    }
+
+    /// Whether this one should wait until another one has come closer.
+    fn is_ahead(&self, peer: NodeId, fetcher: Fetcher, now: Duration) -> bool {
+        let may_be_held = HELD_AT_FIRST + HELD_FOR_EACH * self.from_shelf;
+        let others = self.fetchers.iter().filter(|(other, it)| **other != peer && now < it.asked + ASKED);
+        let behind = others.map(|(_, it)| it.objects).min();
+        fetcher.held < may_be_held && behind.is_some_and(|objects| fetcher.objects >= objects + AHEAD)
     }
 }
 

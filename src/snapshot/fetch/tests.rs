@@ -12,7 +12,7 @@ use super::*;
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::shared::Shared;
-use crate::signal::Waiting;
+use crate::signal::{Pump, Waiting};
 use crate::types::{Incarnation, Term};
 
 const APP: DatabaseId = DatabaseId(2);
@@ -49,12 +49,21 @@ fn made(object: &Object) -> Vec<u8> {
     }
 }
 
+/// Waiting is time that passes.
+struct Millis(Arc<SimClock>);
+
+impl Pump for Millis {
+    fn step(&self) {
+        self.0.advance(Duration::from_millis(1));
+    }
+}
+
 fn hub(clock: &Arc<SimClock>) -> Hub {
     let shared: Arc<dyn Clock> = clock.clone();
     let env = Env { fs: Arc::new(SimFs::new(1)), clock: shared.clone(), rng: Arc::new(SimRng::new(1)) };
     let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
     let (mailbox, _) = crossbeam_channel::unbounded();
-    let waiting = Waiting { clock: shared, pump: None };
+    let waiting = Waiting { clock: shared, pump: Some(Arc::new(Millis(clock.clone()))) };
     Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, Config::default(), waiting, mailbox, databases))
 }
 
@@ -173,4 +182,25 @@ fn whoever_fetches_tells_how_far_it_is_while_objects_come_all_the_time() {
         })
         .collect();
     assert_eq!(heard, told);
+}
+
+/// It asks again as soon as it was told to, or after a second, and for some time; then another view is opened for it, as for one
+/// that was lost.
+#[test]
+fn one_that_is_busy_is_asked_again_soon_and_not_for_ever() {
+    for (millis, pause) in [(2, 2), (50, 50), (999, 999), (u32::MAX, 1000)] {
+        let clock = Arc::new(SimClock::default());
+        let (hub, listed) = (hub(&clock), listed());
+        let mut asked = Vec::new();
+        let stop = fetch_one(&hub, NodeId(2), (ViewId(1), AT), &listed, &mut |ask: &Ask| {
+            if matches!(ask, Ask::Fetch { .. }) {
+                asked.push(clock.now());
+            }
+            Ok(Answer::Busy { millis })
+        });
+        assert_eq!(stop.err(), Some(Stop::Lost("it is busy all the time".to_string())));
+        assert_eq!(asked.len(), BUSY_TRIES);
+        let pause = Duration::from_millis(pause);
+        assert!(asked.windows(2).all(|two| two[1] - two[0] == pause), "{millis}: {asked:?}");
+    }
 }

@@ -1,5 +1,6 @@
 //! What is answered, without a cluster: views that are nothing but a manifest, and of one page.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use shoaldb_vfs::Database;
@@ -283,4 +284,36 @@ fn a_view_that_keeps_too_much_from_being_checkpointed_is_closed() {
     assert_eq!(hub.snapshots.views.capped(), 1);
     assert_eq!(fetched(&hub, view, pages(&[(1, 1)])), Answer::Gone);
     assert_eq!(db.status().views, 0);
+}
+
+/// Each object is read once for all that ask for it at about the same time, and all get the same. One that cannot be made is
+/// asked for by each.
+#[test]
+fn three_that_fetch_at_once_have_each_object_read_once() {
+    let (hub, db) = hub_with_app(&SimFs::new(1), Config { snapshot_chunk_max_size: 0, ..Config::default() });
+    let peers = [NodeId(2), NodeId(3), NodeId(4)];
+    hub.core_status.lock().as_mut().unwrap().membership.learners = peers[1..].to_vec();
+    let say = |peer, ask: Ask| Answer::decode(serve(&hub, Some(peer), &ask.encode())).unwrap();
+    let views = peers.map(|peer| match say(peer, Ask::Open { have: LogIndex(0) }) {
+        Answer::Opened { view, .. } => view,
+        other => panic!("{other:?}"),
+    });
+    let page = db.page(PageNo::FIRST).unwrap().unwrap().to_vec();
+    let hash = PageHash::of(PageNo::FIRST, &page).0.to_le_bytes().to_vec();
+    let hashes = Object::Hashes { database: APP, ranges: vec![0] };
+    let (mut read, mut sent) = (0, 0);
+    for (object, bytes) in [(pages(&[(1, 1)]), page), (hashes, hash)] {
+        for (peer, view) in peers.into_iter().zip(views) {
+            let fetched = say(peer, Ask::Fetch { view, object: object.clone() });
+            assert_eq!(fetched, Answer::Object { bytes: bytes.clone() }, "{peer}: {object:?}");
+        }
+        read += bytes.len() as u64;
+        sent += 3 * bytes.len() as u64;
+        assert_eq!(hub.snapshots.views.bytes(), (read, sent), "{object:?}");
+    }
+    for (peer, view) in peers.into_iter().zip(views) {
+        let refused = say(peer, Ask::Fetch { view, object: pages(&[(1, 2)]) });
+        assert!(matches!(refused, Answer::No(_)), "{peer}: {refused:?}");
+    }
+    assert_eq!(hub.snapshots.views.bytes(), (read, sent));
 }

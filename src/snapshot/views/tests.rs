@@ -126,3 +126,127 @@ fn only_so_many_objects_are_made_at_a_time() {
     sending.pop();
     assert!(views.begin_sending().is_some());
 }
+
+fn object(first: u32) -> Object {
+    Object::Ranges { database: DatabaseId(2), first, count: 1 }
+}
+
+/// What comes of it if `peer` asks for an object, and whoever is to make it does: whether it was there, or how long to wait.
+fn asks(views: &Views, id: ViewId, peer: NodeId, first: u32, now: Duration) -> Result<bool, Duration> {
+    match views.turn(id, peer, &object(first), now) {
+        Turn::There(made) => {
+            assert_eq!(*made, [first as u8; 9]);
+            Ok(true)
+        }
+        Turn::Wait(left) => Err(left),
+        Turn::Make(place) => {
+            if let Some(place) = place {
+                place.put(&[first as u8; 9]);
+            }
+            Ok(false)
+        }
+    }
+}
+
+fn on_shelf(views: &Views) -> usize {
+    views.books.lock().shelf.len()
+}
+
+/// A view that A and B fetch from, and one object of it on the shelf.
+fn shared() -> (Views, ViewId) {
+    let views = Views::default();
+    let id = views.lend(7, cut(100), A, at(0));
+    assert_eq!(asks(&views, id, A, 0, at(0)), Ok(false));
+    assert_eq!(on_shelf(&views), 0, "nobody else fetches");
+    assert!(views.reuse(B, LogIndex(10), LogIndex(100), at(0)).is_some());
+    assert_eq!((asks(&views, id, B, 0, at(0)), asks(&views, id, B, 1, at(0))), (Ok(false), Ok(false)));
+    assert_eq!((asks(&views, id, A, 1, at(0)), on_shelf(&views)), (Ok(true), 2));
+    (views, id)
+}
+
+#[test]
+fn what_is_on_the_shelf_goes_with_its_view_and_with_the_last_but_one_who_fetches() {
+    for how in ["given back", "silence", "removed", "age", "passed", "closed"] {
+        let (views, id) = shared();
+        match how {
+            "given back" => _ = views.give_back(id, A, true, at(1)),
+            "silence" => _ = views.sweep(at(30), LIMITS, |_| true),
+            "removed" => _ = views.sweep(at(1), LIMITS, |node| node != B),
+            "age" => _ = views.sweep(at(1), Limits { age: at(1), ..LIMITS }, |_| true),
+            "passed" => views.close_before(LogIndex(101)),
+            _ => views.close_all(),
+        }
+        assert_eq!(on_shelf(&views), 0, "{how}");
+    }
+    // One that is made while its view goes does not come there any more.
+    let (views, id) = shared();
+    let wanted = object(2);
+    let Turn::Make(Some(place)) = views.turn(id, A, &wanted, at(0)) else { panic!("nobody made it") };
+    views.give_back(id, B, true, at(1));
+    place.put(&[2; 9]);
+    assert_eq!(on_shelf(&views), 0);
+    // A newer view has nothing to do with it.
+    let (views, _) = shared();
+    views.lend(7, cut(200), NodeId(3), at(1));
+    assert_eq!(on_shelf(&views), 2);
+}
+
+/// Nobody waits for a lock, and nobody for an object that came to nothing.
+#[test]
+fn an_object_in_the_making_is_asked_for_again() {
+    let (views, id) = shared();
+    let wanted = object(2);
+    let Turn::Make(Some(place)) = views.turn(id, A, &wanted, at(0)) else { panic!("nobody made it") };
+    assert_eq!(asks(&views, id, B, 2, at(0)), Err(MADE_SOON));
+    drop(place);
+    assert_eq!((asks(&views, id, B, 2, at(0)), asks(&views, id, A, 2, at(0))), (Ok(false), Ok(true)));
+}
+
+/// Two that began together, of which one is quicker: it waits for the other one, since what it was sent would not be on the shelf
+/// any more.
+#[test]
+fn those_who_fetch_at_the_same_time_are_kept_together() {
+    let (views, id) = shared();
+    let (mut now, mut slow, mut held) = (at(0), 2, 0);
+    for quick in 2..500 {
+        while let Err(left) = asks(&views, id, A, quick, now) {
+            assert_eq!((left, quick - slow), (HOLD, AHEAD as u32));
+            now += HOLD;
+            held += 1;
+            // Takes twice as long.
+            if held % 2 == 0 {
+                assert_eq!(asks(&views, id, B, slow, now), Ok(true), "{slow}");
+                slow += 1;
+            }
+        }
+    }
+    assert_eq!(slow + AHEAD as u32, 500);
+    assert!(on_shelf(&views) <= PLACES);
+}
+
+/// Somebody who does not ask any more, is slow for good or fetches other things costs the others next to nothing.
+#[test]
+fn whoever_is_ahead_does_not_wait_for_long() {
+    for how in ["silent", "slow", "other things"] {
+        let (views, id) = shared();
+        let (mut now, mut waited, mut slow, mut taken) = (at(0), Duration::ZERO, 2, 0);
+        for quick in 2..500 {
+            while let Err(left) = asks(&views, id, A, quick, now) {
+                (now, waited) = (now + left, waited + left);
+                let again = Duration::from_millis(if how == "slow" { 250 } else { 100 });
+                if how != "silent" && waited.as_millis() % again.as_millis() == 0 {
+                    taken +=
+                        u32::from(asks(&views, id, B, if how == "slow" { slow } else { 1000 + slow }, now) == Ok(true));
+                    slow += 1;
+                }
+            }
+        }
+        let limit = if how == "silent" { ASKED } else { HELD_AT_FIRST + HELD_FOR_EACH * (taken + 1) };
+        assert!(waited <= limit && waited > Duration::ZERO, "{how}: waited for {waited:?}, {taken} objects taken");
+    }
+    // One that fetches alone waits for nobody, and the manifest is in memory for all of them.
+    let (views, id) = shared();
+    assert!((0..100).all(|_| matches!(views.turn(id, A, &Object::Manifest, at(0)), Turn::Make(None))));
+    views.give_back(id, B, true, at(0));
+    assert!((0..100).all(|first| asks(&views, id, A, first, at(0)) == Ok(false)));
+}
