@@ -1,7 +1,6 @@
 //! `shoal backup`, `restore` and `verify`.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -87,39 +86,4 @@ fn the_leader_is_found_among_the_endpoints_and_a_node_that_is_away_is_told() {
     assert!(
         String::from_utf8_lossy(&output.stderr).contains("the same on all nodes that answered, but not all did: app")
     );
-}
-
-/// A measurement: what a node has in memory, at most, while 300 MB come in and go out. Run it with `--ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, some minutes long"]
-fn memory_of_a_node_that_restores_and_backs_up_300_mb() {
-    let dir = tempfile::tempdir().unwrap();
-    let source = file(&dir.path().join("in.db"), 76_000);
-    let bytes = std::fs::metadata(&source).unwrap().len();
-    let (node, data) = one_node(dir.path(), &[]);
-    let memory = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", node.id())).unwrap();
-        let kib = |name: &str| -> u64 {
-            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse().unwrap()
-        };
-        (kib("RssAnon:") + kib("RssShmem:")) / 1024
-    };
-    let before = memory();
-    let copy = text(&dir.path().join("out.db"));
-    for args in [["restore", "app", &source], ["backup", "app", &copy]] {
-        let begun = Instant::now();
-        let mut child = shoal(&args).args(["--data", &data]).spawn().unwrap();
-        let mut most = 0;
-        let status = loop {
-            most = most.max(memory());
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            // The rate of a measurement, not a wait for anything.
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        assert!(status.success());
-        println!("{} of {bytes} bytes: {before} MiB before, {most} MiB at most, {:?}", args[0], begun.elapsed());
-    }
 }

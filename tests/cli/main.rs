@@ -5,6 +5,7 @@ mod big;
 mod codes;
 mod files;
 mod log;
+mod memory;
 mod nodes;
 mod prompt;
 mod settings;

@@ -78,12 +78,7 @@ impl Members {
         text(&self.dir.join(id.to_string()))
     }
 
-    /// Starts a node, and waits until it is ready.
-    fn start(&self, id: usize) -> Started {
-        self.start_with(id, &[])
-    }
-
-    /// The same with more settings.
+    /// Starts a node with these settings besides, and waits until it is ready.
     pub(crate) fn start_with(&self, id: usize, more: &[&str]) -> Started {
         let list: Vec<String> = (1..).zip(&self.address).map(|(id, address)| format!("{id}={address}")).collect();
         let (data, number, list) = (self.data(id), id.to_string(), list.join(","));
@@ -96,9 +91,14 @@ impl Members {
 
 /// Three nodes, of which one leads.
 pub(crate) fn three_nodes(dir: &Path) -> (Members, Vec<Option<Started>>) {
+    three_nodes_with(dir, &[])
+}
+
+/// The same with more settings.
+pub(crate) fn three_nodes_with(dir: &Path, more: &[&str]) -> (Members, Vec<Option<Started>>) {
     let address = free_ports(3).iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let members = Members { dir: dir.to_path_buf(), address };
-    let nodes = (1..=3).map(|id| Some(members.start(id))).collect();
+    let nodes = (1..=3).map(|id| Some(members.start_with(id, more))).collect();
     works_in_time(&["health", "--endpoints", &members.endpoints()]);
     (members, nodes)
 }

@@ -1,0 +1,138 @@
+//! What a node has in memory, at most, while something large goes through it. Each is a process of its own, so that nothing
+//! else counts. Memory is `RssAnon` + `RssShmem`: pages of files do not count, the kernel drops them when it needs the room.
+//!
+//! A gigabyte instead of 300 MB: `cargo bench --bench large -- --megabytes 1024`, which fails beyond the same bound.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::user::{Members, Started, one_node, text, three_nodes_with, works};
+
+const MEGABYTE: u64 = 1_000_000;
+/// What is written at once, and what may be in memory of it and of everything else, on each node.
+const LARGE: u64 = 300 * MEGABYTE;
+const BOUND: u64 = 400 * MEGABYTE;
+
+/// What a process has in memory now, in bytes.
+fn memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let kib = |name: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    (kib("RssAnon:") + kib("RssShmem:")) << 10
+}
+
+/// Does it, and looks at these processes meanwhile: what each had at most, in bytes.
+fn most_during(processes: &[u32], act: impl FnOnce()) -> Vec<u64> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut most = vec![0; processes.len()];
+            loop {
+                // Read before the look: what comes last is looked at, too.
+                let last = done.load(Ordering::Acquire);
+                for (most, process) in most.iter_mut().zip(processes) {
+                    *most = memory(*process).max(*most);
+                }
+                if last {
+                    return most;
+                }
+                // The rate of a measurement, not a wait for anything.
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        // It ends when `act` panics, too.
+        let ended = Ended(&done);
+        act();
+        drop(ended);
+        looking.join().unwrap()
+    })
+}
+
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// How much of `t` there is, and the size of its database in bytes, on one node.
+fn extent(data: &str) -> (u64, u64) {
+    let said = works(&["sql", "app", "SELECT count(*) FROM t; PRAGMA page_count; PRAGMA page_size", "--data", data]);
+    let numbers: Vec<u64> = said.lines().map(|line| line.parse().unwrap()).collect();
+    (numbers[0], numbers[1] * numbers[2])
+}
+
+fn leader(members: &Members) -> String {
+    let said = works(&["status", "--json", "--data", &members.data(1)]);
+    let status: serde_json::Value = serde_json::from_str(&said).unwrap();
+    members.data(status[0]["status"]["leader"].as_u64().unwrap() as usize)
+}
+
+#[test]
+fn a_transaction_and_a_vacuum_of_300_mb_leave_three_nodes_below_400_mb() {
+    let dir = tempfile::tempdir().unwrap();
+    // It is about memory: what else the machine does may take as long as it likes.
+    let calm = ["--election-timeout", "4s", "--commit-timeout", "10m", "--busy-timeout", "10m"];
+    let (members, nodes) = three_nodes_with(dir.path(), &calm);
+    let processes: Vec<u32> = nodes.iter().flatten().map(Started::id).collect();
+    let rows = LARGE / 1000;
+    let insert = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) \
+         INSERT INTO t(v) SELECT randomblob(1000) FROM n"
+    );
+    works(&["sql", "app", "CREATE TABLE t(id INTEGER PRIMARY KEY, v)", "--data", &leader(&members)]);
+    for sql in [insert.as_str(), "VACUUM"] {
+        let most = most_during(&processes, || {
+            works(&["sql", "app", sql, "--data", &leader(&members)]);
+        });
+        println!("{}: {most:?} bytes at most", sql.get(..6).unwrap_or(sql));
+        assert!(most.iter().all(|most| *most < BOUND), "{sql}: {most:?} bytes, {BOUND} are allowed");
+        let (there, bytes) = extent(&leader(&members));
+        assert!(there == rows && bytes > LARGE, "{there} rows, {bytes} bytes");
+    }
+    let said = works(&["verify", "app", "--endpoints", &members.endpoints()]);
+    assert!(said.contains("same"), "{said}");
+}
+
+/// Rows of a file that is as large.
+const ROWS: i64 = (LARGE / 3000) as i64;
+
+/// A file of random content with one table.
+fn file(path: &Path) -> String {
+    let db = Connection::open(path).unwrap();
+    db.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, v)").unwrap();
+    db.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1) \
+         INSERT INTO t(v) SELECT randomblob(3000) FROM n",
+        [ROWS],
+    )
+    .unwrap();
+    text(path)
+}
+
+#[test]
+fn a_node_that_restores_and_backs_up_300_mb_has_less_of_it_in_memory() {
+    // 142 MiB were seen: pages of the WAL (`wal_limit`, 64 MiB), lists of them, parts on their way.
+    const BOUND: u64 = 200 * MEGABYTE;
+    let dir = tempfile::tempdir().unwrap();
+    let source = file(&dir.path().join("in.db"));
+    assert!(std::fs::metadata(&source).unwrap().len() > LARGE);
+    let (node, data) = one_node(dir.path(), &[]);
+    let copy = text(&dir.path().join("out.db"));
+    for args in [["restore", "app", &source], ["backup", "app", &copy]] {
+        let most = most_during(&[node.id()], || {
+            works(&[args.as_slice(), &["--data", &data]].concat());
+        });
+        println!("{}: {most:?} bytes at most", args[0]);
+        assert!(most[0] < BOUND, "{}: {most:?} bytes, {BOUND} are allowed", args[0]);
+    }
+    let back = Connection::open(&copy).unwrap();
+    let there: i64 = back.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!((there, extent(&data).0), (ROWS, ROWS as u64));
+}
