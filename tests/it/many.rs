@@ -6,8 +6,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::cluster::{Cluster, LONG, count};
 
-/// What each database may take in memory on each node, about: 76 KiB were seen, most of it two wal-index regions and the
-/// buffers of what was written last.
+/// What each database may take in memory on each node, about; 76 KiB were seen.
 const BYTES_PER_DATABASE: u64 = 128 << 10;
 
 /// `RssAnon` + `RssShmem` of this process, which has all nodes, in bytes; and its open files.
