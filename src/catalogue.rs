@@ -278,6 +278,11 @@ impl Catalogue {
         self.members.get(&node)
     }
 
+    /// Whether an entry has bound this id to this data directory.
+    pub fn binds(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.members.get(&node).is_some_and(|member| member.incarnation == Some(incarnation))
+    }
+
     /// All members, ids ascending.
     pub fn members(&self) -> impl Iterator<Item = (NodeId, &MemberInfo)> {
         self.members.iter().map(|(id, info)| (*id, info))

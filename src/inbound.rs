@@ -69,8 +69,10 @@ impl NodeInbound {
 
 impl Inbound for NodeInbound {
     fn introduction(&self) -> Introduction {
-        let cluster = self.hub.catalogue.lock().as_ref().map(|catalogue| catalogue.cluster());
-        Introduction { cluster, incarnation: self.hub.incarnation }
+        let catalogue = self.hub.catalogue.lock();
+        let (cluster, incarnation) = (catalogue.as_ref().map(|catalogue| catalogue.cluster()), self.hub.incarnation);
+        let bound = catalogue.as_ref().is_some_and(|catalogue| catalogue.binds(self.hub.id, incarnation));
+        Introduction { cluster, incarnation, bound }
     }
 
     fn check_hello(&self, hello: &Hello) -> Result<Standing, Reject> {

@@ -80,6 +80,8 @@ pub struct Introduction {
     pub cluster: Option<ClusterId>,
     /// Its data directory.
     pub incarnation: Incarnation,
+    /// It has applied the entry that binds its id to this directory.
+    pub bound: bool,
 }
 
 /// The node behind the door. Called from the transport's threads, several at once.

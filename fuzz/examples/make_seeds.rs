@@ -103,6 +103,7 @@ fn main() {
         to: Some(NodeId(2)),
         incarnation: Incarnation(77),
         address: String::new(),
+        bound: false,
     };
     let welcome =
         Welcome { version: PROTOCOL, node: NodeId(2), incarnation: Incarnation(78), cluster: Some(ClusterId(5)) };

@@ -11,7 +11,9 @@
 //!     18    2  dialer's node id, 0 for a program that is no node
 //!     20    2  node that is meant to answer, 0 for whoever it is
 //!     22    8  dialer's incarnation
-//!     30       2 length of address, address at which others reach the dialer; nothing if it has none to tell
+//!     30       2 length of address, address at which others reach the dialer
+//!              1 if the dialer has applied the entry that binds its id to its incarnation; both are left out if there is
+//!              nothing to tell, and the second one by older programs
 //!              then what later versions add; not read
 //!
 //! welcome
@@ -35,8 +37,10 @@
 //!
 //! Who may say what on a connection is a [`Standing`]. A node's id is bound to the incarnation of its data directory: the
 //! same id with another incarnation is a wiped disk, and refused. A listed member that is *not bound yet* may lead and
-//! send, but its votes and acknowledgements do not count: it could be the second life of one that voted already. A node
-//! that the catalogue does not know at all is accepted: we may be behind, and it may be the leader who will tell us; it
+//! send, but its votes and acknowledgements do not count: it could be the second life of one that voted already. If it says
+//! that it has applied its own binding, it is believed: that entry is committed, and names one incarnation for ever, so we
+//! are behind; and it may be that nobody can tell us what we lack but a leader for whom our vote, or its own, has to count.
+//! A node that the catalogue does not know at all is accepted: we may be behind, and it may be the leader who will tell us; it
 //! is in no quorum of ours.
 //!
 //! Deliberately absent: sockets, and secrets. This keeps honest nodes from harming each other by mistake; it does not
@@ -79,6 +83,8 @@ pub struct Hello {
     pub incarnation: Incarnation,
     /// Where others reach the dialer; empty if it does not say.
     pub address: String,
+    /// The dialer has applied the entry that binds its id to this incarnation.
+    pub bound: bool,
 }
 
 /// The answer that opens a connection.
@@ -240,7 +246,10 @@ impl Judge<'_> {
             );
             return Err(Reject::new(RejectReason::WrongNode, text));
         }
-        self.peer(from, hello.cluster, hello.incarnation)
+        match self.peer(from, hello.cluster, hello.incarnation)? {
+            Standing::Unbound if hello.bound => Ok(Standing::Member),
+            standing => Ok(standing),
+        }
     }
 
     /// The protocol version of a connection with somebody who speaks these.
@@ -324,8 +333,11 @@ impl Hello {
         out.extend_from_slice(&self.from.map_or(0, |id| id.0).to_le_bytes());
         out.extend_from_slice(&self.to.map_or(0, |id| id.0).to_le_bytes());
         out.extend_from_slice(&self.incarnation.0.to_le_bytes());
-        if !self.address.is_empty() {
+        if !self.address.is_empty() || self.bound {
             put_text(out, &self.address, MAX_ADDRESS);
+        }
+        if self.bound {
+            out.push(1);
         }
     }
 
@@ -352,7 +364,8 @@ impl Hello {
             0 => String::new(),
             _ => fields.text(MAX_ADDRESS, "address")?.to_string(),
         };
-        Ok(Hello { versions, purpose, cluster, from, to, incarnation, address })
+        let bound = fields.left() > 0 && fields.bool("whether it is bound")?;
+        Ok(Hello { versions, purpose, cluster, from, to, incarnation, address, bound })
     }
 }
 
@@ -418,6 +431,7 @@ mod tests {
             to: Some(NodeId(1)),
             incarnation: Incarnation(incarnation),
             address: String::new(),
+            bound: false,
         }
     }
 
@@ -455,6 +469,19 @@ mod tests {
         for (versions, ok) in [((0, 0), false), ((0, 1), true), ((1, 2), true), ((2, 3), false)] {
             assert_eq!(reason(Hello { versions, ..hello(2, ours, 22) }).is_ok(), ok, "{versions:?}");
         }
+    }
+
+    /// Shows INV-13.
+    #[test]
+    fn who_has_applied_its_own_binding_is_believed_by_who_lags() {
+        let catalogue = catalogue();
+        let judge = Judge { me: NodeId(1), speaks: (1, 1), cluster: Some(OURS), catalogue: Some(&catalogue) };
+        let reason = |hello: Hello| judge.hello(&Hello { bound: true, ..hello }).map_err(|reject| reject.reason);
+        let ours = Some(OURS);
+        assert_eq!(reason(hello(3, ours, 33)), Ok(Standing::Member), "listed, not bound yet as far as we know");
+        assert_eq!(reason(hello(2, ours, 23)), Err(RejectReason::WrongIncarnation), "we know better");
+        assert_eq!(reason(hello(3, Some(ClusterId(7)), 33)), Err(RejectReason::WrongCluster), "in another cluster");
+        assert_eq!(reason(hello(3, None, 33)), Ok(Standing::Founding), "without a cluster it cannot be bound");
     }
 
     #[test]
@@ -515,8 +542,17 @@ mod tests {
         let mut again = Vec::new();
         told.encode(&mut again);
         assert_eq!(out, again);
+        let bound = Hello { bound: true, ..told.clone() };
+        let mut again = Vec::new();
+        bound.encode(&mut again);
+        out.push(1);
+        assert_eq!(out, again);
         out.extend_from_slice(b"of a later version");
-        assert_eq!(Hello::decode(&out), Ok(told));
+        assert_eq!(Hello::decode(&out), Ok(bound));
+        let without_address = Hello { address: String::new(), bound: true, ..told };
+        let mut out = Vec::new();
+        without_address.encode(&mut out);
+        assert_eq!(Hello::decode(&out), Ok(without_address));
 
         let mut out = Vec::new();
         let welcome = Welcome { version: 1, node: NodeId(2), incarnation: Incarnation(3), cluster: None };

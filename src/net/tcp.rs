@@ -470,6 +470,7 @@ fn hello_of_a_program() -> Hello {
         to: None,
         incarnation: Incarnation(0),
         address: String::new(),
+        bound: false,
     }
 }
 

@@ -334,6 +334,7 @@ fn made_up_ids_are_dialed_within_a_bound_and_not_for_ever() {
                 to: Some(NODE),
                 incarnation: Incarnation(node.into()),
                 address: format!("127.0.0.1:{node}"),
+                bound: false,
             };
             // They are let in, since this node's catalogue may be behind.
             door.check_hello(&hello).unwrap();

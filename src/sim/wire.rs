@@ -129,6 +129,10 @@ impl State {
             to: Some(self.slots[to].id),
             incarnation: sender.hub.incarnation,
             address: String::new(),
+            bound: sender
+                .hub
+                .with_catalogue(|catalogue| catalogue.binds(sender.hub.id, sender.hub.incarnation))
+                .unwrap_or(false),
         };
         let mine = cluster_of(&receiver.hub);
         let catalogue = receiver.hub.catalogue.lock();

@@ -359,6 +359,7 @@ pub(super) fn hello(shared: &Shared, said: Introduction, purpose: Purpose, to: N
         to: Some(to),
         incarnation: said.incarnation,
         address: shared.options.advertise.clone(),
+        bound: said.bound,
     }
 }
 

@@ -100,7 +100,7 @@ impl Node {
             catalogue.put_member(NodeId(node), Some(Incarnation(node.into())), "").unwrap();
         }
         let (seen, receiver) = unbounded();
-        let introduction = Introduction { cluster: Some(CLUSTER), incarnation: Incarnation(id.into()) };
+        let introduction = Introduction { cluster: Some(CLUSTER), incarnation: Incarnation(id.into()), bound: false };
         let recorder = Arc::new(Recorder {
             me: NodeId(id),
             introduction: Mutex::new(introduction),
@@ -205,7 +205,7 @@ fn a_small_message_needs_no_other_thread() {
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (mut reader, _) = listener.accept().unwrap();
     let peer = Peer::new(NodeId(2), "", (64 << 20, 64 << 20));
-    let introduction = Introduction { cluster: Some(CLUSTER), incarnation: Incarnation(1) };
+    let introduction = Introduction { cluster: Some(CLUSTER), incarnation: Incarnation(1), bound: false };
     let welcome = Welcome { version: PROTOCOL, cluster: Some(CLUSTER), node: NodeId(2), incarnation: Incarnation(2) };
     peer.small.take(stream, introduction, welcome);
     let push = |index| {
@@ -371,7 +371,7 @@ fn strangers_are_refused_with_a_reason() {
         let trouble = one.tcp.trouble(NodeId(2)).unwrap_or_default();
         assert!(trouble.contains(words), "{trouble}");
     };
-    let ours = Introduction { cluster: Some(CLUSTER), incarnation: Incarnation(1) };
+    let ours = Introduction { cluster: Some(CLUSTER), incarnation: Incarnation(1), bound: false };
     refused(Introduction { cluster: Some(ClusterId(2)), ..ours }, "belongs to cluster 0000000000000002");
     refused(Introduction { incarnation: Incarnation(8), ..ours }, "remove node 1 and join it again under a new id");
     let one = Node::new(1);
@@ -511,6 +511,7 @@ fn hello_of(id: u16) -> Vec<u8> {
         to: Some(NodeId(2)),
         incarnation: Incarnation(id.into()),
         address: String::new(),
+        bound: false,
     };
     frame::put(&mut bytes, FrameKind::Hello, |out| hello.encode(out)).unwrap();
     bytes
