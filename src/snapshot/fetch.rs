@@ -31,6 +31,7 @@ use shoaldb_vfs::files::DatabaseFiles;
 use shoaldb_vfs::page::{PageHash, PageNo};
 use shoaldb_vfs::planted::{self, Bug};
 use shoaldb_vfs::staging::Staging;
+use shoaldb_vfs::transaction::Position;
 use shoaldb_vfs::view::{ReadView, ViewError};
 
 use super::ask::AskSource;
@@ -134,8 +135,9 @@ fn check_room(hub: &Hub, wanted: impl IntoIterator<Item = (DatabaseId, u64)>) ->
 }
 
 fn open(hub: &Hub, have: LogIndex, ask: &mut dyn AskSource) -> Result<(ViewId, EntryId), Stop> {
+    let shown = shown(hub).max(have);
     for _ in 0..BUSY_TRIES {
-        match ask.ask(&Ask::Open { have }).map_err(Stop::Lost)? {
+        match ask.ask(&Ask::Open { have, shown }).map_err(Stop::Lost)? {
             Answer::Opened { view, at } if at.index > have => return Ok((view, at)),
             Answer::Opened { .. } | Answer::NotNeeded => return Err(Stop::NotNeeded),
             Answer::Busy { millis } => pause(hub, millis)?,
@@ -151,6 +153,19 @@ fn pause(hub: &Hub, millis: u32) -> Result<(), Stop> {
     let limit = Duration::from_millis(u64::from(millis)).min(LONGEST_PAUSE);
     let stopped = hub.upkeep.wait(&hub.waiting, hub.deadline(limit), limit, || hub.is_stopped().then_some(()));
     if stopped.is_some() { Err(Stop::GivenUp("this node is shutting down".to_string())) } else { Ok(()) }
+}
+
+/// What readers of a database see here, if there are any.
+fn shows(hub: &Hub, database: DatabaseId) -> Option<Position> {
+    let here = hub.databases.get(database).filter(|db| db.retired().is_none());
+    here.map(|db| db.position())
+}
+
+/// The last entry that any database shows here.
+fn shown(hub: &Hub) -> LogIndex {
+    let ids = hub.with_catalogue(|catalogue| catalogue.databases().map(|(id, _)| id).collect::<Vec<_>>());
+    let positions = ids.unwrap_or_default().into_iter().filter_map(|id| shows(hub, id));
+    LogIndex(positions.map(|position| position.0).max().unwrap_or(0))
 }
 
 impl Fetch<'_> {
@@ -242,8 +257,7 @@ impl Fetch<'_> {
     }
 
     fn shows_more(&self, listed: &Listed) -> bool {
-        let here = self.hub.databases.get(listed.id).filter(|db| db.retired().is_none());
-        here.is_some_and(|db| db.position() > listed.at.position)
+        shows(self.hub, listed.id).is_some_and(|position| position > listed.at.position)
     }
 
     /// Whether the files of a database are just that. The main file alone counts: what is in the WAL would come again from

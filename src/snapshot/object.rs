@@ -12,6 +12,7 @@
 //!   5 done       view u64, outcome u8 (0 installed, 1 not needed, 2 given up), index u64
 //!   6 open one   database u64, beyond u64
 //!   7 sum        database u64, position u64
+//!   8 open       have u64, shown u64, which is more
 //!
 //! object   kind u8, then
 //!   0 manifest
@@ -123,9 +124,11 @@ pub(crate) enum Ask {
         term: Term,
         start: LogIndex,
     },
-    /// Lend me a view that goes beyond `have`.
+    /// Lend me a view that goes beyond `have`, of databases that were at `shown` at least. Where that is more than my log has, a
+    /// snapshot brought it, and no reader may see it go back.
     Open {
         have: LogIndex,
+        shown: LogIndex,
     },
     Fetch {
         view: ViewId,
@@ -305,9 +308,15 @@ impl Ask {
                 out.extend_from_slice(&term.0.to_le_bytes());
                 out.extend_from_slice(&start.0.to_le_bytes());
             }
-            Ask::Open { have } => {
+            Ask::Open { have, shown } if shown <= have => {
                 out.push(2);
                 out.extend_from_slice(&have.0.to_le_bytes());
+            }
+            // Only where it says something: older programs do not know it.
+            Ask::Open { have, shown } => {
+                out.push(8);
+                out.extend_from_slice(&have.0.to_le_bytes());
+                out.extend_from_slice(&shown.0.to_le_bytes());
             }
             Ask::Fetch { view, object } => {
                 out.push(3);
@@ -349,7 +358,10 @@ impl Ask {
         }
         let ask = match r.u8("kind")? {
             1 => Ask::Offer { term: Term(r.u64("term")?), start: LogIndex(r.u64("start")?) },
-            2 => Ask::Open { have: LogIndex(r.u64("have")?) },
+            2 => {
+                let have = LogIndex(r.u64("have")?);
+                Ask::Open { have, shown: have }
+            }
             3 => Ask::Fetch { view: ViewId(r.u64("view")?), object: Object::decode(&mut r)? },
             4 => {
                 let view = ViewId(r.u64("view")?);
@@ -374,6 +386,7 @@ impl Ask {
             }
             6 => Ask::OpenOne { database: DatabaseId(r.u64("database")?), beyond: LogIndex(r.u64("beyond")?) },
             7 => Ask::Sum { database: DatabaseId(r.u64("database")?), at: Position(r.u64("position")?) },
+            8 => Ask::Open { have: LogIndex(r.u64("have")?), shown: LogIndex(r.u64("shown")?) },
             other => return Err(r.damaged(format!("ask of kind {other}"))),
         };
         r.end()?;

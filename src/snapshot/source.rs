@@ -70,12 +70,12 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
                 None => Answer::Yes,
             }
         }
-        Ask::Open { have } => {
+        Ask::Open { have, shown } => {
             let log_start = hub.core_start();
             if have >= log_start && log_start.0 > 0 {
                 return Answer::NotNeeded;
             }
-            if let Some((view, at, is_new)) = hub.snapshots.views.reuse(from, have, log_start, now) {
+            if let Some((view, at, is_new)) = hub.snapshots.views.reuse(from, (have, shown), log_start, now) {
                 // One that asks for what it was lent already has only lost the answer.
                 if is_new {
                     hub.events.tell(&Event::SnapshotStarted { peer: from, index: at.index, receiving: false });
@@ -211,11 +211,12 @@ fn cut_here(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answ
         databases.insert(id, view);
     }
     if only.is_some() {
-        return Ok(Cut { at, members, manifest: Vec::new(), databases, only: listed.pop() });
+        return Ok(Cut { at, reach: at.index, members, manifest: Vec::new(), databases, only: listed.pop() });
     }
     let Start { at: start, membership, catalogue } = start;
-    let manifest = Manifest { at: start, reach: at.index, membership, catalogue, databases: listed }.encode();
-    Ok(Cut { at: start, members, manifest, databases, only: None })
+    let reach = at.index;
+    let manifest = Manifest { at: start, reach, membership, catalogue, databases: listed }.encode();
+    Ok(Cut { at: start, reach, members, manifest, databases, only: None })
 }
 
 /// What the log of a snapshot begins with.

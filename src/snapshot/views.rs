@@ -3,7 +3,7 @@
 //! ```text
 //! a lease     one node may fetch from one view; renewed by whatever it asks of it, over LEASE after the last time
 //! reuse       a view is lent to another node as well if that node could go on from it with the log: it is not older than
-//!             where the log begins, goes beyond what the node has, and knows the node as a member
+//!             where the log begins, goes beyond what the node has and shows, and knows the node as a member
 //! closing     a view without a lease goes when there is a newer one, or after IDLE; any view goes when it is
 //!             `snapshot_read_view_close_timeout` old, or when the WALs that it keeps from being checkpointed have more than
 //!             `snapshot_wal_pin_max` bytes, or when the log is dropped beyond its entry
@@ -67,6 +67,8 @@ const MADE_SOON: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(crate) struct Cut {
     pub(crate) at: EntryId,
+    /// The last entry that its databases may have: `at`, or later if a transaction was open in parts.
+    pub(crate) reach: LogIndex,
     /// Everybody who is named in its membership.
     pub(crate) members: Vec<NodeId>,
     /// Object 0.
@@ -193,11 +195,12 @@ impl Drop for Sending<'_> {
 }
 
 impl Views {
-    /// Lends `to` a view that is there already, if one will do; with `true` if it did not have that one.
+    /// Lends `to`, whose log has `have` and whose databases show `shown`, a view that is there already, if one will do; with
+    /// `true` if it did not have that one.
     pub(crate) fn reuse(
         &self,
         to: NodeId,
-        have: LogIndex,
+        (have, shown): (LogIndex, LogIndex),
         log_start: LogIndex,
         now: Duration,
     ) -> Option<(ViewId, EntryId, bool)> {
@@ -205,7 +208,8 @@ impl Views {
         let fits = |lent: &&mut Lent| {
             let at = lent.cut.at.index;
             let whole = lent.cut.only.is_none();
-            let suits = whole && at > have && lent.cut.members.contains(&to) && lent.is_open();
+            let further = at > have && lent.cut.reach >= shown;
+            let suits = whole && further && lent.cut.members.contains(&to) && lent.is_open();
             let outgrown = suits && at < log_start;
             self.outgrown.fetch_add(u64::from(outgrown), Ordering::Relaxed);
             suits && (!outgrown || planted::is(Bug::ReuseStaleView))

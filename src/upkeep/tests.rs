@@ -110,7 +110,14 @@ fn with_log_of(bytes: u64, clock: &Arc<SimClock>) -> (Upkeep, EntryId, Receiver<
 /// Lends node 3 a view of entry `LENT`.
 fn lend(upkeep: &Upkeep) -> ViewId {
     let at = EntryId { index: LogIndex(LENT), term: Term(1) };
-    let cut = Cut { at, members: vec![NodeId(3)], manifest: Vec::new(), databases: BTreeMap::new(), only: None };
+    let cut = Cut {
+        at,
+        reach: at.index,
+        members: vec![NodeId(3)],
+        manifest: Vec::new(),
+        databases: BTreeMap::new(),
+        only: None,
+    };
     upkeep.hub.snapshots.views.lend(7, cut, NodeId(3), Duration::ZERO)
 }
 

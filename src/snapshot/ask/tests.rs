@@ -132,7 +132,7 @@ fn a_question_has_one_deadline_for_the_connection_and_the_answer() {
         (Ask::Done { view, outcome: super::super::object::Outcome::Installed, index: LogIndex(1) }, short),
         (Ask::Progress { view, phase: super::super::object::Phase::Fetch, done: 1, total: 2 }, short),
         (Ask::Sum { database, at }, short),
-        (Ask::Open { have: LogIndex(1) }, long),
+        (Ask::Open { have: LogIndex(1), shown: LogIndex(1) }, long),
         (Ask::OpenOne { database, beyond: LogIndex(1) }, long),
         (page(1), long),
     ] {
@@ -177,7 +177,7 @@ fn a_connection_that_failed_is_not_asked_again() {
         lender.lock().breaks = true;
         line.ahead(SOURCE, &page(5));
         assert_eq!(line.ask(SOURCE, &page(5)), Ok(answer_to(&page(5).encode())));
-        assert!(line.ask(NodeId(3), &Ask::Open { have: LogIndex(1) }).is_ok());
+        assert!(line.ask(NodeId(3), &Ask::Open { have: LogIndex(1), shown: LogIndex(1) }).is_ok());
         let lender = lender.lock();
         assert_eq!(lender.asked.iter().map(|(over, _)| *over).collect::<Vec<_>>(), [1, 1, 2, 3, 4]);
     });

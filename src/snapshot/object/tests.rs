@@ -28,7 +28,8 @@ fn asks() -> Vec<Ask> {
     ];
     let mut asks = vec![
         Ask::Offer { term: Term(9), start: LogIndex(70) },
-        Ask::Open { have: LogIndex(3) },
+        Ask::Open { have: LogIndex(3), shown: LogIndex(3) },
+        Ask::Open { have: LogIndex(3), shown: LogIndex(4) },
         Ask::Progress { view, phase: Phase::Verify, done: 5, total: u64::MAX },
         Ask::Done { view, outcome: Outcome::GivenUp, index: LogIndex(8) },
         Ask::OpenOne { database, beyond: LogIndex(12) },
@@ -87,6 +88,7 @@ fn version_1_looks_like_this() {
     let golden = [
         "b50101".to_string() + &u64s(&[9, 70]),
         "b50102".to_string() + &u64s(&[3]),
+        "b50108".to_string() + &u64s(&[3, 4]),
         "b50104".to_string() + &u64s(&[view]) + "02" + &u64s(&[5, u64::MAX]),
         "b50105".to_string() + &u64s(&[view]) + "02" + &u64s(&[8]),
         "b50106".to_string() + &u64s(&[5, 12]),

@@ -45,9 +45,16 @@ fn all_that_fetch_get_together_what_the_rate_allows() {
     let hub = hub(&clock, Config { snapshot_rate: RATE, ..Config::default() });
     let at = EntryId { index: LogIndex(9), term: Term(1) };
     let peers = [NodeId(2), NodeId(3)];
-    let cut = Cut { at, members: peers.to_vec(), manifest: vec![7; OBJECT], databases: BTreeMap::new(), only: None };
+    let cut = Cut {
+        at,
+        reach: at.index,
+        members: peers.to_vec(),
+        manifest: vec![7; OBJECT],
+        databases: BTreeMap::new(),
+        only: None,
+    };
     let view = hub.snapshots.views.lend(hub.session, cut, peers[0], clock.now());
-    assert!(hub.snapshots.views.reuse(peers[1], LogIndex(0), LogIndex(0), clock.now()).is_some());
+    assert!(hub.snapshots.views.reuse(peers[1], (LogIndex(0), LogIndex(0)), LogIndex(0), clock.now()).is_some());
 
     let ask = Ask::Fetch { view, object: Object::Manifest }.encode();
     let (mut sent, mut after) = (0, None);
@@ -74,7 +81,8 @@ fn how_far_a_snapshot_is_is_told_where_it_comes_from() {
     let (upkeep, _) = upkeep(&SimFs::new(1));
     let hub = upkeep.hub();
     let (at, peer) = (EntryId { index: LogIndex(100), term: Term(1) }, NodeId(3));
-    let cut = Cut { at, members: vec![peer], manifest: Vec::new(), databases: BTreeMap::new(), only: None };
+    let cut =
+        Cut { at, reach: at.index, members: vec![peer], manifest: Vec::new(), databases: BTreeMap::new(), only: None };
     let view = hub.snapshots.views.lend(7, cut, peer, hub.waiting.clock.now());
     let events = hub.events.listen();
     for (done, view, answer) in
@@ -99,7 +107,14 @@ fn an_end_is_told_only_if_the_log_goes_on_from_there() {
         let (upkeep, _) = upkeep(&SimFs::new(1));
         let hub = upkeep.hub();
         let (at, peer) = (EntryId { index: LogIndex(100), term: Term(1) }, NodeId(3));
-        let cut = Cut { at, members: vec![peer], manifest: Vec::new(), databases: BTreeMap::new(), only: None };
+        let cut = Cut {
+            at,
+            reach: at.index,
+            members: vec![peer],
+            manifest: Vec::new(),
+            databases: BTreeMap::new(),
+            only: None,
+        };
         let view = hub.snapshots.views.lend(7, cut, peer, hub.waiting.clock.now());
         hub.set_compacted(LogIndex(core_start));
         let events = hub.events.listen();
@@ -141,7 +156,7 @@ fn three_that_ask_at_once_are_lent_one_view() {
     let mut lent = Vec::new();
     // The second time the answer to the first was lost.
     for peer in peers.into_iter().chain(peers) {
-        match Answer::decode(serve(hub, Some(peer), &Ask::Open { have: LogIndex(0) }.encode())) {
+        match Answer::decode(serve(hub, Some(peer), &Ask::Open { have: LogIndex(0), shown: LogIndex(0) }.encode())) {
             Ok(Answer::Opened { view, at }) => lent.push((view, at)),
             other => panic!("{other:?}"),
         }
@@ -199,7 +214,9 @@ fn what_is_small_is_lent_from_memory_and_no_checkpoint_waits_for_it() {
     for (limit, views) in [(0, 1), (4095, 1), (4096, 0), (4097, 0)] {
         let config = Config { snapshot_chunk_max_size: limit, ..Config::default() };
         let (hub, db) = hub_with_app(&SimFs::new(1), config);
-        for ask in [Ask::Open { have: LogIndex(0) }, Ask::OpenOne { database: APP, beyond: LogIndex(2) }] {
+        for ask in
+            [Ask::Open { have: LogIndex(0), shown: LogIndex(0) }, Ask::OpenOne { database: APP, beyond: LogIndex(2) }]
+        {
             let view = opened(&hub, &ask);
             assert_eq!(db.status().views, views, "{limit}: {ask:?}");
             let bytes = db.page(PageNo::FIRST).unwrap().unwrap().to_vec();
@@ -214,7 +231,7 @@ fn what_is_small_is_lent_from_memory_and_no_checkpoint_waits_for_it() {
 #[test]
 fn what_is_too_large_for_an_object_or_not_in_the_view_is_refused() {
     let (hub, _) = hub_with_app(&SimFs::new(1), Config::default());
-    let view = opened(&hub, &Ask::Open { have: LogIndex(0) });
+    let view = opened(&hub, &Ask::Open { have: LogIndex(0), shown: LogIndex(0) });
     let most = OBJECT_BYTES / PageSize::DEFAULT.len();
     let ranges = |first, count| Object::Ranges { database: APP, first, count };
     let hashes = |count| Object::Hashes { database: APP, ranges: vec![0; count] };
@@ -249,7 +266,7 @@ fn what_is_too_large_for_an_object_or_not_in_the_view_is_refused() {
 fn what_rots_is_not_lent_and_whoever_asks_hears_why() {
     let fs = SimFs::new(1);
     let (hub, _) = hub_with_app(&fs, Config { snapshot_chunk_max_size: 0, ..Config::default() });
-    let open = Ask::Open { have: LogIndex(0) };
+    let open = Ask::Open { have: LogIndex(0), shown: LogIndex(0) };
     let view = opened(&hub, &open);
     fs.edit(std::path::Path::new("/db/2-1.db"), |bytes| bytes[2000] ^= 1);
     let rotten = fetched(&hub, view, pages(&[(1, 1)]));
@@ -264,7 +281,7 @@ fn what_rots_is_not_lent_and_whoever_asks_hears_why() {
 #[test]
 fn a_view_that_keeps_too_much_from_being_checkpointed_is_closed() {
     let (hub, db) = hub_with_app(&SimFs::new(1), Config { snapshot_chunk_max_size: 0, ..Config::default() });
-    let view = opened(&hub, &Ask::Open { have: LogIndex(0) });
+    let view = opened(&hub, &Ask::Open { have: LogIndex(0), shown: LogIndex(0) });
     let mut page = db.page(PageNo::FIRST).unwrap().unwrap().to_vec();
     page[27] = 9;
     let hash = PageHash::of(PageNo::FIRST, &page);
@@ -294,7 +311,7 @@ fn three_that_fetch_at_once_have_each_object_read_once() {
     let peers = [NodeId(2), NodeId(3), NodeId(4)];
     hub.core_status.lock().as_mut().unwrap().membership.learners = peers[1..].to_vec();
     let say = |peer, ask: Ask| Answer::decode(serve(&hub, Some(peer), &ask.encode())).unwrap();
-    let views = peers.map(|peer| match say(peer, Ask::Open { have: LogIndex(0) }) {
+    let views = peers.map(|peer| match say(peer, Ask::Open { have: LogIndex(0), shown: LogIndex(0) }) {
         Answer::Opened { view, .. } => view,
         other => panic!("{other:?}"),
     });

@@ -7,6 +7,7 @@ fn cut(index: u64) -> Cut {
     let at = EntryId { index: LogIndex(index), term: Term(1) };
     Cut {
         at,
+        reach: at.index,
         members: vec![NodeId(1), NodeId(2), NodeId(3)],
         manifest: Vec::new(),
         databases: BTreeMap::new(),
@@ -25,7 +26,10 @@ const B: NodeId = NodeId(2);
 fn a_view_is_lent_again_to_whom_it_suits() {
     let views = Views::default();
     let id = views.lend(7, cut(100), A, at(0));
-    let reuse = |to, have, start| views.reuse(to, LogIndex(have), LogIndex(start), at(1)).map(|(id, ..)| id);
+    let reuse_beyond = |to, have, shown, start| {
+        views.reuse(to, (LogIndex(have), LogIndex(shown)), LogIndex(start), at(1)).map(|(id, ..)| id)
+    };
+    let reuse = |to, have, start| reuse_beyond(to, have, have, start);
     assert_eq!(reuse(B, 10, 100), Some(id));
     assert_eq!(reuse(B, 10, 101), None, "the log would begin behind it");
     assert_eq!(reuse(B, 100, 50), None, "it has as much");
@@ -34,6 +38,15 @@ fn a_view_is_lent_again_to_whom_it_suits() {
     let newer = views.lend(7, cut(200), A, at(2));
     assert_ne!(newer, id);
     assert_eq!(reuse(B, 10, 50), Some(newer), "the newest of those that fit");
+    assert_eq!(
+        reuse_beyond(B, 10, 201, 50),
+        None,
+        "it shows more: it would not take this one, however often it is lent"
+    );
+    let mut further = cut(201);
+    further.reach = LogIndex(240);
+    let split = views.lend(7, further, A, at(2));
+    assert_eq!(reuse_beyond(B, 10, 230, 50), Some(split), "its databases are as far, though it begins before that");
 }
 
 #[test]
@@ -50,7 +63,7 @@ fn a_lease_is_kept_by_asking_and_ends_by_silence() {
     assert_eq!(views.sweep(at(91), LIMITS, everybody), 0, "nobody uses it, but somebody may soon");
     assert_eq!((views.counts(), views.floor()), ((1, 0), None));
     assert!(views.renew(id, A, at(92)).is_none());
-    assert_eq!(views.reuse(A, LogIndex(1), LogIndex(100), at(92)).map(|(again, ..)| again), Some(id));
+    assert_eq!(views.reuse(A, (LogIndex(1), LogIndex(1)), LogIndex(100), at(92)).map(|(again, ..)| again), Some(id));
     assert_eq!(views.sweep(at(92 + 61), LIMITS, everybody), 1);
     assert_eq!(views.counts(), (0, 0));
 }
@@ -109,7 +122,7 @@ fn age_and_removal_end_a_view_that_is_used() {
     let id = views.lend(7, cut(100), A, at(0));
     assert_eq!(views.sweep(at(1), LIMITS, |node| node != A), 0);
     assert_eq!(views.counts(), (1, 0), "a lease of who is no member any more is none");
-    views.reuse(B, LogIndex(1), LogIndex(1), at(2));
+    views.reuse(B, (LogIndex(1), LogIndex(1)), LogIndex(1), at(2));
     let young = Limits { age: at(10), ..LIMITS };
     for second in 3..10 {
         views.renew(id, B, at(second));
@@ -158,7 +171,7 @@ fn shared() -> (Views, ViewId) {
     let id = views.lend(7, cut(100), A, at(0));
     assert_eq!(asks(&views, id, A, 0, at(0)), Ok(false));
     assert_eq!(on_shelf(&views), 0, "nobody else fetches");
-    assert!(views.reuse(B, LogIndex(10), LogIndex(100), at(0)).is_some());
+    assert!(views.reuse(B, (LogIndex(10), LogIndex(10)), LogIndex(100), at(0)).is_some());
     assert_eq!((asks(&views, id, B, 0, at(0)), asks(&views, id, B, 1, at(0))), (Ok(false), Ok(false)));
     assert_eq!((asks(&views, id, A, 1, at(0)), on_shelf(&views)), (Ok(true), 2));
     (views, id)
