@@ -46,6 +46,10 @@ pub(super) struct Ambush {
 #[derive(Clone)]
 pub(super) struct Lull {
     off: Vec<At>,
+    /// The other voters.
+    left: Vec<At>,
+    /// One of those needs a snapshot first, which takes longer.
+    early: bool,
     /// The last committed entry in the middle of it.
     committed: LogIndex,
 }
@@ -249,7 +253,7 @@ impl State {
             // A new voter has not been in trouble: it is as good as it has to be.
             let applied = running.hub.applied().index;
             let near = Some(at) == fresh || applied.0 + NEARLY >= committed.0 && applied >= start;
-            there && near && running.hub.trouble().is_none()
+            there && near && running.hub.trouble().is_none() && self.know_they_are_bound([at])
         };
         let mut may_go: Vec<At> = voters.iter().copied().filter(|at| Some(*at) != fresh).collect();
         let spare = (voters.len() - 1) / 2;
@@ -271,7 +275,9 @@ impl State {
         self.note(format_args!("{names} are switched off, and nothing else goes wrong"));
         self.count(if fresh.is_some() { "voters switched off for new ones" } else { "minorities switched off" });
         off.iter().for_each(|at| self.crash(*at, false));
-        self.lull = Some(Lull { off, committed });
+        let left: Vec<At> = voters.into_iter().filter(|at| !off.contains(at)).collect();
+        let early = self.needs_a_snapshot(&left);
+        self.lull = Some(Lull { off, left, early, committed });
         self.at(LULL / 2, Ev::Mend(Mend::HalfLull));
         self.at(LULL, Ev::Mend(Mend::Lull));
         true
@@ -280,8 +286,10 @@ impl State {
     /// The middle of it: until now leadership may have changed.
     pub(super) fn on_half_lull(&mut self) {
         let committed = self.committed();
+        let early = self.lull.as_ref().is_some_and(|lull| self.needs_a_snapshot(&lull.left));
         if let Some(lull) = &mut self.lull {
             lull.committed = committed;
+            lull.early |= early;
         }
     }
 
@@ -289,7 +297,7 @@ impl State {
     pub(super) fn end_lull(&mut self) {
         let Some(lull) = self.lull.take() else { return };
         let stands_still = self.stormy && self.committed() <= lull.committed && self.are_a_majority_without(&lull.off);
-        if stands_still && self.waits_for_the_stack() {
+        if stands_still && (lull.early || self.needs_a_snapshot(&lull.left) || self.waits_for_the_stack()) {
             self.count("lulls without a verdict");
         } else if stands_still {
             let words = self.describe();
@@ -301,6 +309,14 @@ impl State {
         for at in lull.off {
             self.after_millis(1, Ev::Restart(at));
         }
+    }
+
+    /// Whether one of them has less than the logs of others begin with.
+    fn needs_a_snapshot(&self, of: &[At]) -> bool {
+        let hubs: Vec<_> = of.iter().filter_map(|at| self.slots[*at].hub()).collect();
+        let start = hubs.iter().map(|hub| hub.core_start()).max().unwrap_or_default();
+        let last = |hub: &crate::shared::Hub| hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.last);
+        hubs.iter().any(|hub| last(hub) < start)
     }
 
     /// Whether some node waits for a call to go on that lies below another one: it shows what was accepted when that one has

@@ -19,6 +19,7 @@ use shoaldb_vfs::Database;
 use super::world::{At, State};
 use crate::catalogue::DatabaseId;
 use crate::status::{self, Status};
+use crate::types::LogIndex;
 
 /// A log with more than this many times its limit need not keep what views need (DESIGN.md, INV-25).
 const LENT_FACTOR: u64 = 4;
@@ -36,6 +37,8 @@ pub(super) struct Seen {
     unexplained: u32,
     /// In which term it led, if it did.
     led: Option<u64>,
+    /// The last snapshot that it installed. Views of before that can be of use with the logs of others only.
+    pub(super) installed: LogIndex,
 }
 
 fn is_large(status: &Status, segment: u64) -> bool {
@@ -71,13 +74,13 @@ impl State {
     /// Whoever fetches a view from a leader can go on from it with the leader's log.
     pub(super) fn observe_lent(&mut self, at: At) {
         let Some(running) = self.slots[at].running.as_deref() else { return };
-        let (hub, led) = (&running.hub, running.bounds.led);
+        let (hub, led, installed) = (&running.hub, running.bounds.led, running.bounds.installed);
         let leadership = hub.leadership();
         let leads = (leadership.leader == Some(hub.id)).then_some(leadership.term.0);
         let kept = hub.log_extent().1 <= LENT_FACTOR * hub.config.log_limit;
         let held = hub.snapshots.views.floor().filter(|_| kept && leads.is_some() && led == leads);
         let start = hub.core_start();
-        if let Some(floor) = held.filter(|floor| *floor < start) {
+        if let Some(floor) = held.filter(|floor| *floor < start && *floor >= installed) {
             self.fail(format!(
                 "n{}: it lends a view of entry {floor}, and its log begins behind entry {start}",
                 at + 1

@@ -174,6 +174,10 @@ impl State {
 
     /// A whole read on one node.
     pub(super) fn saw(&mut self, at: At, life: u64, seen: Seen, how: &str) {
+        if self.shows_rot(at) {
+            self.count("reads of what rotted in use");
+            return;
+        }
         let Seen { ord, count, sum, last, last_item, notes } = seen;
         let whole = ACCOUNTS as i64 * BALANCE;
         if count != ord {

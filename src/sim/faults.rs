@@ -114,6 +114,7 @@ impl State {
                     let failure = if self.dice.below(2) == 0 { Failure::ENOSPC } else { Failure::EIO };
                     self.slots[at].fs.fail_at(Aim::At(label), 1, Lasts::Once, failure);
                     self.note(format_args!("n{}: the next {label} fails, {failure:?}", at + 1));
+                    self.slots[at].checkpoint_fails = true;
                     self.count("checkpoint failures planned");
                 } else {
                     let (nth, seed) = (1 + self.dice.below(2), self.dice.below(u64::MAX));

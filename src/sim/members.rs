@@ -304,7 +304,18 @@ impl State {
         let joint = !members.voters_outgoing.is_empty();
         let left = members.voters.iter().filter(|id| **id != self.slots[at].id).count();
         let enough = left > members.voters.len() / 2 && members.names(self.slots[at].id);
-        idle && !asked && !joint && enough && self.lost_voter(&members).is_none()
+        let others = members.voters.iter().filter(|id| **id != self.slots[at].id).map(|id| at_of(*id));
+        let bound = self.know_they_are_bound(others);
+        idle && !asked && !joint && enough && bound && self.lost_voter(&members).is_none()
+    }
+
+    /// Whether each of these has applied the entry that binds it: then its vote counts, also with those who have not.
+    pub(super) fn know_they_are_bound(&self, nodes: impl IntoIterator<Item = At>) -> bool {
+        nodes.into_iter().all(|at| {
+            self.slots[at].hub().is_some_and(|hub| {
+                hub.with_catalogue(|catalogue| catalogue.binds(hub.id, hub.incarnation)).unwrap_or(false)
+            })
+        })
     }
 
     /// Whether whoever was started is a member, whoever rises has risen, and no change is half done.

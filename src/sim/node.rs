@@ -111,6 +111,10 @@ pub(super) struct Slot {
     pub(super) paused_until: Duration,
     /// Its next failed sync of the log is followed by a power cut.
     pub(super) distrusted: bool,
+    /// A call of a checkpoint of this process fails or has failed: creating a database makes the same calls.
+    pub(super) checkpoint_fails: bool,
+    /// Bytes of main files that have rotted while this process used them, and what they are now.
+    pub(super) rotten_in_use: Vec<(PathBuf, u64, u8)>,
     /// Its directory was lost.
     pub(super) wiped: bool,
     /// One of the nodes that found the cluster; the others come into it later.
@@ -139,6 +143,8 @@ impl Slot {
             garbage: Vec::new(),
             paused_until: Duration::ZERO,
             distrusted: false,
+            checkpoint_fails: false,
+            rotten_in_use: Vec::new(),
             installs: Installs::default(),
             wiped: false,
             founder,
@@ -287,6 +293,8 @@ impl State {
         let list: Vec<_> = founders.map(|slot| (slot.id, format!("n{}", slot.id))).collect();
         let slot = &mut self.slots[at];
         slot.started = true;
+        slot.checkpoint_fails = false;
+        slot.rotten_in_use.clear();
         slot.fs.restart();
         slot.fs.clear_faults();
         if self.strikes() && self.options.storm && self.dice.below(8) == 0 {
@@ -506,16 +514,21 @@ impl State {
             Some(hub) => {
                 let (lead, applied) = (hub.leadership(), hub.applied());
                 let seat = slot.running.as_ref().is_some_and(|running| running.seat.is_some());
+                let unbound = hub.with_catalogue(|catalogue| {
+                    let unbound = catalogue.members().filter(|(_, member)| member.incarnation.is_none());
+                    unbound.map(|(id, _)| id).collect::<Vec<_>>()
+                });
                 let core = hub.core_status.lock().clone();
                 let core = core.map(|core| (core.last, core.persisted, core.committed, core.membership, core.peers));
                 format!(
-                    "n{} {:?} term {} leader {:?} applied {} seat {seat} trouble {:?} core {core:?}",
+                    "n{} {:?} term {} leader {:?} applied {} seat {seat} trouble {:?} unbound {unbound:?} log from {} core {core:?}",
                     slot.id,
                     lead.role,
                     lead.term,
                     lead.leader,
                     applied.index,
-                    hub.trouble()
+                    hub.trouble(),
+                    hub.core_start()
                 )
             }
         });

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! In the log only what a later segment vouches for: damage in the very last batch looks like a torn write (DESIGN.md, recovery).
-//! A bit that nothing reads any more may of course change.
+//! A bit that nothing reads any more may of course change. And a page is compared with its hash at its first use (INV-28): what rots
+//! after that may be shown until the scrubber comes by, so nothing is concluded from reads of a node that runs on such a file.
 
 use std::path::Path;
 use std::time::Duration;
@@ -100,6 +101,11 @@ impl State {
         let bits: Vec<(u64, u64)> =
             (0..1 + self.dice.below(3)).map(|_| (self.dice.below(len), self.dice.below(8))).collect();
         fs.edit(file, |bytes| bits.iter().for_each(|(place, bit)| bytes[*place as usize] ^= 1 << bit));
+        if self.slots[at].running.is_some() && file.extension().is_some_and(|kind| kind == "db") {
+            let now = fs.peek(file).unwrap_or_default();
+            let bytes = bits.iter().map(|(place, _)| (file.to_path_buf(), *place, now[*place as usize]));
+            self.slots[at].rotten_in_use.extend(bytes);
+        }
         self.note(format_args!("n{}: bits {bits:?} of {} rot", at + 1, file.display()));
         let kind = file.extension().and_then(|kind| kind.to_str()).unwrap_or("identity");
         self.count(match kind {
@@ -109,6 +115,14 @@ impl State {
             "seg" => "logs rotten",
             _ => "identities rotten",
         });
+    }
+
+    /// Whether what has rotted under this process is still there.
+    pub(super) fn shows_rot(&self, at: At) -> bool {
+        let slot = &self.slots[at];
+        slot.rotten_in_use
+            .iter()
+            .any(|(file, place, byte)| slot.fs.peek(file).is_some_and(|bytes| bytes.get(*place as usize) == Some(byte)))
     }
 
     /// Whether what is found damaged on this node is our doing.

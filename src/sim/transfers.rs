@@ -73,6 +73,7 @@ impl State {
                 seat.appender = Appender::default();
                 seat.applier = Applier::new(hub.clone());
                 seat.engine.exchange_core(core, applied);
+                running.bounds.installed = index;
                 "snapshots installed"
             }
             Ok(None) if hub.snapshots.has_staged() => "snapshots that waited for room",

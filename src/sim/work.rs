@@ -86,7 +86,8 @@ impl State {
             }
             self.turn_soon(at);
             let joins = self.slots[at].running.as_ref().is_some_and(|running| running.joining.is_some());
-            if !joins && self.chance(10) {
+            // Whoever waits for another's connection in the end does not wait for long, as with a transport that dials by itself.
+            if !joins && self.chance(if self.stormy { 10 } else { 100 }) {
                 let to = self.dice.below(self.slots.len() as u64) as usize;
                 self.transmit(at, to, Packet::Greeting);
             }
@@ -299,7 +300,13 @@ impl State {
             }
             Step::Stopped(reason) => {
                 seat.apply_over = true;
-                if !self.is_too_old(at, &reason) && !self.slots[at].fs.is_down() {
+                if self.slots[at].checkpoint_fails && reason.contains("could not be created") {
+                    // The planned failure struck where a database is made: the node stops, and somebody starts it again.
+                    self.note(format_args!("n{}: the applier stopped: {reason}", at + 1));
+                    self.count("nodes stopped by a database that could not be created");
+                    self.crash(at, false);
+                    self.after_millis(300, Ev::Restart(at));
+                } else if !self.is_too_old(at, &reason) && !self.slots[at].fs.is_down() {
                     self.stopped(at, format!("n{}: the applier stopped: {reason}", at + 1));
                 }
             }
