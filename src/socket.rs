@@ -216,13 +216,24 @@ fn turn_away(mut stream: UnixStream) -> io::Result<()> {
     }
 }
 
-/// Calls the node that runs in `dir`. `NotFound` and `ConnectionRefused` mean that none does.
+/// Calls the node that runs in `dir`. `NotFound` and `ConnectionRefused` mean that none does, `TimedOut` that it says nothing.
 pub(crate) fn call(dir: &Path, request: &[u8], timeout: Duration) -> io::Result<Vec<u8>> {
-    let mut stream = connect(dir)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    frame::write(&mut stream, request)?;
-    frame::read(&mut stream, MAX_ANSWER)
+    let ask = || {
+        let mut stream = connect(dir)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        frame::write(&mut stream, request)?;
+        frame::read(&mut stream, MAX_ANSWER)
+    };
+    ask().map_err(timed_out)
+}
+
+/// What a socket with a timeout calls a try that would wait.
+pub(crate) fn timed_out(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no answer in time"),
+        _ => error,
+    }
 }
 
 #[cfg(test)]

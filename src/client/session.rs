@@ -88,6 +88,14 @@ impl Session {
                 "other",
                 format!("{}: the node hung up: it has too many callers, or is another user's", dir.display()),
             ),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Trouble::new(
+                "other",
+                format!(
+                    "{}: the node in this directory opened no session within {} s",
+                    dir.display(),
+                    PATIENCE.as_secs()
+                ),
+            ),
             _ => Trouble::new("other", format!("{}: {error}", dir.display())),
         };
         let mut stream = socket::connect(dir).map_err(failed)?;

@@ -481,9 +481,25 @@ pub fn call(
     timeout: Duration,
     allow_plaintext_remote: bool,
 ) -> Result<Vec<u8>, RequestError> {
+    call_within(address, body, (timeout, timeout), allow_plaintext_remote)
+}
+
+/// [`call`] that gives up on whoever does not even shake hands in time: before the request is sent.
+pub fn call_within(
+    address: &str,
+    body: &[u8],
+    (handshake, timeout): (Duration, Duration),
+    allow_plaintext_remote: bool,
+) -> Result<Vec<u8>, RequestError> {
     let deadline = Instant::now() + timeout;
-    let (mut link, _) = dial::dial(address, &hello_of_a_program(), allow_plaintext_remote, timeout)
-        .map_err(|error| RequestError::NotSent(format!("{address}: {error}")))?;
+    let dialed = dial::dial(address, &hello_of_a_program(), allow_plaintext_remote, handshake.min(timeout));
+    let (mut link, _) = dialed.map_err(|error| match error.is_silence() {
+        true => RequestError::NotSent(format!(
+            "{address}: did not answer within {} s; its process is stopped, or its machine hangs",
+            handshake.as_secs()
+        )),
+        false => RequestError::NotSent(format!("{address}: {error}")),
+    })?;
     put_request(&mut link, 1, body, address)?;
     read_answer(&mut link, 1, deadline, address)
 }

@@ -1,6 +1,7 @@
 //! The program as a user meets it at a shell: output, one-line errors, exit codes.
 
 mod alarms;
+mod away;
 mod big;
 mod codes;
 mod files;

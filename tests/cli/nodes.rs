@@ -41,7 +41,7 @@ fn one_node_from_start_to_end() {
 }
 
 /// Whoever leads, as the first node that answers and knows says.
-fn leader_of(endpoints: &str) -> u64 {
+pub(crate) fn leader_of(endpoints: &str) -> u64 {
     let status = run(&["status", "--json", "--endpoints", endpoints]);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     status.as_array().unwrap().iter().find_map(|node| node["status"]["leader"].as_u64()).unwrap()

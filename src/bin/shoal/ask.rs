@@ -28,16 +28,7 @@ pub(crate) struct Where {
 type Said = (Option<PathBuf>, Vec<String>);
 
 impl Where {
-    /// The directory of a node, for what its admin socket alone can do. With addresses it is that of the leader, if it is
-    /// among them, else of the first one that answers.
-    pub(crate) fn directory(self) -> Result<PathBuf, Failed> {
-        match self.said()? {
-            (Some(dir), _) => Ok(dir),
-            (None, addresses) => Ok(Client::new(Doors::Endpoints(addresses)).directory()?),
-        }
-    }
-
-    fn client(self) -> Result<Client, Failed> {
+    pub(crate) fn client(self) -> Result<Client, Failed> {
         Ok(Client::new(match self.said()? {
             (Some(dir), addresses) if addresses.is_empty() => Doors::Directory(dir),
             (_, addresses) => Doors::Endpoints(addresses),

@@ -33,8 +33,8 @@ use show::{Mode, Printer};
 At the prompt .help lists the commands. Without a statement, and if standard input is no terminal, it is run as a
 script, up to the first error. A blob is printed as x'00ff'; in JSON as a string of hexadecimal digits.
 
-Any node reads; the leader writes: with --endpoints it is taken if it is among them. The node is then found by its address and
-asked over the admin socket in its directory. What was not committed when the program ends is rolled back.
+Any node reads; the leader writes: with --endpoints it is taken if it is among them, and waited for during an election, for 5
+seconds. The node is then found by its address and asked over the admin socket in its directory. What was not committed when the program ends is rolled back.
 Exit code: 3 if it is not known whether a statement was committed, 4 if there is no leader.")]
 pub(crate) struct SqlArgs {
     /// The database. One that does not exist is created by the first write to it.
@@ -79,11 +79,14 @@ pub(crate) fn run(args: SqlArgs) -> Result<(), Failed> {
         Level::Local => ReadLevel::Local,
         Level::Linearizable => ReadLevel::Linearizable,
     };
-    let target = Target { dir: args.at.directory()?, database: args.database.clone(), level };
+    let target = Target { client: args.at.client()?, database: args.database.clone(), level };
     let current = Current::default();
     interrupt_on_signals(current.clone())?;
-    let mut shell = Shell::open(target.clone(), Printer::new(mode, args.headers || for_person), current)?;
-    note_of_a_new_name(&target);
+    let mut shell = Shell::open(target, Printer::new(mode, args.headers || for_person), current)?;
+    if let Some(why) = &shell.seat().leaderless {
+        eprintln!("note: {why}; node {} reads what it has", shell.seat().node);
+    }
+    note_of_a_new_name(&shell, &args.database);
     let result = match &args.sql {
         Some(sql) => shell.script("", sql.as_bytes()).map(|_| ()),
         None if prompt => prompt::run(&mut shell, &args.database),
@@ -96,11 +99,11 @@ pub(crate) fn run(args: SqlArgs) -> Result<(), Failed> {
 }
 
 /// A name that was typed wrong looks like an empty database.
-fn note_of_a_new_name(target: &Target) {
-    let known = Client::new(Doors::Directory(target.dir.clone())).databases();
-    // Whoever cannot tell will say more when the session is opened.
-    if known.is_ok_and(|status| status.databases.iter().all(|database| database.name != target.database)) {
-        eprintln!("note: there is no database {} yet; the first write creates it", target.database);
+fn note_of_a_new_name(shell: &Shell, name: &str) {
+    let known = Client::new(Doors::Directory(shell.seat().directory.clone())).databases();
+    // Whoever cannot tell says more when a statement runs.
+    if known.is_ok_and(|status| status.databases.iter().all(|database| database.name != name)) {
+        eprintln!("note: there is no database {name} yet; the first write creates it");
     }
 }
 

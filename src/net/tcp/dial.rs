@@ -326,6 +326,15 @@ impl DialError {
     fn is_nobody(&self) -> bool {
         matches!(self, DialError::Link(error) if error.is_nobody())
     }
+
+    /// Nothing was heard in time.
+    pub(super) fn is_silence(&self) -> bool {
+        match self {
+            DialError::Link(LinkError::TimedOut) => true,
+            DialError::Link(LinkError::Io(error)) => error.kind() == std::io::ErrorKind::TimedOut,
+            _ => false,
+        }
+    }
 }
 
 /// Opens a connection to `to` (or to whoever answers) and shakes hands.

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use shoaldb::client::session::{Cell, Interrupter, Said, Session, Trouble};
+use shoaldb::client::{Client, Seat};
 use shoaldb::{ErrorKind, Outcome, ReadLevel};
 
 use super::show::{Mode, Printer};
@@ -15,10 +16,10 @@ use super::split::Splitter;
 use super::{dot, import};
 use crate::Failed;
 
-/// How a session is opened, and opened again.
+/// How a session is opened, and opened again: then another node may be the leader.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    pub(crate) dir: PathBuf,
+    pub(crate) client: Client,
     pub(crate) database: String,
     pub(crate) level: ReadLevel,
 }
@@ -77,6 +78,8 @@ impl Current {
 /// See the module's text.
 pub(crate) struct Shell {
     target: Target,
+    /// Of the session that is open, or was the last one.
+    seat: Seat,
     session: Option<Session>,
     pub(crate) current: Current,
     pub(crate) printer: Printer,
@@ -95,26 +98,38 @@ pub(crate) enum After {
 impl Shell {
     /// Opens the session.
     pub(crate) fn open(target: Target, printer: Printer, current: Current) -> Result<Shell, Failed> {
-        let mut shell = Shell { target, session: None, current, printer, timer: false, depth: 0 };
-        shell.session()?;
+        let seat = target.client.seat()?;
+        let mut shell = Shell { target, seat, session: None, current, printer, timer: false, depth: 0 };
+        shell.enter()?;
         Ok(shell)
+    }
+
+    /// The node on which the session runs.
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// Opens a session where the seat is.
+    fn enter(&mut self) -> Result<&mut Session, Failed> {
+        let Target { database, level, .. } = &self.target;
+        let opened =
+            Session::open(&self.seat.directory, database, *level, true).map_err(|trouble| match trouble.kind() {
+                Some(ErrorKind::BadInput) => Failed { code: Failed::USAGE, text: trouble.text },
+                _ => self.failed(trouble),
+            })?;
+        self.current.0.lock().interrupter = Some(opened.interrupter());
+        Ok(self.session.insert(opened))
     }
 
     /// The session; a new one if the last one is over.
     fn session(&mut self) -> Result<&mut Session, Failed> {
-        let session = match self.session.take() {
-            Some(session) => session,
+        match self.session.take() {
+            Some(session) => Ok(self.session.insert(session)),
             None => {
-                let Target { dir, database, level } = &self.target;
-                let opened = Session::open(dir, database, *level, true).map_err(|trouble| match trouble.kind() {
-                    Some(ErrorKind::BadInput) => Failed { code: Failed::USAGE, text: trouble.text },
-                    _ => self.failed(trouble),
-                })?;
-                self.current.0.lock().interrupter = Some(opened.interrupter());
-                opened
+                self.seat = self.target.client.seat()?;
+                self.enter()
             }
-        };
-        Ok(self.session.insert(session))
+        }
     }
 
     pub(crate) fn in_transaction(&self) -> bool {
@@ -149,10 +164,14 @@ impl Shell {
 
     fn after(&mut self, trouble: Trouble) -> Failed {
         // These two come when there is nobody any more at the other end.
-        if trouble.kind == "stopped" || trouble.kind == "unknown" && trouble.code.is_none() {
+        let gone = trouble.kind == "stopped" || trouble.kind == "unknown" && trouble.code.is_none();
+        // A place for want of a better one: the next statement looks for the leader again.
+        let leaderless = trouble.kind() == Some(ErrorKind::NotLeader) && self.seat.leaderless.is_some();
+        let failed = self.failed(trouble);
+        if gone || leaderless && !self.in_transaction() {
             self.session = None;
         }
-        self.failed(trouble)
+        failed
     }
 
     /// The rows of one statement, as values.
@@ -249,17 +268,28 @@ impl Shell {
             _ if trouble.kind == "output" => return Failed::reader_gone(),
             _ => 1,
         };
+        let dir = self.seat.directory.display();
         let text = match (trouble.leader, &trouble.address) {
+            (leader, _) if trouble.kind() == Some(ErrorKind::NotLeader) && self.seat.leaderless.is_some() => {
+                let why = self.seat.leaderless.as_deref().unwrap_or_default();
+                let text = match leader {
+                    Some(leader) => format!("node {leader}, which led, is not reached; nothing was written; {why}"),
+                    None => format!("{}; {why}", trouble.text),
+                };
+                return Failed { code: Failed::NO_LEADER, text };
+            }
             (Some(leader), address) => {
                 let at = address.as_ref().filter(|address| !address.is_empty());
                 let at = at.map_or_else(String::new, |address| format!(" (at {address})"));
                 let database = &self.target.database;
                 format!(
                     "{}; nothing was written. Node {leader}{at} takes writes: shoal sql {database} --data DIR, with the directory \
-                     of node {leader}, on its machine; or make this node the leader: shoal transfer ID --data {}",
-                    trouble.text,
-                    self.target.dir.display()
+                     of node {leader}, on its machine; or make this node the leader: shoal transfer {} --data {dir}",
+                    trouble.text, self.seat.node,
                 )
+            }
+            (None, _) if code == Failed::NO_LEADER && trouble.kind() == Some(ErrorKind::NotLeader) => {
+                format!("{}; `shoal health --data {dir}` says what is in the way", trouble.text)
             }
             _ => match trouble.text.strip_prefix("unable to open database: ") {
                 Some(path) if path.contains('/') => format!(
@@ -271,10 +301,9 @@ impl Shell {
             },
         };
         let text = match trouble.receipt {
-            Some(receipt) => format!(
-                "{text}; its receipt is {receipt}, ask any node later: shoal outcome {receipt} --data {}",
-                self.target.dir.display()
-            ),
+            Some(receipt) => {
+                format!("{text}; its receipt is {receipt}, ask any node later: shoal outcome {receipt} --data {dir}")
+            }
             None => text,
         };
         Failed { code, text }
