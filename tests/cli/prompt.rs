@@ -159,6 +159,17 @@ fn a_person_has_lines_history_completion_and_ctrl_c_that_ends_a_statement_alone(
     terminal.asks();
     terminal.types(".quit\r");
     assert_eq!(terminal.ended(), Some(0));
+
+    // Leaving with a transaction open is told.
+    for leave in [".quit\r", "\u{4}"] {
+        let mut terminal = Terminal::open(&data, &history).unwrap();
+        terminal.asks();
+        terminal.types("BEGIN; DELETE FROM wanderers;\r");
+        terminal.asks_within();
+        terminal.types(leave);
+        terminal.shows("note: the transaction that was open at the end is rolled back");
+        assert_eq!(terminal.ended(), Some(0));
+    }
 }
 
 /// Between two runs, of the statements of a file or the pieces of an import, ctrl-c once ended the whole prompt. Here the file is

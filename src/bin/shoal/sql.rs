@@ -34,7 +34,11 @@ At the prompt .help lists the commands. Without a statement, and if standard inp
 script, up to the first error. A blob is printed as x'00ff'; in JSON as a string of hexadecimal digits.
 
 Any node reads; the leader writes: with --endpoints it is taken if it is among them, and waited for during an election, for 5
-seconds. The node is then found by its address and asked over the admin socket in its directory. What was not committed when the program ends is rolled back.
+seconds. The node is then found by its address and asked over the admin socket in its directory.
+
+A transaction that is open at the end is rolled back: that is told, and without a prompt the exit code is 1. The rows of
+INSERT ... RETURNING are printed before SQLite commits: if that fails, it is said on standard error and by the exit code.
+
 Exit code: 3 if it is not known whether a statement was committed, 4 if there is no leader.")]
 pub(crate) struct SqlArgs {
     /// The database. One that does not exist is created by the first write to it.
@@ -88,9 +92,14 @@ pub(crate) fn run(args: SqlArgs) -> Result<(), Failed> {
     }
     note_of_a_new_name(&shell, &args.database);
     let result = match &args.sql {
-        Some(sql) => shell.script("", sql.as_bytes()).map(|_| ()),
-        None if prompt => prompt::run(&mut shell, &args.database),
-        None => shell.script("stdin", io::stdin()).map(|_| ()),
+        Some(sql) => shell.script("", sql.as_bytes()).and_then(|_| shell.end()),
+        None if prompt => prompt::run(&mut shell, &args.database).map(|()| {
+            // The person sees it, and meant to leave.
+            if let Err(open) = shell.end() {
+                eprintln!("note: {}", open.text);
+            }
+        }),
+        None => shell.script("stdin", io::stdin()).and_then(|_| shell.end()),
     };
     match result {
         Err(failed) if failed.is_reader_gone() => Ok(()),

@@ -132,6 +132,20 @@ impl Shell {
         }
     }
 
+    /// Ends the session. A transaction that is open is told: nobody would look for what it had written.
+    pub(crate) fn end(&mut self) -> Result<(), Failed> {
+        let open = self.in_transaction();
+        self.session = None;
+        match open {
+            false => Ok(()),
+            true => Err(Failed {
+                code: 1,
+                text: "the transaction that was open at the end is rolled back, nothing of it is committed; end it with COMMIT"
+                    .to_string(),
+            }),
+        }
+    }
+
     pub(crate) fn in_transaction(&self) -> bool {
         self.session.as_ref().is_some_and(Session::in_transaction)
     }
@@ -154,11 +168,20 @@ impl Shell {
         let Shell { session, printer, .. } = self;
         let result =
             session.as_mut().map_or(Ok(()), |session| session.run(sql, Vec::new(), &mut |said| printer.take(said)));
+        let rows_shown = printer.is_amid_rows();
         let ended = printer.end();
         if self.timer {
             eprintln!("Run Time: real {:.3}", begun.elapsed().as_secs_f64());
         }
-        result.map_err(|trouble| self.after(trouble))?;
+        result.map_err(|mut trouble| {
+            // RETURNING: SQLite gives these before it commits.
+            trouble.text += match trouble.kind() {
+                Some(ErrorKind::NotCommitted) if rows_shown => "; the rows that were printed are not committed",
+                Some(ErrorKind::Unknown) if rows_shown => "; the rows that were printed may not be committed",
+                _ => "",
+            };
+            self.after(trouble)
+        })?;
         ended.map_err(output)
     }
 

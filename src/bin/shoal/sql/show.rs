@@ -81,6 +81,11 @@ impl Printer {
         }
     }
 
+    /// Whether a statement that has not come to its end has given rows.
+    pub(crate) fn is_amid_rows(&self) -> bool {
+        self.open && (self.printed > 0 || !self.waiting.is_empty())
+    }
+
     /// The statement is over, in whatever way.
     pub(crate) fn end(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.open) {
