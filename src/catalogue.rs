@@ -201,7 +201,7 @@ pub enum Refused {
     #[error("the cluster has {MAX_DATABASES} databases, the limit; drop one first")]
     TooManyDatabases,
     /// The node is no member.
-    #[error("node {0} is no member of this cluster; add it first")]
+    #[error("node {0} is no member of this cluster: `shoal member list` shows who is")]
     NoSuchMember(NodeId),
     /// The id was removed earlier.
     #[error("node id {0} was removed from this cluster and is never used again; join under a new id")]

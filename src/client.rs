@@ -94,14 +94,14 @@ impl Client {
                 answer => answers[at] = Some(answer),
             }
         }
-        let mut why = nobody();
+        let mut refusals = Vec::new();
         for answer in answers.into_iter().flatten() {
             match answer {
                 Ok(status) => return Ok(status),
-                Err(error) => why = error,
+                Err(error) => refusals.push(error),
             }
         }
-        Err(why)
+        Err(together(refusals))
     }
 
     /// Creates a database.
@@ -224,38 +224,44 @@ impl Client {
 
     /// The answer of the first door behind which is somebody who can give it.
     fn first<T>(&self, mut ask: impl FnMut(&Door) -> Result<T>) -> Result<T> {
-        let mut why = nobody();
+        let mut refusals = Vec::new();
         for door in &self.doors {
             match ask(door) {
-                Err(error) if error.kind() == ErrorKind::NotLeader => why = error,
+                Err(error) if error.kind() == ErrorKind::NotLeader => refusals.push(error),
                 result => return result,
             }
         }
-        Err(why)
+        Err(together(refusals))
     }
 
     /// The answer of the leader, or of somebody who knows it and passes the request on. Waits for one to be elected; `NotLeader`
     /// says that nothing was done, so that it may be asked for again.
     fn on_leader<T>(&self, mut ask: impl FnMut(&Door) -> Result<T>) -> Result<T> {
         let until = Instant::now() + self.patience.leader;
-        let mut refused = None;
+        let mut refused = Vec::new();
         loop {
-            let Found { leads, order, why } = self.find_leader(until);
+            let Found { leads, order, silent } = self.find_leader(until);
+            let mut refusals = Vec::new();
             for (at, _) in &order {
                 match ask(&self.doors[*at]) {
-                    Err(error) if error.kind() == ErrorKind::NotLeader => refused = Some(error),
+                    Err(error) if error.kind() == ErrorKind::NotLeader => refusals.push(error),
                     result => return result,
                 }
             }
-            let Some(why) = refused.take() else { return Err(why.unwrap_or_else(nobody)) };
+            match refusals.is_empty() {
+                true if refused.is_empty() => return Err(together(silent)),
+                // Who answered before is gone: what they said still is the reason.
+                true => {}
+                false => refused = refusals,
+            }
+            let knows_leader = refused.iter().any(|why| why.leader().is_some());
             // It lives, and cannot be reached through these doors.
-            if leads == Leads::Elsewhere && why.leader().is_some() {
-                return Err(why);
+            if leads == Leads::Elsewhere && knows_leader {
+                return Err(together(refused));
             }
             if Instant::now() >= until {
-                return Err(self.leaderless(&why));
+                return Err(self.leaderless(&together(refused)));
             }
-            refused = Some(why);
             std::thread::sleep(leader::PACE);
         }
     }
@@ -287,6 +293,21 @@ fn absolute(path: &Path) -> Result<String> {
     let absolute = std::path::absolute(path)?;
     let text = absolute.to_str().map(str::to_string);
     text.ok_or_else(|| Error::new(ErrorKind::BadInput, format!("{}: a name that is not UTF-8", path.display())))
+}
+
+/// Why nothing was done behind any door: all that was said, once each. The last one is what it is about, unless one knows more.
+fn together(mut refusals: Vec<Error>) -> Error {
+    if let Some(knows) = refusals.iter().position(|error| error.leader().is_some()) {
+        return refusals.swap_remove(knows);
+    }
+    let Some(last) = refusals.last() else { return nobody() };
+    let mut texts: Vec<String> = Vec::new();
+    for text in refusals.iter().map(ToString::to_string) {
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    Error::new(last.kind(), texts.join("; "))
 }
 
 fn nobody() -> Error {

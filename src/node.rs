@@ -151,6 +151,7 @@ impl RaftThread {
     /// is an alarm and asked again, since somebody may be repairing it.
     fn join(&self, joining: Joining, directory: &Directory) -> Result<Option<Opened>> {
         let Joining { mut identity, doors, address } = joining;
+        let doors = self.hub.doors.get_or_init(|| doors);
         let request =
             admin::Request::Join { node: self.hub.id, incarnation: identity.incarnation, address: address.clone() };
         for door in doors.iter().cycle() {

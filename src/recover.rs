@@ -20,7 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use shoaldb_vfs::env::Env;
+use shoaldb_vfs::env::{Env, in_words};
 
 use crate::catalogue::Catalogue;
 use crate::config::Config;
@@ -94,7 +94,10 @@ pub fn only_member_in(env: &Env, dir: &Path, only: u64, carry_out: bool) -> Resu
             ErrorKind::Busy,
             format!("{}: a process uses this directory; stop the node first", dir.display()),
         ),
-        _ => error.into(),
+        _ => {
+            let text = format!("{}: cannot be used: {}", dir.display(), in_words(&error));
+            Error::caused(ErrorKind::Io, text, error)
+        }
     })?;
     let place = Place {
         env,

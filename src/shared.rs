@@ -182,6 +182,8 @@ pub(crate) struct Shared {
     pub(crate) genesis: OnceLock<Genesis>,
     /// What keeps this node from founding a cluster, in words; empty once it has one.
     obstacles: Mutex<Vec<String>>,
+    /// Whom a node that joins asks to be let in.
+    pub(crate) doors: OnceLock<Vec<String>>,
     /// What other nodes said of themselves, each when it dialed last.
     heard: Mutex<Heard>,
     /// Where members may be instead, as this node was told at its start.
@@ -250,6 +252,7 @@ impl Shared {
             reach: AtomicU64::new(0),
             genesis: OnceLock::new(),
             obstacles: Mutex::default(),
+            doors: OnceLock::new(),
             heard: Mutex::default(),
             hints: Mutex::default(),
             core_status: Mutex::new(None),

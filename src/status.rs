@@ -339,7 +339,10 @@ pub(crate) fn health(hub: &Hub) -> Result<(), String> {
         return Err(trouble);
     }
     if hub.catalogue.lock().is_none() {
-        let mut what = "no cluster yet: waiting for a majority of the bootstrap list".to_string();
+        let mut what = match hub.doors.get() {
+            Some(doors) => format!("no cluster yet: asking {} to be let in", doors.join(", ")),
+            None => "no cluster yet: waiting for a majority of the bootstrap list".to_string(),
+        };
         for obstacle in hub.obstacles() {
             what = format!("{what}; {obstacle}");
         }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::door::{self, Answers, Door};
-use super::{Client, nobody};
+use super::{Client, together};
 use crate::admin::{self, Request};
 use crate::error::{Error, ErrorKind, Result};
 use crate::status::Status;
@@ -47,8 +47,8 @@ pub(super) struct Found {
     pub(super) leads: Leads,
     /// The doors behind which somebody answers, and who that is.
     pub(super) order: Vec<(usize, NodeId)>,
-    /// What kept another door shut.
-    pub(super) why: Option<Error>,
+    /// What kept the other doors shut.
+    pub(super) silent: Vec<Error>,
 }
 
 /// Whether this is the leader's.
@@ -75,18 +75,17 @@ impl Client {
             let status = self.ask(door, &Request::Status).and_then(door::status)?;
             return Ok(Seat { node: status.node.0, directory: directory.clone(), leaderless: None });
         }
-        let Found { leads, order, why } = self.find_leader(Instant::now() + self.patience.leader);
-        let mut why = why.unwrap_or_else(nobody);
+        let Found { leads, order, mut silent } = self.find_leader(Instant::now() + self.patience.leader);
         for (at, node) in order {
             match self.directory_behind(&self.doors[at]) {
                 Ok(directory) => {
                     let leaderless = (leads == Leads::Nobody).then(|| self.nobody_leads());
                     return Ok(Seat { node: node.0, directory, leaderless });
                 }
-                Err(error) => why = error,
+                Err(error) => silent.push(error),
             }
         }
-        Err(why)
+        Err(together(silent))
     }
 
     /// Looks for the leader, until then.
@@ -101,10 +100,10 @@ impl Client {
         let mut asked: Option<String> = None;
         let mut lives_elsewhere = false;
         // Who says nothing is told as that, and not as one who had no time to.
-        let silent = Instant::now() + 2 * first_word;
+        let late = Instant::now() + 2 * first_word;
         loop {
             let some_answer = latest.iter().flatten().any(Result::is_ok);
-            let Ok((at, answer)) = heard.recv_deadline(if some_answer { until } else { until.max(silent) }) else {
+            let Ok((at, answer)) = heard.recv_deadline(if some_answer { until } else { until.max(late) }) else {
                 break;
             };
             match latest.get_mut(at) {
@@ -130,7 +129,7 @@ impl Client {
                 break;
             }
         }
-        let (mut leader, mut order, mut why) = (false, Vec::new(), None);
+        let (mut leader, mut order, mut silent) = (false, Vec::new(), Vec::new());
         for (at, answer) in latest.into_iter().enumerate() {
             match answer {
                 Some(Ok(status)) if leads(&status) && !leader => {
@@ -138,10 +137,10 @@ impl Client {
                     order.insert(0, (at, status.node));
                 }
                 Some(Ok(status)) => order.push((at, status.node)),
-                Some(Err(error)) => why = Some(error),
+                Some(Err(error)) => silent.push(error),
                 None => {
                     let text = format!("{}: no answer yet", self.doors[at].name());
-                    why = why.or(Some(Error::new(ErrorKind::NotLeader, text)));
+                    silent.push(Error::new(ErrorKind::NotLeader, text));
                 }
             }
         }
@@ -150,7 +149,7 @@ impl Client {
             (false, true) => Leads::Elsewhere,
             (false, false) => Leads::Nobody,
         };
-        Found { leads, order, why }
+        Found { leads, order, silent }
     }
 
     /// After a leader was waited for in vain.

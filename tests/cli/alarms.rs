@@ -32,11 +32,12 @@ const RAISED: [(&str, usize, &[&str]); 8] = [
 ];
 
 /// What these places pass on, and what `status` makes of the state of the node and of its transport when it is asked.
-const ELSEWHERE: [&str; 13] = [
+const ELSEWHERE: [&str; 14] = [
     "the log could not be begun anew behind a snapshot",
     "a snapshot is on disk, but not shown",
     "no leader known",
     "no cluster yet: waiting for a majority of the bootstrap list",
+    "no cluster yet: asking",
     "until it is repaired",
     "pages of the wal are in memory past wal_limit",
     "speaks protocol",

@@ -2,14 +2,14 @@
 
 use std::fmt::Display;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use shoaldb::client::{Client, Doors};
 use shoaldb::{AutoVacuum, CreateOptions, Error, ErrorKind, Receipt, ReceiptOutcome, Status};
 
 use crate::table::{plain, print};
-use crate::{Failed, config};
+use crate::{Failed, config, units};
 
 /// Where the nodes are. Variables and the file of settings are looked at by hand: a flag must win over the other one's
 /// variable, and a variable over what the file says of the other one.
@@ -47,13 +47,22 @@ impl Where {
         let said = [flags(), variables(), file()].into_iter().find(any);
         let usage = |text: String| Failed { code: Failed::USAGE, text };
         match said {
-            Some((Some(dir), _)) if !dir.is_dir() => {
-                Err(usage(format!("{}: there is no such directory; --data is that of a running node", dir.display())))
+            Some(said) => {
+                said.0.as_deref().map_or(Ok(()), existing)?;
+                Ok(said)
             }
-            Some(said) => Ok(said),
             None => Err(usage("which node? use --data DIR or --endpoints ADDR,ADDR".to_string())),
         }
     }
+}
+
+/// A data directory that is not there is told in the same way by all that want one.
+pub(crate) fn existing(dir: &Path) -> Result<(), Failed> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let text = format!("{}: there is no such directory; --data is the data directory of a node", dir.display());
+    Err(Failed { code: Failed::USAGE, text })
 }
 
 /// Where, and how the answer looks.
@@ -105,7 +114,7 @@ pub(crate) struct HealthArgs {
   shoal transfer 2 --endpoints 127.0.0.1:4001,127.0.0.1:4002")]
 pub(crate) struct TransferArgs {
     /// Id of the node that shall lead.
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(value_parser = units::node_id)]
     id: u16,
     #[command(flatten)]
     question: Question,
@@ -151,7 +160,7 @@ enum DbAct {
         /// Its name: letters, digits, `_`, `.` and `-`, at most 128, not starting with a dot.
         name: String,
         /// Bytes of one page: a power of two from 512 to 65536.
-        #[arg(long, default_value_t = CreateOptions::default().page_size)]
+        #[arg(long, default_value_t = CreateOptions::default().page_size, value_parser = page_size)]
         page_size: u32,
         /// How free pages are given back.
         #[arg(long, value_enum, default_value_t = Vacuum::None)]
@@ -177,6 +186,11 @@ enum Vacuum {
     None,
     Full,
     Incremental,
+}
+
+/// Whether it is one that there is, the node says.
+fn page_size(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "write a power of two from 512 to 65536".to_string())
 }
 
 fn named(door: &str, error: &Error) -> String {

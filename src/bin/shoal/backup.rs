@@ -135,9 +135,20 @@ pub(crate) fn restore(args: RestoreArgs) -> Result<(), Failed> {
     }
     let client = args.question.client()?;
     let bar = Bar::new();
-    client.restore(&args.database, &args.file, |progress| bar.show(progress))?;
+    let restored = client.restore(&args.database, &args.file, |progress| bar.show(progress));
     drop(bar);
     let file = args.file.display();
+    restored.map_err(|error| match (error.leader(), client.seat()) {
+        (Some(leader), Ok(here)) => {
+            let (name, node, dir) = (&args.database, here.node, here.directory.display());
+            let text = format!(
+                "{error}; nothing was changed. Node {leader} does it: shoal restore {name} {file} --data DIR, with the directory \
+                 of node {leader}, on its machine; or make this node the leader: shoal transfer {node} --data {dir}"
+            );
+            Failed { code: 1, text }
+        }
+        _ => error.into(),
+    })?;
     done(
         json,
         &json!({ "restored": args.database, "file": args.file }),

@@ -51,7 +51,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "DB.sqlite")]
     file: Option<PathBuf>,
     /// How long the writers run.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, default_value_t = 10, value_parser = seconds)]
     seconds: u64,
     /// Three nodes, or one that is killed in a loop.
     #[arg(long, default_value_t = 3, value_parser = one_or_three)]
@@ -59,6 +59,11 @@ pub(crate) struct DemoArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.ok_or_else(|| "write a number of seconds from 1 to 86400".to_string())
 }
 
 fn one_or_three(text: &str) -> Result<u64, String> {

@@ -15,8 +15,9 @@ use shoaldb::recover::registry_of;
 use shoaldb::types::{EntryClass, LogEntry, LogIndex, NodeId};
 use shoaldb_vfs::env::Env;
 
-use crate::Failed;
+use crate::ask::existing;
 use crate::table::{plain, print};
+use crate::{Failed, units};
 
 /// Print what the log in a data directory holds: offline, and without changing anything.
 #[derive(clap::Args, Debug)]
@@ -32,7 +33,7 @@ pub(crate) struct LogArgs {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Print the entries from this index on.
-    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    #[arg(long, value_name = "INDEX", default_value_t = 0, value_parser = units::number)]
     from: u64,
     /// Print JSON.
     #[arg(long)]
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &LogArgs) -> Result<(), Failed> {
     let variable = || std::env::var_os("SHOAL_DATA").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let dir = args.data.clone().or_else(variable).or_else(|| crate::config::defaults().data.clone());
     let dir = dir.ok_or_else(|| Failed { code: Failed::USAGE, text: "which directory? use --data DIR".to_string() })?;
+    existing(&dir)?;
     let inspection = Inspection::new(Env::os().fs, &dir.join("log")).map_err(|error| match error {
         LogError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {
             Failed { code: 1, text: format!("{}: no data directory of a node in a cluster", dir.display()) }

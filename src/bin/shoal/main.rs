@@ -32,8 +32,9 @@ mod worker;
 use std::io;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use shoaldb::{Error, ErrorKind};
+use start::StartArgs;
 
 /// SQLite in your process, replicated: a transaction counts once a majority has it on disk.
 #[derive(Parser, Debug)]
@@ -135,8 +136,29 @@ impl From<Error> for Failed {
             ErrorKind::NotLeader => Failed::NO_LEADER,
             _ => 1,
         };
-        Failed { code, text: error.to_string() }
+        let text = error.to_string();
+        Failed { code, text: if code == Failed::USAGE { in_flags(&text) } else { text } }
     }
+}
+
+/// Settings of a node by the names that they have as flags: the library knows them by those of its functions.
+fn in_flags(text: &str) -> String {
+    let command = StartArgs::augment_args(clap::Command::new("start"));
+    let is_setting = |word: &str| word.contains('_') && command.get_arguments().any(|arg| arg.get_id() == word);
+    let wordy = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut flags = String::new();
+    let mut rest = text;
+    while let Some(begin) = rest.find(wordy) {
+        let end = rest[begin..].find(|c| !wordy(c)).map_or(rest.len(), |length| begin + length);
+        let word = &rest[begin..end];
+        flags += &rest[..begin];
+        match is_setting(word) {
+            true => flags += &format!("--{}", word.replace('_', "-")),
+            false => flags += word,
+        }
+        rest = &rest[end..];
+    }
+    flags + rest
 }
 
 fn main() -> ExitCode {
@@ -186,4 +208,18 @@ fn set_up_log(cli: &Cli) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_called_as_their_flags_are() {
+        let text = "a, 3ms: at least 300ms, three heartbeats (election_timeout); wal_limits, é, allow_plaintext_remote";
+        let told =
+            "a, 3ms: at least 300ms, three heartbeats (--election-timeout); wal_limits, é, --allow-plaintext-remote";
+        assert_eq!(in_flags(text), told);
+        assert_eq!(in_flags(""), "");
+    }
 }

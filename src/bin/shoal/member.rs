@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::Failed;
 use crate::ask::{Question, done};
 use crate::table::{plain, print};
+use crate::{Failed, units};
 
 /// List the members, bring one in, let it vote, take one out.
 #[derive(clap::Args, Debug)]
@@ -44,7 +44,7 @@ enum MemberAct {
     #[command(after_help = "Example:\n  shoal member promote 4 --data data-1")]
     Promote {
         /// Its id.
-        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+        #[arg(value_parser = units::node_id)]
         id: u16,
         #[command(flatten)]
         question: Question,
@@ -53,7 +53,7 @@ enum MemberAct {
     #[command(after_help = "Example:\n  shoal member remove 3 --data data-1")]
     Remove {
         /// Its id.
-        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+        #[arg(value_parser = units::node_id)]
         id: u16,
         #[command(flatten)]
         question: Question,
@@ -62,10 +62,10 @@ enum MemberAct {
     #[command(after_help = "Example:\n  shoal member replace 3 5 --data data-1")]
     Replace {
         /// Who goes.
-        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+        #[arg(value_parser = units::node_id)]
         old: u16,
         /// Who votes instead.
-        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+        #[arg(value_parser = units::node_id)]
         new: u16,
         #[command(flatten)]
         question: Question,

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use shoaldb::{Error, recover};
 
-use crate::Failed;
+use crate::ask::existing;
 use crate::table::print;
+use crate::{Failed, units};
 
 /// When a majority of the nodes is lost for good: let one node, which is stopped, go on alone.
 #[derive(clap::Args, Debug)]
@@ -23,7 +24,7 @@ pub(crate) struct RecoverArgs {
     #[arg(long, env = "SHOAL_DATA", value_name = "DIR")]
     data: PathBuf,
     /// Id of the node, which will be the only member.
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "ID", value_parser = units::node_id)]
     only_member: u16,
     /// Do it, and do not ask.
     #[arg(long)]
@@ -32,6 +33,7 @@ pub(crate) struct RecoverArgs {
 
 /// `shoal recover`.
 pub(crate) fn run(args: &RecoverArgs) -> Result<(), Failed> {
+    existing(&args.data)?;
     let only = u64::from(args.only_member);
     let report = recover::only_member(&args.data, only, false)?;
     print(&report.to_string());

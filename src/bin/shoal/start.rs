@@ -10,12 +10,12 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use shoaldb::{Builder, Error, ErrorKind, Event, Member, Node};
 
-use crate::Failed;
+use crate::{Failed, units};
 use tuning::Tuning;
 
 /// `ID=ADDRESS`.
@@ -59,9 +59,9 @@ does not help: it was removed from its cluster, or its directory is damaged.
 Under systemd use Type=notify: contrib/shoal.service.")]
 pub(crate) struct StartArgs {
     /// Id of this node, 1 to 65535. It belongs to the directory for good.
-    #[arg(long, env = "SHOAL_ID", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = "SHOAL_ID", value_parser = units::node_id)]
     id: u16,
-    /// Directory of this node's data; created if it does not exist.
+    /// Directory of this node's data, and of nothing else; created if it does not exist.
     #[arg(long, env = "SHOAL_DATA", value_name = "DIR")]
     data: PathBuf,
     /// Address to listen on for other nodes. Loopback only: traffic is not encrypted.
@@ -75,8 +75,9 @@ pub(crate) struct StartArgs {
     /// with a warning. Without it, a new directory becomes a cluster of one.
     #[arg(long, env = "SHOAL_BOOTSTRAP", value_name = "ID=ADDR,...", value_delimiter = ',')]
     bootstrap: Vec<MemberArg>,
-    /// Addresses of nodes of a cluster that this one shall become a member of; it votes once it has caught up. Ignored
-    /// once the directory is in a cluster.
+    /// Addresses of nodes of a running cluster, any of its members: the new node asks one after another to be let in, with its
+    /// --id, which no member has or ever had, and the address that it listens on. It votes once it has caught up. In place of
+    /// --bootstrap; ignored once the directory is in a cluster.
     #[arg(long, env = "SHOAL_JOIN", value_name = "ADDR,...", value_delimiter = ',', conflicts_with = "bootstrap")]
     join: Vec<String>,
     /// Allow addresses beyond this machine although nothing is encrypted. On a network that you trust.
@@ -118,8 +119,9 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
     let builder = args.builder();
     builder.check().map_err(|(setting, what)| Failed {
         code: Failed::USAGE,
-        text: format!("--{}: {what}", setting.replace('_', "-")),
+        text: crate::in_flags(&format!("--{}: {what}", setting.replace('_', "-"))),
     })?;
+    refuse_foreign(&args.data)?;
     let node = builder.start().map_err(|error| match error.kind() {
         ErrorKind::Corrupt => Failed { code: Failed::NOT_AGAIN, text: error.to_string() },
         _ => error.into(),
@@ -182,6 +184,32 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
     match removed {
         Some(what) => Err(Failed { code: Failed::NOT_AGAIN, text: what }),
         None => Ok(()),
+    }
+}
+
+/// What a start that was interrupted before the directory was a node's may have left, and what a fresh file system has.
+const OURS: [&str; 7] = ["LOCK", "identity.new", "log", "db", "admin.sock", "admin.sock.new", "lost+found"];
+
+/// A new node has a directory of its own: in another one it would be in the way of somebody, or they in its.
+fn refuse_foreign(dir: &Path) -> Result<(), Failed> {
+    // What is wrong with a directory that cannot be read is told by the start.
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    if dir.join(shoaldb::identity::FILE).exists() {
+        return Ok(());
+    }
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect();
+    names.sort();
+    let ours = |name: &String| OURS.contains(&name.as_str()) || name.starts_with('.');
+    match names.into_iter().find(|name| !ours(name)) {
+        None => Ok(()),
+        Some(name) => Err(Failed {
+            code: Failed::USAGE,
+            text: format!(
+                "{}: this is no node's data directory, and it is not empty: there is {name}; give the node a directory of its own",
+                dir.display()
+            ),
+        }),
     }
 }
 

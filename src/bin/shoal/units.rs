@@ -16,6 +16,17 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     counted(text, &units).ok_or_else(|| format!("'{text}': write a size such as 4096, 64KiB, 16MiB or 4GiB"))
 }
 
+/// Of a node: 1 to 65535.
+pub(crate) fn node_id(text: &str) -> Result<u16, String> {
+    let id = text.trim().parse().ok().filter(|id| *id > 0);
+    id.ok_or_else(|| "write the id of a node, a number from 1 to 65535".to_string())
+}
+
+/// A number of anything.
+pub(crate) fn number(text: &str) -> Result<u64, String> {
+    text.trim().parse().map_err(|_| "write a number, such as 12".to_string())
+}
+
 /// The first unit that ends the text decides.
 fn counted(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let number = |(unit, factor): &(&str, u64)| Some((text.strip_suffix(unit)?, *factor));
