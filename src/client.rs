@@ -18,7 +18,7 @@ use shoaldb_vfs::env::Rng;
 use shoaldb_vfs::env::os::OsRng;
 
 pub use crate::admin::verify::{NodeVerified, Verified};
-use crate::admin::{self, Reply, Request};
+use crate::admin::{self, Request};
 use crate::db::CreateOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Progress;

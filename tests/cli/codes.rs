@@ -15,20 +15,20 @@ const WITH_A_LEADER: [(&[&str], i32, &str); 24] = [
     (&["sql", "../a", "SELECT 1", "--data", "F"], 2, "../a"),
     (&["sql", "app", "SELECT nix", "--data", "F"], 1, "nix"),
     (&["sql", "app", "INSERT INTO t VALUES (1)", "--data", "F"], 1, "is not the leader"),
-    (&["restore", "app", "FILE", "--data", "F"], 1, "is not the leader"),
-    (&["restore", "app", "/does/not/exist", "--data", "L"], 1, "/does/not/exist"),
-    (&["restore", "../a", "FILE", "--data", "L"], 2, "../a"),
+    (&["restore", "app", "FILE", "--yes", "--data", "F"], 1, "is not the leader"),
+    (&["restore", "app", "/does/not/exist", "--yes", "--data", "L"], 1, "/does/not/exist"),
+    (&["restore", "../a", "FILE", "--yes", "--data", "L"], 2, "../a"),
     (&["backup", "none", "x.db", "--data", "F"], 1, "no database named none"),
     (&["backup", "../a", "x.db", "--data", "F"], 2, "../a"),
     (&["verify", "none", "--data", "F"], 1, "none"),
-    (&["transfer", "9", "--data", "F"], 1, "node 9"),
+    (&["transfer", "9", "--data", "F"], 1, "node 9 is no member of this cluster: `shoal member list` shows who is"),
     (&["transfer", "x", "--data", "F"], 2, ""),
     (&["member", "add", "2=127.0.0.1:4999", "--data", "F"], 1, "is a member already"),
     (&["member", "add", "5=x:y", "--data", "F"], 2, "no number"),
-    (&["member", "add", "5=192.0.2.1:4002", "--data", "F"], 2, "not a loopback"),
+    (&["member", "add", "5=192.0.2.1:4002", "--data", "F"], 2, "allow it with --allow-plaintext-remote"),
     (&["member", "promote", "2", "--data", "F"], 1, "is a voter already"),
     (&["member", "promote", "9", "--data", "F"], 1, "no member"),
-    (&["member", "remove", "9", "--data", "F"], 1, "no member"),
+    (&["member", "remove", "9", "--data", "F"], 1, "no member of this cluster: `shoal member list` shows who is"),
     (&["member", "replace", "8", "9", "--data", "F"], 1, "no member"),
     (&["member", "replace", "0", "9", "--data", "F"], 2, ""),
     (&["status", "--endpoints", "127.0.0.1:4001", "--data", "F"], 2, ""),
@@ -43,7 +43,7 @@ const WITHOUT: [&[&str]; 9] = [
     &["member", "add", "5=127.0.0.1:4999", "--data", "L"],
     &["member", "remove", "2", "--data", "L"],
     &["sql", "app", "INSERT INTO t VALUES (1)", "--data", "L"],
-    &["restore", "app", "FILE", "--data", "L"],
+    &["restore", "app", "FILE", "--yes", "--data", "L"],
     &["db", "list", "--data", "EMPTY"],
 ];
 
@@ -92,6 +92,35 @@ fn one_kind_of_failure_has_one_exit_code() {
         let reason = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(4), "{args:?}: {reason}");
     }
+}
+
+#[test]
+fn a_data_directory_that_is_not_there_is_told_by_all_commands_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = text(&dir.path().join("nonexistent"));
+    let receipt = "r1-00c0ffee00c0ffee-2-5-1047-3";
+    let commands: [&[&str]; 14] = [
+        &["status"],
+        &["health"],
+        &["transfer", "1"],
+        &["outcome", receipt],
+        &["db", "list"],
+        &["db", "drop", "app", "--yes"],
+        &["member", "list"],
+        &["sql", "app", "SELECT 1"],
+        &["backup", "app", "x.db"],
+        &["restore", "app", "x.db", "--yes"],
+        &["verify"],
+        &["log"],
+        &["recover", "--only-member", "1"],
+        &["recover", "--only-member", "1", "--yes"],
+    ];
+    for command in commands {
+        let reason = fails(&[command, &["--data", &data]].concat(), 2);
+        let told = format!("shoal: {data}: there is no such directory; --data is the data directory of a node");
+        assert_eq!(reason, told, "{command:?}");
+    }
+    assert!(!dir.path().join("nonexistent").exists());
 }
 
 /// Each says where, and what to do.

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
+use crate::prompt::{Terminal, skipped};
+use crate::sql::Waiting;
 use crate::user::{fails, one_node, out, run, shoal, text, three_nodes, works, works_in_time};
 
 fn file(path: &Path, rows: i64) -> String {
@@ -31,7 +33,7 @@ fn a_file_in_and_out_and_what_stands_in_the_way() {
     let dir = tempfile::tempdir().unwrap();
     let (node, data) = one_node(dir.path(), &[]);
     let (source, copy) = (file(&dir.path().join("in.db"), 500), text(&dir.path().join("out.db")));
-    assert_eq!(works(&["restore", "app", &source, "--data", &data]), format!("restored app from {source}\n"));
+    assert_eq!(works(&["restore", "app", &source, "--data", &data, "--yes"]), format!("restored app from {source}\n"));
     assert_eq!(works(&["backup", "app", &copy, "--data", &data]), format!("wrote app to {copy}\n"));
     assert_eq!(rows(&copy), 500);
     assert!(fails(&["backup", "app", &copy, "--data", &data], 1).contains("exists already"));
@@ -44,10 +46,10 @@ fn a_file_in_and_out_and_what_stands_in_the_way() {
     assert_eq!(rows(&text(&dir.path().join("here.db"))), 500);
 
     std::fs::write(dir.path().join("bad.db"), "no database ".repeat(100)).unwrap();
-    let reason = fails(&["restore", "app", &text(&dir.path().join("bad.db")), "--data", &data], 1);
+    let reason = fails(&["restore", "app", &text(&dir.path().join("bad.db")), "--data", &data, "--yes"], 1);
     assert!(reason.contains("not a SQLite database") && reason.contains("nothing was changed"), "{reason}");
-    assert!(fails(&["restore", "app", "/does/not/exist", "--data", &data], 1).contains("/does/not/exist"));
-    assert!(fails(&["restore", "../app", &source, "--data", &data], 2).contains("../app"));
+    assert!(fails(&["restore", "app", "/does/not/exist", "--data", &data, "--yes"], 1).contains("/does/not/exist"));
+    assert!(fails(&["restore", "../app", &source, "--data", &data, "--yes"], 2).contains("../app"));
     let restored = json(&["restore", "app", &source, "--json", "--yes", "--data", &data]);
     assert_eq!(restored["restored"], "app");
 
@@ -55,8 +57,24 @@ fn a_file_in_and_out_and_what_stands_in_the_way() {
     assert_eq!((&verified[0]["same"], &verified[0]["database"]), (&true.into(), &"app".into()));
     assert!(works(&["verify", "app", "--data", &data]).contains("same"));
     assert!(fails(&["verify", "none", "--data", &data], 1).contains("none"));
+    // Where nobody can be asked, it must be said.
+    for unsaid in [&["restore", "app", &source, "--data", &data][..], &["db", "drop", "app", "--data", &data]] {
+        let reason = fails(unsaid, 2);
+        assert!(reason.ends_with("; there is no terminal to ask at: say --yes"), "{reason}");
+    }
+    assert_eq!(rows(&copy), 500);
+    assert_eq!(works(&["sql", "app", "SELECT count(*) FROM t", "--data", &data]), "500\n");
     assert_eq!(node.terminate(), 0);
-    assert!(fails(&["restore", "app", &source, "--data", &data], 4).contains("no node runs"));
+    // Whoever reads JSON reads why there is none.
+    for asked in [&["verify"][..], &["backup", "app", "x.db"], &["db", "list"], &["member", "list"], &["transfer", "1"]]
+    {
+        let output = run(&[asked, &["--json", "--data", &data]].concat());
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let reason = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &answer["exit_code"]), (Some(4), &4.into()), "{answer}");
+        assert_eq!(reason, format!("shoal: {}\n", answer["error"].as_str().unwrap()));
+    }
+    assert!(fails(&["restore", "app", &source, "--data", &data, "--yes"], 4).contains("no node runs"));
     assert!(fails(&["backup", "app", "x.db", "--data", &data], 4).contains("no node runs"));
 }
 
@@ -67,12 +85,20 @@ fn the_leader_is_found_among_the_endpoints_and_a_node_that_is_away_is_told() {
     let endpoints = members.endpoints();
     works_in_time(&["health", "--endpoints", &endpoints]);
     let source = file(&dir.path().join("in.db"), 300);
-    works_in_time(&["restore", "app", &source, "--endpoints", &endpoints]);
+    works_in_time(&["restore", "app", &source, "--endpoints", &endpoints, "--yes"]);
     let status = json(&["status", "--json", "--endpoints", &endpoints]);
     let leader = status[0]["status"]["leader"].as_u64().unwrap() as usize;
     let follower = (1..=3).find(|id| *id != leader).unwrap();
-    let reason = fails(&["restore", "app", &source, "--data", &members.data(follower)], 1);
-    assert!(reason.contains(&format!("node {leader} is")), "{reason}");
+    let reason = fails(&["restore", "app", &source, "--data", &members.data(follower), "--yes"], 1);
+    assert!(
+        reason.contains(&format!("node {leader} is; nothing was changed. Node {leader} does it: shoal restore app")),
+        "{reason}"
+    );
+    let there = members.data(follower);
+    assert!(
+        reason.ends_with(&format!("make this node the leader: shoal transfer {follower} --data {there}")),
+        "{reason}"
+    );
     let verified = json(&["verify", "--json", "--endpoints", &endpoints]);
     assert_eq!((&verified[0]["same"], verified[0]["nodes"].as_array().unwrap().len()), (&true.into(), 3));
     let copy = text(&dir.path().join("out.db"));
@@ -86,4 +112,32 @@ fn the_leader_is_found_among_the_endpoints_and_a_node_that_is_away_is_told() {
     assert!(
         String::from_utf8_lossy(&output.stderr).contains("the same on all nodes that answered, but not all did: app")
     );
+}
+
+/// How far it is, and the question before, are for a person. Another writer holds the restore up until the bar was seen.
+#[test]
+fn a_restore_asks_at_a_terminal_and_draws_a_bar_while_it_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &["--busy-timeout", "60s"]);
+    works(&["sql", "app", "CREATE TABLE old(x)", "--data", &data]);
+    let source = file(&dir.path().join("in.db"), 100);
+    let restore = |answer: &str| {
+        let mut terminal = Terminal::run(&format!("restore app {source} --data {data}"), dir.path())?;
+        terminal.shows(&format!("Replace what is in app by {source}? [y/N] "));
+        terminal.types(answer);
+        Some(terminal)
+    };
+    let Some(mut terminal) = restore("n\r") else { return skipped() };
+    terminal.shows("shoal: app was left as it is");
+    assert_eq!(terminal.ended(), Some(1));
+    assert_eq!(works(&["sql", "app", ".tables", "--data", &data]), "old\n");
+
+    let writer = Waiting::begin(&data, "BEGIN IMMEDIATE");
+    let mut terminal = restore("y\r").unwrap();
+    terminal.shows("checking");
+    terminal.shows("░");
+    assert_eq!(writer.end().0, Some(1));
+    terminal.shows(&format!("restored app from {source}"));
+    assert_eq!(terminal.ended(), Some(0));
+    assert_eq!(works(&["sql", "app", ".tables", "--data", &data]), "t\n");
 }

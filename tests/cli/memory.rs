@@ -125,9 +125,9 @@ fn a_node_that_restores_and_backs_up_300_mb_has_less_of_it_in_memory() {
     assert!(std::fs::metadata(&source).unwrap().len() > LARGE);
     let (node, data) = one_node(dir.path(), &[]);
     let copy = text(&dir.path().join("out.db"));
-    for args in [["restore", "app", &source], ["backup", "app", &copy]] {
+    for args in [&["restore", "app", &source, "--yes"][..], &["backup", "app", &copy]] {
         let most = most_during(&[node.id()], || {
-            works(&[args.as_slice(), &["--data", &data]].concat());
+            works(&[args, &["--data", &data]].concat());
         });
         println!("{}: {most:?} bytes at most", args[0]);
         assert!(most[0] < BOUND, "{}: {most:?} bytes, {BOUND} are allowed", args[0]);

@@ -30,7 +30,7 @@ fn one_node_from_start_to_end() {
     let status: serde_json::Value = serde_json::from_str(&works(&["status", "--json", "--data", &data])).unwrap();
     assert_eq!(status[0]["status"]["role"], "leader");
     assert!(works(&["status", "--data", &data]).contains("leader"));
-    assert!(fails(&["db", "drop", "none", "--data", &data], 1).contains("no database named none"));
+    assert!(fails(&["db", "drop", "none", "--yes", "--data", &data], 1).contains("no database named none"));
     assert_eq!(works(&["db", "drop", "app", "--yes", "--data", &data]), "dropped app\n");
     assert!(fails(&["transfer", "7", "--data", &data], 1).contains("node 7 cannot take over"));
     assert!(fails(&["member", "add", "2=192.0.2.1:4002", "--data", &data], 2).contains("not a loopback"));
@@ -136,6 +136,17 @@ fn table(text: &str, title: &str) -> Vec<Vec<String>> {
     rest.trim_start_matches('\n').lines().take_while(|line| !line.is_empty()).map(cells).collect()
 }
 
+/// Bytes as a person reads them.
+fn size(bytes: &serde_json::Value) -> String {
+    let bytes = bytes.as_u64().unwrap();
+    let (unit, name) = if bytes < 1 << 20 { (1 << 10, "KiB") } else { (1 << 20, "MiB") };
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        whole if whole % unit == 0 => format!("{} {name}", whole / unit),
+        part => format!("{:.1} {name}", part as f64 / unit as f64),
+    }
+}
+
 /// What is bounded, and what keeps a WAL from being checkpointed, was in the JSON only.
 #[test]
 fn status_shows_a_person_what_is_in_use_and_what_keeps_it() {
@@ -149,8 +160,8 @@ fn status_shows_a_person_what_is_in_use_and_what_keeps_it() {
     assert!(words.lines().all(|line| line.chars().count() <= 120), "{words}");
 
     let bounds = table(&words, "in use, of the limit\n");
-    let log = format!("{}/{}", status["log_bytes"], 32 << 20);
-    let wal = format!("{}/0", status["wal_memory"]);
+    let log = format!("{}/32 MiB", size(&status["log_bytes"]));
+    let wal = format!("{}/0 B", size(&status["wal_memory"]));
     let connections = format!("0/{}", status["connections"]["limit"]);
     let inbox = format!("0/{}", status["inbox"]["limit"]);
     assert_eq!(bounds[0], ["node", "log", "wal in memory", "connections", "sessions", "inbox", "views lent"]);
@@ -159,12 +170,12 @@ fn status_shows_a_person_what_is_in_use_and_what_keeps_it() {
     let mut wals = table(&words, "and their write-ahead logs\n");
     let database = &status["databases"][0];
     let frames = database["wal_frames"].as_u64().unwrap();
-    let (spilled, checkpointed) = (database["wal_spilled"].to_string(), database["checkpointed"].to_string());
-    assert!(frames > 12 && spilled != "0", "{status}");
+    let (spilled, checkpointed) = (size(&database["wal_spilled"]), database["checkpointed"].to_string());
+    assert!(frames > 12 && database["wal_spilled"] != 0, "{status}");
     let age = wals[1].remove(6);
     let age = age.strip_suffix('s').unwrap_or_else(|| panic!("{words}")).parse::<f64>().unwrap();
     assert!(age * 1000.0 + 100.0 >= database["oldest_reader_ms"].as_f64().unwrap(), "{words}");
-    let bytes = (frames * 4096).to_string();
+    let bytes = size(&(frames * 4096).into());
     assert_eq!(wals[1], ["app", "1", &frames.to_string(), &bytes, &spilled, &checkpointed, "0", "0", "0"], "{words}");
     reader.end();
 }
@@ -201,9 +212,26 @@ fn wrong_usage_is_told_in_words() {
     refused(start(&["--id", "1", "--listen", "127.0.0.1:65536"]), "--listen");
     let twice = "1=127.0.0.1:4001,1=127.0.0.1:4002";
     refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--bootstrap", twice]), "node 1 twice");
+    refused(
+        start(&["--id", "1", "--listen", "127.0.0.1:0", "--advertise", "192.0.2.1:4002"]),
+        "--allow-plaintext-remote",
+    );
+    refused(start(&["--id", "1", "--listen", "127.0.0.1:0", "--log-limit", "1KiB"]), "(--segment-bytes)");
+    refused(start(&["--id", "one", "--listen", "127.0.0.1:0"]), "write the id of a node, a number from 1 to 65535");
     assert!(!dir.path().join("data").exists(), "a start that is refused leaves nothing");
     refused(vec!["status".to_string()], "which node?");
-    refused(vec!["status".to_string(), "--data".to_string(), format!("{data}-of-nobody")], "no such directory");
+    for number in [
+        &["transfer", "x"][..],
+        &["member", "promote", "65536"],
+        &["member", "remove", "-"],
+        &["member", "replace", "1", "1.5"],
+        &["recover", "--only-member", "x"],
+        &["db", "create", "a", "--page-size", "4K"],
+        &["log", "--from", "x"],
+        &["demo", "--seconds", "soon"],
+    ] {
+        refused(number.iter().map(ToString::to_string).collect(), ": write ");
+    }
     refused(vec!["demo".to_string(), "--nodes".to_string(), "2".to_string()], "use 1 or 3");
     refused(vec!["status".to_string(), "--log".to_string(), "a=b=c".to_string()], "--log");
 }
@@ -229,11 +257,50 @@ fn what_stands_in_the_way_is_named() {
     let closed = format!("127.0.0.1:{}", free_ports(1)[0]);
     assert!(fails(&["db", "list", "--endpoints", &closed], 4).contains(&closed));
     assert!(fails(&["db", "list", "--data", &text(dir.path())], 4).contains("no node runs"));
+    let two: Vec<String> = free_ports(2).iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    for command in [&["db", "drop", "app", "--yes"][..], &["db", "list"], &["verify"], &["sql", "app", "SELECT 1"]] {
+        let reason = fails(&[command, &["--endpoints", &two.join(",")]].concat(), 4);
+        assert!(two.iter().all(|address| reason.contains(address.as_str())), "each is named: {reason}");
+    }
+    let joining = text(&dir.path().join("joining"));
+    let start = ["start", "--id", "4", "--data", &joining, "--listen", "127.0.0.1:0", "--join", &closed];
+    let node = Started::new(&mut shoal(&start));
+    node.wait_line("ready");
+    let reason = fails(&["health", "--data", &joining], 4);
+    assert!(reason.contains(&format!("no cluster yet: asking {closed} to be let in")), "{reason}");
+    assert!(!reason.contains("bootstrap"), "{reason}");
 
     let node = Started::new(&mut shoal(&["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"]));
     node.wait_line("ready");
     let reason = fails(&["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"], 1);
     assert!(reason.contains("uses this directory"), "{reason}");
+}
+
+/// A new node has a directory of its own. What a fresh file system has in it, and a start that was interrupted, is no reason.
+#[test]
+fn a_directory_with_files_of_others_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir_all(data.join("lost+found")).unwrap();
+    std::fs::write(data.join(".hidden"), "").unwrap();
+    std::fs::write(data.join("LOCK"), "").unwrap();
+    let start = ["start", "--id", "1", "--data", &text(&data), "--listen", "127.0.0.1:0"];
+    for foreign in ["photos", "app.db"] {
+        let file = data.join(foreign);
+        if foreign == "photos" { std::fs::create_dir(&file) } else { std::fs::write(&file, "") }.unwrap();
+        let reason = fails(&start, 2);
+        assert!(reason.contains(&format!("{}: this is no node's data directory", text(&data))), "{reason}");
+        assert!(reason.contains(&format!("there is {foreign}; give the node")), "{reason}");
+        assert_eq!(std::fs::read_dir(&data).unwrap().count(), 4, "nothing is left there");
+        if foreign == "photos" { std::fs::remove_dir(&file) } else { std::fs::remove_file(&file) }.unwrap();
+    }
+    let node = Started::new(&mut shoal(&start));
+    node.wait_line("ready");
+    assert_eq!(node.terminate(), 0);
+    // Once it is the node's, its owner may keep something there.
+    std::fs::write(data.join("notes"), "").unwrap();
+    let node = Started::new(&mut shoal(&start));
+    node.wait_line("ready");
 }
 
 /// Every command, and every command of a command, as the help above it lists them.

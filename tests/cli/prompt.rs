@@ -21,7 +21,12 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// `shoal sql app` on a terminal of its own; none if there is no `script`.
     pub(crate) fn open(data: &str, history: &Path) -> Option<Terminal> {
-        let line = format!("stty cols 120 rows 40; exec {} sql app --data {data}", env!("CARGO_BIN_EXE_shoal"));
+        Terminal::run(&format!("sql app --data {data}"), history)
+    }
+
+    /// `shoal` with these arguments on a terminal.
+    pub(crate) fn run(args: &str, history: &Path) -> Option<Terminal> {
+        let line = format!("stty cols 120 rows 40; exec {} {args}", env!("CARGO_BIN_EXE_shoal"));
         let mut process = Command::new("script")
             .args(["-q", "-e", "-c", &line, "/dev/null"])
             .env("TERM", "xterm")

@@ -444,6 +444,10 @@ fn a_follower_reads_and_says_who_writes() {
     let refused = fails(&["sql", "app", "INSERT INTO t VALUES (2)", "--data", &members.data(1)], 1);
     assert!(refused.contains("node 2 is; nothing was written. Node 2"), "{refused}");
     assert!(refused.contains(&members.address[1]) && refused.contains("shoal sql app --data"), "{refused}");
+    assert!(
+        refused.ends_with(&format!("make this node the leader: shoal transfer 1 --data {}", members.data(1))),
+        "{refused}"
+    );
     // By address it is the leader, wherever it stands among them; of a follower alone, the follower.
     let sql = "INSERT INTO t VALUES (2); DELETE FROM t WHERE x = 2";
     works(&["sql", "app", sql, "--endpoints", &members.endpoints()]);

@@ -9,6 +9,7 @@ use shoaldb::client::{Client, Doors};
 use shoaldb::{AutoVacuum, CreateOptions, Error, ErrorKind, Receipt, ReceiptOutcome, Status};
 
 use crate::table::{plain, print};
+use crate::units::bytes;
 use crate::{Failed, config, units};
 
 /// Where the nodes are. Variables and the file of settings are looked at by hand: a flag must win over the other one's
@@ -56,6 +57,40 @@ impl Where {
     }
 }
 
+/// What cannot be undone is asked for at a terminal, and said with `--yes` where there is none.
+pub(crate) fn confirm(yes: bool, question: &str, otherwise: &str) -> Result<(), Failed> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        let text = format!("{otherwise}; there is no terminal to ask at: say --yes");
+        return Err(Failed { code: Failed::USAGE, text });
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(Error::from)?;
+    match answer.trim().eq_ignore_ascii_case("y") {
+        true => Ok(()),
+        false => Err(Failed { code: 1, text: otherwise.to_string() }),
+    }
+}
+
+/// Runs a command. With `--json` there is an answer on standard output also if it failed.
+pub(crate) fn told<A: Asks>(args: A, run: impl FnOnce(A) -> Result<(), Failed>) -> Result<(), Failed> {
+    let json = args.json();
+    or_error(json, run(args))
+}
+
+/// The same for a part of one, which prints nothing by itself.
+pub(crate) fn or_error<T>(json: bool, result: Result<T, Failed>) -> Result<T, Failed> {
+    if let Err(Failed { code, text }) = &result
+        && json
+    {
+        print(&format!("{:#}", json!({ "error": text, "exit_code": code })));
+    }
+    result
+}
+
 /// A data directory that is not there is told in the same way by all that want one.
 pub(crate) fn existing(dir: &Path) -> Result<(), Failed> {
     if dir.is_dir() {
@@ -73,6 +108,31 @@ pub(crate) struct Question {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Commands that print a result or fail.
+pub(crate) trait Asks {
+    /// Whether the result is JSON.
+    fn json(&self) -> bool;
+}
+
+impl Asks for TransferArgs {
+    fn json(&self) -> bool {
+        self.question.json
+    }
+}
+
+impl Asks for OutcomeArgs {
+    fn json(&self) -> bool {
+        self.question.json
+    }
+}
+
+impl Asks for DbArgs {
+    fn json(&self) -> bool {
+        let (DbAct::List { question } | DbAct::Create { question, .. } | DbAct::Drop { question, .. }) = &self.act;
+        question.json
+    }
 }
 
 impl Question {
@@ -169,11 +229,13 @@ enum DbAct {
         question: Question,
     },
     /// Drop a database, on all nodes, with everything in it.
-    #[command(after_help = "Example:\n  shoal db drop app --data data-1")]
+    #[command(
+        after_help = "Examples:\n  shoal db drop app --data data-1\n  shoal db drop app --yes --data data-1 < /dev/null"
+    )]
     Drop {
         /// Its name.
         name: String,
-        /// Do not ask, even if a person sits at the terminal.
+        /// Do not ask. Needed where there is no terminal.
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
@@ -208,7 +270,7 @@ fn list(ids: &[impl Display]) -> String {
 
 /// `shoal status`.
 pub(crate) fn status(args: StatusArgs) -> Result<(), Failed> {
-    let answers = args.question.at.client()?.status();
+    let answers = or_error(args.question.json, args.question.client())?.status();
     if args.question.json {
         let answers: Vec<_> = answers
             .iter()
@@ -257,8 +319,8 @@ fn print_status(known: &[&Status]) {
             status.connections.as_ref().map_or_else(|| "-".to_string(), |in_use| of(in_use.now, in_use.limit));
         bounds.add_row([
             status.node.to_string(),
-            of(status.log_bytes, status.log_limit),
-            of(status.wal_memory, status.wal_limit),
+            of(bytes(status.log_bytes), bytes(status.log_limit)),
+            of(bytes(status.wal_memory), bytes(status.wal_limit)),
             connections,
             of(status.sessions.now, status.sessions.limit),
             of(status.inbox.now, status.inbox.limit),
@@ -286,12 +348,12 @@ fn print_status(known: &[&Status]) {
     for status in known {
         if let Some(snapshot) = &status.snapshot {
             print(&format!(
-                "\nnode {} gets a snapshot of entry {} from node {}: {}, {} bytes",
+                "\nnode {} gets a snapshot of entry {} from node {}: {}, {}",
                 status.node,
                 snapshot.index,
                 snapshot.source,
                 snapshot.phase,
-                of(snapshot.done, snapshot.total)
+                of(bytes(snapshot.done), bytes(snapshot.total))
             ));
         }
     }
@@ -316,7 +378,7 @@ fn print_status(known: &[&Status]) {
 }
 
 /// What is in use of what there may be.
-fn of(now: u64, limit: u64) -> String {
+fn of(now: impl Display, limit: impl Display) -> String {
     format!("{now}/{limit}")
 }
 
@@ -326,7 +388,7 @@ fn wals(known: &[&Status]) -> comfy_table::Table {
         "database",
         "node",
         "frames",
-        "bytes",
+        "size",
         "spilled",
         "checkpointed",
         "oldest reader",
@@ -341,8 +403,8 @@ fn wals(known: &[&Status]) -> comfy_table::Table {
                 database.name.clone(),
                 status.node.to_string(),
                 database.wal_frames.to_string(),
-                (u64::from(database.wal_frames) * u64::from(database.page_size)).to_string(),
-                database.wal_spilled.to_string(),
+                bytes(u64::from(database.wal_frames) * u64::from(database.page_size)),
+                bytes(database.wal_spilled),
                 database.checkpointed.to_string(),
                 database.oldest_reader_ms.map_or_else(|| "-".to_string(), seconds),
                 database.readers_ended.to_string(),
@@ -371,7 +433,7 @@ fn judge(failed: &[(&str, &Error)], somebody_knows_a_leader: bool) -> Result<(),
 
 /// `shoal health`.
 pub(crate) fn health(args: HealthArgs) -> Result<(), Failed> {
-    let answers = args.question.at.client()?.health();
+    let answers = or_error(args.question.json, args.question.client())?.health();
     if args.question.json {
         let answers: Vec<_> = answers
             .iter()
@@ -396,7 +458,7 @@ pub(crate) fn health(args: HealthArgs) -> Result<(), Failed> {
 
 /// `shoal transfer`.
 pub(crate) fn transfer(args: TransferArgs) -> Result<(), Failed> {
-    args.question.at.client()?.transfer(args.id)?;
+    args.question.client()?.transfer(args.id)?;
     done(args.question.json, json!({ "leader": args.id }), &format!("node {} leads", args.id));
     Ok(())
 }
@@ -451,15 +513,10 @@ pub(crate) fn db(args: DbArgs) -> Result<(), Failed> {
             done(question.json, json!({ "created": name }), &format!("created {name}"));
         }
         DbAct::Drop { name, yes, question } => {
-            if !yes && std::io::stdin().is_terminal() {
-                eprint!("Drop {name} on all nodes, with everything in it? [y/N] ");
-                let mut answer = String::new();
-                std::io::stdin().read_line(&mut answer).map_err(Error::from)?;
-                if !answer.trim().eq_ignore_ascii_case("y") {
-                    return Err(Failed { code: 1, text: format!("{name} was not dropped") });
-                }
-            }
-            question.at.client()?.drop_database(&name)?;
+            let client = question.client()?;
+            let ask = format!("Drop {name} on all nodes, with everything in it?");
+            confirm(yes, &ask, &format!("{name} was not dropped"))?;
+            client.drop_database(&name)?;
             done(question.json, json!({ "dropped": name }), &format!("dropped {name}"));
         }
     }

@@ -1,6 +1,5 @@
 //! `shoal backup`, `restore` and `verify`: a database into a file, a file into a database, and whether all nodes have the same.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,8 +9,9 @@ use shoaldb::client::Verified;
 use shoaldb::{Phase, Progress};
 
 use crate::Failed;
-use crate::ask::Question;
+use crate::ask::{Asks, Question, confirm, or_error};
 use crate::table::{plain, print};
+use crate::units::bytes;
 
 /// Write a database to a plain SQLite file, while writes go on.
 ///
@@ -43,6 +43,7 @@ pub(crate) struct BackupArgs {
   shoal restore app app.db --yes --endpoints 127.0.0.1:4001,127.0.0.1:4002,127.0.0.1:4003
 
 The leader does it: with --endpoints it is looked for among them. It reads the file on its machine.
+It asks first at a terminal; where there is none, --yes is needed.
 If this command is interrupted, the node goes on. Exit code 3: whether it is restored is not known; look.")]
 pub(crate) struct RestoreArgs {
     /// The database; created if it does not exist.
@@ -50,7 +51,7 @@ pub(crate) struct RestoreArgs {
     database: String,
     /// The file.
     file: PathBuf,
-    /// Do not ask, even if a person sits at the terminal.
+    /// Do not ask. Needed where there is no terminal.
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -73,6 +74,18 @@ pub(crate) struct VerifyArgs {
     deep: bool,
     #[command(flatten)]
     question: Question,
+}
+
+impl Asks for BackupArgs {
+    fn json(&self) -> bool {
+        self.question.json
+    }
+}
+
+impl Asks for RestoreArgs {
+    fn json(&self) -> bool {
+        self.question.json
+    }
 }
 
 /// A bar on standard error, if that is a terminal.
@@ -125,15 +138,9 @@ pub(crate) fn backup(args: BackupArgs) -> Result<(), Failed> {
 /// `shoal restore`.
 pub(crate) fn restore(args: RestoreArgs) -> Result<(), Failed> {
     let json = args.question.json;
-    if !args.yes && std::io::stdin().is_terminal() {
-        eprint!("Replace what is in {} by {}? [y/N] ", args.database, args.file.display());
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).map_err(shoaldb::Error::from)?;
-        if !answer.trim().eq_ignore_ascii_case("y") {
-            return Err(Failed { code: 1, text: format!("{} was left as it is", args.database) });
-        }
-    }
     let client = args.question.client()?;
+    let ask = format!("Replace what is in {} by {}?", args.database, args.file.display());
+    confirm(args.yes, &ask, &format!("{} was left as it is", args.database))?;
     let bar = Bar::new();
     let restored = client.restore(&args.database, &args.file, |progress| bar.show(progress));
     drop(bar);
@@ -160,7 +167,8 @@ pub(crate) fn restore(args: RestoreArgs) -> Result<(), Failed> {
 /// `shoal verify`.
 pub(crate) fn verify(args: VerifyArgs) -> Result<(), Failed> {
     let json = args.question.json;
-    let all = args.question.client()?.verify(args.database.as_deref(), args.deep)?;
+    let verified = args.question.client().and_then(|client| Ok(client.verify(args.database.as_deref(), args.deep)?));
+    let all = or_error(json, verified)?;
     if json {
         print(&format!("{:#}", json!(all)));
     } else {
@@ -179,7 +187,7 @@ pub(crate) fn verify(args: VerifyArgs) -> Result<(), Failed> {
 
 fn show(all: &[Verified], deep: bool) {
     let mut table =
-        plain(&["database", "position", "node", "checksum", if deep { "bytes read back" } else { "" }, "verdict"]);
+        plain(&["database", "position", "node", "checksum", if deep { "read back" } else { "" }, "verdict"]);
     for one in all {
         for node in &one.nodes {
             let verdict = match &node.problem {
@@ -193,7 +201,7 @@ fn show(all: &[Verified], deep: bool) {
                 one.position.to_string(),
                 node.node.to_string(),
                 node.checksum.clone().unwrap_or_else(|| "-".to_string()),
-                node.read.map_or_else(String::new, |bytes| bytes.to_string()),
+                node.read.map_or_else(String::new, bytes),
                 verdict,
             ]);
         }

@@ -20,6 +20,7 @@ mod demo;
 mod harness;
 mod load;
 mod log;
+mod manager;
 mod member;
 mod phases;
 mod recover;
@@ -29,12 +30,16 @@ mod table;
 mod units;
 mod worker;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use shoaldb::{Error, ErrorKind};
 use start::StartArgs;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// SQLite in your process, replicated: a transaction counts once a majority has it on disk.
 #[derive(Parser, Debug)]
@@ -168,14 +173,14 @@ fn main() -> ExitCode {
         Command::Sql(args) => sql::run(args),
         Command::Status(args) => ask::status(args),
         Command::Health(args) => ask::health(args),
-        Command::Transfer(args) => ask::transfer(args),
-        Command::Outcome(args) => ask::outcome(args),
-        Command::Db(args) => ask::db(args),
+        Command::Transfer(args) => ask::told(args, ask::transfer),
+        Command::Outcome(args) => ask::told(args, ask::outcome),
+        Command::Db(args) => ask::told(args, ask::db),
         Command::Log(args) => log::run(&args),
-        Command::Backup(args) => backup::backup(args),
-        Command::Restore(args) => backup::restore(args),
+        Command::Backup(args) => ask::told(args, backup::backup),
+        Command::Restore(args) => ask::told(args, backup::restore),
         Command::Verify(args) => backup::verify(args),
-        Command::Member(args) => member::run(args),
+        Command::Member(args) => ask::told(args, member::run),
         Command::Recover(args) => recover::run(&args),
         Command::Worker(args) => worker::run(&args).map_err(Failed::from),
     });
@@ -199,14 +204,14 @@ fn set_up_log(cli: &Cli) -> Result<(), Failed> {
     let filter = tracing_subscriber::EnvFilter::builder()
         .parse(&cli.log)
         .map_err(|error| Failed { code: Failed::USAGE, text: format!("--log {}: {error}", cli.log) })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    match cli.log_format {
-        LogFormat::Json => log.json().init(),
-        LogFormat::Text => {
-            use std::io::IsTerminal;
-            log.with_ansi(io::stderr().is_terminal()).init();
-        }
-    }
+    let text = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let log = match cli.log_format {
+        LogFormat::Json => text.json().boxed(),
+        LogFormat::Text => text.with_ansi(io::stderr().is_terminal()).boxed(),
+    };
+    // However little is logged, the service manager hears that a start goes on.
+    let manager = std::env::var_os("NOTIFY_SOCKET").map(|_| manager::MoreTime.with_filter(LevelFilter::INFO));
+    tracing_subscriber::registry().with(log.with_filter(filter)).with(manager).init();
     Ok(())
 }
 

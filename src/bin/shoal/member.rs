@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::ask::{Question, done};
+use crate::ask::{Asks, Question, done};
 use crate::table::{plain, print};
 use crate::{Failed, units};
 
@@ -70,6 +70,17 @@ enum MemberAct {
         #[command(flatten)]
         question: Question,
     },
+}
+
+impl Asks for MemberArgs {
+    fn json(&self) -> bool {
+        let (MemberAct::List { question }
+        | MemberAct::Add { question, .. }
+        | MemberAct::Promote { question, .. }
+        | MemberAct::Remove { question, .. }
+        | MemberAct::Replace { question, .. }) = &self.act;
+        question.json
+    }
 }
 
 /// `shoal member`.

@@ -7,14 +7,12 @@
 mod tuning;
 
 use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use shoaldb::{Builder, Error, ErrorKind, Event, Member, Node};
 
+use crate::manager::notify;
 use crate::{Failed, units};
 use tuning::Tuning;
 
@@ -210,20 +208,5 @@ fn refuse_foreign(dir: &Path) -> Result<(), Failed> {
                 dir.display()
             ),
         }),
-    }
-}
-
-/// Tells the service manager, if there is one.
-fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let send = || -> io::Result<()> {
-        let address = match path.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-            _ => SocketAddr::from_pathname(&path)?,
-        };
-        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
-    };
-    if let Err(error) = send() {
-        tracing::warn!(%error, socket = ?path, "the service manager was not told {state}");
     }
 }

@@ -16,6 +16,16 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     counted(text, &units).ok_or_else(|| format!("'{text}': write a size such as 4096, 64KiB, 16MiB or 4GiB"))
 }
 
+/// A size as a person reads it: in the largest unit of which there is one, with a digit behind the point where that says more.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.into_iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) if bytes.is_multiple_of(unit) => format!("{} {name}", bytes / unit),
+        Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / unit as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
 /// Of a node: 1 to 65535.
 pub(crate) fn node_id(text: &str) -> Result<u16, String> {
     let id = text.trim().parse().ok().filter(|id| *id > 0);
@@ -49,6 +59,10 @@ mod tests {
         assert_eq!(size("4096"), Ok(4096));
         assert_eq!(size("64KiB"), Ok(65536));
         assert_eq!(size("4 GiB"), Ok(4 << 30));
+        for (size, told) in [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (64 << 20, "64 MiB")] {
+            assert_eq!(bytes(size), told);
+        }
+        assert_eq!(bytes((5 << 30) + (512 << 20)), "5.5 GiB");
         for wrong in ["", "KiB", "1kb", "-1", "18446744073709551615KiB"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
