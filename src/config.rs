@@ -52,6 +52,22 @@ pub(crate) struct Config {
     pub(crate) scrub_bytes: u64,
     /// Size of one segment file of the log.
     pub(crate) segment_bytes: u64,
+    /// Bytes of entries that the disk has and that are kept in memory as well, the newest ones; older ones are read from the
+    /// log for whoever needs them. 32 MiB: a follower that misses some seconds of a busy leader costs its disk nothing.
+    pub(crate) tail_cache_limit: u64,
+    /// Bytes of entries that this leader has proposed and no majority has yet; further ones are certainly not committed. One
+    /// always may, and so may the parts of a large transaction: four times `part_bytes` if that is more. 64 MiB: seconds of
+    /// a disk's work, and whoever comes then had better wait.
+    pub(crate) uncommitted_limit: u64,
+    /// Bytes of entries that one follower may be sent and not have acknowledged, beyond one message. 16 MiB: a gigabit with a
+    /// round trip of 100 ms is full with that, and what a slow one has in its queue is no more.
+    pub(crate) inflight_limit: u64,
+    /// Bytes of committed entries that are handed to the applier and are not applied; the rest stays in the log. One always may.
+    /// 32 MiB: it never waits for the log, and a transaction of parts does not stay in memory as a whole.
+    pub(crate) apply_limit: u64,
+    /// Bytes of messages of other nodes that wait for the engine; beyond it their connections are not read. One always may.
+    /// 32 MiB: twice what one node sends without an answer.
+    pub(crate) inbox_limit: u64,
     /// A SQL session over the admin socket of which nothing is asked for this long ends; inside of a transaction after a
     /// tenth of it. 10 min, and so one minute: a person who thinks may hold up others for that long and no longer.
     pub(crate) session_idle: Duration,
@@ -91,6 +107,11 @@ impl Default for Config {
             log_limit: 256 << 20,
             scrub_bytes: 1 << 20,
             segment_bytes: 16 << 20,
+            tail_cache_limit: 32 << 20,
+            uncommitted_limit: 64 << 20,
+            inflight_limit: 16 << 20,
+            apply_limit: 32 << 20,
+            inbox_limit: 32 << 20,
             session_idle: Duration::from_secs(600),
             snapshot_read_view_close_timeout: Duration::from_secs(86_400),
             snapshot_wal_pin_max: 1 << 30,
@@ -125,6 +146,8 @@ impl Config {
     const LARGEST: u64 = 1 << 50;
     /// A database's largest page. What is measured in pages is no smaller.
     const PAGE: u64 = 64 << 10;
+    /// An append message with more than that is closed. Raft refuses to work with less room for what is not committed.
+    pub(crate) const MESSAGE: u64 = 1 << 20;
     /// The largest copy of databases in memory.
     const LARGEST_CHUNK: u64 = 1 << 30;
     /// The largest part of a transaction. Queues of the log and between nodes hold some of them.
@@ -167,6 +190,11 @@ impl Config {
             ("transaction_limit", self.transaction_limit, Config::PAGE, largest),
             ("part_bytes", self.part_bytes as u64, Config::PAGE, Config::LARGEST_PART),
             ("scrub_bytes", self.scrub_bytes, 0, largest),
+            ("tail_cache_limit", self.tail_cache_limit, 0, largest),
+            ("uncommitted_limit", self.uncommitted_limit, Config::MESSAGE, largest),
+            ("inflight_limit", self.inflight_limit, Config::PAGE, largest),
+            ("apply_limit", self.apply_limit, Config::PAGE, largest),
+            ("inbox_limit", self.inbox_limit, Config::PAGE, largest),
             ("snapshot_wal_pin_max", self.snapshot_wal_pin_max, 0, largest),
             ("reader_wal_pin_max", self.reader_wal_pin_max, 0, largest),
             ("snapshot_chunk_max_size", self.snapshot_chunk_max_size, 0, Config::LARGEST_CHUNK),
@@ -231,13 +259,18 @@ mod tests {
             ("reader_patience", |config, n| config.reader_patience = ms_of(n), 0),
             ("snapshot_read_view_close_timeout", |config, n| config.snapshot_read_view_close_timeout = ms_of(n), 1),
         ];
-        let sizes: [(&str, Set, u64, u64); 9] = [
+        let sizes: [(&str, Set, u64, u64); 14] = [
             ("wal_limit", |config, n| config.wal_limit = n, 0, most),
             ("log_limit", |config, n| config.log_limit = n, Config::default().segment_bytes, most),
             ("checkpoint_bytes", |config, n| config.checkpoint_bytes = n, 64 << 10, most),
             ("transaction_limit", |config, n| config.transaction_limit = n, 64 << 10, most),
             ("part_bytes", |config, n| config.part_bytes = n as usize, 64 << 10, 256 << 20),
             ("scrub_bytes", |config, n| config.scrub_bytes = n, 0, most),
+            ("tail_cache_limit", |config, n| config.tail_cache_limit = n, 0, most),
+            ("uncommitted_limit", |config, n| config.uncommitted_limit = n, 1 << 20, most),
+            ("inflight_limit", |config, n| config.inflight_limit = n, 64 << 10, most),
+            ("apply_limit", |config, n| config.apply_limit = n, 64 << 10, most),
+            ("inbox_limit", |config, n| config.inbox_limit = n, 64 << 10, most),
             ("snapshot_wal_pin_max", |config, n| config.snapshot_wal_pin_max = n, 0, most),
             ("reader_wal_pin_max", |config, n| config.reader_wal_pin_max = n, 0, most),
             ("snapshot_chunk_max_size", |config, n| config.snapshot_chunk_max_size = n, 0, 1 << 30),

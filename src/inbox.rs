@@ -12,12 +12,14 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Messages beyond that many bytes wait, but one of any size has room.
-const LIMIT: usize = 32 << 20;
+/// What is being read, of large messages.
+const READING: usize = 32 << 20;
 
 /// See the module's text.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(crate) struct Inbox {
+    /// Messages beyond that many bytes wait, but one of any size has room.
+    limit: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -31,8 +33,8 @@ struct State {
 }
 
 impl State {
-    fn has_room(&self, bytes: usize) -> bool {
-        self.closed || self.held == 0 || self.held + bytes <= LIMIT
+    fn has_room(&self, bytes: usize, limit: usize) -> bool {
+        self.closed || self.held == 0 || self.held.saturating_add(bytes) <= limit
     }
 }
 
@@ -44,6 +46,17 @@ pub(crate) struct Room {
 }
 
 impl Inbox {
+    /// One with room for `limit` bytes.
+    pub(crate) fn of(limit: u64) -> Arc<Inbox> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Arc::new(Inbox { limit, state: Mutex::default(), changed: Condvar::new() })
+    }
+
+    /// One for bodies that are being read.
+    pub(crate) fn for_reading() -> Arc<Inbox> {
+        Inbox::of(READING as u64)
+    }
+
     /// Room for a message, now, for the simulation.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Room {
@@ -55,7 +68,7 @@ impl Inbox {
     pub(crate) fn wait(self: &Arc<Self>, bytes: usize) -> Room {
         let mut state = self.state.lock();
         state.waiting += 1;
-        while !state.has_room(bytes) {
+        while !state.has_room(bytes, self.limit) {
             self.changed.wait(&mut state);
         }
         state.waiting -= 1;
@@ -72,7 +85,7 @@ impl Inbox {
 
     /// Bytes that wait, and how many may.
     pub(crate) fn usage(&self) -> (usize, usize) {
-        (self.state.lock().held, LIMIT)
+        (self.state.lock().held, self.limit)
     }
 
     /// The node is on its way down: nobody waits from here on, since nobody may be left who makes room.
@@ -95,6 +108,12 @@ mod tests {
 
     use super::*;
 
+    const LIMIT: usize = 1 << 20;
+
+    fn has_room(inbox: &Inbox, bytes: usize) -> bool {
+        inbox.state.lock().has_room(bytes, inbox.limit)
+    }
+
     /// Asks for room on a thread of its own, and says so when it has it.
     fn ask(inbox: &Arc<Inbox>, bytes: usize) -> mpsc::Receiver<Room> {
         let (to, rooms) = mpsc::channel();
@@ -106,25 +125,25 @@ mod tests {
     /// Shows INV-20.
     #[test]
     fn messages_of_peers_wait_for_room_but_one_of_any_size_has_it() {
-        let inbox = Arc::<Inbox>::default();
+        let inbox = Inbox::of(LIMIT as u64);
         let large = inbox.wait(2 * LIMIT);
         let waiting = ask(&inbox, 1);
-        assert!(!inbox.state.lock().has_room(1));
+        assert!(!has_room(&inbox, 1));
         drop(large);
         let small = waiting.recv().unwrap();
         let rest = inbox.wait(LIMIT - 1);
         let waiting = ask(&inbox, 1);
-        assert!(!inbox.state.lock().has_room(1));
+        assert!(!has_room(&inbox, 1));
         drop(small);
         drop((waiting.recv().unwrap(), rest));
         assert_eq!(inbox.state.lock().held, 0);
         drop(inbox.take(2 * LIMIT));
-        assert!(inbox.state.lock().has_room(2 * LIMIT));
+        assert!(has_room(&inbox, 2 * LIMIT));
     }
 
     #[test]
     fn nobody_waits_for_a_node_that_goes_down() {
-        let inbox = Arc::<Inbox>::default();
+        let inbox = Inbox::of(LIMIT as u64);
         let _room = inbox.wait(LIMIT);
         let waiting = ask(&inbox, 1);
         inbox.close();

@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::admin;
 use crate::boot::{self, Directory, Opened, TAKE_ITS_PLACE};
+use crate::config::Config;
 use crate::driver::{Driver, Work, end_decisions};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -421,8 +422,16 @@ fn tell_of_waiting_snapshot(hub: &Hub, index: LogIndex, why: &LogError) {
 fn core_config(hub: &Hub, seed: u64) -> CoreConfig {
     let mut config = CoreConfig::new(hub.id, seed);
     config.election_ticks = hub.config.election_ticks();
-    config.heartbeat_ticks = crate::config::Config::TICKS_PER_HEARTBEAT;
-    config.max_entry_bytes = config.max_entry_bytes.max(2 * hub.config.part_bytes as u64);
+    config.heartbeat_ticks = Config::TICKS_PER_HEARTBEAT;
+    config.max_message_bytes = Config::MESSAGE;
+    let part = hub.config.part_bytes as u64;
+    config.max_entry_bytes = config.max_entry_bytes.max(2 * part);
+    // Those of one transaction that are on their way at a time, with room for what encoding adds. Were one refused, no large
+    // transaction would ever be committed.
+    config.max_uncommitted_bytes = hub.config.uncommitted_limit.max(4 * part);
+    config.max_inflight_bytes = hub.config.inflight_limit;
+    config.max_apply_bytes = hub.config.apply_limit;
+    config.tail_cache_bytes = hub.config.tail_cache_limit;
     config
 }
 

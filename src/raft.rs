@@ -379,6 +379,12 @@ pub struct CoreStatus {
     pub membership: Membership,
     /// Messages that were refused because they were not for us or made no sense.
     pub refused_messages: u64,
+    /// Bytes of entries that are in memory because they are the newest, and how many the disk may have as well.
+    pub tail: (u64, u64),
+    /// Bytes of proposals that are not committed yet, and how many there may be.
+    pub uncommitted: (u64, u64),
+    /// Bytes of entries that are handed out and not applied, and how many there may be.
+    pub handed_out: (u64, u64),
     /// What a leader knows of the other members, ascending; empty on others.
     pub peers: Vec<PeerStatus>,
 }
@@ -395,6 +401,9 @@ impl CoreStatus {
             applied: at.index,
             membership,
             refused_messages: 0,
+            tail: (0, 0),
+            uncommitted: (0, 0),
+            handed_out: (0, 0),
             peers: Vec::new(),
         }
     }
@@ -412,6 +421,8 @@ pub struct PeerStatus {
     /// Whether entries follow each other without waiting for its answers. If not, this leader is finding out where the two
     /// logs agree, or has no entries for it.
     pub streams: bool,
+    /// Bytes of entries on their way to it, and how many there may be.
+    pub in_flight: (u64, u64),
     /// Whether it was heard of lately.
     pub active: bool,
 }

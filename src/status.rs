@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::DatabaseId;
 use crate::config::MAX_SESSIONS;
-use crate::raft::{PeerStatus as Peer, Role};
+use crate::raft::{CoreStatus, PeerStatus as Peer, Role};
 use crate::shared::Hub;
 use crate::types::{ClusterId, Incarnation, LogIndex, Membership, NodeId, Term};
 
@@ -59,6 +59,16 @@ pub struct Status {
     /// Bytes of messages of other nodes that wait for the engine. Where there is no room left, they are not read.
     #[serde(default)]
     pub inbox: Bounded,
+    /// Bytes of the newest entries of the log that are in memory: more than the limit (`tail_cache_limit`) only as long as the disk
+    /// does not have them.
+    #[serde(default)]
+    pub tail_cache: Bounded,
+    /// Bytes of entries that no majority has yet; on the leader. The limit is `uncommitted_limit`, or what a large transaction needs.
+    #[serde(default)]
+    pub uncommitted: Bounded,
+    /// Bytes of committed entries that wait to be applied. One may be larger than the limit, `apply_limit`.
+    #[serde(default)]
+    pub to_apply: Bounded,
     /// Databases, by name.
     pub databases: Vec<DatabaseStatus>,
     /// Views of its databases that this node lends to others, and to how many of them.
@@ -88,6 +98,10 @@ pub struct Bounded {
 impl Bounded {
     fn new((now, limit): (usize, usize)) -> Bounded {
         Bounded { now: now as u64, limit: limit as u64 }
+    }
+
+    fn of_core((now, limit): (u64, u64)) -> Bounded {
+        Bounded { now, limit }
     }
 }
 
@@ -186,6 +200,9 @@ pub struct PeerStatus {
     /// Bytes of a snapshot that it has in place, and how many there are in all, while it fetches one from this node.
     #[serde(default)]
     pub snapshot: Option<(u64, u64)>,
+    /// Bytes of entries on their way to it that it has not acknowledged. One message may go beyond the limit, `inflight_limit`.
+    #[serde(default)]
+    pub in_flight: Bounded,
     /// Whether it was heard of lately.
     pub active: bool,
 }
@@ -259,6 +276,9 @@ pub(crate) fn of(hub: &Hub) -> Status {
         connections: hub.transport().and_then(|transport| transport.connections()).map(Bounded::new),
         sessions: Bounded::new((hub.sessions.load(Ordering::Relaxed) as usize, MAX_SESSIONS)),
         inbox: Bounded::new(hub.inbox.usage()),
+        tail_cache: of_core(core.as_ref(), |core| core.tail),
+        uncommitted: of_core(core.as_ref(), |core| core.uncommitted),
+        to_apply: of_core(core.as_ref(), |core| core.handed_out),
         databases,
         lent: hub.snapshots.views.counts(),
         lending,
@@ -278,12 +298,17 @@ pub(crate) fn of(hub: &Hub) -> Status {
                     next: peer.next,
                     state: state_of(&peer, hub.core_start()).to_string(),
                     snapshot: hub.snapshots.views.progress(peer.id),
+                    in_flight: Bounded::of_core(peer.in_flight),
                     active: peer.active,
                 })
                 .collect()
         }),
         alarms: alarms(hub),
     }
+}
+
+fn of_core(core: Option<&CoreStatus>, what: impl FnOnce(&CoreStatus) -> (u64, u64)) -> Bounded {
+    core.map_or_else(Bounded::default, |core| Bounded::of_core(what(core)))
 }
 
 fn members(hub: &Hub, membership: Option<&Membership>) -> Vec<MemberStatus> {

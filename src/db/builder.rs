@@ -145,6 +145,40 @@ impl Builder {
         self
     }
 
+    /// Bytes of entries of the log, the newest ones, that are in memory as well; default 32 MiB. Older ones are read from the disk
+    /// for a node that lacks them.
+    pub fn tail_cache_limit(mut self, bytes: u64) -> Builder {
+        self.config.tail_cache_limit = bytes;
+        self
+    }
+
+    /// Bytes of entries that this node has proposed as the leader and no majority has yet; default 64 MiB, and never less than
+    /// four times [`Builder::part_bytes`]. Beyond it a commit fails and is certainly not committed.
+    pub fn uncommitted_limit(mut self, bytes: u64) -> Builder {
+        self.config.uncommitted_limit = bytes;
+        self
+    }
+
+    /// Bytes of entries that one other node is sent before it has acknowledged any; default 16 MiB. On a line that is fast and
+    /// long it should be what the line carries in one round trip.
+    pub fn inflight_limit(mut self, bytes: u64) -> Builder {
+        self.config.inflight_limit = bytes;
+        self
+    }
+
+    /// Bytes of committed entries that may wait in memory to be applied; default 32 MiB. One always may.
+    pub fn apply_limit(mut self, bytes: u64) -> Builder {
+        self.config.apply_limit = bytes;
+        self
+    }
+
+    /// Bytes of messages of other nodes that may wait in memory; default 32 MiB. Beyond it their connections are not read. One
+    /// always may.
+    pub fn inbox_limit(mut self, bytes: u64) -> Builder {
+        self.config.inbox_limit = bytes;
+        self
+    }
+
     /// Bytes of log beyond which its oldest files are dropped, as soon as every member has what is in them and every
     /// database its checkpoint; default 256 MiB. At least [`Builder::segment_bytes`]; less than four times of that makes no sense.
     pub fn log_limit(mut self, bytes: u64) -> Builder {
@@ -494,6 +528,9 @@ impl Builder {
         options.advertise = self.own_address().unwrap_or_default();
         options.allow_plaintext_remote = self.config.allow_plaintext_remote;
         options.speaks = self.config.speaks;
+        // What a leader may send unasked finds room, and as much again of what goes out once more.
+        let twice = usize::try_from(self.config.inflight_limit.saturating_mul(2)).unwrap_or(usize::MAX);
+        options.bulk_queue = options.bulk_queue.max(twice);
         let inbound = Arc::new(NodeInbound::new(hub.clone()));
         let tcp = Tcp::start_on(bound, options, inbound, env.rng.clone()).map_err(listen_error)?;
         let tcp = Arc::new(tcp);

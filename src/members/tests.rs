@@ -29,6 +29,7 @@ fn world() -> World {
         id: NodeId(id),
         acknowledged: LogIndex(5000),
         next: LogIndex(5001),
+        in_flight: (0, 0),
         streams: true,
         active: true,
     };

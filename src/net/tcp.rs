@@ -244,8 +244,8 @@ impl Tcp {
             blocked: Mutex::default(),
             refused: Mutex::default(),
             threads: Mutex::default(),
-            reading: Arc::default(),
-            reading_others: Arc::default(),
+            reading: Inbox::for_reading(),
+            reading_others: Inbox::for_reading(),
             options,
         });
         let worker = Arc::clone(&shared);

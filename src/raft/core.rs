@@ -200,8 +200,10 @@ impl Core {
             let others = raft.prs().iter().filter(|(id, _)| **id != raft.id);
             peers.extend(others.filter_map(|(id, progress)| {
                 let id = node_from_raft(*id).ok()?;
+                let in_flight = (self.windows.on_their_way(id.0.into()), self.config.max_inflight_bytes);
                 Some(PeerStatus {
                     id,
+                    in_flight,
                     acknowledged: LogIndex(progress.matched),
                     next: LogIndex(progress.next_idx),
                     streams: progress.state == ProgressState::Replicate,
@@ -222,6 +224,9 @@ impl Core {
             applied: self.handed_out.applied,
             membership: self.membership().unwrap_or_default(),
             refused_messages: self.refused,
+            tail: (self.raw.store().tail_bytes(), self.config.tail_cache_bytes),
+            uncommitted: (raft.uncommitted_size() as u64, self.config.max_uncommitted_bytes),
+            handed_out: (self.handed_out.bytes, self.config.max_apply_bytes),
             peers,
         }
     }

@@ -126,6 +126,11 @@ impl LogStore {
         self.check();
     }
 
+    /// Bytes of entries in memory.
+    pub(super) fn tail_bytes(&self) -> u64 {
+        self.tail_bytes
+    }
+
     /// The disk has all batches up to this one.
     pub(super) fn on_persisted(&mut self, batch: u64) {
         while let Some(done) = self.unsynced.pop_front_if(|unsynced| unsynced.batch <= batch) {

@@ -58,6 +58,11 @@ impl Windows {
         Windows { limit, followers: BTreeMap::new() }
     }
 
+    /// Bytes on their way to a follower.
+    pub(super) fn on_their_way(&self, follower: u64) -> u64 {
+        self.followers.get(&follower).map_or(0, |window| window.bytes)
+    }
+
     /// A message leaves for its follower.
     pub(super) fn on_sent(&mut self, message: &Message) {
         let Some(last) = message.entries.last().filter(|_| message.kind == MessageKind::Append) else { return };

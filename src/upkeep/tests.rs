@@ -190,7 +190,14 @@ fn the_log_is_kept_for_who_has_installed_until_it_has_said_so_to_raft() {
                 let core = core.as_mut().unwrap();
                 (core.role.role, core.persisted) = (Role::Leader, last.index);
                 let (id, acknowledged) = (PEER, LogIndex(index));
-                core.peers = vec![PeerStatus { id, acknowledged, next: last.index, streams: false, active: true }];
+                core.peers = vec![PeerStatus {
+                    id,
+                    acknowledged,
+                    next: last.index,
+                    streams: false,
+                    in_flight: (0, 0),
+                    active: true,
+                }];
             }
             Then::Nothing | Then::GivesUp => {}
         }

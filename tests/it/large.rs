@@ -8,7 +8,7 @@ use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{Env, Fs};
 
-use crate::cluster::{Cluster, Impatient, LONG, PartsHeld, count};
+use crate::cluster::{Cluster, Impatient, LONG, PartsHeld, count, until as until_status};
 
 const PART: usize = 64 << 10;
 /// 1.3 MB that nothing packs: some twenty parts, far more than are on their way at a time.
@@ -108,6 +108,33 @@ fn leadership_lost_between_the_parts_is_certainly_not_committed() {
         db.execute(LARGE, []).unwrap();
         assert_eq!(count(&db), 1 + ROWS);
         cluster.assert_equal("app");
+    }
+}
+
+/// With parts of 22 MiB and more a second one was refused as one too many that no majority has, and no large transaction could
+/// ever be committed. Here one part is more than several of the queues take.
+#[test]
+fn the_queues_have_the_sizes_that_are_set_and_a_large_transaction_goes_through_them() {
+    // Three of them are more than may be uncommitted.
+    const PART: u64 = 400 << 10;
+    let cluster = Cluster::start_calm(3, |builder| {
+        let builder =
+            builder.part_bytes(PART as usize).busy_timeout(LONG).tail_cache_limit(3 * PART).uncommitted_limit(1 << 20);
+        builder.inflight_limit(64 << 10).apply_limit(64 << 10).inbox_limit(2 * PART)
+    });
+    let leader = cluster.leader();
+    leader.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    leader.connect("app").unwrap().execute(LARGE, []).unwrap();
+    cluster.assert_equal("app");
+    for node in cluster.running() {
+        let status = until_status(node, "more is in memory than may be", |status| {
+            status.tail_cache.now <= status.tail_cache.limit && status.uncommitted.now + status.to_apply.now == 0
+        });
+        assert!(status.tail_cache.now > 0, "{status:#?}");
+        let limits = [status.tail_cache, status.uncommitted, status.to_apply, status.inbox].map(|queue| queue.limit);
+        assert_eq!(limits, [3 * PART, 4 * PART, 64 << 10, 2 * PART]);
+        assert!(status.peers.iter().all(|peer| peer.in_flight.limit == 64 << 10), "{status:#?}");
+        assert_eq!(status.peers.len(), if node.id() == leader.id() { 2 } else { 0 });
     }
 }
 

@@ -313,7 +313,7 @@ fn print_status(known: &[&Status]) {
         ]);
     }
     print(&format!("\n{nodes}"));
-    let mut bounds = plain(&["node", "log", "wal in memory", "connections", "sessions", "inbox", "views lent"]);
+    let mut bounds = plain(&["node", "log", "wal in memory", "connections", "sessions", "views lent"]);
     for status in known {
         let connections =
             status.connections.as_ref().map_or_else(|| "-".to_string(), |in_use| of(in_use.now, in_use.limit));
@@ -323,11 +323,19 @@ fn print_status(known: &[&Status]) {
             of(bytes(status.wal_memory), bytes(status.wal_limit)),
             connections,
             of(status.sessions.now, status.sessions.limit),
-            of(status.inbox.now, status.inbox.limit),
             status.lent.0.to_string(),
         ]);
     }
     print(&format!("\nin use, of the limit\n{bounds}"));
+    let mut queues = plain(&["node", "newest entries", "uncommitted", "to apply", "messages"]);
+    for status in known {
+        let bounded = [&status.tail_cache, &status.uncommitted, &status.to_apply, &status.inbox];
+        queues.add_row(
+            std::iter::once(status.node.to_string())
+                .chain(bounded.into_iter().map(|bounded| of(bytes(bounded.now), bytes(bounded.limit)))),
+        );
+    }
+    print(&format!("\nqueues in memory, of the limit\n{queues}"));
     if known.iter().any(|status| !status.databases.is_empty()) {
         let mut databases = plain(&["database", "node", "pages", "page size", "position", "checksum"]);
         for status in known {

@@ -49,6 +49,16 @@ pub(crate) struct Settings {
     #[serde(deserialize_with = "size")]
     segment_bytes: Option<String>,
     #[serde(deserialize_with = "size")]
+    tail_cache_limit: Option<String>,
+    #[serde(deserialize_with = "size")]
+    uncommitted_limit: Option<String>,
+    #[serde(deserialize_with = "size")]
+    inflight_limit: Option<String>,
+    #[serde(deserialize_with = "size")]
+    apply_limit: Option<String>,
+    #[serde(deserialize_with = "size")]
+    inbox_limit: Option<String>,
+    #[serde(deserialize_with = "size")]
     checkpoint_bytes: Option<String>,
     #[serde(deserialize_with = "time")]
     checkpoint_age: Option<String>,
@@ -173,6 +183,11 @@ impl Settings {
             one("wal_limit", own(&self.wal_limit)),
             one("log_limit", own(&self.log_limit)),
             one("segment_bytes", own(&self.segment_bytes)),
+            one("tail_cache_limit", own(&self.tail_cache_limit)),
+            one("uncommitted_limit", own(&self.uncommitted_limit)),
+            one("inflight_limit", own(&self.inflight_limit)),
+            one("apply_limit", own(&self.apply_limit)),
+            one("inbox_limit", own(&self.inbox_limit)),
             one("checkpoint_bytes", own(&self.checkpoint_bytes)),
             one("checkpoint_age", own(&self.checkpoint_age)),
             one("scrub_bytes", own(&self.scrub_bytes)),

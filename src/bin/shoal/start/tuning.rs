@@ -33,6 +33,21 @@ pub(crate) struct Tuning {
     /// Size of one file of the log [default: 16MiB].
     #[arg(long, env = "SHOAL_SEGMENT_BYTES", value_name = "SIZE", value_parser = size)]
     segment_bytes: Option<u64>,
+    /// Newest entries of the log that are kept in memory, for the others [default: 32MiB].
+    #[arg(long, env = "SHOAL_TAIL_CACHE_LIMIT", value_name = "SIZE", value_parser = size)]
+    tail_cache_limit: Option<u64>,
+    /// Entries on their way that no majority has yet, beyond which further ones are refused [default: 64MiB].
+    #[arg(long, env = "SHOAL_UNCOMMITTED_LIMIT", value_name = "SIZE", value_parser = size)]
+    uncommitted_limit: Option<u64>,
+    /// Entries on their way to one other node that it has not acknowledged [default: 16MiB].
+    #[arg(long, env = "SHOAL_INFLIGHT_LIMIT", value_name = "SIZE", value_parser = size)]
+    inflight_limit: Option<u64>,
+    /// Committed entries that wait to be applied [default: 32MiB].
+    #[arg(long, env = "SHOAL_APPLY_LIMIT", value_name = "SIZE", value_parser = size)]
+    apply_limit: Option<u64>,
+    /// Messages of other nodes that wait for their turn [default: 32MiB].
+    #[arg(long, env = "SHOAL_INBOX_LIMIT", value_name = "SIZE", value_parser = size)]
+    inbox_limit: Option<u64>,
     /// Pages in a write-ahead log beyond which they are moved to the database [default: 4MiB].
     #[arg(long, env = "SHOAL_CHECKPOINT_BYTES", value_name = "SIZE", value_parser = size)]
     checkpoint_bytes: Option<u64>,
@@ -85,6 +100,11 @@ impl Tuning {
         let builder = set(builder, self.wal_limit, Builder::wal_limit);
         let builder = set(builder, self.log_limit, Builder::log_limit);
         let builder = set(builder, self.segment_bytes, Builder::segment_bytes);
+        let builder = set(builder, self.tail_cache_limit, Builder::tail_cache_limit);
+        let builder = set(builder, self.uncommitted_limit, Builder::uncommitted_limit);
+        let builder = set(builder, self.inflight_limit, Builder::inflight_limit);
+        let builder = set(builder, self.apply_limit, Builder::apply_limit);
+        let builder = set(builder, self.inbox_limit, Builder::inbox_limit);
         let builder = set(builder, self.checkpoint_bytes, Builder::checkpoint_bytes);
         let builder = set(builder, self.checkpoint_age, Builder::checkpoint_age);
         let builder = set(builder, self.scrub_bytes, Builder::scrub_bytes);
