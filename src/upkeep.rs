@@ -630,7 +630,9 @@ impl Upkeep {
     /// Closes views that this node lent and nobody needs.
     fn close_views(&self) {
         let config = &self.hub.config;
-        let limits = Limits { age: config.snapshot_read_view_close_timeout, pinned_bytes: config.snapshot_wal_pin_max };
+        let is_pressed = self.log.bytes() > config.log_limit;
+        let (age, pinned_bytes) = (config.snapshot_read_view_close_timeout, config.snapshot_wal_pin_max);
+        let limits = Limits { is_pressed, age, pinned_bytes };
         let core = self.hub.core_status.lock().clone();
         let is_member = |node| core.as_ref().is_some_and(|core| core.membership.names(node));
         let closed = self.hub.snapshots.views.sweep(self.now(), limits, is_member);

@@ -24,6 +24,8 @@
 //! counts there. Beside each: `cp` and `fsync` of the main file, right after it. A learner is caught up when it has applied what was committed when
 //! it was started.
 
+use std::time::Duration;
+
 use common::{Args, LONG};
 use shoaldb::Builder;
 
@@ -47,5 +49,7 @@ fn main() {
 }
 
 fn settings(builder: Builder) -> Builder {
-    builder.log_limit(LOG_LIMIT).segment_bytes(4 << 20).commit_timeout(LONG).busy_timeout(LONG)
+    let builder = builder.log_limit(LOG_LIMIT).segment_bytes(4 << 20).commit_timeout(LONG).busy_timeout(LONG);
+    // A machine that is busy with other things holds nodes up, and whoever leads must go on leading.
+    builder.election_timeout(Duration::from_secs(3))
 }

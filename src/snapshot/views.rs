@@ -4,7 +4,8 @@
 //! a lease     one node may fetch from one view; renewed by whatever it asks of it, over LEASE after the last time
 //! reuse       a view is lent to another node as well if that node could go on from it with the log: it is not older than
 //!             where the log begins, goes beyond what the node has and shows, and knows the node as a member
-//! closing     a view without a lease goes when there is a newer one, or after IDLE; any view goes when it is
+//! closing     a view without a lease goes when there is a newer one, or after IDLE, or when the log is beyond `log_limit`: what
+//!             cannot be checkpointed while it is open cannot leave the log either. Any view goes when it is
 //!             `snapshot_read_view_close_timeout` old, or when the WALs that it keeps from being checkpointed have more than
 //!             `snapshot_wal_pin_max` bytes, or when the log is dropped beyond its entry
 //! ```
@@ -143,6 +144,8 @@ impl Drop for Place<'_> {
 /// When views are closed that somebody uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// The log is beyond its limit.
+    pub(crate) is_pressed: bool,
     pub(crate) age: Duration,
     pub(crate) pinned_bytes: u64,
 }
@@ -372,7 +375,8 @@ impl Views {
             }
             lost.extend(lent.named(silent.iter()));
             let pinned: u64 = lent.cut.databases.values().map(ReadView::wal_bytes).sum();
-            let unused = lent.leases.is_empty() && (Some(lent.id) != newest || now >= lent.used + IDLE);
+            let useless = limits.is_pressed || Some(lent.id) != newest || now >= lent.used + IDLE;
+            let unused = lent.leases.is_empty() && useless;
             let capped = now >= lent.opened + limits.age || pinned > limits.pinned_bytes;
             self.capped.fetch_add(u64::from(capped && !lent.leases.is_empty()), Ordering::Relaxed);
             let stays = lent.is_open() && !unused && !capped;

@@ -152,6 +152,20 @@ fn the_log_is_kept_for_who_fetches_up_to_some_size() {
     assert!(start_of(true, LENT_FACTOR * LIMIT + 1) > LENT, "one that is slow would fill the disk");
 }
 
+/// It would keep the databases from being checkpointed, and the log with them.
+#[test]
+fn a_view_that_nobody_uses_is_closed_when_the_log_is_beyond_its_limit() {
+    for (bytes, open) in [(LIMIT / 2, 1), (2 * LIMIT, 0)] {
+        let (mut upkeep, ..) = with_log_of(bytes, &Arc::default());
+        let view = lend(&upkeep);
+        upkeep.step();
+        assert_eq!(upkeep.hub.snapshots.views.counts(), (1, 1), "{bytes}");
+        upkeep.hub.snapshots.views.give_back(view, NodeId(3), false, Duration::ZERO);
+        upkeep.step();
+        assert_eq!(upkeep.hub.snapshots.views.counts().0, open, "{bytes}");
+    }
+}
+
 /// Between the last word of who fetched and its first answer to Raft there is neither a lease nor an acknowledged entry. A
 /// compaction there made what was installed useless, and the whole began anew.
 /// Shows INV-25.

@@ -294,7 +294,7 @@ fn a_view_that_keeps_too_much_from_being_checkpointed_is_closed() {
     };
     db.apply(&transaction, Position(3)).unwrap();
     let sweep = |pinned_bytes| {
-        let limits = Limits { age: Duration::from_secs(3600), pinned_bytes };
+        let limits = Limits { is_pressed: false, age: Duration::from_secs(3600), pinned_bytes };
         hub.snapshots.views.sweep(Duration::ZERO, limits, |_| true)
     };
     assert_eq!((sweep(4096), sweep(4095)), (0, 1));

@@ -1,7 +1,7 @@
 use super::*;
 use crate::types::Term;
 
-const LIMITS: Limits = Limits { age: Duration::from_secs(3600), pinned_bytes: 0 };
+const LIMITS: Limits = Limits { is_pressed: false, age: Duration::from_secs(3600), pinned_bytes: 0 };
 
 fn cut(index: u64) -> Cut {
     let at = EntryId { index: LogIndex(index), term: Term(1) };
@@ -77,6 +77,19 @@ fn what_nobody_uses_goes_when_there_is_a_newer_one() {
     assert_eq!(views.give_back(first, A, true, at(2)).map(|at| at.index), Some(LogIndex(100)));
     assert_eq!(views.give_back(first, A, true, at(2)), None, "once");
     assert_eq!(views.counts(), (1, 1));
+}
+
+/// It was kept for a minute for somebody who might need it, and meanwhile nothing was checkpointed: a log of a gigabyte, whose limit was
+/// 32 MiB.
+#[test]
+fn a_view_that_nobody_uses_goes_when_the_log_is_beyond_its_limit() {
+    let views = Views::default();
+    let id = views.lend(7, cut(100), A, at(0));
+    let pressed = Limits { is_pressed: true, ..LIMITS };
+    assert_eq!(views.sweep(at(1), pressed, |_| true), 0, "somebody uses it");
+    views.give_back(id, A, true, at(1));
+    assert_eq!((views.sweep(at(1), LIMITS, |_| true), views.counts()), (0, (1, 0)), "somebody may need it");
+    assert_eq!((views.sweep(at(1), pressed, |_| true), views.counts()), (1, (0, 0)));
 }
 
 /// Who was silent for too long, or whose view was closed, may have installed it all the same, and says so as soon as it can.
