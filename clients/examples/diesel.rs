@@ -34,7 +34,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let who: Vec<String> = visits::table.select(visits::who).load(&mut db)?;
     println!("{who:?}");
+    assert_eq!((done, who.len()), (Ok(1), 2));
     drop(db);
     node.shutdown()?;
     Ok(())
+}
+
+#[cfg(test)]
+#[test]
+fn it_runs() {
+    main().unwrap();
 }

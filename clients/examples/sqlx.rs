@@ -26,7 +26,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(&pool).await?;
     println!("{rows} rows");
+    assert_eq!(rows, 2);
     pool.close().await;
     tokio::task::spawn_blocking(move || node.shutdown()).await??;
     Ok(())
+}
+
+#[cfg(test)]
+#[test]
+fn it_runs() {
+    main().unwrap();
 }

@@ -42,9 +42,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
     }
     while let Some(rows) = readers.join_next().await {
-        println!("{} rows", rows??);
+        let rows = rows??;
+        println!("{rows} rows");
+        assert_eq!(rows, 4);
     }
     spawn_blocking(move || drop(db)).await?;
     spawn_blocking(move || node.shutdown()).await??;
     Ok(())
+}
+
+#[cfg(test)]
+#[test]
+fn it_runs() {
+    main().unwrap();
 }
