@@ -82,6 +82,10 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
                 }
                 return Answer::Opened { view, at };
             }
+            // A view of what is shown here so far would be refused.
+            if hub.applied().index < shown {
+                return Answer::Busy { millis: LATER_MILLIS };
+            }
             match cut(hub, from, None) {
                 Ok(cut) => {
                     let at = cut.at;

@@ -59,6 +59,8 @@ const ASKED: Duration = Duration::from_millis(300);
 const HOLD: Duration = Duration::from_millis(5);
 /// How long it does so in all before anything came of it: as long as some tens of objects take, by which the others began later.
 const HELD_AT_FIRST: Duration = Duration::from_millis(500);
+/// How long it does so for one object: who fetches gives a source up that is busy for a second (`fetch.rs`).
+const HELD_FOR_ONE: Duration = Duration::from_millis(300);
 /// And more for each object that was taken from the shelf: about as long as an object takes.
 const HELD_FOR_EACH: Duration = Duration::from_millis(10);
 /// When one should ask again for an object that somebody makes.
@@ -101,8 +103,9 @@ struct Fetcher {
     objects: u64,
     /// When it asked for the last one.
     asked: Duration,
-    /// How long it was told to wait for others, in all.
+    /// How long it was told to wait for others, in all, and for the object that it wants now.
     held: Duration,
+    held_for_this: Duration,
 }
 
 /// What becomes of a question for an object.
@@ -284,6 +287,7 @@ impl Views {
             Some(Found::InTheMaking) => Turn::Wait(MADE_SOON),
             Some(Found::Missing) if lent.is_ahead(peer, fetcher, now) => {
                 fetcher.held += HOLD;
+                fetcher.held_for_this += HOLD;
                 Turn::Wait(HOLD)
             }
             Some(Found::Missing) => {
@@ -291,7 +295,10 @@ impl Views {
                 Turn::Make(Some(Place { views: self, view: id, object }))
             }
         };
-        fetcher.objects += u64::from(!matches!(turn, Turn::Wait(_)));
+        if !matches!(turn, Turn::Wait(_)) {
+            fetcher.objects += 1;
+            fetcher.held_for_this = Duration::ZERO;
+        }
         lent.fetchers.insert(peer, fetcher);
         turn
     }
@@ -492,7 +499,8 @@ impl Lent {
         let may_be_held = HELD_AT_FIRST + HELD_FOR_EACH * self.from_shelf;
         let others = self.fetchers.iter().filter(|(other, it)| **other != peer && now < it.asked + ASKED);
         let behind = others.map(|(_, it)| it.objects).min();
-        fetcher.held < may_be_held && behind.is_some_and(|objects| fetcher.objects >= objects + AHEAD)
+        let held_enough = fetcher.held >= may_be_held || fetcher.held_for_this >= HELD_FOR_ONE;
+        !held_enough && behind.is_some_and(|objects| fetcher.objects >= objects + AHEAD)
     }
 }
 

@@ -270,6 +270,21 @@ fn whoever_is_ahead_does_not_wait_for_long() {
         let limit = if how == "silent" { ASKED } else { HELD_AT_FIRST + HELD_FOR_EACH * (taken + 1) };
         assert!(waited <= limit && waited > Duration::ZERO, "{how}: waited for {waited:?}, {taken} objects taken");
     }
+    // However much was shared before, and however far behind the other one begins anew: nobody is kept from an object for as long
+    // as makes it give the source up.
+    let (views, id) = shared();
+    views.books.lock().all[0].from_shelf = 10_000;
+    let mut now = at(0);
+    for quick in 0..20 {
+        let (mut waited, from) = (Duration::ZERO, now);
+        while let Err(left) = asks(&views, id, A, quick, now) {
+            (now, waited) = (now + left, waited + left);
+            let _ = views.renew(id, B, now);
+            views.books.lock().all[0].fetchers.entry(B).or_default().asked = now;
+        }
+        assert!(waited <= HELD_FOR_ONE, "object {quick}: {waited:?} from {from:?}");
+        now += Duration::from_millis(1);
+    }
     // One that fetches alone waits for nobody, and the manifest is in memory for all of them.
     let (views, id) = shared();
     assert!((0..100).all(|_| matches!(views.turn(id, A, &Object::Manifest, at(0)), Turn::Make(None))));
