@@ -69,10 +69,7 @@ impl NodeInbound {
 
 impl Inbound for NodeInbound {
     fn introduction(&self) -> Introduction {
-        let catalogue = self.hub.catalogue.lock();
-        let (cluster, incarnation) = (catalogue.as_ref().map(|catalogue| catalogue.cluster()), self.hub.incarnation);
-        let bound = catalogue.as_ref().is_some_and(|catalogue| catalogue.binds(self.hub.id, incarnation));
-        Introduction { cluster, incarnation, bound }
+        self.hub.introduction()
     }
 
     fn check_hello(&self, hello: &Hello) -> Result<Standing, Reject> {

@@ -34,7 +34,7 @@ use crate::history::{Finding, History};
 use crate::inbox::{Inbox, Room};
 use crate::log::{Anchor, Log};
 use crate::members::{Operation, Refusal};
-use crate::net::Transport;
+use crate::net::{Introduction, Transport};
 use crate::pending::Pending;
 use crate::planted::{self, Bug};
 use crate::raft::{CoreStatus, Role};
@@ -650,6 +650,14 @@ impl Shared {
     /// Changes the catalogue; only the applier does, and there is one once it runs.
     pub(crate) fn with_catalogue<T>(&self, act: impl FnOnce(&mut Catalogue) -> T) -> Result<T, String> {
         self.catalogue.lock().as_mut().map(act).ok_or_else(|| "no cluster, no catalogue".to_string())
+    }
+
+    /// Who this node is by now, as it tells others.
+    pub(crate) fn introduction(&self) -> Introduction {
+        let catalogue = self.catalogue.lock();
+        let bound = catalogue.as_ref().is_some_and(|catalogue| catalogue.binds(self.id, self.incarnation));
+        let cluster = catalogue.as_ref().map(|catalogue| catalogue.cluster());
+        Introduction { cluster, incarnation: self.incarnation, bound }
     }
 
     /// Changes the catalogue by what the entry at `index` says.

@@ -14,7 +14,7 @@ use shoaldb_vfs::transaction::Position;
 use super::*;
 use crate::appender::Appender;
 use crate::boot::genesis_of;
-use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseInfo, DatabaseName};
+use crate::catalogue::{AutoVacuum, Catalogue, DatabaseId, DatabaseInfo, DatabaseName};
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::engine::Outlet;
@@ -24,7 +24,7 @@ use crate::inbound::NodeInbound;
 use crate::log::{Anchor, Batch};
 use crate::members::Operation;
 use crate::net::handshake::{Hello, Purpose};
-use crate::net::{Inbound, RequestError};
+use crate::net::{Inbound, Introduction, RequestError};
 use crate::pending::GivenUp;
 use crate::raft::{PersistBatch, Role};
 use crate::registry;
@@ -306,6 +306,31 @@ impl Transport for Dialed {
     }
 
     fn recheck(&self) {}
+}
+
+/// Shows INV-13. Others believe what it says of itself.
+#[test]
+fn a_node_says_that_it_is_bound_once_it_has_applied_that_and_not_before() {
+    let (env, _directory, identity, _opened) = founded();
+    let (mailbox, _inputs) = crossbeam_channel::unbounded();
+    let hub = hub_of(&env, &identity, mailbox);
+    let cluster = genesis_of(&identity).unwrap().cluster;
+    let door = NodeInbound::new(hub.clone());
+    *hub.catalogue.lock() = None;
+    assert!(!door.introduction().bound, "it has no cluster");
+    let another = Incarnation(hub.incarnation.0.wrapping_add(1));
+    for (node, incarnation, bound) in [
+        (NODE, None, false),
+        (NODE, Some(another), false),
+        (NodeId(NODE.0 + 1), Some(hub.incarnation), false),
+        (NODE, Some(hub.incarnation), true),
+    ] {
+        let mut catalogue = Catalogue::new(cluster);
+        catalogue.put_member(node, incarnation, "a:1").unwrap();
+        *hub.catalogue.lock() = Some(catalogue);
+        let said = door.introduction();
+        assert_eq!(said, Introduction { cluster: Some(cluster), incarnation: hub.incarnation, bound });
+    }
 }
 
 /// Shows INV-20. Whoever reached the port could make a node dial as many made-up ids as there are, each with two threads and

@@ -119,22 +119,19 @@ impl State {
     pub(super) fn standing(&self, from: At, to: At) -> Option<Result<(Standing, Option<ClusterId>), Reject>> {
         let sender = self.slots[from].running.as_ref()?;
         let receiver = self.slots[to].running.as_ref()?;
-        let cluster_of = |hub: &Hub| hub.catalogue.lock().as_ref().map(|catalogue| catalogue.cluster());
-        let cluster = cluster_of(&sender.hub);
+        let said = sender.hub.introduction();
+        let cluster = said.cluster;
         let hello = Hello {
             versions: (PROTOCOL, self.slots[from].speaks_now),
             purpose: Purpose::Peer,
             cluster,
             from: Some(self.slots[from].id),
             to: Some(self.slots[to].id),
-            incarnation: sender.hub.incarnation,
+            incarnation: said.incarnation,
             address: String::new(),
-            bound: sender
-                .hub
-                .with_catalogue(|catalogue| catalogue.binds(sender.hub.id, sender.hub.incarnation))
-                .unwrap_or(false),
+            bound: said.bound,
         };
-        let mine = cluster_of(&receiver.hub);
+        let mine = receiver.hub.introduction().cluster;
         let catalogue = receiver.hub.catalogue.lock();
         let speaks = (PROTOCOL, self.slots[to].speaks_now);
         let judge = Judge { me: self.slots[to].id, speaks, cluster: mine, catalogue: catalogue.as_ref() };
