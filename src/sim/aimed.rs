@@ -21,6 +21,7 @@ use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use super::faults::Mend;
 use super::wire::Packet;
 use super::world::{At, Ev, State};
+use crate::shared::Hub;
 use crate::types::{LogIndex, MessageKind, NodeId};
 
 /// How long a minority is switched off, and nothing else goes wrong.
@@ -48,8 +49,10 @@ pub(super) struct Lull {
     off: Vec<At>,
     /// The other voters.
     left: Vec<At>,
-    /// One of those needs a snapshot first, which takes longer.
-    early: bool,
+    /// Those of them that needed a snapshot from the beginning: who votes has been given what it needs.
+    lacking: Vec<At>,
+    /// Others of them came to need one meanwhile, which takes longer than a lull.
+    overtaken: bool,
     /// The last committed entry in the middle of it.
     committed: LogIndex,
 }
@@ -84,7 +87,7 @@ impl State {
 
     /// An entry was applied, maybe a part of a transaction that has more.
     pub(super) fn stall_in_a_split(&mut self, at: At) {
-        let open = |hub: &crate::shared::Hub| hub.progress().settled() < hub.applied().index;
+        let open = |hub: &Hub| hub.progress().settled() < hub.applied().index;
         let open = self.shape.lends_long && self.strikes() && self.slots[at].hub().is_some_and(open);
         if open && self.chance(20) {
             let millis = 100 + self.dice.below(600);
@@ -276,8 +279,8 @@ impl State {
         self.count(if fresh.is_some() { "voters switched off for new ones" } else { "minorities switched off" });
         off.iter().for_each(|at| self.crash(*at, false));
         let left: Vec<At> = voters.into_iter().filter(|at| !off.contains(at)).collect();
-        let early = self.needs_a_snapshot(&left);
-        self.lull = Some(Lull { off, left, early, committed });
+        let lacking = self.who_need_snapshots(&left);
+        self.lull = Some(Lull { off, left, lacking, overtaken: false, committed });
         self.at(LULL / 2, Ev::Mend(Mend::HalfLull));
         self.at(LULL, Ev::Mend(Mend::Lull));
         true
@@ -286,10 +289,10 @@ impl State {
     /// The middle of it: until now leadership may have changed.
     pub(super) fn on_half_lull(&mut self) {
         let committed = self.committed();
-        let early = self.lull.as_ref().is_some_and(|lull| self.needs_a_snapshot(&lull.left));
+        let overtaken = self.lull.as_ref().is_some_and(|lull| self.is_overtaken(lull));
         if let Some(lull) = &mut self.lull {
             lull.committed = committed;
-            lull.early |= early;
+            lull.overtaken |= overtaken;
         }
     }
 
@@ -297,7 +300,7 @@ impl State {
     pub(super) fn end_lull(&mut self) {
         let Some(lull) = self.lull.take() else { return };
         let stands_still = self.stormy && self.committed() <= lull.committed && self.are_a_majority_without(&lull.off);
-        if stands_still && (lull.early || self.needs_a_snapshot(&lull.left) || self.waits_for_the_stack()) {
+        if stands_still && (self.is_overtaken(&lull) || self.waits_for_the_stack()) {
             self.count("lulls without a verdict");
         } else if stands_still {
             let words = self.describe();
@@ -311,12 +314,17 @@ impl State {
         }
     }
 
-    /// Whether one of them has less than the logs of others begin with.
-    fn needs_a_snapshot(&self, of: &[At]) -> bool {
-        let hubs: Vec<_> = of.iter().filter_map(|at| self.slots[*at].hub()).collect();
-        let start = hubs.iter().map(|hub| hub.core_start()).max().unwrap_or_default();
-        let last = |hub: &crate::shared::Hub| hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.last);
-        hubs.iter().any(|hub| last(hub) < start)
+    /// Whether the logs of others came to begin behind what one of the voters has that are left.
+    fn is_overtaken(&self, lull: &Lull) -> bool {
+        lull.overtaken || self.who_need_snapshots(&lull.left).iter().any(|at| !lull.lacking.contains(at))
+    }
+
+    /// Which of them have less than the logs of others begin with.
+    fn who_need_snapshots(&self, of: &[At]) -> Vec<At> {
+        let hub = |at: &At| self.slots[*at].hub();
+        let start = of.iter().filter_map(hub).map(|hub| hub.core_start()).max().unwrap_or_default();
+        let last = |hub: &Hub| hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.last);
+        of.iter().copied().filter(|at| hub(at).is_some_and(|hub| last(hub) < start)).collect()
     }
 
     /// Whether some node waits for a call to go on that lies below another one: it shows what was accepted when that one has
