@@ -339,12 +339,7 @@ impl Fetch<'_> {
             if of_range.len() != count as usize {
                 return Err(wrong());
             }
-            for (number, hash) in (first.get()..).zip(&of_range) {
-                let page = PageNo::new(number).ok_or_else(wrong)?;
-                if !copy.is_there(page, *hash)? {
-                    missing.push(page);
-                }
-            }
+            missing.extend(copy.lacks(first, &of_range)?);
             let here = missing.iter().rev().take_while(|page| **page >= first).count() as u64;
             self.report(Phase::Fetch, (u64::from(count) - here) * u64::from(copy.listed.page_size.bytes()))?;
             copy.known.insert(*range, of_range);
@@ -469,28 +464,49 @@ impl Copy {
     fn pages_here(&self, first: PageNo, count: u32) -> Result<Option<Vec<u8>>, Stop> {
         let Some(local) = &self.local else { return Ok(None) };
         let mut pages = Vec::with_capacity(count as usize * self.listed.page_size.len());
-        for number in first.get()..first.get() + count {
-            match PageNo::new(number).map(|page| local.page(page)) {
-                Some(Ok(page)) => pages.extend_from_slice(&page),
-                Some(Err(ViewError::Closed)) => return Err(Stop::Lost("the own view is closed".to_string())),
-                _ => return Ok(None),
-            }
+        match local.append_pages(first, count, &mut pages) {
+            Ok(()) => Ok(Some(pages)),
+            Err(ViewError::Closed) => Err(Stop::Lost("the own view is closed".to_string())),
+            Err(_) => Ok(None),
         }
-        Ok(Some(pages))
     }
 
-    /// Whether the new file has this page; it is copied from here, if it is here.
-    fn is_there(&mut self, page: PageNo, hash: PageHash) -> Result<bool, Stop> {
-        if page == self.listed.page_size.lock_page() || self.staging.has(page, hash).map_err(disk)? {
-            return Ok(true);
+    /// Hashes of pages of the own copy, as far as that goes.
+    fn hashes_here(&self, first: PageNo, count: u32) -> Vec<Option<PageHash>> {
+        let Some(local) = &self.local else { return Vec::new() };
+        let count = count.min((local.at().size.0 + 1).saturating_sub(first.get()));
+        match local.hashes(first, count) {
+            Ok(hashes) => hashes.into_iter().map(Some).collect(),
+            Err(_) => (first.get()..first.get() + count).map(|page| local.hash(PageNo::new(page)?).ok()).collect(),
         }
-        let same = self.local.as_ref().is_some_and(|local| local.hash(page).is_ok_and(|here| here == hash));
-        if !same {
-            return Ok(false);
+    }
+
+    /// Which pages of a range the new file lacks, once those that are here are copied: many at once, since each write is passed
+    /// on to the disk by itself.
+    fn lacks(&mut self, first: PageNo, hashes: &[PageHash]) -> Result<Vec<PageNo>, Stop> {
+        let here = self.hashes_here(first, hashes.len() as u32);
+        let (mut lacking, mut same) = (Vec::new(), Vec::new());
+        for (at, (page, hash)) in (first.get()..).filter_map(PageNo::new).zip(hashes).enumerate() {
+            if page == self.listed.page_size.lock_page() || self.staging.has(page, *hash).map_err(disk)? {
+                continue;
+            }
+            if here.get(at) == Some(&Some(*hash)) { same.push(page) } else { lacking.push(page) }
         }
-        let Some(content) = self.pages_here(page, 1)? else { return Ok(false) };
-        self.staging.write(page, &content).map_err(disk)?;
-        Ok(true)
+        for (first, count) in runs_of(&same) {
+            if let Some(pages) = self.pages_here(first, count)? {
+                self.staging.write(first, &pages).map_err(disk)?;
+                continue;
+            }
+            // One of them is not what its hash says; the others are of use.
+            for page in (first.get()..first.get() + count).filter_map(PageNo::new) {
+                match self.pages_here(page, 1)? {
+                    Some(content) => self.staging.write(page, &content).map_err(disk)?,
+                    None => lacking.push(page),
+                }
+            }
+        }
+        lacking.sort_unstable();
+        Ok(lacking)
     }
 }
 
