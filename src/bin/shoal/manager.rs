@@ -1,7 +1,8 @@
 //! What the service manager hears, if there is one (sd_notify): ready, who leads, the end, and that a start goes on.
 //!
-//! A start takes as long as the log behind the last checkpoints, which is longer than a unit may have foreseen. The library says
-//! once a second how far it is, in its log; each such line gives the start more time. A start that hangs says nothing, and is ended.
+//! A start takes as long as reading the log and applying what is behind the last checkpoints, which is longer than a unit may
+//! have foreseen. The library says once a second how far it is, in its log; each such line gives the start more time. A start
+//! that hangs says nothing, and is ended.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
