@@ -16,8 +16,8 @@ use crate::{Failed, config, units};
 /// variable, and a variable over what the file says of the other one.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Where {
-    /// Addresses of nodes on this machine; the first one that can is used, `status` and `health` ask each
-    /// [env: SHOAL_ENDPOINTS].
+    /// Addresses of nodes on this machine, best of all members: what the leader does is asked of the leader among them, the rest of
+    /// the first one that can; `status` and `health` ask each of these and no other [env: SHOAL_ENDPOINTS].
     #[arg(long, value_name = "ADDR,...", value_delimiter = ',', conflicts_with = "data")]
     endpoints: Vec<String>,
     /// Data directory of a node that runs on this machine; asks it over its admin socket [env: SHOAL_DATA].
