@@ -12,9 +12,11 @@ use rusqlite::Connection;
 use crate::user::{Members, Started, one_node, text, three_nodes_with, works};
 
 const MEGABYTE: u64 = 1_000_000;
-/// What is written at once, and what may be in memory of it and of everything else, on each node.
+/// What is written at once.
 const LARGE: u64 = 300 * MEGABYTE;
-const BOUND: u64 = 400 * MEGABYTE;
+/// What may be in memory of it and of everything else, on each node. Promised are 400 MB; 142 to 253 were seen, and where no page
+/// of a WAL leaves memory an INSERT has 397.
+const BOUND: u64 = 350 * MEGABYTE;
 
 /// What a process has in memory now, in bytes.
 fn memory(process: u32) -> u64 {
