@@ -97,8 +97,9 @@ fn follower(cluster: &Cluster, writers: usize) {
     for percent in KILLED_AT {
         let mut learner = cluster.learner();
         row(cluster, &format!("learner killed at {percent} %"), writers, cluster.bytes, |watch| {
-            cluster.kill_at(&learner, percent);
-            cluster.join(&mut learner, watch)
+            let had = cluster.kill_at(&learner, percent);
+            let came = cluster.join(&mut learner, watch);
+            Came { bytes: had + came.bytes, ..came }
         });
         cluster.leave(learner);
     }
@@ -130,8 +131,10 @@ fn three(cluster: &Cluster, writers: usize) {
         std::thread::scope(|scope| {
             let join = |learner| scope.spawn(move || cluster.join(learner, watch));
             let joins: Vec<_> = learners.iter_mut().map(join).collect();
-            let millis = joins.into_iter().map(|join| join.join().expect("no panic").millis).max();
-            Came { millis: millis.unwrap_or(0), bytes: None }
+            joins.into_iter().map(|join| join.join().expect("no panic")).fold(Came::default(), |all, came| Came {
+                bytes: all.bytes + came.bytes,
+                millis: all.millis.max(came.millis),
+            })
         })
     });
     learners.into_iter().for_each(|learner| cluster.leave(learner));

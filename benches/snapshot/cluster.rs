@@ -38,8 +38,7 @@ pub(crate) struct Learner {
 /// What came of a transfer.
 #[derive(Default)]
 pub(crate) struct Came {
-    /// What was sent, if it was not by this process, which has counted it.
-    pub(crate) bytes: Option<u64>,
+    pub(crate) bytes: u64,
     pub(crate) millis: u64,
 }
 
@@ -61,7 +60,7 @@ impl Cluster {
             .expect("the rows");
         }
         let small = node.connect("small").expect("a connection");
-        small.execute_batch("CREATE TABLE t(x)").expect("a table");
+        small.execute_batch("CREATE TABLE t(x); CREATE TABLE one(id PRIMARY KEY, v)").expect("tables");
         let (others, compacted, next) = (Mutex::new(others), AtomicBool::new(false), AtomicUsize::new(VOTERS));
         let cluster = Cluster { node, seats, others, compacted, next, bytes: mib << 20 };
         cluster.checkpointed();
@@ -93,16 +92,13 @@ impl Cluster {
         Learner { seat, process: None }
     }
 
-    /// Writes until the log no longer has what anybody needs who is away, nor what a view that was lent goes on behind. What is
-    /// written is dropped, so that it is in no snapshot.
+    /// Writes until the log no longer has what anybody needs who is away, nor what a view that was lent goes on behind. The
+    /// database stays small.
     pub(crate) fn outrun(&self) {
-        let (filler, last) = (self.node.connect("filler").expect("a connection"), self.node.status().last);
-        filler.execute_batch("CREATE TABLE one(id PRIMARY KEY, v)").expect("a table");
+        let (small, last) = (self.node.connect("small").expect("a connection"), self.node.status().last);
         while self.node.status().first <= last {
-            filler.execute("INSERT OR REPLACE INTO one VALUES (1, randomblob(500000))", []).expect("a large row");
+            small.execute("INSERT OR REPLACE INTO one VALUES (1, randomblob(500000))", []).expect("a large row");
         }
-        drop(filler);
-        self.node.drop_database("filler").expect("it is dropped");
         self.checkpointed();
     }
 
@@ -120,12 +116,15 @@ impl Cluster {
         micros
     }
 
-    /// Starts a learner, and kills it when it has so many percent.
-    pub(crate) fn kill_at(&self, learner: &Learner, percent: u64) {
+    /// Starts a learner, and kills it when it has so many percent; how many bytes it had then.
+    pub(crate) fn kill_at(&self, learner: &Learner, percent: u64) -> u64 {
         let mut process = self.seats[learner.seat].spawn();
         loop {
             match next(&mut process) {
-                Said::Done(at, _) if at >= percent => return process.kill(),
+                Said::Done(at, had) if at >= percent => {
+                    process.kill();
+                    return had;
+                }
                 Said::Installed(..) => panic!("it was installed before it could be killed"),
                 _ => {}
             }
@@ -134,34 +133,35 @@ impl Cluster {
 
     /// Starts a learner and waits until it is caught up.
     pub(crate) fn join(&self, learner: &mut Learner, watch: &Watch) -> Came {
-        Came { bytes: None, ..self.join_and(learner, watch, |_| {}) }
+        self.join_and(learner, watch, |_| {})
     }
 
-    /// The same for a learner with nothing; `seen` is told how many percent are in place.
+    /// The same; `seen` is told how many percent are in place.
     pub(crate) fn join_and(&self, learner: &mut Learner, watch: &Watch, mut seen: impl FnMut(u64)) -> Came {
         let committed = self.node.status().committed.0;
         let process = learner.process.insert(self.seats[learner.seat].spawn());
         watch.learner(process.id());
-        let (mut sent, mut millis, mut had, mut installed, mut applied) = (0, 0, 0, false, 0);
+        let (mut came, mut had, mut installed, mut applied) = (Came::default(), 0, false, 0);
         while !installed || applied < committed {
             match next(process) {
                 Said::Done(percent, done) => {
                     // Another attempt began: what came in the one before counts as well.
                     if done < had {
-                        sent += had;
+                        came.bytes += had;
                     }
                     had = done;
                     seen(percent);
                 }
-                Said::Installed(bytes, took) => {
-                    sent += bytes;
-                    (millis, installed) = (took, true);
+                Said::Installed(bytes, millis) => {
+                    came.bytes += bytes;
+                    came.millis = millis;
+                    installed = true;
                 }
                 Said::At(index) => applied = index,
                 Said::Lent(_) | Said::Compacted => {}
             }
         }
-        Came { bytes: Some(sent), millis }
+        came
     }
 
     /// A learner stops in order, and stays a member.
