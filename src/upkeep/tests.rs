@@ -156,12 +156,12 @@ fn the_log_is_kept_for_who_fetches_up_to_some_size() {
 #[test]
 fn a_view_that_nobody_uses_is_closed_when_the_log_is_beyond_its_limit() {
     for (bytes, open) in [(LIMIT / 2, 1), (2 * LIMIT, 0)] {
-        let (mut upkeep, ..) = with_log_of(bytes, &Arc::default());
+        let (upkeep, ..) = with_log_of(bytes, &Arc::default());
         let view = lend(&upkeep);
-        upkeep.step();
+        upkeep.close_views();
         assert_eq!(upkeep.hub.snapshots.views.counts(), (1, 1), "{bytes}");
         upkeep.hub.snapshots.views.give_back(view, NodeId(3), false, Duration::ZERO);
-        upkeep.step();
+        upkeep.close_views();
         assert_eq!(upkeep.hub.snapshots.views.counts().0, open, "{bytes}");
     }
 }

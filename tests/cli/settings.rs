@@ -1,9 +1,6 @@
 //! Flags over variables over the file of settings; what the program writes where; what a service manager is told.
 
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, Instant};
-
-use rustix::process::{Signal, kill_process};
 
 use crate::user::{LONG, Started, free_ports, one_node, out, run, shoal, text, works, works_in_time};
 
@@ -105,45 +102,6 @@ fn a_service_manager_is_told_of_start_leader_and_end() {
         last = told();
     }
     assert_eq!(last, "STOPPING=1\nSTATUS=handing over");
-}
-
-/// A start that is longer than the unit foresaw was ended by the service manager, and begun again, for ever. Here the node stands
-/// still most of the time until it has said how far it is; a machine on which it is ready before is told to try again.
-#[test]
-#[ignore = "on a busy machine the node is ready before it was slow enough"]
-fn a_service_manager_gives_more_time_to_a_start_that_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let small = ["--segment-bytes", "64KiB"];
-    let (node, data) = one_node(dir.path(), &small);
-    let filled = "CREATE TABLE t(x); WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 2000) \
-                  INSERT INTO t SELECT randomblob(4000) FROM c";
-    works(&["sql", "app", filled, "--data", &data]);
-    assert_eq!(node.terminate(), 0);
-    let socket = dir.path().join("notify");
-    let manager = UnixDatagram::bind(&socket).unwrap();
-    let deadline = Instant::now() + 2 * LONG;
-    let start = ["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0", "--log", "error"];
-    let mut told = [0; 512];
-    loop {
-        let node = Started::new(shoal(&start).args(small).env("NOTIFY_SOCKET", &socket));
-        // How long it runs at a time, and how long it stands still: nothing is waited for but its word.
-        manager.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        let length = loop {
-            kill_process(node.pid(), Signal::STOP).unwrap();
-            std::thread::sleep(Duration::from_millis(200));
-            kill_process(node.pid(), Signal::CONT).unwrap();
-            if let Ok(length) = manager.recv(&mut told) {
-                break length;
-            }
-        };
-        let said = String::from_utf8(told[..length].to_vec()).unwrap();
-        if said.starts_with("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=starting: ") {
-            return;
-        }
-        assert!(said.starts_with("READY=1\n") && Instant::now() < deadline, "{said}");
-        assert_eq!(node.terminate(), 0);
-        while manager.recv(&mut told).is_ok() {}
-    }
 }
 
 /// Results on standard output, everything else on standard error, as text or as lines of JSON.

@@ -210,7 +210,8 @@ fn set_up_log(cli: &Cli) -> Result<(), Failed> {
         LogFormat::Text => text.with_ansi(io::stderr().is_terminal()).boxed(),
     };
     // However little is logged, the service manager hears that a start goes on.
-    let manager = std::env::var_os("NOTIFY_SOCKET").map(|_| manager::MoreTime.with_filter(LevelFilter::INFO));
+    let manager =
+        std::env::var_os("NOTIFY_SOCKET").map(|_| manager::MoreTime(manager::notify).with_filter(LevelFilter::INFO));
     tracing_subscriber::registry().with(log.with_filter(filter)).with(manager).init();
     Ok(())
 }

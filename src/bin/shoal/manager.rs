@@ -34,15 +34,15 @@ pub(crate) fn notify(state: &str) {
     }
 }
 
-/// Gives the start more time whenever the log says how far it is.
-pub(crate) struct MoreTime;
+/// Gives the start more time whenever the log says how far it is, by telling the manager with this.
+pub(crate) struct MoreTime<F>(pub(crate) F);
 
-impl<S: Subscriber> Layer<S> for MoreTime {
+impl<S: Subscriber, F: Fn(&str) + 'static> Layer<S> for MoreTime<F> {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut message = Message::default();
         event.record(&mut message);
         if message.0.starts_with(PROGRESS) {
-            notify(&format!("EXTEND_TIMEOUT_USEC={MORE_TIME_US}\nSTATUS={}", message.0));
+            (self.0)(&format!("EXTEND_TIMEOUT_USEC={MORE_TIME_US}\nSTATUS={}", message.0));
         }
     }
 }
@@ -56,5 +56,29 @@ impl Visit for Message {
         if field.name() == "message" {
             self.0 = format!("{value:?}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    /// A start that is longer than the unit foresaw was ended by the service manager, and begun again, for ever. That the library
+    /// says these things once a second is tested where it does.
+    #[test]
+    fn whatever_says_how_far_a_start_is_gives_it_more_time_and_nothing_else_does() {
+        let (sender, told) = mpsc::channel();
+        let layer = MoreTime(move |state: &str| sender.send(state.to_string()).unwrap());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::info!("the node is starting: soon");
+            tracing::info!(done = 3, "starting: applied 3 of {} entries of the log", 7);
+            tracing::warn!(starting = "starting: ", "it leads");
+        });
+        let more = "EXTEND_TIMEOUT_USEC=60000000\nSTATUS=starting: applied 3 of 7 entries of the log";
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [more]);
     }
 }
