@@ -75,13 +75,8 @@ pub(crate) fn confirm(yes: bool, question: &str, otherwise: &str) -> Result<(), 
     }
 }
 
-/// Runs a command. With `--json` there is an answer on standard output also if it failed.
-pub(crate) fn told<A: Asks>(args: A, run: impl FnOnce(A) -> Result<(), Failed>) -> Result<(), Failed> {
-    let json = args.json();
-    or_error(json, run(args))
-}
-
-/// The same for a part of one, which prints nothing by itself.
+/// What came of a command, or of a part that prints nothing by itself: with `--json` there is an answer on standard output also if it
+/// failed.
 pub(crate) fn or_error<T>(json: bool, result: Result<T, Failed>) -> Result<T, Failed> {
     if let Err(Failed { code, text }) = &result
         && json
@@ -110,26 +105,9 @@ pub(crate) struct Question {
     pub(crate) json: bool,
 }
 
-/// Commands that print a result or fail.
-pub(crate) trait Asks {
-    /// Whether the result is JSON.
-    fn json(&self) -> bool;
-}
-
-impl Asks for TransferArgs {
-    fn json(&self) -> bool {
-        self.question.json
-    }
-}
-
-impl Asks for OutcomeArgs {
-    fn json(&self) -> bool {
-        self.question.json
-    }
-}
-
-impl Asks for DbArgs {
-    fn json(&self) -> bool {
+impl DbArgs {
+    /// Whether the answer is JSON.
+    pub(crate) fn json(&self) -> bool {
         let (DbAct::List { question } | DbAct::Create { question, .. } | DbAct::Drop { question, .. }) = &self.act;
         question.json
     }
@@ -177,7 +155,7 @@ pub(crate) struct TransferArgs {
     #[arg(value_parser = units::node_id)]
     id: u16,
     #[command(flatten)]
-    question: Question,
+    pub(crate) question: Question,
 }
 
 /// Say what became of a transaction whose outcome was not known.
@@ -193,7 +171,7 @@ pub(crate) struct OutcomeArgs {
     /// Which transaction.
     receipt: Receipt,
     #[command(flatten)]
-    question: Question,
+    pub(crate) question: Question,
 }
 
 /// List, create and drop databases.

@@ -9,7 +9,7 @@ use shoaldb::client::Verified;
 use shoaldb::{Phase, Progress};
 
 use crate::Failed;
-use crate::ask::{Asks, Question, confirm, or_error};
+use crate::ask::{Question, confirm, or_error};
 use crate::table::{plain, print};
 use crate::units::bytes;
 
@@ -30,7 +30,7 @@ pub(crate) struct BackupArgs {
     /// The file; must not exist.
     file: PathBuf,
     #[command(flatten)]
-    question: Question,
+    pub(crate) question: Question,
 }
 
 /// Replace a database by the content of a SQLite file, in one transaction.
@@ -55,7 +55,7 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    question: Question,
+    pub(crate) question: Question,
 }
 
 /// Compare what all nodes have, at one index, while writes go on.
@@ -74,18 +74,6 @@ pub(crate) struct VerifyArgs {
     deep: bool,
     #[command(flatten)]
     question: Question,
-}
-
-impl Asks for BackupArgs {
-    fn json(&self) -> bool {
-        self.question.json
-    }
-}
-
-impl Asks for RestoreArgs {
-    fn json(&self) -> bool {
-        self.question.json
-    }
 }
 
 /// A bar on standard error, if that is a terminal.

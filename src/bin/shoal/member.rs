@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::ask::{Asks, Question, done};
+use crate::ask::{Question, done};
 use crate::table::{plain, print};
 use crate::{Failed, units};
 
@@ -72,8 +72,9 @@ enum MemberAct {
     },
 }
 
-impl Asks for MemberArgs {
-    fn json(&self) -> bool {
+impl MemberArgs {
+    /// Whether the answer is JSON.
+    pub(crate) fn json(&self) -> bool {
         let (MemberAct::List { question }
         | MemberAct::Add { question, .. }
         | MemberAct::Promote { question, .. }

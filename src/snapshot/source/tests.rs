@@ -207,6 +207,18 @@ fn pages(runs: &[(u32, u32)]) -> Object {
     Object::Pages { database: APP, runs }
 }
 
+/// Whoever shows more than this node has applied would refuse any view of it: none is opened.
+#[test]
+fn who_is_behind_what_another_one_shows_is_asked_again_and_opens_nothing() {
+    let (hub, _) = hub_with_app(&SimFs::new(1), Config::default());
+    let applied = hub.applied().index;
+    let ask = |shown| Ask::Open { have: LogIndex(0), shown }.encode();
+    let answer = Answer::decode(serve(&hub, Some(PEER), &ask(applied.next())));
+    assert_eq!(answer, Ok(Answer::Busy { millis: LATER_MILLIS }));
+    assert_eq!(hub.snapshots.views.opened(), 0);
+    assert!(matches!(Answer::decode(serve(&hub, Some(PEER), &ask(applied))), Ok(Answer::Opened { .. })));
+}
+
 /// A database of one page that fits, just fits or does not fit: its checkpoints wait for the one who fetches, or not. What is
 /// fetched is the same.
 #[test]
