@@ -77,6 +77,8 @@ pub(crate) struct Transfer {
     /// Bytes of pages that are in place.
     pub(crate) done: u64,
     pub(crate) total: u64,
+    /// When it began, by this node's clock.
+    pub(crate) began: Duration,
 }
 
 impl Transfer {

@@ -1,6 +1,7 @@
 //! What a node reports of itself.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +167,9 @@ pub struct SnapshotStatus {
     pub done: u64,
     /// All bytes.
     pub total: u64,
+    /// Milliseconds since it began.
+    #[serde(default)]
+    pub elapsed_ms: u64,
 }
 
 /// One member, as this node's catalogue has it.
@@ -242,7 +246,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
                 checkpointed: LogIndex(status.checkpointed.0),
                 position: LogIndex(status.position.0),
                 checksum: status.checksum.to_string(),
-                oldest_reader_ms: status.oldest_reader.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+                oldest_reader_ms: status.oldest_reader.map(millis),
                 readers_ended: status.readers_ended,
                 views: status.views as u64,
             }
@@ -288,6 +292,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
             phase: transfer.phase.word().to_string(),
             done: transfer.done,
             total: transfer.total,
+            elapsed_ms: millis(hub.waiting.clock.now().saturating_sub(transfer.began)),
         }),
         peers: core.map_or_else(Vec::new, |core| {
             core.peers
@@ -309,6 +314,10 @@ pub(crate) fn of(hub: &Hub) -> Status {
 
 fn of_core(core: Option<&CoreStatus>, what: impl FnOnce(&CoreStatus) -> (u64, u64)) -> Bounded {
     core.map_or_else(Bounded::default, |core| Bounded::of_core(what(core)))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn members(hub: &Hub, membership: Option<&Membership>) -> Vec<MemberStatus> {

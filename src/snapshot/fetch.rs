@@ -82,12 +82,15 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
     let (view, at) = open(hub, have, ask)?;
     let micros = (hub.waiting.clock.now() - asked).as_micros() as u64;
     tracing::info!(node = hub.id.0, source = source.0, index = at.index.0, micros, "a view was lent");
+    let began = hub.waiting.clock.now();
+    let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total: 0, began };
+    // Whoever is told that it begins finds it in the status.
+    *hub.snapshots.transfer.lock() = Some(transfer);
     // A view that is opened again, because its answers got lost, is the same snapshot.
     if hub.snapshots.begun.lock().replace((source, at.index)) != Some((source, at.index)) {
         hub.events.tell(&Event::SnapshotStarted { peer: source, index: at.index, receiving: true });
     }
-    let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total: 0 };
-    let mut fetch = Fetch { hub, source, ask, view, at, reported: hub.waiting.clock.now(), transfer, received: 0 };
+    let mut fetch = Fetch { hub, source, ask, view, at, reported: began, transfer, received: 0 };
     hub.snapshots.set_coming(at.index);
     let staged = fetch.run(have);
     match &staged {
@@ -114,8 +117,9 @@ pub(crate) fn fetch_one(
 ) -> Result<(DatabaseFiles, u64), Stop> {
     let total = u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
     check_room(hub, [(listed.id, total)])?;
-    let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total };
-    let mut fetch = Fetch { hub, source, ask, view, at, reported: hub.waiting.clock.now(), transfer, received: 0 };
+    let began = hub.waiting.clock.now();
+    let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total, began };
+    let mut fetch = Fetch { hub, source, ask, view, at, reported: began, transfer, received: 0 };
     let files = fetch.copy(listed);
     *hub.snapshots.transfer.lock() = None;
     Ok((files?, fetch.received))

@@ -4,6 +4,8 @@ mod alarms;
 mod away;
 mod big;
 mod codes;
+mod coming;
+mod contrib;
 mod files;
 mod log;
 mod memory;

@@ -2,6 +2,9 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+
+use crate::sql::Waiting;
 use crate::user::{LONG, Started, free_ports, one_node, out, run, shoal, text, works, works_in_time};
 
 #[test]
@@ -102,6 +105,56 @@ fn a_service_manager_is_told_of_start_leader_and_end() {
         last = told();
     }
     assert_eq!(last, "STOPPING=1\nSTATUS=handing over");
+}
+
+/// The log finds no descriptor for its next file; then there is one again.
+#[test]
+fn a_service_manager_is_told_of_trouble_and_of_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, socket) = (text(&dir.path().join("data")), dir.path().join("notify"));
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(LONG)).unwrap();
+    let told = |what: &str| loop {
+        let mut told = [0; 4096];
+        let length = manager.recv(&mut told).unwrap_or_else(|error| panic!("nothing with {what:?} is told: {error}"));
+        let told = String::from_utf8_lossy(&told[..length]).into_owned();
+        if told.contains(what) {
+            return told;
+        }
+    };
+    let start = [
+        "start",
+        "--id",
+        "1",
+        "--data",
+        &data,
+        "--listen",
+        "127.0.0.1:0",
+        "--segment-bytes",
+        "64KiB",
+        "--log-limit",
+        "1MiB",
+    ];
+    let node = Started::new(shoal(&start).env("NOTIFY_SOCKET", &socket));
+    told("STATUS=node 1 leads");
+    let mut writer = Waiting::begin(&data, "CREATE TABLE t(x)");
+    let limit = |most: Option<u64>| {
+        let before = getrlimit(Resource::Nofile);
+        let limit = Rlimit { current: most.or(before.current), maximum: before.maximum };
+        prlimit(Some(node.pid()), Resource::Nofile, limit).unwrap();
+    };
+    // What is open stays open, and what is asked for beyond it is refused.
+    limit(Some(3));
+    for _ in 0..4 {
+        writer.types("INSERT INTO t VALUES (randomblob(500000));");
+    }
+    let trouble = told("too many open files");
+    assert!(trouble.starts_with("STATUS=") && trouble.contains("ulimit -n"), "{trouble}");
+    limit(None);
+    assert!(told("STATUS=node 1 leads").starts_with("STATUS=node 1 leads in term "));
+    works_in_time(&["health", "--data", &data]);
+    assert_eq!(writer.end().0, Some(0));
+    assert_eq!(node.terminate(), 0);
 }
 
 /// Results on standard output, everything else on standard error, as text or as lines of JSON.

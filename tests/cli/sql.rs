@@ -44,12 +44,100 @@ fn values_keep_their_types_in_every_mode() {
     assert_eq!(sql("SELECT i, x FROM t", &["--mode", "column", "--headers"]), "i   x\n--  ----\n-1  a,\"b\n    ü\n");
     assert_eq!(
         sql("SELECT i, x FROM t", &["--mode", "table"]),
-        "+----+------+\n| i  | x    |\n+----+------+\n| -1 | a,\"b |\n|    | ü    |\n+----+------+\n"
+        "+----+------+\n| i  |  x   |\n+----+------+\n| -1 | a,\"b |\n|    | ü    |\n+----+------+\n"
     );
     assert_eq!(sql("SELECT i, x FROM t", &["--mode", "line"]), "    i = -1\n    x = a,\"b\n\n    i = \n    x = ü\n");
     assert_eq!(sql("SELECT 9223372036854775807, typeof(1.0), 1.0", &[]), "9223372036854775807|real|1.0\n");
     // A text that is not UTF-8 is a text all the same.
     assert_eq!(sql("SELECT CAST(x'61ff62' AS TEXT)", &[]), "a\u{fffd}b\n");
+}
+
+#[test]
+fn boxes_markdown_and_literals_are_those_of_the_sqlite_shell() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let sql = |sql: &str, more: &[&str]| works(&[&["sql", "app", sql, "--data", &data], more].concat());
+    sql("CREATE TABLE t(i INTEGER, long REAL, [a|b], \"order\" BLOB)", &[]);
+    sql("INSERT INTO t VALUES (-1, 0.5, 'c|''d', x'00ff'), (NULL, -9e999, 'ü' || char(10, 9) || '2', x'')", &[]);
+    sql("INSERT INTO t VALUES (7, 1e300, CAST(x'610062' AS TEXT), CAST(x'61ff' AS TEXT))", &[]);
+    let two = "SELECT i, [a|b] FROM t LIMIT 2";
+    assert_eq!(
+        sql(two, &["--mode", "box"]),
+        "┌────┬───────┐\n│ i  │  a|b  │\n├────┼───────┤\n│ -1 │ c|'d  │\n│    │ ü\\n\t2 │\n└────┴───────┘\n"
+    );
+    assert_eq!(
+        sql(two, &["--mode", "markdown"]),
+        "| i  | a\\|b  |\n|----|-------|\n| -1 | c\\|'d |\n|    | ü\\n\t2 |\n"
+    );
+    assert_eq!(sql("SELECT 1 WHERE 0", &["--mode", "box"]), "");
+    let all = "SELECT * FROM t";
+    assert_eq!(
+        sql(all, &["--mode", "quote", "--headers"]),
+        "'i','long','a|b','order'\n-1,0.5,'c|''d',X'00ff'\nNULL,-9e999,'ü\n\t2',X''\n\
+         7,1e300,CAST(X'610062' AS TEXT),CAST(X'61ff' AS TEXT)\n"
+    );
+    let rows = script(&data, &format!(".mode insert 't 2'\n{all} LIMIT 1;\n.headers on\n.mode insert\n{all} LIMIT 1;"));
+    assert_eq!(
+        out(&rows),
+        "INSERT INTO \"t 2\" VALUES(-1,0.5,'c|''d',X'00ff');\n\
+         INSERT INTO \"table\"(i,long,\"a|b\",\"order\") VALUES(-1,0.5,'c|''d',X'00ff');\n"
+    );
+    // What is printed is the same again when it is run.
+    let inserts = script(&data, &format!(".headers on\n.mode insert u\n{all};"));
+    let copied = script(&data, &format!("CREATE TABLE u AS SELECT * FROM t WHERE 0;\n{}", out(&inserts)));
+    assert_eq!(copied.status.code(), Some(0), "{}", reason(&copied));
+    let differ = "SELECT count(*), (SELECT count(*) FROM (SELECT * FROM t EXCEPT SELECT * FROM u)), \
+                  (SELECT count(*) FROM t JOIN u USING (i) WHERE typeof(t.[a|b]) = typeof(u.[a|b])) FROM u";
+    assert_eq!(sql(differ, &[]), "3|0|2\n");
+    assert!(reason(&script(&data, ".mode box t")).contains(".mode: only insert has a table, \"t\" is too much"));
+    assert!(reason(&script(&data, ".mode boxes")).contains(".mode: one of list, column, csv"));
+}
+
+/// `.separator` and the modes that are about separators are for what is printed and for what is read.
+#[test]
+fn what_is_printed_with_a_separator_is_imported_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let path = text(&dir.path().join("rows"));
+    works(&["sql", "app", "CREATE TABLE t(a, b); INSERT INTO t VALUES ('1', 'x,y'), ('2', '')", "--data", &data]);
+    let all = "SELECT * FROM t";
+    for (set, printed) in [
+        (".separator ';'", "1;x,y\n2;\n"),
+        (".separator '\\t'", "1\tx,y\n2\t\n"),
+        (".mode tabs", "1\tx,y\n2\t\n"),
+        (".mode ascii", "1\u{1f}x,y\u{1e}2\u{1f}\u{1e}"),
+        (".separator : !", "1:x,y!2:!"),
+        (".mode csv", "1,\"x,y\"\n2,\n"),
+        (".mode csv\n.separator ;", "1;x,y\n2;\n"),
+        // As it always was.
+        ("", "1|x,y\n2|\n"),
+        // A mode has the separators that belong to it.
+        (".separator ;\n.mode list", "1|x,y\n2|\n"),
+    ] {
+        let rows = script(&data, &format!("{set}\n{all};"));
+        assert_eq!(out(&rows), printed, "{set}: {}", reason(&rows));
+        if printed.contains('|') {
+            continue;
+        }
+        std::fs::write(&path, printed).unwrap();
+        let again =
+            format!("CREATE TABLE u(a, b);\n{set}\n.import {path} u\n.mode list\nSELECT * FROM u;\nDROP TABLE u;");
+        let again = script(&data, &again);
+        assert_eq!(out(&again), "1|x,y\n2|\n", "{set}: {}", reason(&again));
+    }
+    // What is said at the command counts, and without a word it is commas.
+    std::fs::write(&path, "a,b\n1,\"x\ny\"\n2,\n3\n").unwrap();
+    let import = format!(".separator ;\n.import --csv --skip 1 {path} t");
+    assert!(reason(&script(&data, &import)).contains("line 5: 1 values for 2 columns; nothing was imported"));
+    std::fs::write(&path, "3\u{1f}\"\u{1e}4\u{1f}5\u{1f}6\u{1e}").unwrap();
+    assert!(reason(&script(&data, &format!(".import --ascii {path} t"))).contains("row 2: 3 values for 2 columns"));
+    let quote = format!(".separator \"::\"\n.import {path} t");
+    assert!(
+        reason(&script(&data, &quote))
+            .contains(".import: the separator of columns is \"::\", and must be one character")
+    );
+    assert!(reason(&script(&data, ".separator")).contains("write .separator COLUMN"));
+    assert!(reason(&script(&data, ".separator \\q")).contains("behind a backslash"));
 }
 
 #[test]
@@ -303,6 +391,11 @@ impl Waiting {
             assert!(waiting.stdout.read_line(&mut line).unwrap() > 0, "it ended");
         }
         waiting
+    }
+
+    /// Types a line, and waits for nothing.
+    pub(crate) fn types(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
     }
 
     pub(crate) fn end(self) -> (Option<i32>, String) {

@@ -12,7 +12,8 @@
 //!
 //! Each kill is counted for the phases that the process was in, as it noted them itself; for `idle` if for none. While a
 //! bucket is empty, lives go on beyond the number that was asked for; one that stays empty fails the test: then it did not test
-//! what it says (of snapshots from [`LONG_RUN`] kills on: there are few). A process that ended in another way than by SIGKILL fails it, too.
+//! what it says (of snapshots from [`LONG_RUN`] kills on: there are few). Each step of a checkpoint, a compaction, a start and an install
+//! by itself is what `steps.rs` is for. A process that ended in another way than by SIGKILL fails it, too.
 //!
 //! Kills seldom make a node say "not committed", since who could say it is dead. So each life ends with a leader that is cut
 //! off while writers wait for it, and lives: another one is elected, and what the first had proposed was never committed.
@@ -50,9 +51,10 @@ const AT_MOST: u64 = 4;
 const KILLS_PER_LIFE: u64 = 35;
 const WRITERS: u64 = 4;
 /// Far beyond what anything takes; nothing waits so long unless it fails.
-const PATIENCE: Duration = Duration::from_secs(120);
-const SIGKILL: i32 = 9;
-const PHASES: [&str; 8] = ["append", "sync", "apply", "publish", "recovery", "checkpoint", "compaction", "install"];
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const SIGKILL: i32 = 9;
+pub(crate) const PHASES: [&str; 8] =
+    ["append", "sync", "apply", "publish", "recovery", "checkpoint", "compaction", "install"];
 /// From so many kills on a snapshot must have been interrupted, too.
 const LONG_RUN: u64 = 1000;
 
@@ -178,7 +180,7 @@ fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
 }
 
 /// Notes what no kill may bring about. A disk that does not answer for a while is the affair of a busy machine.
-fn listen_for_troubles(troubles: Arc<Mutex<Vec<String>>>) -> impl Fn(u64, Told) + Send + Sync {
+pub(crate) fn listen_for_troubles(troubles: Arc<Mutex<Vec<String>>>) -> impl Fn(u64, Told) + Send + Sync {
     move |id, told| match told {
         Told::Trouble { text } if !text.contains("has not answered") => {
             troubles.lock().push(format!("node {id}: {text}"))

@@ -2,6 +2,7 @@
 
 mod common;
 mod kills;
+mod steps;
 
 #[allow(dead_code, reason = "shared with the program, which uses the rest")]
 #[path = "../../src/bin/shoal/harness/mod.rs"]

@@ -8,6 +8,7 @@ use serde_json::json;
 use shoaldb::client::{Client, Doors};
 use shoaldb::{AutoVacuum, CreateOptions, Error, ErrorKind, Receipt, ReceiptOutcome, Status};
 
+use crate::progress::{of_snapshot, share};
 use crate::table::{plain, print};
 use crate::units::bytes;
 use crate::{Failed, config, units};
@@ -334,12 +335,11 @@ fn print_status(known: &[&Status]) {
     for status in known {
         if let Some(snapshot) = &status.snapshot {
             print(&format!(
-                "\nnode {} gets a snapshot of entry {} from node {}: {}, {}",
+                "\nnode {} gets a snapshot of entry {} from node {}: {}",
                 status.node,
                 snapshot.index,
                 snapshot.source,
-                snapshot.phase,
-                of(bytes(snapshot.done), bytes(snapshot.total))
+                of_snapshot(snapshot)
             ));
         }
     }
@@ -347,9 +347,7 @@ fn print_status(known: &[&Status]) {
         let mut peers = plain(&["peer", "acknowledged", "next", "state", "snapshot", "heard of lately"]);
         for peer in &status.peers {
             let active = if peer.active { "yes" } else { "no" };
-            let snapshot = peer
-                .snapshot
-                .map_or(String::new(), |(done, total)| format!("{} %", (done * 100).checked_div(total).unwrap_or(100)));
+            let snapshot = peer.snapshot.map_or(String::new(), |(done, total)| share(done, total));
             let (node, acknowledged, next) =
                 (peer.node.to_string(), peer.acknowledged.to_string(), peer.next.to_string());
             peers.add_row([node, acknowledged, next, peer.state.clone(), snapshot, active.to_string()]);

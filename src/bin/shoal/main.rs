@@ -23,6 +23,7 @@ mod log;
 mod manager;
 mod member;
 mod phases;
+mod progress;
 mod recover;
 mod sql;
 mod start;
@@ -204,7 +205,7 @@ fn set_up_log(cli: &Cli) -> Result<(), Failed> {
     let filter = tracing_subscriber::EnvFilter::builder()
         .parse(&cli.log)
         .map_err(|error| Failed { code: Failed::USAGE, text: format!("--log {}: {error}", cli.log) })?;
-    let text = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let text = tracing_subscriber::fmt::layer().with_writer(|| progress::Messages).with_target(false);
     let log = match cli.log_format {
         LogFormat::Json => text.json().boxed(),
         LogFormat::Text => text.with_ansi(io::stderr().is_terminal()).boxed(),

@@ -1,4 +1,4 @@
-//! What the service manager hears, if there is one (sd_notify): ready, who leads, the end, and that a start goes on.
+//! What the service manager hears, if there is one (sd_notify): ready, who leads or what is wrong, the end, and that a start goes on.
 //!
 //! A start takes as long as reading the log and applying what is behind the last checkpoints, which is longer than a unit may
 //! have foreseen. The library says once a second how far it is, in its log; each such line gives the start more time. A start
@@ -8,6 +8,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::OnceLock;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -27,10 +28,70 @@ pub(crate) fn notify(state: &str) {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
             _ => SocketAddr::from_pathname(&path)?,
         };
-        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
+        socket()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
     };
     if let Err(error) = send() {
         tracing::warn!(%error, socket = ?path, "the service manager was not told {state}");
+    }
+}
+
+/// One for all that is told: a node that finds no descriptor any more has something to tell.
+fn socket() -> io::Result<&'static UnixDatagram> {
+    static SOCKET: OnceLock<UnixDatagram> = OnceLock::new();
+    match SOCKET.get() {
+        Some(socket) => Ok(socket),
+        None => {
+            let socket = UnixDatagram::unbound()?;
+            Ok(SOCKET.get_or_init(|| socket))
+        }
+    }
+}
+
+/// What the manager shows of a running node: who leads; or, as long as it has trouble with its disk, the gravest of its alarms,
+/// whoever leads meanwhile.
+pub(crate) struct Shown<F> {
+    tell: F,
+    leader: String,
+    trouble: Option<String>,
+}
+
+impl<F: Fn(&str)> Shown<F> {
+    /// Ready, and who leads.
+    pub(crate) fn begin(tell: F, leader: String) -> Shown<F> {
+        tell(&format!("READY=1\nSTATUS={leader}"));
+        Shown { tell, leader, trouble: None }
+    }
+
+    pub(crate) fn on_leader(&mut self, leader: String) {
+        self.change(|shown| shown.leader = leader);
+    }
+
+    pub(crate) fn on_trouble(&mut self, what: &str) {
+        self.change(|shown| shown.trouble = Some(what.replace('\n', " ")));
+    }
+
+    /// Its alarms as they are now. Nobody is told when trouble ends: without any it is over.
+    pub(crate) fn on_alarms(&mut self, alarms: &[String]) {
+        if self.is_troubled() {
+            self.change(|shown| shown.trouble = alarms.first().map(|what| what.replace('\n', " ")));
+        }
+    }
+
+    /// Whether its alarms are to be looked at.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.trouble.is_some()
+    }
+
+    fn words(&self) -> &str {
+        self.trouble.as_ref().unwrap_or(&self.leader)
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Self)) {
+        let before = self.words().to_string();
+        change(self);
+        if self.words() != before {
+            (self.tell)(&format!("STATUS={}", self.words()));
+        }
     }
 }
 
@@ -66,6 +127,32 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
+
+    /// Once the words stayed those of a trouble that was long over, or hid one that was not behind the next leader.
+    #[test]
+    fn trouble_is_shown_as_long_as_it_lasts_and_then_who_leads() {
+        let (sender, told) = mpsc::channel();
+        let told = || told.try_iter().collect::<Vec<String>>();
+        let mut shown =
+            Shown::begin(move |state: &str| sender.send(state.to_string()).unwrap(), "node 1 leads".to_string());
+        assert_eq!(told(), ["READY=1\nSTATUS=node 1 leads"]);
+        // Alarms that are no trouble with a disk are for `shoal status`.
+        shown.on_alarms(&["the log is long".to_string()]);
+        assert!(told().is_empty() && !shown.is_troubled());
+        shown.on_trouble("no space\nleft");
+        assert_eq!(told(), ["STATUS=no space left"]);
+        let alarms = ["no space\nleft".to_string(), "the log is long".to_string()];
+        shown.on_alarms(&alarms);
+        shown.on_leader("node 2 leads".to_string());
+        assert!(told().is_empty() && shown.is_troubled());
+        shown.on_alarms(&alarms[1..]);
+        assert_eq!(told(), ["STATUS=the log is long"]);
+        shown.on_alarms(&[]);
+        assert_eq!(told(), ["STATUS=node 2 leads"]);
+        assert!(!shown.is_troubled());
+        shown.on_leader("node 3 leads".to_string());
+        assert_eq!(told(), ["STATUS=node 3 leads"]);
+    }
 
     /// A start that is longer than the unit foresaw was ended by the service manager, and begun again, for ever. That the library
     /// says these things once a second is tested where it does.

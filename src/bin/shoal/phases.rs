@@ -14,11 +14,15 @@
 //! ```
 //!
 //! A byte is 1 while its phase lasts. They are written with `pwrite` into a small file: the kernel keeps them when the
-//! process is killed. No byte set means idle.
+//! process is killed. No byte set means idle. What lies behind them is the label of the file call in which it killed itself, if
+//! that was what it was armed for.
 //!
 //! Armed for the n-th time of a phase, the process kills itself with SIGKILL as it begins: an append writes a part of
 //! its bytes before and takes some milliseconds, a sync is carried out before in every second process. `recovery` counts the file
 //! calls of a start. Of the last three every second process carries the call out before it dies.
+//!
+//! In place of a phase it may be the label of file calls (`dw.sync`), or of those that come behind one of another label
+//! (`stage.sync_dir>log.head.sync`). It dies before the n-th of them; of a write, one half is written.
 //!
 //! This file is the only one that says `kill` to itself, and only a worker with `--phases` uses it.
 
@@ -30,6 +34,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::process::{Signal, getpid, kill_process};
 use shoaldb::Error;
 use shoaldb::probe;
@@ -56,6 +61,42 @@ struct Phases {
     armed: [AtomicU32; NAMES.len()],
     recovering: AtomicBool,
     kills_after: bool,
+    aim: Mutex<Option<Aim>>,
+    /// There is one: most calls are made without.
+    aims: AtomicBool,
+}
+
+/// File calls of a label to die in.
+struct Aim {
+    /// The label of one that has to come before.
+    behind: Option<String>,
+    label: String,
+    nth: u32,
+}
+
+impl Aim {
+    /// What is written as in the module's text.
+    fn new(what: &str, nth: u32) -> Aim {
+        let (behind, label) = match what.split_once('>') {
+            Some((behind, label)) => (Some(behind.to_string()), label),
+            None => (None, what),
+        };
+        Aim { behind, label: label.to_string(), nth }
+    }
+
+    /// Whether it is this call.
+    fn meets(&mut self, label: Label) -> bool {
+        if let Some(behind) = &self.behind {
+            if behind == label {
+                self.behind = None;
+            }
+            return false;
+        }
+        if self.label == label {
+            self.nth -= 1;
+        }
+        self.nth == 0
+    }
 }
 
 static PHASES: OnceLock<Phases> = OnceLock::new();
@@ -71,6 +112,8 @@ pub(crate) fn watch(path: &Path, die_at: Option<&str>) -> Result<Env, Error> {
         armed: Default::default(),
         recovering: AtomicBool::new(true),
         kills_after: std::process::id().is_multiple_of(2),
+        aim: Mutex::new(None),
+        aims: AtomicBool::new(false),
     };
     let _ = PHASES.set(phases);
     if let Some((phase, nth)) = die_at.and_then(|die_at| die_at.split_once(':')) {
@@ -89,8 +132,13 @@ pub(crate) fn watch(path: &Path, die_at: Option<&str>) -> Result<Env, Error> {
     Ok(Env { fs: Arc::new(WatchedFs(env.fs.clone())), ..env })
 }
 
-/// The process dies the `nth` time from now on that `phase` begins.
+/// The process dies the `nth` time from now on that `phase` begins, or in the `nth` such call; never, if that is 0.
 pub(crate) fn arm(phase: &str, nth: u32) -> Result<(), Error> {
+    if let (Some(phases), true) = (PHASES.get(), phase.contains('.')) {
+        *phases.aim.lock() = (nth > 0).then(|| Aim::new(phase, nth));
+        phases.aims.store(nth > 0, Ordering::SeqCst);
+        return Ok(());
+    }
     let at = NAMES.iter().position(|name| *name == phase);
     let (Some(phases), Some(at)) = (PHASES.get(), at) else {
         return Err(Error::from(io::Error::other(format!("phase {phase}: one of {NAMES:?}, with --phases"))));
@@ -147,9 +195,27 @@ fn phase_of(label: Label) -> Option<usize> {
     }
 }
 
+/// Whether the process is to die in this call; then that is noted.
+fn is_aimed_at(label: Label) -> bool {
+    let Some(phases) = PHASES.get().filter(|phases| phases.aims.load(Ordering::SeqCst)) else { return false };
+    let met = phases.aim.lock().as_mut().is_some_and(|aim| aim.meets(label));
+    if met {
+        let _ = phases.file.write_all_at(label.as_bytes(), NAMES.len() as u64);
+    }
+    met
+}
+
 /// Makes a file call of a phase, or dies before or behind it.
 fn in_phase<T>(label: Label, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     file_call();
+    if is_aimed_at(label) {
+        die();
+    }
+    behind_aim(label, call)
+}
+
+/// The same for a call that nobody aims at.
+fn behind_aim<T>(label: Label, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let Some(at) = phase_of(label) else { return call() };
     note(at, 1);
     if is_last(at) {
@@ -221,7 +287,12 @@ impl File for WatchedFile {
 
     fn write_at(&self, buf: &[u8], offset: u64, label: Label) -> io::Result<()> {
         if label != "log.write" {
-            return in_phase(label, || self.0.write_at(buf, offset, label));
+            file_call();
+            if is_aimed_at(label) {
+                let _ = self.0.write_at(&buf[..buf.len() / 2], offset, label);
+                die();
+            }
+            return behind_aim(label, || self.0.write_at(buf, offset, label));
         }
         file_call();
         note(APPEND, 1);

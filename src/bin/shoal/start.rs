@@ -4,17 +4,24 @@
 //! there is a leader, because a service manager that waits for one node's readiness before it starts the next one would
 //! wait for ever. `shoal health` tells whether there is a leader.
 
+mod coming;
 mod tuning;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
+use crossbeam_channel::{never, tick};
 use shoaldb::{Builder, Error, ErrorKind, Event, Member, Node};
 
-use crate::manager::notify;
+use crate::manager::{Shown, notify};
 use crate::{Failed, units};
+use coming::Coming;
 use tuning::Tuning;
+
+/// How often a node that has trouble is asked whether it still has.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// `ID=ADDRESS`.
 #[derive(Clone, Debug)]
@@ -132,21 +139,25 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
         None => "no leader at the moment".to_string(),
     };
     tracing::info!(node = args.id, listen = args.listen, data = %args.data.display(), "ready");
-    notify(&format!("READY=1\nSTATUS={status}"));
+    let mut shown = Shown::begin(notify, status.clone());
     if let Some(leader) = leader {
         tracing::info!(node = args.id, leader = leader.id, "{status}");
     }
-    let mut removed = None;
+    let (mut removed, mut coming) = (None, Coming::new());
+    coming.look(&node);
+    let (seldom, never) = (tick(LOOK_EVERY), never());
     loop {
         crossbeam_channel::select! {
             recv(signals) -> _ => break,
+            recv(coming.looks()) -> _ => coming.look(&node),
+            recv(if shown.is_troubled() { &seldom } else { &never }) -> _ => shown.on_alarms(&node.status().alarms),
             recv(events) -> event => match event {
                 Ok(Event::LeaderChanged { term, leader: Some(leader) }) => {
-                    notify(&format!("STATUS=node {leader} leads in term {term}"));
+                    shown.on_leader(format!("node {leader} leads in term {term}"));
                     tracing::info!(node = args.id, leader = leader.0, term = term.0, "node {leader} leads");
                 }
                 Ok(Event::LeaderChanged { term, leader: None }) => {
-                    notify("STATUS=no leader at the moment");
+                    shown.on_leader("no leader at the moment".to_string());
                     tracing::info!(node = args.id, term = term.0, "no leader at the moment");
                 }
                 Ok(Event::MemberChanged { voters, learners, .. }) => {
@@ -161,7 +172,7 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
                 Ok(Event::DiskTrouble { what }) => {
                     // It serves reads, but cannot be relied on: whoever supervises it should know.
                     // The log has it already.
-                    notify(&format!("STATUS={}", what.replace('\n', " ")));
+                    shown.on_trouble(&what);
                 }
                 Ok(Event::DivergenceFound { database, what }) => {
                     tracing::error!(node = args.id, database, "{what}; it is not served here until it is repaired");
@@ -169,7 +180,17 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
                 Ok(Event::DivergenceRepaired { database, source, .. }) => {
                     tracing::info!(node = args.id, database, "repaired from node {source}, and served again");
                 }
-                // Checkpoints, compactions, snapshots, repairs: what a healthy node does.
+                Ok(Event::SnapshotStarted { peer, index, receiving: true }) => {
+                    tracing::info!(node = args.id, "a snapshot of entry {index} comes from node {peer}");
+                    coming.look(&node);
+                }
+                Ok(Event::SnapshotProgress { receiving: true, .. }) => coming.look(&node),
+                Ok(Event::SnapshotInstalled { index, bytes }) => {
+                    let bytes = units::bytes(bytes);
+                    tracing::info!(node = args.id, "the snapshot of entry {index} is installed; {bytes} came for it");
+                    coming.look(&node);
+                }
+                // Checkpoints, compactions, snapshots for others: what a healthy node does.
                 Ok(event) => tracing::debug!(node = args.id, "{event:?}"),
                 Err(_) => break,
             },

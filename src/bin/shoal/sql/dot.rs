@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use shoaldb::client::session::Cell;
 
+use super::import::{self, Format};
 use super::shell::{After, Shell, output, quoted};
 use super::show::Mode;
 use crate::Failed;
@@ -13,19 +14,23 @@ use crate::Failed;
 pub(crate) const HELP: &str = "\
 .headers on|off         print the names of columns
 .help                   this text
-.import [--skip N] FILE TABLE
-                        insert the lines of a file of comma-separated values; all of them or none.
+.import [--csv|--ascii] [--skip N] FILE TABLE
+                        insert the lines of a file of comma-separated values, or of values with the separator
+                        of .separator or .mode tabs or ascii; all of them or none.
                         A table that does not exist is created, with the first line for its columns
-.mode MODE              how results look: list, column, csv, json, line or table
+.mode MODE [TABLE]      how results look: list, column, csv, json, line, table, box, markdown, quote, tabs, ascii, or
+                        insert: INSERT statements for TABLE
 .quit                   end; .exit does so too
 .read FILE              run the statements and commands of a file
 .schema [NAME]          the statements that made the tables, indexes, views and triggers
+.separator COLUMN [ROW] what stands between values, and behind a row, in list and csv mode and for .import:
+                        \\t, \\n, \\r, \\\\ and \\x1f are such characters
 .tables [PATTERN]       names of tables and views; the pattern is that of LIKE
 .timer on|off           say how long each run took
 Statements end with a semicolon. Ctrl-C interrupts what runs, or drops what was typed; ctrl-D ends.";
 
-const COMMANDS: [&str; 10] =
-    [".exit", ".headers", ".help", ".import", ".mode", ".quit", ".read", ".schema", ".tables", ".timer"];
+const COMMANDS: [&str; 11] =
+    [".exit", ".headers", ".help", ".import", ".mode", ".quit", ".read", ".schema", ".separator", ".tables", ".timer"];
 
 /// For completion.
 pub(crate) fn commands() -> &'static [&'static str] {
@@ -56,6 +61,34 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// A separator as it is typed.
+fn unescaped(text: &str) -> Result<String, Failed> {
+    let unknown =
+        || wrong(format!(".separator: {text:?}: behind a backslash stands t, n, r, a second one, or x and two digits"));
+    let mut plain = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            plain.push(c);
+            continue;
+        }
+        plain.push(match chars.next() {
+            Some('t') => '\t',
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('\\') => '\\',
+            Some('x') => {
+                let code: String = chars.by_ref().take(2).collect();
+                let two = code.len() == 2 && code.chars().all(|digit| digit.is_ascii_hexdigit());
+                let code = u8::from_str_radix(&code, 16).ok().filter(|code| two && code.is_ascii() && *code != 0);
+                char::from(code.ok_or_else(unknown)?)
+            }
+            _ => return Err(unknown()),
+        });
+    }
+    Ok(plain)
+}
+
 fn switch(name: &str, word: Option<&String>) -> Result<bool, Failed> {
     match word.map(String::as_str) {
         Some("on" | "yes" | "1") => Ok(true),
@@ -82,19 +115,29 @@ pub(crate) fn run(shell: &mut Shell, line: &str) -> Result<After, Failed> {
         ".timer" => shell.timer = switch(".timer", rest.first())?,
         ".mode" => {
             let mode = rest.first().and_then(|word| Mode::from_str(word, true).ok());
-            shell.printer.mode = mode.ok_or_else(|| wrong(format!(".mode: one of {}", Mode::words())))?;
+            let mode = mode.ok_or_else(|| wrong(format!(".mode: one of {}", Mode::words())))?;
+            match (rest.get(1), mode) {
+                (Some(table), Mode::Insert) => shell.printer.set_mode(mode, Some(table)),
+                (None, _) => shell.printer.set_mode(mode, None),
+                (Some(more), _) => return Err(wrong(format!(".mode: only insert has a table, {more:?} is too much"))),
+            }
         }
+        ".separator" => match rest {
+            [column] => shell.printer.set_separators(&unescaped(column)?, None),
+            [column, row] => shell.printer.set_separators(&unescaped(column)?, Some(&unescaped(row)?)),
+            _ => return Err(wrong(".separator: write .separator COLUMN, or .separator COLUMN ROW")),
+        },
         ".read" => {
             let file = rest.first().ok_or_else(|| wrong(".read: which file?"))?;
             return shell.read(Path::new(file));
         }
         ".import" => {
-            let mut skip = 0;
-            let mut plain = Vec::new();
+            let (mut skip, mut said, mut plain) = (0, None, Vec::new());
             let mut rest = rest.iter();
             while let Some(word) = rest.next() {
                 match word.as_str() {
-                    "--csv" => {}
+                    "--csv" => said = Some(Format::CSV),
+                    "--ascii" => said = Some(Format::ASCII),
                     "--skip" => {
                         let lines = rest.next().and_then(|lines| lines.parse().ok());
                         skip = lines.ok_or_else(|| wrong(".import --skip: how many lines?"))?;
@@ -103,7 +146,12 @@ pub(crate) fn run(shell: &mut Shell, line: &str) -> Result<After, Failed> {
                 }
             }
             let [file, table] = plain[..] else { return Err(wrong(".import: write .import FILE TABLE")) };
-            shell.import(Path::new(file), table, skip)?;
+            let format = match (said, shell.printer.said_separators()) {
+                (Some(said), _) => said,
+                (None, Some(separators)) => Format::new(separators)?,
+                (None, None) => Format::CSV,
+            };
+            import::run(shell, Path::new(file), table, format, skip)?;
         }
         ".schema" => {
             let named = rest.first().map_or_else(String::new, |name| {
@@ -154,6 +202,18 @@ fn side_by_side(names: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn separators_are_typed_with_backslashes() {
+        for (typed, meant) in
+            [("|", "|"), ("", ""), (r"\t", "\t"), (r", \\\n\r", ", \\\n\r"), (r"\x1f\x1E", "\x1f\x1e"), ("ü", "ü")]
+        {
+            assert_eq!(unescaped(typed).unwrap(), meant);
+        }
+        for wrong in [r"\", r"\q", r"\x", r"\x1", r"\xzz", r"\x00", r"\xff", r"\xü"] {
+            assert!(unescaped(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn commands_are_split_into_words_and_names_into_columns() {

@@ -1,4 +1,4 @@
-//! `.import`: the lines of a file of comma-separated values become rows, all of them or none.
+//! `.import`: the lines of a file become rows, all of them or none. They are comma-separated values, or have another separator.
 //!
 //! It is a transaction of its own, or, within one that is open, a savepoint: what was open before stays as it was. A line
 //! with more or fewer values than the table has columns ends it, and nothing is imported: guessing what was meant would be
@@ -19,11 +19,50 @@ const PIECE: usize = 256 << 10;
 /// may have next to nothing in it but commas.
 const VALUE: usize = size_of::<Cell>();
 
+/// How a file is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Format {
+    /// What stands between values.
+    pub(crate) column: u8,
+    /// What ends a row; `None` is the end of a line, however that is written.
+    pub(crate) row: Option<u8>,
+    /// A value in quotes may have both.
+    pub(crate) quotes: bool,
+}
+
+impl Format {
+    pub(crate) const CSV: Format = Format { column: b',', row: None, quotes: true };
+    pub(crate) const ASCII: Format = Format { column: 0x1f, row: Some(0x1e), quotes: false };
+
+    /// With these separators, each of which must be one byte.
+    pub(crate) fn new((column, row): (&str, &str)) -> Result<Format, Failed> {
+        let one = |what: &str, text: &str| match text.as_bytes() {
+            [byte] if *byte != b'"' => Ok(*byte),
+            _ => Err(Failed {
+                code: 1,
+                text: format!(
+                    ".import: the separator of {what} is {text:?}, and must be one character of ASCII, not a quote"
+                ),
+            }),
+        };
+        let column = one("columns", column)?;
+        let row = if matches!(row, "\n" | "\r\n") { None } else { Some(one("rows", row)?) };
+        let format = Format { column, row, quotes: true };
+        if (column, row) == (Format::ASCII.column, Format::ASCII.row) { Ok(Format::ASCII) } else { Ok(format) }
+    }
+}
+
 /// Imports; see the module's text.
-pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> Result<(), Failed> {
+pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, format: Format, skip: usize) -> Result<(), Failed> {
     let failed = |text: String| Failed { code: 1, text: format!("{}: {text}", path.display()) };
     let file = File::open(path).map_err(|error| failed(error.to_string()))?;
-    let mut lines = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
+    let mut lines = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(format.column)
+        .terminator(format.row.map_or(csv::Terminator::CRLF, csv::Terminator::Any))
+        .quoting(format.quotes)
+        .from_reader(file);
     let mut record = StringRecord::new();
     let mut next = |record: &mut StringRecord| lines.read_record(record).map_err(|error| failed(error.to_string()));
     for _ in 0..skip {
@@ -51,8 +90,11 @@ pub(crate) fn run(shell: &mut Shell, path: &Path, table: &str, skip: usize) -> R
         while next(&mut record)? {
             shell.current.check()?;
             if record.len() != columns {
-                let line = record.position().map_or(0, csv::Position::line);
-                return Err(failed(format!("line {line}: {} values for {columns} columns", record.len())));
+                let place = match format.row {
+                    None => format!("line {}", record.position().map_or(0, csv::Position::line)),
+                    Some(_) => format!("row {}", record.position().map_or(0, csv::Position::record) + 1),
+                };
+                return Err(failed(format!("{place}: {} values for {columns} columns", record.len())));
             }
             bytes += record.as_slice().len() + VALUE * record.len();
             rows.push(record.iter().map(|value| Cell::Text(value.to_string())).collect());

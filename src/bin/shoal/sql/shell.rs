@@ -11,9 +11,9 @@ use shoaldb::client::session::{Cell, Interrupter, Said, Session, Trouble};
 use shoaldb::client::{Client, Seat};
 use shoaldb::{ErrorKind, Outcome, ReadLevel};
 
+use super::dot;
 use super::show::{Mode, Printer};
 use super::split::Splitter;
-use super::{dot, import};
 use crate::Failed;
 
 /// How a session is opened, and opened again: then another node may be the leader.
@@ -275,11 +275,6 @@ impl Shell {
         after
     }
 
-    /// Imports a file of comma-separated values.
-    pub(crate) fn import(&mut self, path: &Path, table: &str, skip: usize) -> Result<(), Failed> {
-        import::run(self, path, table, skip)
-    }
-
     /// In words for a person, with what to do.
     fn failed(&self, trouble: Trouble) -> Failed {
         let code = match trouble.kind() {
@@ -345,6 +340,20 @@ pub(crate) fn output(error: io::Error) -> Failed {
 pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
+
+/// As a name of SQL, in quotes only where it needs them.
+pub(crate) fn identifier(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let reserved = RESERVED.split_whitespace().any(|word| word.eq_ignore_ascii_case(text));
+    if begins && text.chars().all(plain) && !reserved { text.to_string() } else { name(text) }
+}
+
+/// Words that SQLite does not take for a name.
+const RESERVED: &str = "ADD ALL ALTER AND AS AUTOINCREMENT BETWEEN CASE CHECK COLLATE COMMIT CONSTRAINT CREATE CROSS CURRENT_DATE \
+    CURRENT_TIME CURRENT_TIMESTAMP DEFAULT DEFERRABLE DELETE DISTINCT DROP ELSE ESCAPE EXCEPT EXISTS FOREIGN FROM FULL GROUP HAVING \
+    IN INDEX INNER INSERT INTERSECT INTO IS ISNULL JOIN LEFT LIMIT NATURAL NOT NOTHING NOTNULL NULL ON OR ORDER OUTER PRIMARY \
+    REFERENCES RETURNING RIGHT SELECT SET TABLE THEN TO TRANSACTION UNION UNIQUE UPDATE USING VALUES WHEN WHERE";
 
 /// As a name of SQL.
 pub(crate) fn name(text: &str) -> String {

@@ -1,0 +1,206 @@
+//! A kill in every labelled step: three real processes, one of which kills itself in the file call that is meant.
+//!
+//! The kill loop meets what comes often. What a checkpoint, a compaction, a start and the install of a snapshot do in a few
+//! calls, each of which leaves something else behind, it meets by chance. Here each of these calls is aimed at by its label, once,
+//! and the process dies before it, or with half of what it writes. (Dead behind a call is dead before the next one.) Then it is
+//! started again, and goes on. In the end all is judged as in the kill loop.
+//!
+//! Left out are steps that this load does not come to: `ckpt.len` (a file that becomes shorter), `dw.shrink` and
+//! `stage.sync_some` (64 and 16 MiB at once). The crash at every call of the simulated disk comes to these.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::common::{Writers, judge, logs, write};
+use crate::harness::cluster::{Cluster, Plan};
+use crate::harness::ledger::Ledger;
+use crate::harness::wire::Act;
+use crate::kills::{PATIENCE, PHASES, SIGKILL, listen_for_troubles};
+use parking_lot::Mutex;
+
+const WRITERS: u64 = 2;
+
+/// Once in the life of a database's files: when its first checkpoint begins.
+const FIRST: &str = "dw.create";
+
+/// In the order in which they come, each on the next node.
+const RUNNING: [&str; 18] = [
+    // A checkpoint: the table in vfs/src/files.rs.
+    "dw.write",
+    "dw.sync",
+    "ckpt.page",
+    "ckpt.hash",
+    "ckpt.sync",
+    "ckpt.map_sync",
+    "ckpt.record",
+    "ckpt.record_sync",
+    // The next file of the log.
+    "log.seal",
+    "log.seal.sync",
+    "log.create",
+    "log.spare.write",
+    "log.spare.sync",
+    "log.head.write",
+    "log.head.sync",
+    "log.promote",
+    "log.promote.sync",
+    // A compaction.
+    "log.retire.sync",
+];
+
+/// A start after a kill.
+const STARTING: [&str; 2] = ["log.rewrite", "log.open.sync"];
+
+/// A snapshot, up to the moment from which on it counts: the table in src/snapshot/install.rs. Each attempt finds what the one
+/// before it left.
+const COMING: [&str; 11] = [
+    "stage.begin",
+    "stage.write",
+    "stage.len",
+    "stage.map",
+    "stage.sync",
+    "stage.map_sync",
+    "stage.rename",
+    "stage.sync_dir",
+    "stage.sync_dir>log.head.write",
+    "stage.sync_dir>log.head.sync",
+    "stage.sync_dir>log.promote",
+];
+
+/// From then on: each needs a snapshot of its own.
+const COUNTS: [&str; 3] = ["stage.sync_dir>log.promote.sync", "stage.sync_dir>log.retire.sync", "db.drop"];
+/// And the start behind the last of them removes what it left.
+const LEFT: &str = "db.orphan";
+
+/// A node has died in this step, and nowhere else.
+fn has_died(cluster: &Cluster, id: u64, step: &str) {
+    let child = cluster.child(id).unwrap();
+    if !child.wait_gone(PATIENCE) {
+        panic!("node {id} does not come to {step}\n{}", logs(cluster));
+    }
+    let ended = child.status();
+    assert_eq!(ended.and_then(|status| status.signal()), Some(SIGKILL), "{step}: {ended:?}\n{}", logs(cluster));
+    let notes = std::fs::read(cluster.phases(id).unwrap()).unwrap();
+    let label = notes.get(PHASES.len()..).map(String::from_utf8_lossy);
+    let meant = step.rsplit('>').next();
+    assert_eq!(label.as_deref(), meant, "{}", logs(cluster));
+    // Whoever looks for the leader looks elsewhere.
+    cluster.kill(id);
+}
+
+fn dies_running(cluster: &Cluster, id: u64, step: &str) {
+    cluster.ask(id, &Act::DieAt { phase: step.to_string(), nth: 1 }).unwrap();
+    has_died(cluster, id, step);
+    cluster.start(id, None).unwrap();
+}
+
+fn dies_starting(cluster: &Cluster, id: u64, step: &str) {
+    cluster.start(id, Some(format!("{step}:1"))).unwrap();
+    has_died(cluster, id, step);
+}
+
+/// Kills one that follows, and leaves it away until the logs of the others have lost what it needs.
+fn outrun(cluster: &Cluster) -> u64 {
+    ready(cluster);
+    let Some(leader) = cluster.wait_leader(PATIENCE) else { panic!("no leader\n{}", logs(cluster)) };
+    let victim = 1 + leader % 3;
+    let index = |id: u64, name: &str| cluster.ask(id, &Act::Status).ok().and_then(|status| status[name].as_u64());
+    let last = index(victim, "last").unwrap();
+    cluster.kill(victim);
+    let deadline = Instant::now() + PATIENCE;
+    // Either of them may be asked for a snapshot.
+    let lost = |id: u64| id == victim || index(id, "first").is_some_and(|first| first > last + 1);
+    while !cluster.ids().all(lost) {
+        assert!(Instant::now() < deadline, "the log does not lose entry {last}\n{}", logs(cluster));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    victim
+}
+
+fn ready(cluster: &Cluster) {
+    if !cluster.wait_ready(&[1, 2, 3], PATIENCE) {
+        panic!("not all nodes came back; leader {:?}\n{}", cluster.leader(), logs(cluster));
+    }
+}
+
+/// Rows that are large, so that log and databases move on; a bounded number of them.
+fn move_on(cluster: &Cluster, writers: &Writers) {
+    let fill = "CREATE TABLE IF NOT EXISTS filler(id INTEGER PRIMARY KEY, v); \
+                INSERT OR REPLACE INTO filler VALUES (abs(random()) % 30, randomblob(15000))";
+    while !writers.stop.load(Ordering::SeqCst) {
+        let act = Act::Batch { sql: fill.to_string() };
+        if cluster.try_on_leader(&act, Duration::from_millis(200)).is_err() {
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    }
+}
+
+fn every_step(cluster: &Cluster) {
+    for (step, id) in RUNNING.into_iter().zip(cluster.ids().cycle()) {
+        dies_running(cluster, id, step);
+    }
+    for (step, id) in STARTING.into_iter().zip(cluster.ids()) {
+        ready(cluster);
+        cluster.kill(id);
+        dies_starting(cluster, id, step);
+        cluster.start(id, None).unwrap();
+    }
+    let victim = outrun(cluster);
+    COMING.into_iter().for_each(|step| dies_starting(cluster, victim, step));
+    cluster.start(victim, None).unwrap();
+    for step in COUNTS {
+        let victim = outrun(cluster);
+        dies_starting(cluster, victim, step);
+        if step == COUNTS[COUNTS.len() - 1] {
+            dies_starting(cluster, victim, LEFT);
+        }
+        cluster.start(victim, None).unwrap();
+    }
+    ready(cluster);
+}
+
+#[test]
+fn a_kill_in_every_labelled_step_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = Plan {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_shoal")),
+        dir: dir.path().to_path_buf(),
+        nodes: 3,
+        heartbeat: Duration::from_millis(30),
+        election_timeout: Duration::from_millis(150),
+        phases: true,
+        hosts: Vec::new(),
+    };
+    let troubles = Arc::new(Mutex::new(Vec::new()));
+    let cluster = Cluster::new(&plan, Arc::new(listen_for_troubles(troubles.clone()))).unwrap();
+    let ledger = Ledger::default();
+    cluster.ids().for_each(|id| cluster.start(id, None).unwrap());
+    ready(&cluster);
+    // Before there is a database.
+    cluster.ask(1, &Act::DieAt { phase: FIRST.to_string(), nth: 1 }).unwrap();
+    cluster.prepare(PATIENCE).unwrap_or_else(|failure| panic!("{failure:?}\n{}", logs(&cluster)));
+    let writers = Writers::default();
+    let result = std::thread::scope(|scope| {
+        for writer in 1..=WRITERS {
+            let (cluster, ledger, writers) = (&cluster, &ledger, &writers);
+            scope.spawn(move || write(cluster, ledger, writers, writer));
+        }
+        scope.spawn(|| move_on(&cluster, &writers));
+        // A panic in here must not wait for writers that nobody stops.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            has_died(&cluster, 1, FIRST);
+            cluster.start(1, None).unwrap();
+            every_step(&cluster);
+        }));
+        writers.stop.store(true, Ordering::SeqCst);
+        result
+    });
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+    judge(&cluster, &ledger, PATIENCE);
+    assert!(troubles.lock().is_empty(), "{:?}\n{}", troubles.lock(), logs(&cluster));
+}
