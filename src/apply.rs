@@ -6,7 +6,8 @@
 //!                  its base position                    the waiting SQLite commit is NotCommitted
 //! part of one      it is the next one, see splits.rs;   refused, and the split is over
 //!                  with the last, as a transaction
-//! create           the name is free                     refused
+//! create           the name is free                     refused; without files, which the disk did not take, it is
+//!                                                       damaged on this node
 //! drop             the database exists                  refused
 //! bind incarnation the member exists and is unbound     refused
 //! checkpoint       (nothing)
@@ -420,20 +421,33 @@ impl Applier {
                 }
                 let id = DatabaseId(index.0);
                 let not_created = |error| format!("database {} could not be created: {error}", info.name.as_str());
-                // First what may be tried again.
-                let files = self.hub.databases.make(id, &info).map_err(|error| {
+                let halt = |error: std::io::Error| {
                     let what = not_created(error.to_string());
                     match (is_no_room(&error), is_out_of_files(&error)) {
                         (true, _) => Halt::NoRoom(what, "make room on the disk"),
                         (_, true) => Halt::NoRoom(what, MORE_FILES),
                         _ => Halt::ForGood(what),
                     }
-                })?;
+                };
+                // First what may be tried again.
+                let made = match self.hub.databases.make(id, &info) {
+                    Err(error) if is_no_room(&error) || is_out_of_files(&error) => return Err(halt(error)),
+                    Err(error) => Err((
+                        self.hub.databases.empty(&info).map_err(halt)?,
+                        not_created(format!("{error}; check the disk")),
+                    )),
+                    Ok(made) => Ok(made),
+                };
                 let DatabaseInfo { name, page_size, auto_vacuum } = info.clone();
                 self.hub
                     .change_catalogue(index, |catalogue| catalogue.apply_create(index, name, page_size, auto_vacuum))?
                     .map_err(|refused| refused.to_string())?;
-                self.hub.databases.enter(id, &info, files).map_err(|error| not_created(in_words(&error)))?;
+                let databases = &self.hub.databases;
+                match made {
+                    Ok(made) => databases.enter(id, &info, made).map_err(|error| not_created(in_words(&error)))?,
+                    // A disk that has no place for this one may have one for what the others need, and the other nodes have this one.
+                    Err((empty, what)) => databases.enter_without_files(id, &info, empty, what),
+                }
                 self.hub.found(index, Finding::Created(id));
                 Ok(Decision::Committed(index))
             }

@@ -18,7 +18,7 @@
 //! yes                damaged, gone  the database is not served on this node until it is repaired; the others are
 //! no, id <= anchor   any            it was dropped: they are deleted
 //! yes, and gone      any            a snapshot lacks it, since an entry that is still to come drops it: they are deleted
-//! no, id >  anchor   any            they wait for the entry that creates the database, which takes them if they are whole
+//! no, id >  anchor   any            they wait for the entry that creates the database, which takes them if there was a checkpoint
 //! ```
 //!
 //! For the second line's sake the files of a dropped database stay until an anchor knows of the drop: a start before that
@@ -32,15 +32,17 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use shoaldb_vfs::Database;
+use shoaldb_vfs::env::watch::{Call, Watch};
 use shoaldb_vfs::env::{Env, MORE_FILES, Open, is_out_of_files};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::genesis::Geometry;
 use shoaldb_vfs::mapfile::{Checkpointed, Owner};
-use shoaldb_vfs::page::{PageNo, PageSize};
+use shoaldb_vfs::page::PageSize;
 use shoaldb_vfs::spill::{SpillTo, WalMemory};
 use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::transaction::Position;
@@ -68,11 +70,6 @@ fn owner(id: DatabaseId, info: &DatabaseInfo, generation: u64) -> Owner {
     Owner { database: id.0, generation, page_size: info.page_size }
 }
 
-/// Whether the files of a database of one page are what was written.
-fn is_whole(files: &DatabaseFiles) -> io::Result<bool> {
-    Ok(files.books_fit()? && files.verify(PageNo::FIRST, 1)?.is_none())
-}
-
 /// What is wrong with the copy of a database on this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Damage {
@@ -88,6 +85,20 @@ pub(crate) enum Damage {
 pub(crate) struct Made {
     files: DatabaseFiles,
     shape: Arc<Database>,
+}
+
+impl Maps {
+    /// What a database is to be that is created now: what its name leads to, if that has its geometry, else `new`.
+    fn shape_for(&self, info: &DatabaseInfo, new: Arc<Database>) -> Arc<Database> {
+        match self.by_name.get(info.name.as_str()) {
+            Some(shape) if shape.geometry() == geometry_of(info) => shape.clone(),
+            Some(other) => {
+                other.retire(Refusal::Dropped);
+                new
+            }
+            None => new,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -110,6 +121,8 @@ struct Maps {
 /// See the module's text.
 pub(crate) struct Databases {
     env: Env,
+    /// Which calls for their files have not returned.
+    watch: Arc<Watch>,
     dir: PathBuf,
     /// What all WALs have in memory.
     memory: Arc<WalMemory>,
@@ -126,7 +139,10 @@ impl Databases {
     pub(crate) fn open(env: Env, dir: PathBuf, wal_limit: u64) -> io::Result<Databases> {
         env.fs.create_dir_all(&dir, "db.dir")?;
         let memory = WalMemory::new(wal_limit);
-        Ok(Databases { env, dir, memory, maps: Mutex::default(), redone: AtomicU64::new(0), drops: AtomicU64::new(0) })
+        let watch = Watch::new(env.clock.clone());
+        let env = Env { fs: watch.over(env.fs), ..env };
+        let (maps, redone, drops) = Default::default();
+        Ok(Databases { env, watch, dir, memory, maps, redone, drops })
     }
 
     /// The database called `name`, or with `create` an empty shape of it.
@@ -287,13 +303,23 @@ impl Databases {
 
     fn enter_damaged(&self, id: DatabaseId, info: &DatabaseInfo, error: &io::Error) -> io::Result<()> {
         let what = format!("database {} cannot be opened: {error}", info.name.as_str());
-        let db = self.shape(info.name.as_str(), geometry_of(info))?;
+        self.enter_without_files(id, info, self.empty(info)?, what);
+        Ok(())
+    }
+
+    /// A database that has no files here, for the reason that `what` gives: it is there, and not served until it is repaired.
+    pub(crate) fn enter_without_files(&self, id: DatabaseId, info: &DatabaseInfo, empty: Arc<Database>, what: String) {
         let mut maps = self.maps.lock();
-        maps.by_name.insert(info.name.as_str().to_string(), db.clone());
-        maps.by_id.insert(id, db);
+        let shape = maps.shape_for(info, empty);
+        maps.by_name.insert(info.name.as_str().to_string(), shape.clone());
+        maps.by_id.insert(id, shape);
         drop(maps);
         self.convict(id, Damage::Unopened, what);
-        Ok(())
+    }
+
+    /// A database without files or connections, as a new one is.
+    pub(crate) fn empty(&self, info: &DatabaseInfo) -> io::Result<Arc<Database>> {
+        self.shape(info.name.as_str(), geometry_of(info))
     }
 
     /// The copy of a database is damaged: it is not served any more on this node, until it is repaired. `what` says what was
@@ -377,7 +403,7 @@ impl Databases {
     }
 
     /// The files of a database that the entry at index `id` creates. They may be there: this node applied the entry in an
-    /// earlier life. What is begun and not ended counts for nothing, and is made anew.
+    /// earlier life. What is begun and not ended counts for nothing, and is made anew: so this may be tried again, whatever failed.
     pub(crate) fn make(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<Made> {
         let owner = owner(id, info, self.generation(id));
         let found = match DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner) {
@@ -385,13 +411,13 @@ impl Databases {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => None,
             Err(error) => return Err(error),
         };
-        // What is not whole was never anything: a crash came before the entry was applied, and it is again. Files that look as
-        // they were made may be such pieces, too: any sector of them may be missing. Once there was a checkpoint, they had
-        // been made durable before it.
+        // Once there was a checkpoint, they had been made durable before it. Until then there is nothing in them but one page, and
+        // nobody knows what of them is on the disk: a crash may have come in between, and what looks whole may be so in the memory
+        // of the kernel alone, after a sync that failed or was never made.
         let files = match found {
-            Some(files) if files.at().position > Position(id.0) || is_whole(&files)? => files,
-            torn => {
-                drop(torn);
+            Some(files) if files.at().position > Position(id.0) => files,
+            young => {
+                drop(young);
                 DatabaseFiles::create(self.env.fs.clone(), &self.dir, owner, geometry_of(info), Position(id.0))?
             }
         };
@@ -399,7 +425,7 @@ impl Databases {
     }
 
     fn with_shape(&self, info: &DatabaseInfo, files: DatabaseFiles) -> io::Result<Made> {
-        Ok(Made { files, shape: self.shape(info.name.as_str(), geometry_of(info))? })
+        Ok(Made { files, shape: self.empty(info)? })
     }
 
     /// Both at once.
@@ -412,17 +438,9 @@ impl Databases {
     /// system here: the catalogue has the database already, and there is no way back.
     pub(crate) fn enter(&self, id: DatabaseId, info: &DatabaseInfo, made: Made) -> io::Result<()> {
         let mut maps = self.maps.lock();
-        let name = info.name.as_str();
-        let shape = match maps.by_name.get(name).cloned() {
-            Some(shape) if shape.geometry() == geometry_of(info) => shape,
-            Some(other) => {
-                other.retire(Refusal::Dropped);
-                made.shape
-            }
-            None => made.shape,
-        };
+        let shape = maps.shape_for(info, made.shape);
         shape.bind(made.files)?;
-        maps.by_name.insert(name.to_string(), shape.clone());
+        maps.by_name.insert(info.name.as_str().to_string(), shape.clone());
         maps.by_id.insert(id, shape);
         Ok(())
     }
@@ -486,7 +504,7 @@ impl Databases {
     /// A snapshot begins before a database is dropped, and does not have it any more. Its name leads nowhere until that entry
     /// comes, and what the log has for it before is passed over.
     fn enter_gone(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<()> {
-        let db = self.shape(info.name.as_str(), geometry_of(info))?;
+        let db = self.empty(info)?;
         db.retire(Refusal::Dropped);
         let mut maps = self.maps.lock();
         maps.generations.insert(id, GONE);
@@ -573,6 +591,26 @@ impl Databases {
         Database::new(name, geometry, self.env.clock.clone(), &*self.env.rng, spill)
     }
 
+    /// A call for one of the files that the disk has not answered for longer than `patience`, in words: whose file, for how long,
+    /// and who waits meanwhile.
+    pub(crate) fn unanswered(&self, patience: Duration) -> Option<String> {
+        let Call { label, path, age } = self.watch.oldest().filter(|call| call.age > patience)?;
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(files::owner_of_name);
+        let name = name.and_then(|(id, _)| Some(self.get(DatabaseId(id))?.name().to_string()));
+        let of = name.map_or_else(|| "the databases".to_string(), |name| format!("database {name}"));
+        let waits = match label {
+            "db.create" | "map.create" => "nothing later is applied on this node",
+            _ if label.starts_with("stage.") => "what this node fetches from another one waits",
+            _ => "no checkpoint is made on this node, and WALs and log grow",
+        };
+        Some(format!(
+            "the disk has not answered a call for the files of {of} for {} s ({label} of {}): {waits}; check the disk; all goes on by itself \
+             when it answers",
+            age.as_secs(),
+            path.display()
+        ))
+    }
+
     /// What the WALs of all databases have in memory.
     pub(crate) fn memory(&self) -> &WalMemory {
         &self.memory
@@ -588,9 +626,9 @@ mod tests {
     use std::path::Path;
 
     use shoaldb_vfs::env::Fs;
-    use shoaldb_vfs::env::sim::{Aim, SimClock, SimFs, SimRng};
+    use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng};
     use shoaldb_vfs::mapfile::Checkpointed;
-    use shoaldb_vfs::page::{PageCount, PageHash};
+    use shoaldb_vfs::page::{PageCount, PageHash, PageNo};
     use shoaldb_vfs::staging::Staging;
 
     use super::*;
@@ -786,6 +824,40 @@ mod tests {
             let page = page.unwrap_or_else(|error| panic!("{seed}, died {died}: {error:?}"));
             assert_eq!(page.unwrap(), Geometry::default().first_page().into(), "{seed}, died {died}");
         }
+    }
+
+    /// After a sync that failed, or that a killed process never made, what the kernel shows is not what is on the disk. Files that
+    /// were taken for whole then were gone with the power, behind an anchor that knew of the database.
+    #[test]
+    fn files_that_may_not_be_on_the_disk_are_made_anew() {
+        let id = DatabaseId(3);
+        let mut failed = 0;
+        for (label, nth) in
+            ["db.create", "map.create"].into_iter().flat_map(|label| (1..=5).map(move |nth| (label, nth)))
+        {
+            for (killed, seed) in [(false, 1), (false, 2), (true, 1), (true, 2)] {
+                let (fs, env) = disk();
+                let mut databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
+                fs.sync_dir(Path::new("/"), "test").unwrap();
+                fs.fail_at(Aim::At(label), nth, Lasts::Once, Failure::ENOSPC);
+                failed += usize::from(databases.make(id, &info()).is_err());
+                fs.clear_faults();
+                if killed {
+                    databases.stop();
+                    databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
+                }
+                databases.bind(id, &info()).unwrap();
+                databases.stop();
+                fs.crash(seed);
+                fs.restart();
+                let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+                databases.restore(&catalogue(), BTreeMap::new(), LogIndex(5)).unwrap();
+                assert_eq!(databases.damaged(false), [""; 0], "{label} {nth}, killed {killed}");
+                let page = databases.get(id).unwrap().page(PageNo::FIRST).unwrap();
+                assert_eq!(page.unwrap(), Geometry::default().first_page().into());
+            }
+        }
+        assert!(failed >= 4 * 8, "{failed} of them were calls that there are");
     }
 
     /// Also over a start; and nobody takes it for damage.

@@ -12,7 +12,8 @@
 //! **Disk trouble.** After a failed write or sync nothing more is acknowledged. A leader tries to hand over for one
 //! election timeout; then, and a follower at once, the core is silenced, which makes it stop leading and never campaign.
 //! A sync that takes longer than two election timeouts makes a leader hand over, too, and stop leading after a third one; it
-//! is no trouble for good, since it may still end well.
+//! is no trouble for good, since it may still end well. A call for the files of a database that does not return keeps no commit
+//! waiting; people are told.
 //!
 //! **Members.** A change is judged (`members.rs`) and proposed in one step of this thread. The core takes no change before
 //! every earlier one is applied, and the catalogue is never behind the core, so what was judged is what will be applied. A
@@ -39,6 +40,11 @@ use crate::types::{LogEntry, LogIndex, Membership, Message, NodeId, PROTOCOL};
 
 /// What the alarm of a disk that does not answer is about.
 const STALLED: &str = "stalled disk";
+/// What the alarm of a disk is about that does not answer a call for a database.
+const UNANSWERED: &str = "unanswered disk";
+/// How many election timeouts such a call may take: some write a megabyte or make one of hundreds durable, and nobody waits for
+/// them.
+const FILE_PATIENCE: u32 = 10;
 /// What the alarm of a log is about that waits for room.
 pub(crate) const NO_ROOM: &str = "log without room";
 
@@ -70,6 +76,8 @@ pub(crate) struct Engine {
     handed_over_at: Option<Duration>,
     /// The log has not reported a batch for too long, and people were told.
     stalled: bool,
+    /// The same of a call for a database.
+    unanswered: bool,
     sole_voter: bool,
     ticks: u32,
     /// The founding is over for this node, but not for a listed one that came late or missed the genesis.
@@ -102,6 +110,7 @@ impl Engine {
             silenced: false,
             handed_over_at: None,
             stalled: false,
+            unanswered: false,
             sole_voter,
             ticks: 0,
             founding,
@@ -135,6 +144,7 @@ impl Engine {
         }
         self.silence_if_due();
         self.watch_disk();
+        self.watch_files();
         self.ticks = self.ticks.wrapping_add(1);
         let due = self.ticks.is_multiple_of(self.hub.config.election_ticks().max(1));
         if due {
@@ -406,6 +416,25 @@ impl Engine {
         if let Some(to) = self.hand_over() {
             tracing::warn!(node = self.hub.id.0, "node {to} shall lead");
             self.handed_over_at = Some(now);
+        }
+    }
+
+    /// The same for files of databases. Their threads hang in the call, so this one looks: it waits for no disk.
+    fn watch_files(&mut self) {
+        let patience = FILE_PATIENCE * self.hub.config.election_timeout;
+        let unanswered = self.hub.databases.unanswered(patience);
+        let first = unanswered.is_some() && !self.unanswered;
+        if let Some(what) = unanswered.clone() {
+            // Again with each look: it says for how long.
+            self.hub.findings.lock().alarms.insert(UNANSWERED.to_string(), what);
+        } else if self.unanswered {
+            self.hub.findings.lock().alarms.remove(UNANSWERED);
+            tracing::info!(node = self.hub.id.0, "the disk answers again for the files of the databases");
+        }
+        self.unanswered = unanswered.is_some();
+        if let Some(what) = unanswered.filter(|_| first) {
+            tracing::error!(node = self.hub.id.0, "{what}");
+            self.hub.events.tell(&crate::events::Event::DiskTrouble { what });
         }
     }
 

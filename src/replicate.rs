@@ -69,6 +69,10 @@ impl NodeReplicator {
         match self.hub.propose(body, Some(interrupted)) {
             // Refused means that another writer was faster.
             Decision::Committed(_) | Decision::Refused(_) if db.is_bound() => Ok(()),
+            // It is there, but the disk of this node did not take its files.
+            Decision::Committed(_) | Decision::Refused(_) if db.retired() == Some(Refusal::Damaged) => {
+                Err(Refusal::Damaged)
+            }
             // Somebody created it with another geometry: this connection belongs to a shape that is gone.
             Decision::Committed(_) | Decision::Refused(_) => Err(Refusal::Dropped),
             Decision::NotCommitted | Decision::Lost if interrupted() => Err(Refusal::Interrupted),

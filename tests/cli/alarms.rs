@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const RAISED: [(&str, usize, &[&str]); 8] = [
     ("src/apply.rs", 1, &["could not be created", "nothing later is applied on this node until there is room"]),
     ("src/driver.rs", 6, &["panicked", "cannot apply", "the log cannot be written, nothing is acknowledged"]),
-    ("src/engine.rs", 4, &["the disk has not answered a write of the log", "it lost entries that it had acknowledged"]),
+    ("src/engine.rs", 5, &["the disk has not answered a write of the log", "it lost entries that it had acknowledged"]),
     ("src/node.rs", 4, &["is in no cluster yet", "waits to be installed", "panicked"]),
     ("src/snapshot/mend.rs", 1, &["the log cannot be written, nothing is acknowledged any more"]),
     ("src/snapshot/repair.rs", 1, &["is not repaired yet"]),
@@ -32,7 +32,7 @@ const RAISED: [(&str, usize, &[&str]); 8] = [
 ];
 
 /// What these places pass on, and what `status` makes of the state of the node and of its transport when it is asked.
-const ELSEWHERE: [&str; 14] = [
+const ELSEWHERE: [&str; 15] = [
     "the log could not be begun anew behind a snapshot",
     "a snapshot is on disk, but not shown",
     "no leader known",
@@ -47,6 +47,7 @@ const ELSEWHERE: [&str; 14] = [
     "too many open files",
     "no space left",
     "the log cannot be written, nothing is acknowledged: ",
+    "the disk has not answered a call for the files of",
 ];
 
 fn root() -> &'static Path {

@@ -338,6 +338,39 @@ fn a_checkpoint_without_room_is_told_and_made_when_there_is_room() {
     });
 }
 
+/// A disk that hangs says nothing, and the thread that makes checkpoints hangs with it.
+#[test]
+fn a_checkpoint_that_the_disk_does_not_answer_is_told_while_it_lasts_and_commits_go_on() {
+    const WORDS: &str = "the disk has not answered a call for the files of database app";
+    std::thread::scope(|scope| {
+        for label in ["dw.write", "dw.sync", "ckpt.page", "ckpt.sync", "ckpt.record_sync"] {
+            scope.spawn(move || {
+                let fs = SimFs::new(31);
+                let node = alone(&fs, |builder| builder.checkpoint_age(Duration::from_millis(50)));
+                let events = node.events();
+                let opens = Opens(Gate::at(&fs, label));
+                node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+                status(&node, label, |status| has_alarm(status, WORDS) && has_alarm(status, label));
+                assert!(has_alarm(&node.status(), "check the disk"), "{:?}", node.status().alarms);
+                told(&events, |event| matches!(event, Event::DiskTrouble { what } if what.starts_with(WORDS)));
+                let before = node.status().databases[0].checkpointed;
+                for value in 1..=100 {
+                    insert(&node, value).unwrap();
+                }
+                assert!(node.is_leader() && has(&node, 1), "it is the checkpoint alone that waits");
+                assert_eq!(node.status().databases[0].checkpointed, before);
+                drop(opens);
+                status(&node, label, |status| {
+                    let app = &status.databases[0];
+                    status.alarms.is_empty() && app.checkpointed == app.position
+                });
+                let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
+                assert_eq!(again, 0, "people are told once");
+            });
+        }
+    });
+}
+
 #[test]
 fn a_checkpoint_that_failed_is_told_and_the_database_goes_on() {
     for label in ["dw.sync", "ckpt.page", "ckpt.sync", "ckpt.record"] {
@@ -388,6 +421,56 @@ fn a_database_is_created_when_there_is_room_for_its_files() {
         let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
         assert_eq!(again, 0, "people are told once");
     }
+}
+
+/// A disk that takes no files of a new database: that one is repaired from the others once it does, and nothing else waits.
+#[test]
+fn a_database_whose_files_cannot_be_made_is_damaged_here_and_everything_else_goes_on() {
+    for (label, seed) in [("db.create", 18), ("map.create", 19)] {
+        let fs = SimFs::new(seed);
+        let cluster = three(&fs);
+        let sick = cluster.node(SICK);
+        let events = sick.events();
+        fs.fail_at(Aim::At(label), 1, Lasts::ForGood, Failure::EIO);
+        // So that it cannot be repaired before this test has looked.
+        fs.fail_at(Aim::At("stage.begin"), 1, Lasts::ForGood, Failure::EIO);
+        let create = |node: &Node| node.write("other", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?));
+        until("it is created", || cluster.running().any(|node| node.is_leader() && create(node).is_ok()));
+        status(sick, "it says so", |status| has_alarm(status, "database other could not be created"));
+        let what = "check the disk; it is not served on this node until it is repaired from the others";
+        assert!(has_alarm(&sick.status(), what), "{:?}", sick.status().alarms);
+        told(&events, |event| matches!(event, Event::DivergenceFound { database, .. } if database == "other"));
+        until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
+        insert_somewhere(&cluster, 1);
+        until("the other one is applied here", || has(sick, 1));
+        fs.clear_faults();
+        status(sick, "no alarm is left", |status| status.alarms.is_empty());
+        for database in ["app", "other"] {
+            cluster.assert_equal(database);
+        }
+        sick.transfer_leadership(SICK).unwrap();
+        until("it leads again", || sick.is_leader());
+        sick.write("other", |tx| Ok(tx.execute("INSERT INTO t VALUES (1)", [])?)).unwrap();
+        cluster.assert_equal("other");
+    }
+}
+
+/// Nobody can repair it from another node: a start makes its files, and what the log has of it is applied.
+#[test]
+fn alone_a_database_whose_files_could_not_be_made_is_there_after_a_start() {
+    let fs = SimFs::new(20);
+    let node = alone(&fs, |builder| builder);
+    fs.fail_at(Aim::At("db.create"), 1, Lasts::ForGood, Failure::EIO);
+    let refused = node.write("other", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap_err();
+    assert!(refused.to_string().contains("check the disk"), "{refused}");
+    status(&node, "it says so", |status| has_alarm(status, "there is no other node to repair it from"));
+    fs.clear_faults();
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    drop(node);
+    let node = alone(&fs, |builder| builder);
+    node.write("other", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    insert(&node, 1).unwrap();
+    status(&node, "no alarm is left", |status| status.alarms.is_empty());
 }
 
 #[test]

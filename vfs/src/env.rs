@@ -19,6 +19,7 @@ use crate::transaction::PageBytes;
 
 pub mod os;
 pub mod sim;
+pub mod watch;
 
 /// Why a call is made; see the module's text.
 pub type Label = &'static str;

@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["ext", "ext::ofd", "ext::writeback"],
     &["buffer"],
     &["map"],
-    &["env", "env::os", "env::sim"],
+    &["env", "env::os", "env::sim", "env::watch"],
     // Shared state. The trait of the replicator names the database that it is about, and the database calls the trait.
     &["shm"],
     &["spill"],
