@@ -64,6 +64,9 @@ pub(crate) struct Opened {
 pub(crate) const TAKE_ITS_PLACE: &str = "remove this node from its cluster and join a new one in an empty directory; if it is \
      the only one, restore a backup into a new cluster";
 
+/// What a start that was interrupted before the directory was a node's may have left, and what a fresh file system has.
+const OURS: [&str; 7] = ["LOCK", "identity.new", "log", "db", "admin.sock", "admin.sock.new", "lost+found"];
+
 /// One data directory.
 pub(crate) struct Directory {
     pub(crate) env: Env,
@@ -88,6 +91,23 @@ impl Directory {
     /// Who this directory is; changes nothing. `None` if it does not say and need not: it is new.
     pub(crate) fn recognize(&self, node: NodeId) -> Result<Option<Identity>> {
         identity::load(&*self.env.fs, &self.path, node).map_err(identity_error)
+    }
+
+    /// A new node has a directory of its own: in another one it would be in the way of somebody, or they in its.
+    pub(crate) fn refuse_foreign(&self) -> Result<()> {
+        // What is wrong with a directory that cannot be read is told by whoever needs it.
+        let Ok(names) = self.env.fs.entries(&self.path, "dir.look") else { return Ok(()) };
+        let ours = |name: &String| OURS.contains(&name.as_str()) || name.starts_with('.');
+        match names.into_iter().find(|name| !ours(name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::new(
+                ErrorKind::BadInput,
+                format!(
+                    "{}: this is no node's data directory, and it is not empty: there is {name}; give the node a directory of its own",
+                    self.path.display()
+                ),
+            )),
+        }
     }
 
     /// Who this directory is. A new one gets a random incarnation, which is on disk when this returns: before anybody else

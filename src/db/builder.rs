@@ -320,13 +320,20 @@ impl Builder {
         // A start that is refused changes nothing: whatever is wrong outside of a new directory is found before there is one.
         let mut bound = None;
         if matches!(directory.recognize(id), Ok(None)) {
+            directory.refuse_foreign()?;
             if self.join.is_empty() {
                 check_list(id, &list)?;
             }
             bound = self.bind()?;
         }
         env.fs.create_dir_all(&self.dir, "dir.create").map_err(|error| {
-            let text = format!("{}: cannot be made a data directory: {}", self.dir.display(), in_words(&error));
+            let what = match error.kind() {
+                std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => {
+                    "it is a file, or lies below one; name a directory".to_string()
+                }
+                _ => in_words(&error),
+            };
+            let text = format!("{}: cannot be made a data directory: {what}", self.dir.display());
             Error::caused(ErrorKind::Io, text, error)
         })?;
         let unusable = |error: std::io::Error| {
@@ -341,7 +348,11 @@ impl Builder {
         let lock = env.fs.lock_dir(&self.dir, "dir.lock").map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => Error::new(
                 ErrorKind::Busy,
-                format!("{}: another process, or this one, uses this directory", self.dir.display()),
+                format!(
+                    "{}: another node uses this directory, in this process or another one; stop that node first, or give this one a \
+                     directory of its own",
+                    self.dir.display()
+                ),
             ),
             _ => unusable(error),
         })?;

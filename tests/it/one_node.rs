@@ -195,13 +195,53 @@ fn a_closure_that_fails_leaves_nothing_and_the_next_one_works() {
 fn one_directory_has_one_user() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::open(dir.path()).unwrap();
-    assert_eq!(Node::open(dir.path()).unwrap_err().kind(), ErrorKind::Busy);
+    let busy = Node::open(dir.path()).unwrap_err();
+    assert_eq!(busy.kind(), ErrorKind::Busy);
+    let words = busy.to_string();
+    assert!(words.contains("uses this directory") && words.contains("stop that node first"), "{words}");
     drop(node);
     assert_eq!(
         Node::builder(2, dir.path()).start().unwrap_err().kind(),
         ErrorKind::BadInput,
         "the directory is node 1's"
     );
+}
+
+/// An application that names its home is told so, and nothing is made there.
+#[test]
+fn a_directory_with_files_of_others_is_refused_by_the_library_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for ours in ["lost+found", "log"] {
+        std::fs::create_dir(dir.path().join(ours)).unwrap();
+    }
+    let file = dir.path().join("app.db");
+    for is_dir in [true, false] {
+        if is_dir { std::fs::create_dir(&file) } else { std::fs::write(&file, "") }.unwrap();
+        let refused = Node::open(dir.path()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::BadInput);
+        let words = refused.to_string();
+        assert!(words.starts_with(&dir.path().display().to_string()), "{words}");
+        assert!(words.ends_with("there is app.db; give the node a directory of its own"), "{words}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left there");
+        if is_dir { std::fs::remove_dir(&file) } else { std::fs::remove_file(&file) }.unwrap();
+    }
+    drop(Node::open(dir.path()).unwrap());
+    // Once it is the node's, its owner may keep something there.
+    std::fs::write(&file, "").unwrap();
+    drop(Node::open(dir.path()).unwrap());
+}
+
+#[test]
+fn a_file_in_the_place_of_the_directory_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    for path in [file.clone(), file.join("below")] {
+        let refused = Node::open(&path).unwrap_err().to_string();
+        assert!(refused.starts_with(&path.display().to_string()), "{refused}");
+        assert!(refused.ends_with("it is a file, or lies below one; name a directory"), "{refused}");
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
 }
 
 /// Shows INV-19.

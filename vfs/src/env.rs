@@ -47,6 +47,10 @@ pub trait Fs: Send + Sync + Debug {
     fn create_dir_all(&self, path: &Path, label: Label) -> io::Result<()>;
     /// Names of the files in a directory, sorted.
     fn list(&self, dir: &Path, label: Label) -> io::Result<Vec<String>>;
+    /// Names of all that is in a directory, also of other directories, sorted. For people: a name need not be one that can be opened.
+    fn entries(&self, dir: &Path, label: Label) -> io::Result<Vec<String>> {
+        self.list(dir, label)
+    }
     /// Makes the directory's entries durable.
     fn sync_dir(&self, dir: &Path, label: Label) -> io::Result<()>;
     /// Takes the exclusive lock of a directory (a file `LOCK` in it) until the guard is dropped. `WouldBlock` if another

@@ -262,6 +262,11 @@ impl Fs for WatchedFs {
         self.0.list(dir, label)
     }
 
+    fn entries(&self, dir: &Path, label: Label) -> io::Result<Vec<String>> {
+        file_call();
+        self.0.entries(dir, label)
+    }
+
     fn sync_dir(&self, dir: &Path, label: Label) -> io::Result<()> {
         in_phase(label, || self.0.sync_dir(dir, label))
     }

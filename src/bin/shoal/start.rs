@@ -8,7 +8,7 @@ mod coming;
 mod tuning;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -126,7 +126,6 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
         code: Failed::USAGE,
         text: crate::in_flags(&format!("--{}: {what}", setting.replace('_', "-"))),
     })?;
-    refuse_foreign(&args.data)?;
     let node = builder.start().map_err(|error| match error.kind() {
         ErrorKind::Corrupt => Failed { code: Failed::NOT_AGAIN, text: error.to_string() },
         _ => error.into(),
@@ -203,31 +202,5 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
     match removed {
         Some(what) => Err(Failed { code: Failed::NOT_AGAIN, text: what }),
         None => Ok(()),
-    }
-}
-
-/// What a start that was interrupted before the directory was a node's may have left, and what a fresh file system has.
-const OURS: [&str; 7] = ["LOCK", "identity.new", "log", "db", "admin.sock", "admin.sock.new", "lost+found"];
-
-/// A new node has a directory of its own: in another one it would be in the way of somebody, or they in its.
-fn refuse_foreign(dir: &Path) -> Result<(), Failed> {
-    // What is wrong with a directory that cannot be read is told by the start.
-    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
-    if dir.join(shoaldb::identity::FILE).exists() {
-        return Ok(());
-    }
-    let mut names: Vec<String> =
-        entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect();
-    names.sort();
-    let ours = |name: &String| OURS.contains(&name.as_str()) || name.starts_with('.');
-    match names.into_iter().find(|name| !ours(name)) {
-        None => Ok(()),
-        Some(name) => Err(Failed {
-            code: Failed::USAGE,
-            text: format!(
-                "{}: this is no node's data directory, and it is not empty: there is {name}; give the node a directory of its own",
-                dir.display()
-            ),
-        }),
     }
 }

@@ -82,6 +82,13 @@ impl Fs for OsFs {
         Ok(names)
     }
 
+    fn entries(&self, dir: &Path, _label: Label) -> io::Result<Vec<String>> {
+        let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+        let mut names = fs::read_dir(dir)?.map(name).collect::<io::Result<Vec<String>>>()?;
+        names.sort();
+        Ok(names)
+    }
+
     fn sync_dir(&self, dir: &Path, _label: Label) -> io::Result<()> {
         fs::File::open(dir)?.sync_all()
     }

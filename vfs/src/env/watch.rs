@@ -123,6 +123,10 @@ impl Fs for WatchedFs {
         self.during(label, dir, |fs| fs.list(dir, label))
     }
 
+    fn entries(&self, dir: &Path, label: Label) -> io::Result<Vec<String>> {
+        self.during(label, dir, |fs| fs.entries(dir, label))
+    }
+
     fn sync_dir(&self, dir: &Path, label: Label) -> io::Result<()> {
         self.during(label, dir, |fs| fs.sync_dir(dir, label))
     }
