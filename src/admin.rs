@@ -204,6 +204,9 @@ pub(crate) fn serve_owner(hub: &Hub, body: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Whoever comes in by the admin socket. They are one: a program that is too old, or too new, is told of once.
+pub(crate) const OF_THIS_USER: &str = "a program of this user";
+
 /// The answer to whoever is one too many.
 pub(crate) fn busy(why: &str) -> Vec<u8> {
     encode(&Reply::of(Err(Error::new(ErrorKind::Busy, why))))

@@ -123,11 +123,36 @@ impl Inbound for NodeInbound {
         self.hub.post(Input::Removed { what });
     }
 
+    fn on_malformed(&self, who: &str, what: &str) {
+        self.hub.note_malformed(who, "the port for nodes", what);
+    }
+
     fn is_member(&self, node: NodeId) -> bool {
         self.hub.is_member(node)
     }
 
     fn on_unreachable(&self, peer: NodeId) {
         self.hub.post(Input::Unreachable { peer });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shoaldb_vfs::env::sim::SimFs;
+
+    use super::*;
+    use crate::every::tests::said;
+    use crate::upkeep::tests::upkeep;
+
+    #[test]
+    fn what_is_none_of_our_words_is_told_once_and_counted() {
+        let (upkeep, _) = upkeep(&SimFs::new(1));
+        let inbound = NodeInbound::new(upkeep.hub().clone());
+        let heard = said(|| (0..3).for_each(|_| inbound.on_malformed("127.0.0.1", "frame type 47")));
+        let told: Vec<_> = heard.iter().filter(|line| line.contains("that connection is ended")).collect();
+        assert_eq!(told.len(), 1, "{heard:?}");
+        let words = "127.0.0.1 said over the port for nodes what is not of shoal: frame type 47";
+        assert!(told[0].starts_with(words), "{told:?}");
+        assert_eq!(upkeep.hub().malformed(), 3);
     }
 }

@@ -40,6 +40,7 @@ pub mod identity;
 mod inbound;
 mod inbox;
 pub mod log;
+mod malformed;
 mod members;
 pub mod net;
 mod node;

@@ -108,6 +108,11 @@ pub trait Inbound: Send + Sync {
     fn on_removed(&self, by: NodeId, text: &str) {
         let _ = (by, text);
     }
+    /// A connection was ended since what came over it is none of our frames, for this reason. `who` says where it came from, and
+    /// which node it said to be.
+    fn on_malformed(&self, who: &str, what: &str) {
+        let _ = (who, what);
+    }
     /// Messages to `peer` were lost: it was not reached, its connection ended, or its queue was full.
     fn on_unreachable(&self, peer: NodeId);
 }

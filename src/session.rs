@@ -197,7 +197,7 @@ pub(crate) fn serve(
     std::thread::scope(|scope| {
         let reader = std::thread::Builder::new().name("shoal-session".to_string());
         reader.spawn_scoped(scope, move || {
-            listen(BufReader::new(from), &to, stop, &handle);
+            listen(hub, BufReader::new(from), &to, stop, &handle);
             // What runs has nobody to answer any more.
             stop.ask(Stop::ALL, &handle);
         })?;
@@ -212,8 +212,14 @@ pub(crate) fn serve(
 }
 
 /// Hands over what the caller says until they are gone, or do not keep to the words.
-fn listen(mut from: BufReader<Box<dyn Line>>, to: &Sender<Ask>, stop: &Stop, handle: &InterruptHandle) {
-    while let Ok(json) = frame::read(&mut from, MAX_ASK) {
+fn listen(hub: &Hub, mut from: BufReader<Box<dyn Line>>, to: &Sender<Ask>, stop: &Stop, handle: &InterruptHandle) {
+    loop {
+        let json = match frame::read(&mut from, MAX_ASK) {
+            Ok(json) => json,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return note_malformed(hub, &error),
+            // They are gone.
+            Err(_) => return,
+        };
         match serde_json::from_slice(&json) {
             Ok(Ask::Interrupt { number }) => stop.ask(number, handle),
             Ok(run) => {
@@ -222,12 +228,13 @@ fn listen(mut from: BufReader<Box<dyn Line>>, to: &Sender<Ask>, stop: &Stop, han
                     return;
                 }
             }
-            Err(error) => {
-                tracing::debug!(%error, "a session's caller does not speak its language");
-                return;
-            }
+            Err(error) => return note_malformed(hub, &error),
         }
     }
+}
+
+fn note_malformed(hub: &Hub, error: &dyn std::fmt::Display) {
+    hub.note_malformed(admin::OF_THIS_USER, "the admin socket", &format!("in a session: {error}"));
 }
 
 fn tell(stream: &mut dyn Line, what: &Tell) -> io::Result<()> {

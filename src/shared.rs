@@ -33,6 +33,7 @@ use crate::heard::Heard;
 use crate::history::{Finding, History};
 use crate::inbox::{Inbox, Room};
 use crate::log::{Anchor, Log};
+use crate::malformed::{Malformed, Tell};
 use crate::members::{Operation, Refusal};
 use crate::net::{Introduction, Transport};
 use crate::pending::Pending;
@@ -160,6 +161,8 @@ pub(crate) struct Shared {
     pub(crate) parts_refused: AtomicU64,
     /// Large transactions that came whole.
     pub(crate) splits_whole: AtomicU64,
+    /// What came over the ports and was none of our words.
+    malformed: Mutex<Malformed>,
     /// SQL sessions that are open.
     pub(crate) sessions: AtomicU64,
     /// `None` until this node belongs to a cluster.
@@ -239,6 +242,7 @@ impl Shared {
             databases,
             parts_refused: AtomicU64::new(0),
             splits_whole: AtomicU64::new(0),
+            malformed: Mutex::default(),
             sessions: AtomicU64::new(0),
             catalogue: Mutex::new(None),
             events: Events::default(),
@@ -417,6 +421,26 @@ impl Shared {
             None => Some(format!("node {id} has not said which protocol it speaks")),
         };
         others.into_iter().find_map(lacks)
+    }
+
+    /// Somebody said over a port what is none of our words, `what`; their connection is ended.
+    pub(crate) fn note_malformed(&self, who: &str, port: &str, what: &str) {
+        let tell = self.malformed.lock().note(who);
+        let rest = match tell {
+            Tell::No => return tracing::debug!(node = self.id.0, "{who} said over {port}: {what}"),
+            Tell::Yes => "what else comes from there",
+            Tell::Last => "what else comes, from whomever,",
+        };
+        tracing::warn!(
+            node = self.id.0,
+            "{who} said over {port} what is not of shoal: {what}; that connection is ended. Another program speaks to it, or something \
+             damages what is sent; {rest} is counted (`malformed` in the status) and not told"
+        );
+    }
+
+    /// How often somebody did.
+    pub(crate) fn malformed(&self) -> u64 {
+        self.malformed.lock().count()
     }
 
     /// A member said where that node is reached, or it is what this one says of itself.

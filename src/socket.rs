@@ -180,14 +180,28 @@ fn listen(
 }
 
 fn answer(hub: &Hub, mut stream: UnixStream, vfs: &str, sessions: &Sessions) -> io::Result<()> {
-    let caller = rustix::net::sockopt::socket_peercred(&stream)?.uid;
+    let peer = rustix::net::sockopt::socket_peercred(&stream)?;
+    let caller = peer.uid;
     if caller != rustix::process::geteuid() && !caller.is_root() {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "another user"));
     }
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let request = frame::read(&mut stream, MAX_REQUEST)?;
-    if let Ok(Request::Session { name, level, create }) = serde_json::from_slice(&request) {
+    let process = peer.pid.as_raw_nonzero();
+    let malformed = |error: &dyn std::fmt::Display| {
+        hub.note_malformed(admin::OF_THIS_USER, "the admin socket", &format!("process {process}: {error}"));
+    };
+    let request = frame::read(&mut stream, MAX_REQUEST).inspect_err(|error| {
+        if error.kind() == io::ErrorKind::InvalidData {
+            malformed(error);
+        }
+    })?;
+    let parsed = serde_json::from_slice(&request);
+    if let Err(error) = &parsed {
+        // The caller hears it, too.
+        malformed(error);
+    }
+    if let Ok(Request::Session { name, level, create }) = parsed {
         let known = [ReadLevel::Local, ReadLevel::Linearizable].into_iter().find(|known| known.as_str() == level);
         let Some(read_level) = known else {
             return session::refuse(
@@ -253,6 +267,7 @@ mod tests {
         assert_eq!(answer, b"{\"ok\":null}");
         let answer = call(dir.path(), b"nonsense", PATIENCE).unwrap();
         assert!(String::from_utf8(answer).unwrap().contains("bad_input"));
+        assert_eq!(node.status().malformed, 1);
         node.shutdown().unwrap();
         assert_eq!(call(dir.path(), b"", PATIENCE).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
@@ -350,6 +365,13 @@ mod tests {
     fn a_caller_who_does_not_keep_to_the_words_is_hung_up_on_and_rolled_back() {
         let dir = tempfile::tempdir().unwrap();
         let node = Node::open(dir.path()).unwrap();
+        let until_malformed = |count: u64| {
+            let end = std::time::Instant::now() + PATIENCE;
+            while node.status().malformed < count {
+                assert!(std::time::Instant::now() < end, "{} of {count}", node.status().malformed);
+                std::thread::yield_now();
+            }
+        };
         node.connect("app").unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
         let begin = r#"{"run":{"number":1,"sql":"BEGIN IMMEDIATE; INSERT INTO t VALUES (1)"}}"#;
         let endless = r#"{"run":{"number":2,"sql":"WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT max(x) FROM c"}}"#;
@@ -377,6 +399,8 @@ mod tests {
         let (mut caller, _) = Caller::open(dir.path(), OPENING);
         caller.0.write_all(&u32::MAX.to_le_bytes()).unwrap();
         assert_eq!(caller.hear(), None);
+        // Three of the four did not keep to the words; to say too much is none of that.
+        until_malformed(4);
     }
 
     /// An end in order says what became of what ran: nobody has to look.
@@ -457,9 +481,10 @@ mod tests {
     #[test]
     fn a_request_that_claims_too_much_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
-        let _node = Node::open(dir.path()).unwrap();
+        let node = Node::open(dir.path()).unwrap();
         let mut stream = connect(dir.path()).unwrap();
         stream.write_all(&(MAX_REQUEST as u32 + 1).to_le_bytes()).unwrap();
         assert!(frame::read(&mut stream, MAX_ANSWER).is_err(), "hung up");
+        assert_eq!(node.status().malformed, 1);
     }
 }

@@ -70,6 +70,10 @@ pub struct Status {
     /// Bytes of committed entries that wait to be applied. One may be larger than the limit, `apply_limit`.
     #[serde(default)]
     pub to_apply: Bounded,
+    /// Connections and calls to this node's port and admin socket in which something came that is none of its words: another program,
+    /// or a line that damages what it carries. Who that was is in the log.
+    #[serde(default)]
+    pub malformed: u64,
     /// Databases, by name.
     pub databases: Vec<DatabaseStatus>,
     /// Views of its databases that this node lends to others, and to how many of them.
@@ -283,6 +287,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
         tail_cache: of_core(core.as_ref(), |core| core.tail),
         uncommitted: of_core(core.as_ref(), |core| core.uncommitted),
         to_apply: of_core(core.as_ref(), |core| core.handed_out),
+        malformed: hub.malformed(),
         databases,
         lent: hub.snapshots.views.counts(),
         lending,

@@ -3,7 +3,7 @@
 //! A connection has [`handshake_timeout`](super::Options::handshake_timeout) to say hello, and only so many may be about
 //! to. After that one of a member is read until it ends; one for requests has
 //! [`request_timeout`](super::Options::request_timeout) for each. A frame that is damaged, of a type that does not belong on
-//! this connection, or that names another sender than the handshake did, ends it.
+//! this connection, or that names another sender than the handshake did, ends it, and the node is told who that was.
 //!
 //! Anybody can reach the port, so strangers must not keep members out:
 //!
@@ -48,8 +48,8 @@ pub(super) struct Served {
 pub(super) fn listen(shared: &Arc<Shared>, listener: &TcpListener) {
     let mut told = false;
     while !shared.stopping() {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept() {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, or a connection that ended before it was accepted. Neither is a reason to stop
                 // listening; the pause keeps the first from becoming a busy loop.
@@ -70,10 +70,16 @@ pub(super) fn listen(shared: &Arc<Shared>, listener: &TcpListener) {
         let Some(id) = register(shared, &stream) else { continue };
         let worker = Arc::clone(shared);
         let spawned = shared.spawn(format!("shoal-serve-{id}"), move || {
-            if let Err(error) = serve(&worker, id, stream) {
-                tracing::debug!("connection {id} ended: {error}");
+            let ended = serve(&worker, id, stream);
+            let node = worker.served.lock().remove(&id).and_then(|one| one.hello?.from);
+            let Err(error) = ended else { return };
+            tracing::debug!("connection {id} ended: {error}");
+            if error.is_malformed() {
+                // Ports of callers are new each time.
+                let at = from.ip();
+                let who = node.map_or_else(|| at.to_string(), |node| format!("node {node} at {at}"));
+                worker.inbound.on_malformed(&who, &error.to_string());
             }
-            worker.served.lock().remove(&id);
         });
         if !spawned {
             shared.served.lock().remove(&id);

@@ -44,6 +44,11 @@ pub(super) enum LinkError {
 }
 
 impl LinkError {
+    /// What came was none of our frames, or did not belong there.
+    pub(super) fn is_malformed(&self) -> bool {
+        matches!(self, LinkError::Damaged(_) | LinkError::Unexpected(_))
+    }
+
     /// Nobody is there: ordinary while a cluster starts, or one of its nodes does.
     pub(super) fn is_nobody(&self) -> bool {
         matches!(self, LinkError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)

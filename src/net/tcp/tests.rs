@@ -30,6 +30,7 @@ enum Seen {
     Message(u16, MessageKind, u64),
     Found(u16, FoundMessage),
     Unreachable(u16),
+    Malformed(String, String),
 }
 
 /// A node that writes down what reaches it.
@@ -78,6 +79,9 @@ impl Inbound for Recorder {
     }
     fn is_member(&self, node: NodeId) -> bool {
         self.catalogue.lock().member(node).is_some()
+    }
+    fn on_malformed(&self, who: &str, what: &str) {
+        let _ = self.seen.send(Seen::Malformed(who.to_string(), what.to_string()));
     }
     fn on_unreachable(&self, peer: NodeId) {
         let _ = self.seen.send(Seen::Unreachable(peer.0));
@@ -595,16 +599,39 @@ fn garbage_and_silence_end_a_connection_and_nothing_else() {
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
         }
     };
+    let malformed = |by: &str, words: &str| {
+        let Seen::Malformed(who, what) = two.expect(|_| true) else { panic!("{words}") };
+        assert_eq!(who, by);
+        assert!(what.contains(words), "{what}");
+    };
+    let stranger = "127.0.0.1";
     ends(b"GET / HTTP/1.1\r\n\r\n");
+    malformed(stranger, "frame type");
+    // Who says nothing, or stops, says nothing wrong.
     ends(b"");
     ends(&[0; 8]);
+    assert!(two.seen.is_empty());
+    let mut wrong = hello_of_one();
+    *wrong.last_mut().unwrap() ^= 1;
+    ends(&wrong);
+    malformed(stranger, "checksum");
+    let mut long = hello_of_one();
+    long[..4].copy_from_slice(&(FrameKind::Hello.limit() as u32 + 1).to_le_bytes());
+    ends(&long);
+    malformed(stranger, "limit");
+    let mut magic = Vec::new();
+    frame::put(&mut magic, FrameKind::Hello, |out| out.extend_from_slice(&[0; 64])).unwrap();
+    ends(&magic);
+    malformed(stranger, "magic");
     let mut early = Vec::new();
     frame::put(&mut early, FrameKind::Request, |out| out.extend_from_slice(&[0; 8])).unwrap();
     ends(&early);
+    malformed(stranger, "not expected here");
     // A hello, and then a message in the name of somebody else.
     let mut bytes = hello_of_one();
     frame::put(&mut bytes, FrameKind::Message, |out| codec::encode(&message(3, 2, 1, 0), out)).unwrap();
     ends(&bytes);
+    malformed("node 1 at 127.0.0.1", "message from 3 to 2");
     assert!(two.seen.is_empty());
     assert_eq!(call(&two.address(), b"x", LONG, false).unwrap(), b"None said x");
 }
