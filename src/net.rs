@@ -44,6 +44,10 @@ pub trait Transport: Send + Sync {
     fn refusals(&self) -> Vec<String> {
         Vec::new()
     }
+    /// Nodes that this one dials and does not reach, and whose two sides do not refuse each other.
+    fn unreached(&self) -> Vec<Unreached> {
+        Vec::new()
+    }
     /// Connections that others opened to this node, and how many there may be; none where there are no connections.
     fn connections(&self) -> Option<(usize, usize)> {
         None
@@ -62,6 +66,19 @@ pub trait Transport: Send + Sync {
     /// Asks [`Inbound`] again about every connection: after this node's cluster, or what it knows of the members, changed.
     /// The caller holds no lock that the two checks take.
     fn recheck(&self);
+}
+
+/// A node that is dialed and not reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unreached {
+    /// The node.
+    pub node: NodeId,
+    /// Where it was dialed last.
+    pub address: String,
+    /// How long it has not been reached.
+    pub age: Duration,
+    /// What the last attempt came to, and what helps.
+    pub why: String,
 }
 
 /// Calls to one node over one connection. After an error it is of no more use: what still came on it would be the answer to

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::DatabaseId;
 use crate::config::MAX_SESSIONS;
+use crate::net::Unreached;
 use crate::raft::{CoreStatus, PeerStatus as Peer, Role};
 use crate::shared::Hub;
 use crate::types::{ClusterId, Incarnation, LogIndex, Membership, NodeId, Term};
@@ -368,7 +369,29 @@ pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
         ));
     }
     alarms.extend(hub.transport().map_or_else(Vec::new, |transport| transport.refusals()));
+    alarms.extend(unreached(hub));
     alarms
+}
+
+/// A member that is not reached for longer is an alarm: whoever restarts one needs less.
+const UNREACHED_AFTER: Duration = Duration::from_secs(10);
+
+/// Members that this node does not reach and should. A leader should reach all. A follower should reach its leader, who gets no
+/// acknowledgement from it otherwise; who else is away its leader says. Without a leader nobody does but itself.
+fn unreached(hub: &Hub) -> Vec<String> {
+    let Some(transport) = hub.transport() else { return Vec::new() };
+    let leader = hub.leadership().leader.filter(|leader| *leader != hub.id);
+    let unreached = transport.unreached().into_iter();
+    let unreached =
+        unreached.filter(|one| one.age >= UNREACHED_AFTER && leader.is_none_or(|leader| leader == one.node));
+    let unreached = unreached.filter(|one| hub.is_member(one.node));
+    let words = unreached.map(|Unreached { node, address, age, why }| {
+        format!(
+            "node {node} at {address} has not been reached for {} s: {why}; start it, or check its address and the network between",
+            age.as_secs()
+        )
+    });
+    words.collect()
 }
 
 /// Whether the node can do its part: it belongs to a cluster, has applied the first entry of a leader that it knows (before
@@ -394,5 +417,62 @@ pub(crate) fn health(hub: &Hub) -> Result<(), String> {
             "no leader known that has begun its work: the first entry of node {leader} has not arrived here"
         )),
         Some(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shoaldb_vfs::env::sim::SimFs;
+
+    use super::*;
+    use crate::found::format::FoundMessage;
+    use crate::net::{RequestError, Transport};
+    use crate::shared::Leadership;
+    use crate::types::Message;
+    use crate::upkeep::tests::upkeep;
+
+    /// Reaches nobody: two members for too long, one not yet, and one that is no member.
+    struct Cut;
+
+    impl Transport for Cut {
+        fn send(&self, _: Message) {}
+        fn send_found(&self, _: NodeId, _: FoundMessage) {}
+        fn request(&self, _: NodeId, _: Vec<u8>, _: Duration) -> Result<Vec<u8>, RequestError> {
+            Err(RequestError::NotSent(String::new()))
+        }
+        fn set_peer(&self, _: NodeId, _: &str) {}
+        fn remove_peer(&self, _: NodeId) {}
+        fn recheck(&self) {}
+        fn unreached(&self) -> Vec<Unreached> {
+            let all = [(2, UNREACHED_AFTER), (3, 2 * UNREACHED_AFTER), (4, UNREACHED_AFTER / 2), (9, UNREACHED_AFTER)];
+            let one =
+                |(id, age)| Unreached { node: NodeId(id), address: format!("a:{id}"), age, why: "why".to_string() };
+            all.into_iter().map(one).collect()
+        }
+    }
+
+    #[test]
+    fn whom_a_node_should_reach_depends_on_who_leads() {
+        let (upkeep, _) = upkeep(&SimFs::new(1));
+        let hub = upkeep.hub();
+        let put =
+            |id: u16| hub.with_catalogue(|catalogue| catalogue.put_member(NodeId(id), None, "").unwrap()).unwrap();
+        (1..=4).for_each(put);
+        let transport: Arc<dyn Transport> = Arc::new(Cut);
+        hub.set_transport(&transport);
+        let told = |leader: Option<u16>| {
+            let role = if leader == Some(1) { Role::Leader } else { Role::Follower };
+            hub.set_leadership(Leadership { role, term: Term(1), leader: leader.map(NodeId) });
+            let alarms = alarms(hub).into_iter().filter(|alarm| alarm.contains("has not been reached"));
+            alarms.map(|alarm| alarm.split(" for ").next().unwrap().to_string()).collect::<Vec<_>>()
+        };
+        let (two, three) = ("node 2 at a:2 has not been reached", "node 3 at a:3 has not been reached");
+        assert_eq!(told(Some(1)), [two, three], "the leader, everybody");
+        assert_eq!(told(None), [two, three], "without a leader, too");
+        assert_eq!(told(Some(3)), [three], "a follower, its leader");
+        assert_eq!(told(Some(4)), [""; 0], "which was reached lately");
+        assert!(alarms(hub).iter().all(|alarm| !alarm.contains("node 9")), "no member");
     }
 }

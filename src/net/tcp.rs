@@ -40,7 +40,7 @@ use shoaldb_vfs::env::{Rng, in_words};
 
 use super::frame::{FrameKind, MAX_REQUEST};
 use super::handshake::{Hello, PROTOCOL, Purpose, Reject};
-use super::{Calls, Inbound, RequestError, Transport, codec};
+use super::{Calls, Inbound, RequestError, Transport, Unreached, codec};
 use crate::found::format::FoundMessage;
 use crate::inbox::Inbox;
 use crate::types::{Incarnation, Message, NodeId};
@@ -414,6 +414,11 @@ impl Transport for Tcp {
         let peers: Vec<_> = self.shared.peers.lock().values().cloned().collect();
         let refused = |peer: &Arc<Peer>| peer.trouble.lock().as_ref().filter(|t| t.refused).map(|t| t.text.clone());
         peers.iter().filter_map(refused).collect()
+    }
+
+    fn unreached(&self) -> Vec<Unreached> {
+        let peers: Vec<_> = self.shared.peers.lock().values().cloned().collect();
+        peers.iter().filter_map(|peer| peer.unreached()).collect()
     }
 
     fn connections(&self) -> Option<(usize, usize)> {

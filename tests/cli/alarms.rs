@@ -32,7 +32,7 @@ const RAISED: [(&str, usize, &[&str]); 8] = [
 ];
 
 /// What these places pass on, and what `status` makes of the state of the node and of its transport when it is asked.
-const ELSEWHERE: [&str; 15] = [
+const ELSEWHERE: [&str; 16] = [
     "the log could not be begun anew behind a snapshot",
     "a snapshot is on disk, but not shown",
     "no leader known",
@@ -48,6 +48,7 @@ const ELSEWHERE: [&str; 15] = [
     "no space left",
     "the log cannot be written, nothing is acknowledged: ",
     "the disk has not answered a call for the files of",
+    "has not been reached for",
 ];
 
 fn root() -> &'static Path {

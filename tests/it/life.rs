@@ -102,11 +102,18 @@ fn a_member_that_is_never_reached_is_shown_as_such_and_missed_by_nobody() {
     let never_here = members.iter().find(|member| member.node.0 == 3 && member.incarnation.is_none());
     assert_eq!(never_here.map(|member| &member.address), Some(&cluster.list[2].address), "where it should be");
     cluster.assert_equal("app");
+    let address = &cluster.list[2].address;
+    let words = format!("node 3 at {address} has not been reached for ");
+    until(leader, "it is told where the third one should be", |status| {
+        status.alarms.iter().any(|alarm| alarm.starts_with(&words) && alarm.contains("nobody listens there; start"))
+    });
+    assert_eq!(cluster.follower().status().alarms, [""; 0], "its leader says it");
     // What to do is to start it, and then nothing is left of this.
     cluster.start_node(3);
     until(cluster.leader(), "it is here", |status| {
         status.members.iter().all(|member| member.incarnation.is_some()) && status.peers.iter().all(|peer| peer.active)
     });
+    until(cluster.leader(), "nothing is left to do", |status| status.alarms.is_empty());
     cluster.assert_equal("app");
 }
 

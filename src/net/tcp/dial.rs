@@ -25,7 +25,7 @@ use super::link::{self, Link, LinkError, Wait, connect, resolve};
 use crate::found::format::FoundMessage;
 use crate::net::frame::{self, FrameKind, FrameTooLong};
 use crate::net::handshake::{Hello, Purpose, Reject, RejectReason, Welcome};
-use crate::net::{Introduction, codec};
+use crate::net::{Introduction, Unreached, codec};
 use crate::types::{Message, NodeId};
 
 /// Messages with more entry data than this take the bulk lane.
@@ -242,6 +242,10 @@ pub(super) struct Trouble {
     pub(super) text: String,
     /// One of the two nodes refused the other.
     pub(super) refused: bool,
+    /// Where it was dialed.
+    pub(super) address: String,
+    /// Why, and nothing else.
+    pub(super) why: String,
 }
 
 /// One other node, as the dialing side knows it.
@@ -256,6 +260,8 @@ pub(super) struct Peer {
     pub(super) bulk: Lane,
     /// What went wrong last; `None` while connected.
     pub(super) trouble: Mutex<Option<Trouble>>,
+    /// Since when nothing small gets through to it; `None` while it does.
+    lost: Mutex<Option<Instant>>,
 }
 
 impl Peer {
@@ -268,6 +274,7 @@ impl Peer {
             small: Lane::new(Purpose::Peer, limits.0),
             bulk: Lane::new(Purpose::Bulk, limits.1),
             trouble: Mutex::new(None),
+            lost: Mutex::new(Some(Instant::now())),
         }
     }
 
@@ -276,6 +283,17 @@ impl Peer {
         let by_hint = self.failed.load(Ordering::Relaxed) % 2 == 1;
         let hint = self.hint.lock().clone().filter(|_| by_hint);
         hint.unwrap_or_else(|| self.address.lock().clone())
+    }
+
+    /// If it is not reached, and no refusal is the reason.
+    pub(super) fn unreached(&self) -> Option<Unreached> {
+        let age = self.lost.lock().as_ref()?.elapsed();
+        let (address, why) = match self.trouble.lock().as_ref() {
+            Some(trouble) if trouble.refused => return None,
+            Some(trouble) => (trouble.address.clone(), trouble.why.clone()),
+            None => (self.address.lock().clone(), "no answer yet".to_string()),
+        };
+        Some(Unreached { node: self.node, address, age, why })
     }
 
     /// Ends both connections.
@@ -393,6 +411,9 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>, bulk: bool) {
             }
         };
         lane.reset();
+        if !bulk {
+            peer.lost.lock().get_or_insert_with(Instant::now);
+        }
         if lane.stopped() {
             return;
         }
@@ -402,8 +423,9 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>, bulk: bool) {
             {
                 shared.inbound.on_removed(peer.node, &reject.text);
             }
-            let text = format!("node {} at {at}: {error}", peer.node);
-            let trouble = Trouble { refused: error.is_refusal(), text };
+            let why = error.to_string();
+            let text = format!("node {} at {at}: {why}", peer.node);
+            let trouble = Trouble { refused: error.is_refusal(), text, address: at, why };
             let told = peer.trouble.lock().replace(trouble.clone());
             match told.as_ref() != Some(&trouble) {
                 true if error.is_nobody() => tracing::info!("{}; it is dialed again", trouble.text),
@@ -431,6 +453,7 @@ fn open(shared: &Shared, peer: &Peer, lane: &Lane, address: &str) -> Result<Link
     lane.state.lock().open = Some(Open { stream, said, welcome });
     *peer.trouble.lock() = None;
     if lane.purpose == Purpose::Peer {
+        *peer.lost.lock() = None;
         shared.inbound.on_connected(peer.node, welcome.cluster);
     }
     Ok(link)

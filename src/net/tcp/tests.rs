@@ -636,6 +636,39 @@ fn garbage_and_silence_end_a_connection_and_nothing_else() {
     assert_eq!(call(&two.address(), b"x", LONG, false).unwrap(), b"None said x");
 }
 
+#[test]
+fn who_is_not_reached_is_known_with_the_reason_and_for_how_long() {
+    let one = Node::new(1);
+    let two = Node::new(2);
+    let until = |what: &str, is: &dyn Fn(&[Unreached]) -> bool| {
+        let end = Instant::now() + LONG;
+        loop {
+            let unreached = one.tcp.unreached();
+            if is(&unreached) {
+                return unreached;
+            }
+            assert!(Instant::now() < end, "{what}: {unreached:?}");
+            std::thread::yield_now();
+        }
+    };
+    assert_eq!(one.tcp.unreached(), []);
+    one.knows(&two);
+    one.connected(2);
+    until("it is reached", &|all| all.is_empty());
+    let address = two.address();
+    drop(two);
+    let lost = until("nobody is there", &|all| all.iter().any(|one| one.why.contains("nobody listens there")));
+    assert_eq!((lost.len(), lost[0].node, &lost[0].address), (1, NodeId(2), &address));
+    // Not since the last attempt.
+    let since = lost[0].age;
+    until("it is not reached again and again", &|all| all.iter().any(|one| one.age > since));
+    // One that is refused has another alarm.
+    let other = Node::new(3);
+    one.tcp.set_peer(NodeId(2), &other.address());
+    until("another one answers", &|all| all.is_empty());
+    assert_eq!(one.tcp.refusals().len(), 1);
+}
+
 /// Shows INV-20.
 #[test]
 fn connections_without_a_hello_are_bounded() {
