@@ -218,6 +218,7 @@ impl Applier {
 
     fn finish(&mut self) -> Step {
         if let Some(entry) = self.queue.pop_front() {
+            self.hub.open_splits.store(self.splits.len() as u64, Ordering::Relaxed);
             self.hub.set_applied(entry.id, self.splits.floor());
         }
         Step::Done

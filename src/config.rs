@@ -12,6 +12,8 @@ use crate::types::PROTOCOL;
 pub(crate) const SEGMENT_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 30;
 /// SQL sessions of one node at the same time. Each has two threads, and may hold back the WAL.
 pub(crate) const MAX_SESSIONS: usize = 16;
+/// Callers of the admin socket at the same time, SQL sessions among them. Each has a thread.
+pub(crate) const MAX_CALLERS: usize = 32;
 /// A sector of a disk, in bytes.
 const SECTOR: u64 = 512;
 

@@ -28,7 +28,7 @@ use crate::events::{Event, Progress};
 use crate::net::tcp::Tcp;
 use crate::raft::Role;
 use crate::receipt::{Receipt, ReceiptOutcome};
-use crate::shared::{Hub, Input, Shared};
+use crate::shared::{Hub, Input, Kept, Shared};
 use crate::socket::AdminSocket;
 use crate::status::{self, Status};
 use crate::types::{LogIndex, NodeId};
@@ -83,11 +83,20 @@ struct Inner {
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn DirLock>>>,
     /// Connections of [`Node::write`] that nobody uses now.
-    pools: Mutex<HashMap<String, Vec<Connection>>>,
+    pools: Arc<Pools>,
     /// How many databases had been dropped when those to dropped ones were closed.
     drops: AtomicU64,
     /// Held while the node goes down, so that everybody who asked for it returns after it.
     down: Mutex<bool>,
+}
+
+#[derive(Default)]
+struct Pools(Mutex<HashMap<String, Vec<Connection>>>);
+
+impl Kept for Pools {
+    fn usage(&self) -> (usize, usize) {
+        (self.0.lock().values().map(Vec::len).max().unwrap_or(0), POOLED)
+    }
 }
 
 /// One node of a cluster, inside this process. Clones are handles to the same node; the last one's drop shuts it down.
@@ -218,7 +227,7 @@ impl Node {
     pub fn write<T>(&self, name: &str, mut f: impl FnMut(&WriteTx<'_>) -> Result<T> + Send) -> Result<T> {
         self.check_running()?;
         loop {
-            let pooled = self.inner.pools.lock().get_mut(name).and_then(Vec::pop);
+            let pooled = self.inner.pools.0.lock().get_mut(name).and_then(Vec::pop);
             let mut connection = match pooled {
                 Some(connection) => connection,
                 None => self.connect(name)?,
@@ -489,7 +498,7 @@ fn stopped(hub: &Hub) -> Error {
 impl Inner {
     /// Keeps a connection for the next caller.
     fn keep(&self, name: &str, connection: Connection) {
-        let mut pools = self.pools.lock();
+        let mut pools = self.pools.0.lock();
         let pool = pools.entry(name.to_string()).or_default();
         if pool.len() < POOLED && !self.hub.is_stopped() {
             pool.push(connection);
@@ -505,7 +514,7 @@ impl Inner {
         self.drops.store(drops, Ordering::Relaxed);
         let is_gone = |name: &String, _: &mut Vec<Connection>| self.hub.databases.find(name, false).is_err();
         // Closed without the lock, which every write needs.
-        let gone: Vec<_> = self.pools.lock().extract_if(is_gone).collect();
+        let gone: Vec<_> = self.pools.0.lock().extract_if(is_gone).collect();
         drop(gone);
     }
 
@@ -537,7 +546,7 @@ impl Inner {
         hub.stop();
         self.registrations.lock().clear();
         drop(self.socket.lock().take());
-        self.pools.lock().clear();
+        self.pools.0.lock().clear();
         hub.post(Input::Stop);
         if let Some(tcp) = self.transport.lock().take() {
             tcp.shutdown();

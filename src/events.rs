@@ -167,6 +167,12 @@ impl Events {
         from
     }
 
+    /// How many events the slowest listener has not taken, and how many it may leave before it loses some.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        let slowest = self.listeners.lock().all.iter().map(|listener| listener.to.len()).max();
+        (slowest.unwrap_or(0), QUEUE)
+    }
+
     /// Whether there is anybody to tell.
     pub(crate) fn has_listeners(&self) -> bool {
         !self.listeners.lock().all.is_empty()

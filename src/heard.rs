@@ -63,6 +63,12 @@ impl Heard {
         &self.addresses
     }
 
+    /// How many of those who are no members are dialed, and how many versions are remembered of such.
+    pub(crate) fn usage(&self, member: impl Fn(NodeId) -> bool) -> [(usize, usize); 2] {
+        let versions = self.versions.keys().filter(|known| !member(**known)).count();
+        [(self.strangers.len(), MAX_STRANGERS), (versions, MAX_STRANGE_VERSIONS)]
+    }
+
     /// Nodes that nobody but themselves told of.
     pub(crate) fn strangers(&self) -> Vec<NodeId> {
         self.strangers.keys().copied().collect()

@@ -83,3 +83,4 @@ pub use crate::error::{Error, ErrorKind, Outcome, Result, leader_hint, outcome, 
 pub use crate::events::{Event, Phase, Progress};
 pub use crate::receipt::{BadReceipt, Receipt, ReceiptOutcome, Unsettled};
 pub use crate::status::{Bounded, DatabaseStatus, Lending, MemberStatus, PeerStatus, SnapshotStatus, Status};
+pub use crate::types::Usage;

@@ -17,7 +17,7 @@ pub mod tcp;
 use std::time::Duration;
 
 use crate::found::format::FoundMessage;
-use crate::types::{ClusterId, Incarnation, Message, NodeId};
+use crate::types::{ClusterId, Incarnation, Message, NodeId, Usage};
 use handshake::{Hello, Reject, Standing, Welcome};
 
 /// The door to the other nodes.
@@ -51,6 +51,10 @@ pub trait Transport: Send + Sync {
     /// Connections that others opened to this node, and how many there may be; none where there are no connections.
     fn connections(&self) -> Option<(usize, usize)> {
         None
+    }
+    /// Its other bounds, and what is in use of them.
+    fn bounds(&self) -> Vec<Usage> {
+        Vec::new()
     }
     /// Forgets a node and ends the connections with it.
     fn remove_peer(&self, node: NodeId);

@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -112,6 +112,12 @@ pub(crate) trait Turn: Send + Sync {
     fn between_entries(&self, act: &mut dyn FnMut());
 }
 
+/// Keeps connections of `Node::write`; `db.rs` does.
+pub(crate) trait Kept: Send + Sync {
+    /// How many of one database there are at most, and how many there may be.
+    fn usage(&self) -> (usize, usize);
+}
+
 /// Who leads, as this node sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Leadership {
@@ -165,6 +171,11 @@ pub(crate) struct Shared {
     malformed: Mutex<Malformed>,
     /// SQL sessions that are open.
     pub(crate) sessions: AtomicU64,
+    /// Callers of the admin socket.
+    pub(crate) callers: Arc<AtomicUsize>,
+    /// Transactions of which some parts are applied, and not the last.
+    pub(crate) open_splits: AtomicU64,
+    kept: OnceLock<Weak<dyn Kept>>,
     /// `None` until this node belongs to a cluster.
     pub(crate) catalogue: Mutex<Option<Catalogue>>,
     pub(crate) events: Events,
@@ -244,6 +255,9 @@ impl Shared {
             splits_whole: AtomicU64::new(0),
             malformed: Mutex::default(),
             sessions: AtomicU64::new(0),
+            callers: Arc::default(),
+            open_splits: AtomicU64::new(0),
+            kept: OnceLock::new(),
             catalogue: Mutex::new(None),
             events: Events::default(),
             transport: OnceLock::new(),
@@ -540,6 +554,23 @@ impl Shared {
         {
             transport.recheck();
         }
+    }
+
+    pub(crate) fn set_kept(&self, kept: &Arc<dyn Kept>) {
+        // Set once, by whoever started the node.
+        let _ = self.kept.set(Arc::downgrade(kept));
+    }
+
+    /// See [`Kept::usage`]; none in a simulation.
+    pub(crate) fn kept(&self) -> Option<(usize, usize)> {
+        Some(self.kept.get()?.upgrade()?.usage())
+    }
+
+    /// What is in use of what there may be of nodes that are no members.
+    pub(crate) fn strangers(&self) -> [(usize, usize); 2] {
+        let members = self.with_catalogue(|catalogue| catalogue.members().map(|(id, _)| id).collect::<BTreeSet<_>>());
+        let members = members.unwrap_or_default();
+        self.heard.lock().usage(|id| members.contains(&id))
     }
 
     /// Who turns the engine, from now on.

@@ -24,6 +24,7 @@ use std::time::Duration;
 use shoaldb_vfs::env::in_words;
 
 use crate::admin::{self, Request, frame};
+use crate::config::MAX_CALLERS;
 use crate::connection::{ConnectOptions, ReadLevel};
 use crate::session::{self, Line, Sessions};
 use crate::shared::Hub;
@@ -38,8 +39,7 @@ const MAX_REQUEST: usize = 1 << 20;
 const MAX_ANSWER: usize = 64 << 20;
 /// `sun_path` has 108 bytes on Linux and 104 elsewhere, one of them a NUL.
 const LONGEST_PATH: usize = 100;
-/// Callers at the same time. One more is told so, by a thread of its own; of these there are few.
-const MAX_CALLERS: usize = 32;
+/// One caller more than [`MAX_CALLERS`] is told so, by a thread of its own; of these there are few.
 const MAX_TURNED_AWAY: usize = 8;
 /// A caller that sends nothing for this long is dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -101,13 +101,13 @@ impl AdminSocket {
         let stop = Arc::new(AtomicBool::new(false));
         let sessions = Arc::new(Sessions::default());
         let thread = std::thread::Builder::new().name(format!("shoal-admin-{}", hub.id)).spawn({
-            let (hub, stop) = (hub.clone(), stop.clone());
+            let (hub, callers, stop) = (hub.clone(), hub.callers.clone(), stop.clone());
             let (vfs, sessions) = (Arc::<str>::from(vfs), sessions.clone());
             let serve = move |stream, welcome| match welcome {
                 true => answer(&hub, stream, &vfs, &sessions),
                 false => turn_away(stream),
             };
-            move || listen(&listener, &stop, &Arc::new(serve))
+            move || listen(&listener, &callers, &stop, &Arc::new(serve))
         })?;
         Ok(AdminSocket { dir: dir.to_path_buf(), stop, sessions, thread: Some(thread) })
     }
@@ -147,10 +147,10 @@ impl Drop for Place {
 /// Has each caller served on a thread of its own, and says whether it is welcome.
 fn listen(
     listener: &UnixListener,
+    callers: &Arc<AtomicUsize>,
     stop: &AtomicBool,
     serve: &Arc<impl Fn(UnixStream, bool) -> io::Result<()> + Send + Sync + 'static>,
 ) {
-    let callers = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         if stop.load(Ordering::Acquire) {
             return;
@@ -164,7 +164,7 @@ fn listen(
                 continue;
             }
         };
-        let place = Place::take(&callers);
+        let place = Place::take(callers);
         if place.before >= MAX_CALLERS + MAX_TURNED_AWAY {
             continue;
         }
@@ -458,7 +458,7 @@ mod tests {
             }
             stream.write_all(if welcome { b"y" } else { b"n" })
         };
-        std::thread::spawn(move || listen(&listener, &AtomicBool::new(false), &Arc::new(serve)));
+        std::thread::spawn(move || listen(&listener, &Arc::default(), &AtomicBool::new(false), &Arc::new(serve)));
         let ask = |what: &[u8]| -> io::Result<Vec<u8>> {
             let mut stream = connect(dir.path())?;
             stream.set_read_timeout(Some(PATIENCE))?;

@@ -72,6 +72,11 @@ pub(crate) struct Splits {
 }
 
 impl Splits {
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// Before every entry: a split of an older term is over.
     pub(crate) fn on_entry(&mut self, entry: EntryId) {
         self.open.retain(|_, open| open.first.term == entry.term);

@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::DatabaseId;
-use crate::config::MAX_SESSIONS;
+use crate::config::{MAX_CALLERS, MAX_SESSIONS};
 use crate::net::Unreached;
 use crate::raft::{CoreStatus, PeerStatus as Peer, Role};
 use crate::shared::Hub;
-use crate::types::{ClusterId, Incarnation, LogIndex, Membership, NodeId, Term};
+use crate::types::{ClusterId, Incarnation, LogIndex, Membership, NodeId, Term, Usage};
 
 /// A node as it stands. All of it is this node's own view; only the leader has `peers`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,6 +75,12 @@ pub struct Status {
     /// or a line that damages what it carries. Who that was is in the log.
     #[serde(default)]
     pub malformed: u64,
+    /// Large transactions of which some parts are applied here, and not the last: one of each database at most.
+    #[serde(default)]
+    pub open_splits: Bounded,
+    /// What else has a bound, which no setting changes.
+    #[serde(default)]
+    pub bounds: Vec<Usage>,
     /// Databases, by name.
     pub databases: Vec<DatabaseStatus>,
     /// Views of its databases that this node lends to others, and to how many of them.
@@ -102,12 +108,9 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    fn new((now, limit): (usize, usize)) -> Bounded {
-        Bounded { now: now as u64, limit: limit as u64 }
-    }
-
-    fn of_core((now, limit): (u64, u64)) -> Bounded {
-        Bounded { now, limit }
+    fn of<N: TryInto<u64>>((now, limit): (N, N)) -> Bounded {
+        let wide = |number: N| number.try_into().unwrap_or(u64::MAX);
+        Bounded { now: wide(now), limit: wide(limit) }
     }
 }
 
@@ -125,6 +128,9 @@ pub struct DatabaseStatus {
     pub page_size: u32,
     /// Frames in its WAL.
     pub wal_frames: u32,
+    /// Bytes of pages in its WAL, and beyond how many the oldest readers that keep it are ended: `reader_wal_pin_max`.
+    #[serde(default)]
+    pub wal: Bounded,
     /// Bytes of its WAL's pages that are outside of memory, because of `wal_limit`.
     pub wal_spilled: u64,
     /// Position of its main file: entries behind it are in the WAL only.
@@ -246,6 +252,10 @@ pub(crate) fn of(hub: &Hub) -> Status {
                 pages: status.pages.0,
                 page_size: db.geometry().page_size.bytes(),
                 wal_frames: status.wal_frames,
+                wal: Bounded::of((
+                    u64::from(status.wal_frames) * u64::from(db.geometry().page_size.bytes()),
+                    hub.config.reader_wal_pin_max,
+                )),
                 wal_spilled: status.wal_spilled,
                 writers_waiting: status.writers_waiting as u64,
                 checkpointed: LogIndex(status.checkpointed.0),
@@ -282,13 +292,15 @@ pub(crate) fn of(hub: &Hub) -> Status {
         anchored,
         wal_memory: hub.databases.memory().used(),
         wal_limit: hub.databases.memory().limit(),
-        connections: hub.transport().and_then(|transport| transport.connections()).map(Bounded::new),
-        sessions: Bounded::new((hub.sessions.load(Ordering::Relaxed) as usize, MAX_SESSIONS)),
-        inbox: Bounded::new(hub.inbox.usage()),
+        connections: hub.transport().and_then(|transport| transport.connections()).map(Bounded::of),
+        sessions: Bounded::of((hub.sessions.load(Ordering::Relaxed), MAX_SESSIONS as u64)),
+        inbox: Bounded::of(hub.inbox.usage()),
         tail_cache: of_core(core.as_ref(), |core| core.tail),
         uncommitted: of_core(core.as_ref(), |core| core.uncommitted),
         to_apply: of_core(core.as_ref(), |core| core.handed_out),
         malformed: hub.malformed(),
+        open_splits: Bounded::of((hub.open_splits.load(Ordering::Relaxed), databases.len() as u64)),
+        bounds: bounds(hub),
         databases,
         lent: hub.snapshots.views.counts(),
         lending,
@@ -309,7 +321,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
                     next: peer.next,
                     state: state_of(&peer, hub.core_start()).to_string(),
                     snapshot: hub.snapshots.views.progress(peer.id),
-                    in_flight: Bounded::of_core(peer.in_flight),
+                    in_flight: Bounded::of(peer.in_flight),
                     active: peer.active,
                 })
                 .collect()
@@ -319,7 +331,21 @@ pub(crate) fn of(hub: &Hub) -> Status {
 }
 
 fn of_core(core: Option<&CoreStatus>, what: impl FnOnce(&CoreStatus) -> (u64, u64)) -> Bounded {
-    core.map_or_else(Bounded::default, |core| Bounded::of_core(what(core)))
+    core.map_or_else(Bounded::default, |core| Bounded::of(what(core)))
+}
+
+/// The bounds that are constants, each with its reason where it stands.
+fn bounds(hub: &Hub) -> Vec<Usage> {
+    let mut bounds = hub.transport().map_or_else(Vec::new, |transport| transport.bounds());
+    let [dialed, versions] = hub.strangers();
+    bounds.push(Usage::count("nodes that are dialed and no members", dialed));
+    bounds.push(Usage::count("nodes that are no members and whose version is known", versions));
+    let callers = hub.callers.load(Ordering::Relaxed);
+    bounds.push(Usage::count("callers of the admin socket", (callers, MAX_CALLERS)));
+    bounds.push(Usage::count("events that the slowest listener has not taken", hub.events.usage()));
+    bounds.push(Usage::count("objects of snapshots that are kept for several nodes", hub.snapshots.views.shelved()));
+    bounds.extend(hub.kept().map(|kept| Usage::count("connections of write that are kept, of one database", kept)));
+    bounds
 }
 
 fn millis(time: Duration) -> u64 {

@@ -12,6 +12,32 @@ use serde::{Deserialize, Serialize};
 /// of entries a log may have.
 pub const PROTOCOL: u16 = 1;
 
+/// Something of which there may be only so much, whatever the settings are: how much there is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// What it is.
+    pub name: String,
+    /// How much there is.
+    pub now: u64,
+    /// How much there may be.
+    pub limit: u64,
+    /// Whether that is bytes; else it is a number of them.
+    pub bytes: bool,
+}
+
+impl Usage {
+    /// Some of so many.
+    pub(crate) fn count(name: impl Into<String>, (now, limit): (usize, usize)) -> Usage {
+        Usage { name: name.into(), now: now as u64, limit: limit as u64, bytes: false }
+    }
+
+    /// The same in bytes.
+    pub(crate) fn bytes(name: impl Into<String>, usage: (usize, usize)) -> Usage {
+        Usage { bytes: true, ..Usage::count(name, usage) }
+    }
+}
+
 /// Id of a node within its cluster, 1..=65535. Never used again for another disk (see [`Incarnation`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]

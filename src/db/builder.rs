@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use shoaldb_vfs::Registration;
 use shoaldb_vfs::env::{Env, in_words};
 
-use super::{Inner, Member, Node, node_id};
+use super::{Inner, Member, Node, Pools, node_id};
 use crate::admin;
 use crate::boot::{Directory, Opened};
 use crate::config::Config;
@@ -24,7 +24,7 @@ use crate::net::Transport;
 use crate::net::tcp::{self, Bound, ListenError, Options, Tcp};
 use crate::node::{self, Joining, Start};
 use crate::replicate::NodeReplicator;
-use crate::shared::{Hub, Shared};
+use crate::shared::{Hub, Kept, Shared};
 use crate::signal::Waiting;
 use crate::socket::AdminSocket;
 use crate::types::{Incarnation, LogIndex, NodeId};
@@ -416,6 +416,9 @@ impl Builder {
         };
         let threads =
             node::spawn(hub.clone(), inputs, start, directory, transport.clone().map(|t| t as Arc<dyn Transport>))?;
+        let pools = Arc::<Pools>::default();
+        let kept: Arc<dyn Kept> = pools.clone();
+        hub.set_kept(&kept);
         let node = Node {
             inner: Arc::new(Inner {
                 hub,
@@ -425,7 +428,7 @@ impl Builder {
                 transport: Mutex::new(transport),
                 threads: Mutex::new(threads),
                 lock: Mutex::new(Some(lock)),
-                pools: Mutex::default(),
+                pools,
                 drops: AtomicU64::new(0),
                 down: Mutex::new(false),
             }),

@@ -12,7 +12,7 @@ fn connections_to_dropped_databases_are_not_kept() {
             .unwrap();
     };
     let kept = || {
-        let mut names: Vec<_> = node.inner.pools.lock().keys().cloned().collect();
+        let mut names: Vec<_> = node.inner.pools.0.lock().keys().cloned().collect();
         names.sort_unstable();
         names
     };

@@ -43,7 +43,7 @@ use super::handshake::{Hello, PROTOCOL, Purpose, Reject};
 use super::{Calls, Inbound, RequestError, Transport, Unreached, codec};
 use crate::found::format::FoundMessage;
 use crate::inbox::Inbox;
-use crate::types::{Incarnation, Message, NodeId};
+use crate::types::{Incarnation, Message, NodeId, Usage};
 pub use dial::BULK;
 use dial::{DialError, Outgoing, Peer};
 pub use link::AddressError;
@@ -423,6 +423,23 @@ impl Transport for Tcp {
 
     fn connections(&self) -> Option<(usize, usize)> {
         Some((self.shared.served.lock().len(), self.shared.options.max_connections))
+    }
+
+    fn bounds(&self) -> Vec<Usage> {
+        let shared = &self.shared;
+        let (pending, programs) = accept::strangers(shared);
+        let mut bounds = vec![
+            Usage::count("connections that have not said hello", (pending, shared.options.max_pending)),
+            Usage::count("connections of programs that are no node", (programs, shared.options.max_programs)),
+            Usage::bytes("large messages that are being read, of members", shared.reading.usage()),
+            Usage::bytes("large messages that are being read, of others", shared.reading_others.usage()),
+        ];
+        let peers: Vec<_> = shared.peers.lock().values().cloned().collect();
+        for peer in peers {
+            bounds.push(Usage::bytes(format!("small messages to node {}", peer.node), peer.small.usage()));
+            bounds.push(Usage::bytes(format!("large messages to node {}", peer.node), peer.bulk.usage()));
+        }
+        bounds
     }
 
     fn is_connected(&self, node: NodeId) -> bool {

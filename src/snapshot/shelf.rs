@@ -80,7 +80,6 @@ impl Shelf {
     }
 
     /// How many objects are here.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.made.len()
     }

@@ -453,6 +453,11 @@ impl Views {
         self.made.fetch_add(if made { bytes as u64 } else { 0 }, Ordering::Relaxed);
     }
 
+    /// Objects that are kept for others, and how many may be.
+    pub(crate) fn shelved(&self) -> (usize, usize) {
+        (self.books.lock().shelf.len(), PLACES)
+    }
+
     /// Bytes of objects that were made, and that were sent.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.made.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))

@@ -183,6 +183,17 @@ fn status_shows_a_person_what_is_in_use_and_what_keeps_it() {
     assert_eq!(queues[0], ["node", "newest entries", "uncommitted", "to apply", "messages"]);
     assert_eq!(queues[1], ["1", &newest, "0 B/40 MiB", "0 B/3 MiB", "0 B/2 MiB"], "{words}");
 
+    let others = table(&words, "what else has a bound, of the limit\n");
+    let shown = |name: &str| &others.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("{name}: {words}"))[1];
+    for bound in status["bounds"].as_array().unwrap() {
+        let limit = if bound["bytes"] == true { size(&bound["limit"]) } else { bound["limit"].to_string() };
+        let name = bound["name"].as_str().unwrap();
+        assert!(shown(name).ends_with(&format!("/{limit}")), "{name}: {words}");
+    }
+    // The reader, and whoever asks.
+    assert_eq!(shown("callers of the admin socket"), "2/32");
+    assert_eq!(shown("large transactions that are coming"), "0/1");
+
     let mut wals = table(&words, "and their write-ahead logs\n");
     let database = &status["databases"][0];
     let frames = database["wal_frames"].as_u64().unwrap();
@@ -191,7 +202,7 @@ fn status_shows_a_person_what_is_in_use_and_what_keeps_it() {
     let age = wals[1].remove(6);
     let age = age.strip_suffix('s').unwrap_or_else(|| panic!("{words}")).parse::<f64>().unwrap();
     assert!(age * 1000.0 + 100.0 >= database["oldest_reader_ms"].as_f64().unwrap(), "{words}");
-    let bytes = size(&(frames * 4096).into());
+    let bytes = format!("{}/1 GiB", size(&(frames * 4096).into()));
     assert_eq!(wals[1], ["app", "1", &frames.to_string(), &bytes, &spilled, &checkpointed, "0", "0", "0"], "{words}");
     reader.end();
 }

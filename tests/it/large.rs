@@ -138,6 +138,77 @@ fn the_queues_have_the_sizes_that_are_set_and_a_large_transaction_goes_through_t
     }
 }
 
+/// A row of DESIGN.md's table of queues, and where the status has it: a field, or a bound by the beginning of its name. Nowhere what
+/// is the size of one thing, or has no bound of its own.
+const QUEUES: [(&str, &[&str]); 24] = [
+    ("mailbox of the Raft thread", &["/inbox"]),
+    (
+        "bodies of messages that are being read",
+        &["large messages that are being read, of members", "large messages that are being read, of others"],
+    ),
+    ("proposals not yet committed", &["/uncommitted"]),
+    ("raft → log", &[]),
+    ("raft → apply", &["/to_apply"]),
+    ("tail cache of the core", &["/tail_cache"]),
+    ("entries on their way to a follower", &["/peers/0/in_flight"]),
+    ("a lane to a peer", &["small messages to node ", "large messages to node "]),
+    ("requests from anybody", &[]),
+    ("accepted connections", &["/connections", "connections that have not said hello"]),
+    ("connections of programs that are no node", &["connections of programs that are no node"]),
+    ("callers of the admin socket", &["callers of the admin socket"]),
+    (
+        "nodes that are dialed without being members",
+        &["nodes that are dialed and no members", "nodes that are no members and whose version is known"],
+    ),
+    ("SQL sessions", &["/sessions"]),
+    ("writers of a database", &["/databases/0/writers_waiting"]),
+    ("events of a listener", &["events that the slowest listener has not taken"]),
+    ("pages of virtual WALs in memory", &["/wal_memory", "/wal_limit"]),
+    ("virtual WAL of a database", &["/databases/0/wal"]),
+    ("large transactions of which some parts are applied", &["/open_splits"]),
+    ("lists of a virtual WAL", &[]),
+    ("where the transactions in a WAL end", &[]),
+    ("objects of a view", &["objects of snapshots that are kept for several nodes"]),
+    ("connections of `Node::write`", &["connections of write that are kept, of one database"]),
+    ("log on disk", &["/log_bytes", "/log_limit"]),
+];
+
+/// Whoever adds a queue finds this test red: it needs a place in the status, or a reason why not.
+#[test]
+fn every_queue_of_the_design_is_in_the_status_with_its_bound() {
+    let design = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("DESIGN.md")).unwrap();
+    let (_, table) = design.split_once("| queue | bound | when full |\n|---|---|---|\n").unwrap();
+    let rows: Vec<Vec<&str>> =
+        table.lines().map_while(|line| line.strip_prefix("| ")).map(|line| line.split(" | ").collect()).collect();
+    let cluster = Cluster::start_calm(3, |builder| builder.busy_timeout(LONG));
+    let leader = cluster.leader();
+    leader.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    cluster.assert_equal("app");
+    let status = until_status(leader, "one connection is kept", |status| {
+        status.bounds.iter().any(|bound| bound.name.contains("of write") && bound.now == 1)
+    });
+    let json = serde_json::to_value(&status).unwrap();
+    for (queue, places) in QUEUES {
+        let row = rows.iter().find(|row| row[0].starts_with(queue)).unwrap_or_else(|| panic!("DESIGN.md: {queue}"));
+        for place in places {
+            if place.starts_with('/') {
+                assert!(json.pointer(place).is_some_and(|value| !value.is_null()), "{queue}: {place}");
+                continue;
+            }
+            let bound = status.bounds.iter().find(|bound| bound.name.starts_with(place));
+            let bound = bound.unwrap_or_else(|| panic!("{queue}: {place}: {:#?}", status.bounds));
+            let limit = if bound.bytes { format!("{} MiB", bound.limit >> 20) } else { bound.limit.to_string() };
+            assert!(row[1].contains(&limit), "{queue}: {} is {limit}, and DESIGN.md says {}", bound.name, row[1]);
+        }
+    }
+    let known = |row: &&Vec<&str>| QUEUES.iter().any(|(queue, _)| row[0].starts_with(queue));
+    assert_eq!(rows.iter().find(|row| !known(row)), None, "it has no place in this test");
+    let shown = QUEUES.iter().flat_map(|(_, places)| *places).filter(|place| !place.starts_with('/'));
+    let listed = |bound: &&shoaldb::Usage| shown.clone().any(|name| bound.name.starts_with(name));
+    assert_eq!(status.bounds.iter().find(|bound| !listed(bound)), None, "DESIGN.md has no row for it");
+    assert_eq!((status.open_splits.limit, status.databases[0].wal.limit), (1, 1 << 30));
+}
+
 #[test]
 fn a_disk_that_fills_up_between_the_parts_leaves_nothing_of_them() {
     let fs = SimFs::new(5);

@@ -315,6 +315,7 @@ fn print_status(known: &[&Status]) {
         );
     }
     print(&format!("\nqueues in memory, of the limit\n{queues}"));
+    print(&format!("\nwhat else has a bound, of the limit\n{}", bounds_of(known)));
     if known.iter().any(|status| !status.databases.is_empty()) {
         let mut databases = plain(&["database", "node", "pages", "page size", "position", "checksum"]);
         for status in known {
@@ -366,6 +367,32 @@ fn of(now: impl Display, limit: impl Display) -> String {
     format!("{now}/{limit}")
 }
 
+/// What else has a bound: a row for each, since their names are long.
+fn bounds_of(known: &[&Status]) -> comfy_table::Table {
+    let mut rows: Vec<(String, Vec<String>)> = Vec::new();
+    for (column, status) in known.iter().enumerate() {
+        let others = status.bounds.iter().map(|bound| (bound.name.clone(), bound.now, bound.limit, bound.bytes));
+        let splits =
+            ("large transactions that are coming".to_string(), status.open_splits.now, status.open_splits.limit, false);
+        let peers = status.peers.iter().map(|peer| {
+            (format!("entries on their way to node {}", peer.node), peer.in_flight.now, peer.in_flight.limit, true)
+        });
+        for (name, now, limit, in_bytes) in others.chain([splits]).chain(peers) {
+            let at = rows.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+                rows.push((name, vec!["-".to_string(); known.len()]));
+                rows.len() - 1
+            });
+            rows[at].1[column] = if in_bytes { of(bytes(now), bytes(limit)) } else { of(now, limit) };
+        }
+    }
+    let nodes: Vec<String> = known.iter().map(|status| format!("node {}", status.node)).collect();
+    let mut table = plain(&std::iter::once("what").chain(nodes.iter().map(String::as_str)).collect::<Vec<_>>());
+    for (name, row) in rows {
+        table.add_row(std::iter::once(name).chain(row));
+    }
+    table
+}
+
 /// What the write-ahead log of each database has, and who keeps it.
 fn wals(known: &[&Status]) -> comfy_table::Table {
     let mut wals = plain(&[
@@ -376,7 +403,7 @@ fn wals(known: &[&Status]) -> comfy_table::Table {
         "spilled",
         "checkpointed",
         "oldest reader",
-        "readers ended",
+        "ended",
         "views",
         "writers waiting",
     ]);
@@ -387,7 +414,7 @@ fn wals(known: &[&Status]) -> comfy_table::Table {
                 database.name.clone(),
                 status.node.to_string(),
                 database.wal_frames.to_string(),
-                bytes(u64::from(database.wal_frames) * u64::from(database.page_size)),
+                of(bytes(database.wal.now), bytes(database.wal.limit)),
                 bytes(database.wal_spilled),
                 database.checkpointed.to_string(),
                 database.oldest_reader_ms.map_or_else(|| "-".to_string(), seconds),

@@ -16,6 +16,7 @@
 //!
 //! Deliberately absent: messages to peers; they leave over the connections that this node dials.
 
+use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
@@ -94,7 +95,7 @@ fn register(shared: &Shared, stream: &TcpStream) -> Option<u64> {
         .inspect_err(|error| tracing::warn!("{}: connection refused: {}", shared.local, in_words(error)))
         .ok()?;
     let mut served = shared.served.lock();
-    let pending = served.values().filter(|one| one.hello.is_none()).count();
+    let pending = pending_of(&served);
     let full = served.len() >= shared.options.max_connections;
     if pending >= shared.options.max_pending || full {
         // Ids grow.
@@ -113,6 +114,24 @@ fn register(shared: &Shared, stream: &TcpStream) -> Option<u64> {
     let id = shared.next_id();
     served.insert(id, Served { stream: handle, hello: None, standing: Standing::Founding });
     Some(id)
+}
+
+fn pending_of(served: &BTreeMap<u64, Served>) -> usize {
+    served.values().filter(|one| one.hello.is_none()).count()
+}
+
+fn is_program(hello: &Hello) -> bool {
+    hello.purpose == Purpose::Client && hello.from.is_none()
+}
+
+fn programs_of(served: &BTreeMap<u64, Served>) -> usize {
+    served.values().filter_map(|one| one.hello.as_ref()).filter(|hello| is_program(hello)).count()
+}
+
+/// How many connections have not said hello, and how many are of programs that are no node.
+pub(super) fn strangers(shared: &Shared) -> (usize, usize) {
+    let served = shared.served.lock();
+    (pending_of(&served), programs_of(&served))
 }
 
 /// Says why, without waiting for anything: a socket that has just been opened takes a few bytes.
@@ -163,9 +182,8 @@ fn admit(shared: &Shared, id: u64, hello: &Hello) -> Result<(), Reject> {
     }
     let mut served = shared.served.lock();
     let standing = shared.inbound.check_hello(hello)?;
-    let is_program = |hello: &Hello| hello.purpose == Purpose::Client && hello.from.is_none();
-    let (programs, limit) = (served.values().filter_map(|one| one.hello.as_ref()), shared.options.max_programs);
-    if is_program(hello) && programs.filter(|other| is_program(other)).count() >= limit {
+    let limit = shared.options.max_programs;
+    if is_program(hello) && programs_of(&served) >= limit {
         let text =
             format!("{limit} programs ask this node something already, which is the limit; end some, or try again");
         return Err(Reject { reason: RejectReason::Busy, text });

@@ -157,6 +157,11 @@ impl Lane {
         }
     }
 
+    /// Bytes that wait, and how many may.
+    pub(super) fn usage(&self) -> (usize, usize) {
+        (self.state.lock().bytes, self.limit)
+    }
+
     /// Whether it has a connection.
     pub(super) fn is_open(&self) -> bool {
         self.state.lock().open.is_some()
