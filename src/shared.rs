@@ -439,6 +439,8 @@ impl Shared {
 
     /// Somebody said over a port what is none of our words, `what`; their connection is ended.
     pub(crate) fn note_malformed(&self, who: &str, port: &str, what: &str) {
+        // It may have what they said in it, however long that is.
+        let what: String = what.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect();
         let tell = self.malformed.lock().note(who);
         let rest = match tell {
             Tell::No => return tracing::debug!(node = self.id.0, "{who} said over {port}: {what}"),
