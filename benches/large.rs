@@ -24,6 +24,7 @@ mod common;
 const BOUND: u64 = 400_000_000;
 
 fn main() -> ExitCode {
+    shoaldb::give_back_freed_memory();
     let args = Args::of_process();
     let start = |seat: &Seat| seat.start(|builder| builder.commit_timeout(LONG));
     if let Some(seat) = args.seat() {

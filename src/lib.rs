@@ -74,6 +74,7 @@ pub mod design {
 }
 
 pub use rusqlite;
+pub use shoaldb_vfs::give_back_freed_memory;
 pub use shoaldb_vfs::page::PageNo;
 pub use shoaldb_vfs::view::{LentPage, ReadView, ViewError};
 

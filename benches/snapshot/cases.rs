@@ -24,6 +24,7 @@ pub(crate) fn run(cluster: &Cluster, args: &Args) {
         (0..rounds).for_each(|_| join(cluster, writers));
     }
     if wanted("rejoin") {
+        rejoin(cluster, 0);
         rejoin(cluster, writers);
     }
     if wanted("follower") {

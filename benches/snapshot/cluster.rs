@@ -60,7 +60,7 @@ impl Cluster {
             .expect("the rows");
         }
         let small = node.connect("small").expect("a connection");
-        small.execute_batch("CREATE TABLE t(x); CREATE TABLE one(id PRIMARY KEY, v)").expect("tables");
+        small.execute_batch("CREATE TABLE t(x)").expect("a table");
         let (others, compacted, next) = (Mutex::new(others), AtomicBool::new(false), AtomicUsize::new(VOTERS));
         let cluster = Cluster { node, seats, others, compacted, next, bytes: mib << 20 };
         cluster.checkpointed();
@@ -92,13 +92,17 @@ impl Cluster {
         Learner { seat, process: None }
     }
 
-    /// Writes until the log no longer has what anybody needs who is away, nor what a view that was lent goes on behind. The
-    /// database stays small.
+    /// Writes until the log no longer has what anybody needs who is away, nor what a view that was lent goes on behind. That
+    /// goes to a database that is dropped afterwards: whoever comes then need not fetch it.
     pub(crate) fn outrun(&self) {
-        let (small, last) = (self.node.connect("small").expect("a connection"), self.node.status().last);
+        let last = self.node.status().last;
+        let filler = self.node.connect("filler").expect("a connection");
+        filler.execute_batch("CREATE TABLE one(id PRIMARY KEY, v)").expect("a table");
         while self.node.status().first <= last {
-            small.execute("INSERT OR REPLACE INTO one VALUES (1, randomblob(500000))", []).expect("a large row");
+            filler.execute("INSERT OR REPLACE INTO one VALUES (1, randomblob(500000))", []).expect("a large row");
         }
+        drop(filler);
+        self.node.drop_database("filler").expect("it is dropped");
         self.checkpointed();
     }
 

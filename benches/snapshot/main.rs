@@ -12,7 +12,8 @@
 //! lent       how long it is from a learner's first question until a view is lent to it, at a WAL of 4 MB: connection and all
 //! nothing    writers alone, and writers beside `cp` and `fsync` of the main file
 //! join       a learner with nothing, so many rounds without writers and with them
-//! rejoin     a learner that comes back after one page in a hundred changed: at random places, at one place
+//! rejoin     a learner that comes back after one page in a hundred changed: at random places, at one place; without
+//!            writers, whose rows would have to be sent as well, and with them
 //! follower   a learner that is killed when it has a fifth, a half and nine tenths, and started again
 //! leader     the leader, which is another process then, killed when a learner has that much
 //! three      three learners with nothing at once
@@ -39,6 +40,7 @@ mod measure;
 const LOG_LIMIT: u64 = 32 << 20;
 
 fn main() {
+    shoaldb::give_back_freed_memory();
     let args = Args::of_process();
     if let Some(seat) = args.seat() {
         return learner::run(&seat);

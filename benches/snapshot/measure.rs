@@ -60,13 +60,15 @@ pub(crate) fn row(cluster: &Cluster, what: &str, writers: usize, expected: u64, 
     cluster.rest();
     let (copied, after) = (cluster.copy(), cluster.node.status().lending);
     latencies.sort_unstable();
+    // Only what another process sent is known from its learner alone.
+    let sent = if after.sent > before.sent { after.sent - before.sent } else { came.bytes };
     let part = |bytes: u64| bytes as f64 / expected.max(1) as f64;
     println!(
         "| {what} | {writers} | {seconds:.2} | {:.2} | {copied:.2} | {:.2} | {:.1} | {:.3} | {:.3} | {} | {} | {:.2}, {:.2} | {} | {} | {} |",
         came.millis as f64 / 1e3,
         copied / seconds,
-        came.bytes as f64 / 1e6,
-        part(came.bytes),
+        sent as f64 / 1e6,
+        part(sent),
         part(after.read - before.read),
         watch.peak_here.into_inner().saturating_sub(idle) / 1024,
         watch.peak_there.into_inner() / 1024,

@@ -80,9 +80,6 @@ impl Cluster {
             .args(["--node", &id.to_string()])
             .arg(self.data(id))
             .args(&self.addresses)
-            // As the README recommends: large buffers go back to the system when they are freed, and few heaps keep what was.
-            .env("MALLOC_MMAP_THRESHOLD_", "262144")
-            .env("MALLOC_ARENA_MAX", "2")
             // A group of its own: ctrl-c is for the parent, whose end closes stdin.
             .process_group(0)
             .stdin(Stdio::piped())

@@ -50,6 +50,7 @@ struct Args {
 }
 
 fn main() {
+    shoaldb::give_back_freed_memory();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.split_first() {
         Some((first, rest)) if first == "--node" => node::run(rest).map_err(|error| error.to_string()),

@@ -88,6 +88,16 @@ pub trait File: Send + Sync + Debug {
     fn write_soon(&self, _offset: u64, _len: u64) {}
     /// Makes everything written so far durable, the length included. Never call it again after it failed.
     fn sync_data(&self, label: Label) -> io::Result<()>;
+    /// Begins to make durable what was written so far, once the time before has ended, and says what came of that one. So a
+    /// disk is busy while its caller brings what is next; whether that goes on beside the caller is up to the file. The last one
+    /// is waited for by [`File::sync_data`], which fails if it did, or by [`File::settle`]. After an error as there.
+    fn sync_behind(&self, label: Label) -> io::Result<()> {
+        self.sync_data(label)
+    }
+    /// Waits for what [`File::sync_behind`] began last, and says what came of it.
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64, label: Label) -> io::Result<()>;
     /// Locks `len` bytes from `start` against all other openers of this file, in this process or another, until it is

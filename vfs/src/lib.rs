@@ -48,4 +48,5 @@ pub mod view;
 pub mod wal;
 
 pub use database::Database;
+pub use ext::heap::give_back_freed_memory;
 pub use ffi::Registration;

@@ -8,7 +8,9 @@
 //! ([`Staging::has`]). So an interrupted attempt goes on where it was, whatever state of the database it was for, and a
 //! crash needs no care before the end.
 //!
-//! Pages are synced every 16 MiB, while others come. If such a sync fails, the part is removed.
+//! Pages are synced every 16 MiB, while others come ([`File::sync_behind`]). If such a sync fails, the part is removed: nothing
+//! is known of what is on disk, and pages that are only in the kernel's memory have the right hashes. That is so however a
+//! staging ends, hence its `Drop`.
 //!
 //! [`Staging::finish`] makes the files of it, and a crash or failure after each step:
 //!
@@ -26,6 +28,7 @@
 //! Deliberately absent: where pages come from, and in which order.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,8 +38,10 @@ use crate::mapfile::{Checkpointed, MapFile, Owner};
 use crate::page::{PageHash, PageNo};
 use crate::planted::{self, Bug};
 
-/// Bytes that are read at once while pages are compared.
+/// Bytes that are read at once while pages are compared, and that the disk is handed at once.
 const RUN_BYTES: usize = 1 << 20;
+/// What is this near to what was written before is handed to the disk together with it.
+const SOON_GAP: u64 = 64 << 10;
 
 /// So many bytes are written between two syncs. One sync of everything at the end would hold up those of other files on the
 /// same disk, the log's before all, for as long as it takes.
@@ -71,6 +76,10 @@ pub struct Staging {
     owner: Owner,
     at: Checkpointed,
     part: Arc<dyn File>,
+    /// Where the part ends: nothing came yet of what is behind it.
+    end: u64,
+    /// What was written and not yet handed to the disk.
+    soon: Range<u64>,
     /// Bytes written since the last sync, and how many there may be.
     unsynced: u64,
     sync_every: u64,
@@ -105,7 +114,8 @@ impl Staging {
                 _ => {}
             }
         }
-        Ok(Staging { fs, dir: dir.to_path_buf(), owner, at, part: file, unsynced: 0, sync_every: SYNC_EVERY })
+        let (dir, end) = (dir.to_path_buf(), file.len(LABEL)?);
+        Ok(Staging { fs, dir, owner, at, part: file, end, soon: 0..0, unsynced: 0, sync_every: SYNC_EVERY })
     }
 
     /// Syncs after so many bytes, instead of 16 MiB.
@@ -125,9 +135,12 @@ impl Staging {
         if page == self.owner.page_size.lock_page() {
             return Ok(true);
         }
-        let mut content = vec![0; self.owner.page_size.len()];
-        let got = self.part.read_at(&mut content, page.offset(self.owner.page_size), "stage.read")?;
-        content[got..].fill(0);
+        let (mut content, offset) = (vec![0; self.owner.page_size.len()], page.offset(self.owner.page_size));
+        // Most pages, when nothing was here before, are behind the end: no call then.
+        if offset < self.end {
+            let got = self.part.read_at(&mut content, offset, "stage.read")?;
+            content[got..].fill(0);
+        }
         Ok(PageHash::of(page, &content) == hash)
     }
 
@@ -147,19 +160,38 @@ impl Staging {
         }
         let offset = first.offset(self.owner.page_size);
         self.part.write_at(pages, offset, "stage.write")?;
-        self.part.write_soon(offset, pages.len() as u64);
+        self.write_soon(offset..offset + pages.len() as u64);
+        self.end = self.end.max(offset + pages.len() as u64);
         self.unsynced += pages.len() as u64;
         if self.unsynced < self.sync_every {
             return Ok(());
         }
         self.unsynced = 0;
-        self.part.sync_data("stage.sync_some").inspect_err(|error| {
-            // Nothing is known of what is on disk, and a sync that works later would not say so.
-            let part = files::part_name(self.owner.database, self.owner.generation);
-            if let Err(also) = self.remove(&part) {
-                tracing::error!("{error}; and {part} must be removed, which failed: {also}");
-            }
-        })
+        self.part.sync_behind("stage.sync_some").inspect_err(|error| self.distrust(error))
+    }
+
+    /// The disk begins with what was written, a megabyte at a time: pages come one by one where most are copied from beside.
+    fn write_soon(&mut self, written: Range<u64>) {
+        let soon = &mut self.soon;
+        let goes_on = (soon.start..=soon.end + SOON_GAP).contains(&written.start);
+        if !goes_on {
+            self.part.write_soon(soon.start, soon.end - soon.start);
+            *soon = written;
+        } else {
+            soon.end = soon.end.max(written.end);
+        }
+        if soon.end - soon.start >= RUN_BYTES as u64 {
+            self.part.write_soon(soon.start, soon.end - soon.start);
+            *soon = soon.end..soon.end;
+        }
+    }
+
+    /// A sync failed: nothing is known of what is on disk, and one that works later would not say so.
+    fn distrust(&self, error: &io::Error) {
+        let part = files::part_name(self.owner.database, self.owner.generation);
+        if let Err(also) = self.remove(&part) {
+            tracing::error!("{error}; and {part} must be removed, which failed: {also}");
+        }
     }
 
     /// Makes the files, durable when this returns. `hashes` gives the hashes of so many pages from one on. If a page is not
@@ -185,7 +217,10 @@ impl Staging {
             }
         }
         match written {
-            Ok(map) => Ok(DatabaseFiles::assemble(self.fs, &self.dir, self.owner, self.part, map, self.at)),
+            Ok(map) => {
+                let (fs, part) = (self.fs.clone(), self.part.clone());
+                Ok(DatabaseFiles::assemble(fs, &self.dir, self.owner, part, map, self.at))
+            }
             Err(error) => {
                 for name in doubtful {
                     if let Err(also) = self.remove(name) {
@@ -255,5 +290,14 @@ impl Staging {
     /// Removes what there is.
     pub fn discard(self) -> io::Result<()> {
         self.remove(&files::part_name(self.owner.database, self.owner.generation))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Waits for the disk, at most for 16 MiB.
+        if let Err(error) = self.part.settle() {
+            self.distrust(&error);
+        }
     }
 }

@@ -253,6 +253,21 @@ fn after_a_failed_sync_among_the_pages_the_part_is_gone() {
     }
 }
 
+/// A sync that goes on beside the pages fails when nobody writes any more: whoever begins anew must not find them in the
+/// kernel's memory, with the right hashes, and take them for what is on disk. Shows INV-30.
+#[test]
+fn a_sync_that_fails_behind_the_last_page_counts_also_when_the_attempt_is_given_up() {
+    for seed in 0..20 {
+        let (fs, state) = (disk(seed), State::new(70, 5, 30));
+        let mut staging = state.begin(&fs).unwrap();
+        state.fill(&mut staging).unwrap();
+        fs.fail_at(Aim::At("stage.sync_some"), 1, Lasts::Once, Failure::EIO);
+        drop(staging);
+        assert!(names(&fs).is_empty(), "{:?}", names(&fs));
+        state.assert_built_anew(&fs, seed);
+    }
+}
+
 /// Shows INV-30.
 #[test]
 fn a_power_cut_at_every_call_leaves_something_to_go_on_with() {

@@ -168,6 +168,7 @@ fn in_flags(text: &str) -> String {
 }
 
 fn main() -> ExitCode {
+    shoaldb::give_back_freed_memory();
     let result = command_line().and_then(|cli| set_up_log(&cli).map(|()| cli)).and_then(|cli| match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Start(args) => start::run(*args),

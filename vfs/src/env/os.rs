@@ -12,8 +12,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with, statvfs};
 use rustix::io::Errno;
 
@@ -51,7 +53,7 @@ impl Fs for OsFs {
                 options.write(true).create_new(true);
             }
         }
-        Ok(Arc::new(OsFile { file: options.open(path)? }))
+        Ok(Arc::new(OsFile { file: options.open(path)?, behind: Mutex::default() }))
     }
 
     fn rename(&self, from: &Path, to: &Path, _label: Label) -> io::Result<()> {
@@ -164,6 +166,8 @@ impl DirLock for OsDirLock {}
 #[derive(Debug)]
 struct OsFile {
     file: fs::File,
+    /// A sync that goes on beside the caller.
+    behind: Mutex<Option<JoinHandle<io::Result<()>>>>,
 }
 
 impl File for OsFile {
@@ -189,7 +193,21 @@ impl File for OsFile {
     }
 
     fn sync_data(&self, _label: Label) -> io::Result<()> {
+        self.settle()?;
         self.file.sync_data()
+    }
+
+    fn sync_behind(&self, _label: Label) -> io::Result<()> {
+        self.settle()?;
+        // The same open file: whoever waits for it is told what this kernel has to say of it, and nobody else.
+        let file = self.file.try_clone()?;
+        *self.behind.lock() = Some(Builder::new().name("shoal-sync".to_string()).spawn(move || file.sync_data())?);
+        Ok(())
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        let behind = self.behind.lock().take();
+        behind.map_or(Ok(()), |sync| sync.join().unwrap_or_else(|_| Err(io::Error::other("a sync panicked"))))
     }
 
     fn set_len(&self, len: u64, _label: Label) -> io::Result<()> {

@@ -429,7 +429,8 @@ impl Fs for SimFs {
             };
             Ok((file, world.life))
         })?;
-        Ok(Arc::new(SimFile { fs: self.clone(), file, life, writable: how != Open::Read }))
+        let (fs, writable) = (self.clone(), how != Open::Read);
+        Ok(Arc::new(SimFile { fs, file, life, writable, behind: Mutex::default() }))
     }
 
     fn rename(&self, from: &Path, to: &Path, label: Label) -> io::Result<()> {
@@ -579,6 +580,8 @@ struct SimFile {
     file: u64,
     life: u64,
     writable: bool,
+    /// A sync that goes on beside the caller: as late as it may be, when somebody waits for it.
+    behind: Mutex<Option<Label>>,
 }
 
 impl SimFile {
@@ -586,6 +589,33 @@ impl SimFile {
         match self.writable {
             true => Ok(()),
             false => Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is open for reading only")),
+        }
+    }
+
+    fn sync_now(&self, label: Label) -> io::Result<()> {
+        let (mut world, verdict) = self.fs.enter(Some(self.life), label)?;
+        match verdict {
+            Verdict::Go => {
+                let content = world.content(self.file);
+                // Nothing pending means that durable is as it should be, or that an earlier sync failed and the kernel
+                // has forgotten what it owed.
+                if !content.pending.is_empty() {
+                    let mut dice = Xoshiro::new(0);
+                    content.settle(Mercy::All, &mut dice);
+                }
+                Ok(())
+            }
+            Verdict::Fail(error) => {
+                let mut dice = world.dice.clone();
+                let mercy = Mercy::draw(&mut dice);
+                world.content(self.file).settle(mercy, &mut dice);
+                world.dice = dice;
+                Err(error)
+            }
+            Verdict::Crash(seed) => {
+                world.crash(seed);
+                Err(crashed(label))
+            }
         }
     }
 }
@@ -624,30 +654,19 @@ impl File for SimFile {
     }
 
     fn sync_data(&self, label: Label) -> io::Result<()> {
-        let (mut world, verdict) = self.fs.enter(Some(self.life), label)?;
-        match verdict {
-            Verdict::Go => {
-                let content = world.content(self.file);
-                // Nothing pending means that durable is as it should be, or that an earlier sync failed and the kernel
-                // has forgotten what it owed.
-                if !content.pending.is_empty() {
-                    let mut dice = Xoshiro::new(0);
-                    content.settle(Mercy::All, &mut dice);
-                }
-                Ok(())
-            }
-            Verdict::Fail(error) => {
-                let mut dice = world.dice.clone();
-                let mercy = Mercy::draw(&mut dice);
-                world.content(self.file).settle(mercy, &mut dice);
-                world.dice = dice;
-                Err(error)
-            }
-            Verdict::Crash(seed) => {
-                world.crash(seed);
-                Err(crashed(label))
-            }
-        }
+        self.settle()?;
+        self.sync_now(label)
+    }
+
+    fn sync_behind(&self, label: Label) -> io::Result<()> {
+        self.settle()?;
+        *self.behind.lock() = Some(label);
+        Ok(())
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        let label = self.behind.lock().take();
+        label.map_or(Ok(()), |label| self.sync_now(label))
     }
 
     fn set_len(&self, len: u64, label: Label) -> io::Result<()> {
