@@ -47,6 +47,7 @@ mod node;
 mod pending;
 #[doc(hidden)]
 pub mod planted;
+mod priority;
 #[doc(hidden)]
 pub mod probe;
 pub mod raft;

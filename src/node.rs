@@ -24,6 +24,7 @@ use crate::found::format::{Belongs, Identity};
 use crate::found::{self, Founding};
 use crate::log::{Log, LogError};
 use crate::net::Transport;
+use crate::priority;
 use crate::raft::{Core, CoreConfig, CoreStatus, EntryReader};
 use crate::registry::{Finishing, Left};
 use crate::shared::{Hub, Input, Turn};
@@ -356,6 +357,8 @@ fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex, driver: &Driver) {
 }
 
 fn run_snapshots(hub: &Hub) {
+    // What is fetched is copied and hashed; commits of this machine go first.
+    priority::give_way();
     let mut rounds = Rounds::default();
     while !hub.is_stopped() {
         let due = || (hub.is_stopped() || hub.snapshots.is_due(hub.waiting.clock.now())).then_some(());

@@ -8,7 +8,7 @@
 //! ([`Staging::has`]). So an interrupted attempt goes on where it was, whatever state of the database it was for, and a
 //! crash needs no care before the end.
 //!
-//! Pages are synced every 16 MiB, while others come ([`File::sync_behind`]). If such a sync fails, the part is removed: nothing
+//! Pages are synced every 4 MiB, while others come ([`File::sync_behind`]). If such a sync fails, the part is removed: nothing
 //! is known of what is on disk, and pages that are only in the kernel's memory have the right hashes. That is so however a
 //! staging ends, hence its `Drop`.
 //!
@@ -45,7 +45,7 @@ const SOON_GAP: u64 = 64 << 10;
 
 /// So many bytes are written between two syncs. One sync of everything at the end would hold up those of other files on the
 /// same disk, the log's before all, for as long as it takes.
-const SYNC_EVERY: u64 = 16 << 20;
+const SYNC_EVERY: u64 = 4 << 20;
 
 /// A page of a staging is not what its hash says. Inside an [`io::Error`] of kind `InvalidData`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,7 +118,7 @@ impl Staging {
         Ok(Staging { fs, dir, owner, at, part: file, end, soon: 0..0, unsynced: 0, sync_every: SYNC_EVERY })
     }
 
-    /// Syncs after so many bytes, instead of 16 MiB.
+    /// Syncs after so many bytes, instead of 4 MiB.
     #[must_use]
     pub fn sync_every(mut self, bytes: u64) -> Staging {
         self.sync_every = bytes;
@@ -295,7 +295,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // Waits for the disk, at most for 16 MiB.
+        // Waits for the disk, at most for 4 MiB.
         if let Err(error) = self.part.settle() {
             self.distrust(&error);
         }

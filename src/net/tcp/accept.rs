@@ -30,6 +30,7 @@ use crate::found::format::FoundMessage;
 use crate::net::codec;
 use crate::net::frame::{self, FrameKind};
 use crate::net::handshake::{Hello, Purpose, Reject, RejectReason, Standing, Welcome};
+use crate::priority;
 use crate::types::NodeId;
 
 /// Dialers whose last refusal is remembered.
@@ -242,6 +243,10 @@ fn serve_peer(shared: &Shared, id: u64, link: &mut Link, from: NodeId) -> Result
 }
 
 fn serve_requests(shared: &Shared, link: &mut Link, from: Option<NodeId>) -> Result<(), LinkError> {
+    if from.is_some() {
+        // Another node asks for little but snapshots over these connections; its appends come over others.
+        priority::give_way();
+    }
     loop {
         let deadline = Instant::now() + shared.options.request_timeout;
         let (_, mut body) = link.read(&[FrameKind::Request], Wait::Until(deadline))?;
