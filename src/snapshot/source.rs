@@ -163,6 +163,9 @@ fn sum(hub: &Hub, database: DatabaseId, at: Position) -> Answer {
 }
 
 fn cut(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answer> {
+    // While as many objects are made as may be, nothing of a new view could be sent, and its databases would wait for that with
+    // their checkpoints. Copying one into memory is work like making an object.
+    let Some(_sending) = hub.snapshots.views.begin_sending() else { return Err(Answer::Busy { millis: LATER_MILLIS }) };
     let mut made = Err(Answer::Busy { millis: SOON_MILLIS });
     hub.between_entries(&mut || made = cut_here(hub, to, only));
     let mut cut = made?;

@@ -219,6 +219,30 @@ fn who_is_behind_what_another_one_shows_is_asked_again_and_opens_nothing() {
     assert!(matches!(Answer::decode(serve(&hub, Some(PEER), &ask(applied))), Ok(Answer::Opened { .. })));
 }
 
+/// A view keeps its databases from being checkpointed, so none is opened of which nothing could be sent for now. One that is open
+/// already is lent all the same.
+#[test]
+fn while_all_places_for_sending_are_taken_no_view_is_opened() {
+    let (hub, db) = hub_with_app(&SimFs::new(1), Config { snapshot_chunk_max_size: 0, ..Config::default() });
+    let (views, other) = (&hub.snapshots.views, NodeId(3));
+    hub.core_status.lock().as_mut().unwrap().membership.learners = vec![other];
+    let one = Ask::OpenOne { database: APP, beyond: LogIndex(2) };
+    let whole = Ask::Open { have: LogIndex(0), shown: LogIndex(0) };
+    for (ask, open) in [(one, 1), (whole, 2)] {
+        let say = |node| Answer::decode(serve(&hub, Some(node), &ask.encode())).unwrap();
+        let mut taken: Vec<_> = std::iter::from_fn(|| views.begin_sending()).collect();
+        assert_eq!(say(PEER), Answer::Busy { millis: LATER_MILLIS }, "{ask:?}");
+        assert_eq!((db.status().views, views.opened()), (open - 1, open as u64 - 1), "{ask:?}");
+        taken.pop();
+        opened(&hub, &ask);
+        assert_eq!((db.status().views, views.opened()), (open, open as u64), "{ask:?}");
+        // The place is free again, and then taken again.
+        taken.extend(std::iter::from_fn(|| views.begin_sending()));
+        assert!(matches!(say(other), Answer::Opened { .. } | Answer::OpenedOne { .. }), "{ask:?}");
+        assert_eq!(views.opened(), open as u64, "{ask:?}");
+    }
+}
+
 /// A database of one page that fits, just fits or does not fit: its checkpoints wait for the one who fetches, or not. What is
 /// fetched is the same.
 #[test]
