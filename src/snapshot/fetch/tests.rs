@@ -59,8 +59,12 @@ impl Pump for Millis {
 }
 
 fn hub(clock: &Arc<SimClock>) -> Hub {
+    hub_on(&SimFs::new(1), clock)
+}
+
+fn hub_on(fs: &SimFs, clock: &Arc<SimClock>) -> Hub {
     let shared: Arc<dyn Clock> = clock.clone();
-    let env = Env { fs: Arc::new(SimFs::new(1)), clock: shared.clone(), rng: Arc::new(SimRng::new(1)) };
+    let env = Env { fs: Arc::new(fs.clone()), clock: shared.clone(), rng: Arc::new(SimRng::new(1)) };
     let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
     let (mailbox, _) = crossbeam_channel::unbounded();
     let waiting = Waiting { clock: shared, pump: Some(Arc::new(Millis(clock.clone()))) };
@@ -202,5 +206,111 @@ fn one_that_is_busy_is_asked_again_soon_and_not_for_ever() {
         assert_eq!(asked.len(), BUSY_TRIES);
         let pause = Duration::from_millis(pause);
         assert!(asked.windows(2).all(|two| two[1] - two[0] == pause), "{millis}: {asked:?}");
+    }
+}
+
+/// A database of so many pages, some of which are not what they were before.
+struct Version<'a> {
+    pages: u32,
+    changed: &'a [u32],
+}
+
+impl Version<'_> {
+    fn page(&self, number: u32) -> Vec<u8> {
+        let mut page = content(number);
+        page[5] ^= u8::from(self.changed.contains(&number));
+        page
+    }
+
+    fn hash(&self, number: u32) -> PageHash {
+        PageHash::of(PageNo::new(number).unwrap(), &self.page(number))
+    }
+
+    fn hashes(&self, range: u32) -> Vec<PageHash> {
+        let (first, count) = object::pages_of(range, PageCount(self.pages)).unwrap();
+        (first.get()..first.get() + count).map(|number| self.hash(number)).collect()
+    }
+
+    fn listed(&self, position: u64) -> Listed {
+        let checksum = (1..=self.pages).map(|number| self.hash(number)).fold(PageHash::default(), PageHash::toggle);
+        let at = Checkpointed { position: Position(position), size: PageCount(self.pages), checksum };
+        Listed { id: APP, page_size: SIZE, at }
+    }
+
+    /// Fetches it; the pages that were asked for, in that order.
+    fn fetch(&self, hub: &Hub, position: u64) -> (DatabaseFiles, Vec<u32>) {
+        let mut asked = Vec::new();
+        let fetched = fetch_one(hub, NodeId(2), (ViewId(1), AT), &self.listed(position), &mut |ask: &Ask| {
+            let Ask::Fetch { object, .. } = ask else { return Ok(Answer::Yes) };
+            let bytes = match object {
+                Object::Ranges { first, count, .. } => (*first..first + count)
+                    .flat_map(|range| object::range_hash(&self.hashes(range)).to_le_bytes())
+                    .collect(),
+                Object::Hashes { ranges, .. } => {
+                    ranges.iter().flat_map(|range| object::hashes_as_bytes(&self.hashes(*range))).collect()
+                }
+                Object::Pages { runs, .. } => {
+                    let pages = runs.iter().flat_map(|(first, count)| first.get()..first.get() + count);
+                    asked.extend(pages.clone());
+                    pages.flat_map(|number| self.page(number)).collect()
+                }
+                Object::Manifest => panic!("one database has no manifest"),
+            };
+            Ok(Answer::Object { bytes })
+        });
+        (fetched.unwrap().0, asked)
+    }
+}
+
+/// What is whole of the own copy is copied from there, each run of neighbours with one write, and no other page is asked for:
+/// where pages changed at either end of a range, alone and side by side, where the database grew, and where a page of the own
+/// copy rotted, which costs that one only.
+#[test]
+fn pages_that_are_here_are_copied_in_runs_and_no_other_one_is_asked_for() {
+    // Three ranges and a bit.
+    const NOW: u32 = 202;
+    let all_of_first: Vec<u32> = (1..=64).collect();
+    // How many pages there were, which changed since, which rotted here, and with how many writes the new file is made: one for
+    // each range that is the same, for each run that is copied, and for each run that comes.
+    for (before, changed, rotten, writes) in [
+        (NOW, &[][..], &[][..], 4),
+        (NOW, &[1], &[], 3 + 1 + 1),
+        (NOW, &[64], &[], 3 + 1 + 1),
+        (NOW, &[1, 64], &[], 3 + 1 + 2),
+        (NOW, &[64, 65], &[], 2 + 2 + 1),
+        (NOW, &[30, 31, 32], &[], 3 + 2 + 1),
+        (NOW, &[2, 4], &[], 3 + 3 + 2),
+        (NOW, &[NOW], &[], 3 + 1 + 1),
+        (NOW, &all_of_first, &[], 3 + 1),
+        (150, &[], &[], 2 + 1 + 1),
+        (128, &[], &[], 2 + 1),
+        (129, &[], &[], 2 + 1 + 1),
+        // What is around a rotten page is copied page by page.
+        (NOW, &[20], &[10], 3 + (18 + 1) + 2),
+        (NOW, &[], &[70], 3 + 63 + 1),
+    ] {
+        let what = format!("{before} pages, changed {changed:?}, rotten {rotten:?}");
+        let fs = SimFs::new(1);
+        let hub = hub_on(&fs, &Arc::default());
+        let (own, _) = Version { pages: before, changed: &[] }.fetch(&hub, 8);
+        let mut catalogue = crate::catalogue::Catalogue::new(crate::types::ClusterId(1));
+        let name = crate::catalogue::DatabaseName::new("app").unwrap();
+        catalogue.apply_create(LogIndex(APP.0), name, SIZE, crate::catalogue::AutoVacuum::None).unwrap();
+        hub.databases.install(LogIndex(8), &catalogue, vec![(APP, own)], &[]).unwrap();
+        for page in rotten {
+            let at = (page - 1) as usize * SIZE.len() + 9;
+            fs.edit(std::path::Path::new("/db/2-2.db"), |bytes| bytes[at] ^= 1);
+        }
+
+        let now = Version { pages: NOW, changed };
+        let before_it = fs.count("stage.write");
+        let (files, asked) = now.fetch(&hub, 9);
+        let mut lacking: Vec<u32> = changed.iter().chain(rotten).copied().chain(before + 1..=NOW).collect();
+        lacking.sort_unstable();
+        assert_eq!(asked, lacking, "{what}");
+        assert_eq!(fs.count("stage.write") - before_it, writes, "{what}");
+        assert_eq!(files.at(), now.listed(9).at, "{what}");
+        let made = fs.peek(std::path::Path::new("/db/2-3.db")).unwrap();
+        assert!(made == (1..=NOW).flat_map(|number| now.page(number)).collect::<Vec<_>>(), "{what}");
     }
 }
