@@ -33,6 +33,7 @@ use crate::signal::Waiting;
 use crate::snapshot::object::{Manifest, ViewId};
 use crate::types::{EntryClass, EntryId, HardState, Incarnation, Message, NodeId, Term};
 
+mod installed;
 mod mended;
 
 const NODE: NodeId = NodeId(1);

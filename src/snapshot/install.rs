@@ -6,9 +6,16 @@
 //! 2 the log is reset: it begins behind the snapshot's      a start finds the new generations named in the log's head, and
 //!   entry, in one segment with one synced head              removes the old ones
 //! 3 databases show the new files                            the same
-//! 4 core and applier begin anew behind that entry           the same
-//! 5 the old generations are removed                         the same
+//! 4 their old generations are removed, and databases that   the same
+//!   are dropped by then
+//! 5 core and applier begin anew behind that entry           the same
 //! ```
+//!
+//! The table is walked by tests. Crashes in step 1: `a_power_cut_at_every_call_leaves_something_to_go_on_with`. Power lost in,
+//! and a fault of, every call from its end to that of step 4:
+//! `a_crash_or_a_fault_in_any_call_of_an_install_leaves_the_old_state_or_the_whole_new_one`. Step 5 is in memory: a process that
+//! ends before it, or behind it, is in `what_a_process_did_not_get_to_tell_of_an_install_is_told_by_the_next_one`. Whole nodes lose
+//! power there in the simulation ("installs rolled forward"), and real ones are killed in the kill loop (`tests/crash`).
 //!
 //! Step 2 is the only one that decides anything. To Raft the node looks as if it had been started again: what it had
 //! acknowledged is in the snapshot or was never committed (a log that has not the snapshot's entry differs from the

@@ -1,0 +1,278 @@
+//! The table of crashes in `snapshot/install.rs`, walked: power lost in, and a fault of, every call while a snapshot is installed.
+//! It replaces one database, brings another one and drops a third.
+
+use shoaldb_vfs::database::Checkpoint;
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts};
+use shoaldb_vfs::files::DatabaseFiles;
+use shoaldb_vfs::page::PageSize;
+use shoaldb_vfs::transaction::{ChangedPage, Transaction};
+
+use super::*;
+use crate::apply::{Applier, Step};
+use crate::entry::{self, Body, Origin, Payload};
+use crate::snapshot::object::Listed;
+
+/// The entries that create the databases, the last one of the log, the one that creates the new database elsewhere, and the one
+/// that the snapshot is of.
+const APP: u64 = 2;
+const OLD: u64 = 3;
+const LAST: u64 = 6;
+const NEW: u64 = 12;
+const SNAPSHOT: EntryId = EntryId { index: LogIndex(20), term: Term(1) };
+const RECEIVED: u64 = 77;
+const VIEW: ViewId = ViewId(6);
+
+/// Page 1 of a database as entry `index` leaves it.
+fn page(index: u64) -> Vec<u8> {
+    let mut page = Geometry::default().first_page();
+    page[27] = index as u8;
+    page
+}
+
+fn hash(page: &[u8]) -> PageHash {
+    PageHash::of(PageNo::FIRST, page)
+}
+
+fn name(of: &str) -> DatabaseName {
+    DatabaseName::new(of).unwrap()
+}
+
+/// Two databases are created, and the first one is written.
+fn entries() -> Vec<LogEntry> {
+    let entry = |index: u64| {
+        let create =
+            |of| Body::CreateDatabase { name: name(of), page_size: PageSize::DEFAULT, auto_vacuum: AutoVacuum::None };
+        let body = match index {
+            APP => create("app"),
+            OLD => create("old"),
+            _ => {
+                let image = page(index);
+                let transaction = Transaction {
+                    base: Position(if index == OLD + 1 { APP } else { index - 1 }),
+                    page_size: PageSize::DEFAULT,
+                    size_after: PageCount(1),
+                    checksum_after: hash(&image),
+                    pages: vec![ChangedPage { number: PageNo::FIRST, hash: hash(&image), image: image.into() }],
+                };
+                Body::Transaction { database: DatabaseId(APP), transaction }
+            }
+        };
+        let origin = Origin { node: NodeId(2), session: 9, number: index };
+        let id = EntryId { index: LogIndex(index), term: Term(1) };
+        let data = entry::encode(&Payload { origin, body }).unwrap().into();
+        LogEntry { id, class: EntryClass::Normal, data }
+    };
+    (APP..=LAST).map(entry).collect()
+}
+
+struct World {
+    fs: SimFs,
+    env: Env,
+    directory: Directory,
+    identity: Identity,
+}
+
+/// A node in one of its lives.
+struct Life {
+    hub: Hub,
+    log: Arc<Log>,
+    core: CoreStatus,
+}
+
+impl World {
+    /// A node whose log has all the entries. If it is anchored, its main files have them, too, and a start does not make them anew.
+    fn new(anchored: bool) -> World {
+        let fs = SimFs::new(1);
+        let (env, directory, identity, opened) = founded_on(&fs);
+        let membership = opened.restored.membership.clone();
+        let commit = HardState { term: Term(1), vote: None, commit: LogIndex(LAST) };
+        opened.log.append(&Batch { entries: entries(), hard_state: Some(commit), ..Batch::default() }).unwrap();
+        drop(opened);
+        let world = World { fs, env, directory, identity };
+        if anchored {
+            let life = world.start();
+            let app = life.hub.databases.get(DatabaseId(APP)).unwrap();
+            let made = app.checkpoint_and_restart(Duration::ZERO, None).unwrap();
+            assert!(matches!(made, Checkpoint::Done { to: Position(LAST), .. }), "{made:?}");
+            let catalogue = life.hub.catalogue.lock().clone().unwrap();
+            let registry = registry::encode(&catalogue, &Default::default(), Default::default());
+            let anchor = Anchor { applied: LogIndex(LAST), membership, registry: life.hub.registry(&registry) };
+            life.log.append(&Batch { anchor: Some(anchor), ..Batch::default() }).unwrap();
+            life.hub.databases.stop();
+        }
+        world
+    }
+
+    /// A start, up to where the log's entries behind the anchor are applied.
+    fn start(&self) -> Life {
+        let opened = self.directory.open_log(&self.identity).unwrap();
+        let anchored = opened.applied().index.0;
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let hub = hub_of(&self.env, &self.identity, mailbox);
+        let (engine, log) = begin(&hub, opened, &self.directory).unwrap();
+        let core = engine.core_status();
+        let of_log = log.entries(LogIndex(anchored + 1), log.last().index.next(), u64::MAX).unwrap();
+        let (mut applier, count) = (Applier::new(hub.clone()), of_log.len());
+        applier.push(of_log);
+        (0..count).for_each(|_| assert!(matches!(applier.step(), Step::Done)));
+        Life { hub, log, core }
+    }
+
+    fn has(&self, database: u64, generation: u64, end: &str) -> bool {
+        let file = format!("{database}-{generation}.{end}");
+        self.env.fs.list(Path::new("/a/db"), "test").unwrap().contains(&file)
+    }
+}
+
+impl Life {
+    fn files(&self, database: u64, at: Checkpointed, page: &[u8]) -> DatabaseFiles {
+        let mut staging = self.hub.databases.stage(DatabaseId(database), PageSize::DEFAULT, at).unwrap();
+        if !staging.has(PageNo::FIRST, hash(page)).unwrap() {
+            staging.write(PageNo::FIRST, page).unwrap();
+        }
+        staging.finish(&mut |_, _| Ok(vec![hash(page)])).unwrap()
+    }
+
+    /// A snapshot with its files complete, as `fetch.rs` leaves it.
+    fn fetch(&self) -> Staged {
+        let membership = self.core.membership.clone();
+        let mut catalogue = Catalogue::new(self.hub.catalogue.lock().as_ref().unwrap().cluster());
+        for (id, of) in [(APP, "app"), (NEW, "new")] {
+            catalogue.apply_create(LogIndex(id), name(of), PageSize::DEFAULT, AutoVacuum::None).unwrap();
+        }
+        let (mut listed, mut files) = (Vec::new(), Vec::new());
+        for (id, position) in [(APP, SNAPSHOT.index.0), (NEW, NEW + 1)] {
+            let page = page(position);
+            let at = Checkpointed { position: Position(position), size: PageCount(1), checksum: hash(&page) };
+            listed.push(Listed { id: DatabaseId(id), page_size: PageSize::DEFAULT, at });
+            files.push((DatabaseId(id), self.files(id, at, &page)));
+        }
+        let manifest = Manifest { at: SNAPSHOT, reach: SNAPSHOT.index, membership, catalogue, databases: listed };
+        Staged { source: NodeId(2), view: VIEW, manifest, files, received: RECEIVED }
+    }
+
+    fn install(&self, staged: Staged) -> std::result::Result<Installed, String> {
+        install::install(&self.hub, &self.log, &self.core, staged)
+    }
+
+    /// What each database shows, by name: how far it is, and its page.
+    fn shows(&self, what: &str) -> Vec<(String, u64, u8)> {
+        let shown = |(_, db): (DatabaseId, Arc<shoaldb_vfs::Database>)| {
+            assert_eq!(db.retired(), None, "{what}");
+            let page = db.page(PageNo::FIRST).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+            (db.name().to_string(), db.position().0, page.unwrap()[27])
+        };
+        self.hub.databases.all().into_iter().map(shown).collect()
+    }
+
+    /// Whether the snapshot counts. All is as the log says, or all is as the snapshot says.
+    fn is_new(&self, what: &str) -> bool {
+        let is_new = self.log.start() == SNAPSHOT;
+        let shown = self.shows(what);
+        let shown: Vec<_> = shown.iter().map(|(name, position, byte)| (name.as_str(), *position, *byte)).collect();
+        if is_new {
+            let (app, new) = (SNAPSHOT.index.0, NEW + 1);
+            assert_eq!(shown, [("app", app, app as u8), ("new", new, new as u8)], "{what}");
+            assert_eq!(self.log.last(), SNAPSHOT, "{what}");
+            let left = self.hub.snapshots.finishing().map(|finishing| (finishing.index, finishing.left));
+            let all = Left { install: Some(RECEIVED), end: true, source: Some(VIEW.0) };
+            assert_eq!(left, Some((SNAPSHOT.index, all)), "{what}: it is still to be told");
+        } else {
+            let empty = Geometry::default().first_page()[27];
+            assert_eq!(shown, [("app", LAST, LAST as u8), ("old", OLD, empty)], "{what}");
+            assert_eq!(self.log.last().index, LogIndex(LAST), "{what}");
+            assert_eq!(self.hub.snapshots.finishing(), None, "{what}");
+        }
+        is_new
+    }
+}
+
+/// After a start: the snapshot counts as a whole and nothing is left of what was before, or nothing of it counts and its pages are
+/// of use to the next attempt, which succeeds. Whether it counted.
+fn goes_on(world: &World, what: &str) -> bool {
+    let life = world.start();
+    let was_new = life.is_new(what);
+    if !was_new {
+        for (id, generation) in [(APP, 1), (OLD, 1)] {
+            assert!(world.has(id, generation, "db"), "{what}: files of database {id} are gone");
+        }
+        let written = world.fs.count("stage.write");
+        let staged = life.fetch();
+        assert_eq!(world.fs.count("stage.write"), written, "{what}: the pages are fetched again");
+        assert!(matches!(life.install(staged), Ok(Installed::Yes(_))), "{what}");
+        assert!(life.is_new(what), "{what}");
+    }
+    life.hub.databases.stop();
+    drop(life);
+    let again = world.start();
+    assert!(again.is_new(what), "{what}");
+    assert!(world.has(APP, 2, "db") && world.has(NEW, 2, "db"), "{what}");
+    for (id, generation) in [(APP, 1), (OLD, 1)] {
+        let left: Vec<_> = ["db", "map", "dw"].into_iter().filter(|end| world.has(id, generation, end)).collect();
+        assert!(left.is_empty(), "{what}: of database {id} there is still {left:?}");
+    }
+    again.hub.databases.stop();
+    was_new
+}
+
+/// Shows INV-31.
+#[test]
+fn a_crash_or_a_fault_in_any_call_of_an_install_leaves_the_old_state_or_the_whole_new_one() {
+    for anchored in [true, false] {
+        walk(anchored);
+    }
+}
+
+fn walk(anchored: bool) {
+    let world = World::new(anchored);
+    let life = world.start();
+    assert!(!life.is_new("before"));
+    let staged = life.fetch();
+    let before = world.fs.calls();
+    assert!(matches!(life.install(staged), Ok(Installed::Yes(_))));
+    let calls = world.fs.calls() - before;
+    assert!(life.is_new("installed"));
+    life.hub.databases.stop();
+    drop(life);
+    assert!(goes_on(&world, "installed"));
+
+    let (mut old, mut new, mut later) = (0, 0, 0);
+    for nth in 1..=calls {
+        for seed in 0..8 {
+            let what = format!("anchored {anchored}, power lost in call {nth} of {calls}, seed {seed}");
+            let world = World::new(anchored);
+            let life = world.start();
+            let staged = life.fetch();
+            world.fs.crash_at(Aim::Any, nth, seed);
+            let _ = life.install(staged);
+            assert!(world.fs.is_down(), "{what}");
+            drop(life);
+            world.fs.restart();
+            let counts = if goes_on(&world, &what) { &mut new } else { &mut old };
+            *counts += 1;
+        }
+        for failure in [Failure::EIO, Failure::ENOSPC] {
+            let what = format!("anchored {anchored}, {failure:?} in call {nth} of {calls}");
+            let world = World::new(anchored);
+            let life = world.start();
+            let staged = life.fetch();
+            world.fs.fail_at(Aim::Any, nth, Lasts::Once, failure);
+            match life.install(staged) {
+                Ok(Installed::Yes(_)) => assert!(life.is_new(&what), "{what}"),
+                Ok(Installed::NoRoom(staged, _)) => {
+                    later += 1;
+                    assert!(!life.is_new(&what), "{what}");
+                    assert!(matches!(life.install(*staged), Ok(Installed::Yes(_))), "{what}");
+                    assert!(life.is_new(&what), "{what}");
+                }
+                Ok(Installed::NotNeeded) => panic!("{what}: it is needed"),
+                // The node stops, and its next start finds what there is.
+                Err(_) => {}
+            }
+            life.hub.databases.stop();
+            drop(life);
+            goes_on(&world, &what);
+        }
+    }
+    assert!(old > 0 && new > 0 && later > 0, "before the record {old}, behind it {new}, without room {later}");
+}
