@@ -247,14 +247,18 @@ fn a_hash_that_rots_on_the_leader_convicts_nobody_else() {
     cluster.assert_equal("app");
 }
 
-/// Bytes that rot while their node is stopped: files that cannot be opened at all, a page, a hash, and a double-write that is
-/// the only one who could end a checkpoint.
+/// Bytes that rot while their node, which followed or led, is stopped: files that cannot be opened at all, a page, a hash, and a
+/// double-write that is the only one who could end a checkpoint.
 #[test]
 fn what_rots_while_a_node_is_stopped_is_repaired_after_its_start() {
     let mut cluster = filled(scrubbed);
-    let victim = cluster.follower().id();
     let damages = ["main file cut off", "map without a head", "main file gone", "page", "hash", "double-write"];
-    for (generation, what) in (1..).zip(damages) {
+    let mut generations = [1; 3];
+    for (damage, leads) in damages.into_iter().flat_map(|damage| [(damage, false), (damage, true)]) {
+        let victim = if leads { cluster.leader().id() } else { cluster.follower().id() };
+        let generation = generations[victim as usize - 1];
+        generations[victim as usize - 1] += 1;
+        let what = format!("{damage}, led {leads}");
         for row in 1..20 {
             write(&cluster, "app", row);
         }
@@ -264,19 +268,15 @@ fn what_rots_while_a_node_is_stopped_is_repaired_after_its_start() {
         let (main, map, doublewrite) = (path("db"), path("map"), path("dw"));
         cluster.nodes[victim as usize - 1] = None;
         let cut_off = |path: &Path, len| OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
-        match what {
+        match damage {
             "main file cut off" => cut_off(&main, 4096 * 50),
             "map without a head" => flip_in(&map, 20),
             "main file gone" => std::fs::remove_file(&main).unwrap(),
             "page" => flip_in(&main, 4096 * 90),
             "hash" => flip_in(&map, 4096 + 16 * 30),
             _ => {
-                // The newest position record is lost, as if the last checkpoint had been interrupted before it: the
-                // double-write would end it, and is rotten, too.
-                let bytes = std::fs::read(&map).unwrap();
-                let sequence = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-                let newest = if sequence(512) > sequence(1024) { 512 } else { 1024 };
-                flip_in(&map, newest as u64 + 10);
+                // The double-write would end that checkpoint, and is rotten, too.
+                lose_newest_record(&map);
                 flip_in(&doublewrite, 4096 + 100);
             }
         }
@@ -298,7 +298,67 @@ fn what_rots_while_a_node_is_stopped_is_repaired_after_its_start() {
     }
 }
 
-/// The nameless files in which a node of this process keeps pages of its WALs.
+/// The record of the last checkpoint is lost, as if power had gone before it was written: only the double-write could end it then.
+fn lose_newest_record(map: &Path) {
+    let bytes = std::fs::read(map).unwrap();
+    let sequence = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let newest = if sequence(512) > sequence(1024) { 512 } else { 1024 };
+    flip_in(map, newest as u64 + 10);
+}
+
+/// A node that runs reads nothing of a double-write, whose only use is to end a checkpoint after a crash, and writes the next one over
+/// it. So on a follower and on the leader nothing comes of a rotten one: nobody is suspected, nothing wrong is served, and
+/// checkpoints go on. A start has no use for it either, but at one moment: after a crash in the middle of a
+/// checkpoint. Then it finds the mixture that this left, and the database is repaired. Shows INV-39.
+#[test]
+fn a_double_write_that_rots_under_a_running_node_matters_only_to_a_start_in_the_middle_of_a_checkpoint() {
+    for leads in [false, true] {
+        let mut cluster = filled(scrubbed);
+        let victim = if leads { cluster.leader().id() } else { cluster.follower().id() };
+        let events = all_events(&cluster);
+        let path = |end| path_of(&cluster, victim, "app", 1, end);
+        let (main, map, doublewrite) = (path("db"), path("map"), path("dw"));
+        // Its head, its list, and a page.
+        let rot = || {
+            let file = OpenOptions::new().write(true).open(&doublewrite).unwrap();
+            [20, 88 + 10, 4096 + 100].into_iter().for_each(|at| file.write_all_at(&[0xa5; 8], at).unwrap());
+        };
+        for row in 1..20 {
+            rot();
+            write(&cluster, "app", row);
+        }
+        checkpointed(cluster.node(victim));
+        cluster.assert_equal("app");
+        // Every page of every copy is read and compared.
+        let door = cluster.list[victim as usize - 1].address.clone();
+        let client = shoaldb::client::Client::new(shoaldb::client::Doors::Endpoints(vec![door]));
+        let verified = client.verify(Some("app"), true).unwrap();
+        assert!(verified.len() == 1 && verified[0].same, "{verified:#?}");
+
+        rot();
+        cluster.nodes[victim as usize - 1] = None;
+        cluster.start_node(victim);
+        cluster.assert_equal("app");
+        for row in 1..20 {
+            write(&cluster, "app", row);
+        }
+        cluster.assert_equal("app");
+        checkpointed(cluster.node(victim));
+        unsuspected(&cluster, &events, 0);
+        assert!(main.exists(), "nothing was to be repaired");
+
+        rot();
+        cluster.nodes[victim as usize - 1] = None;
+        lose_newest_record(&map);
+        cluster.start_node(victim);
+        let repaired = |status: &Status| status.alarms.is_empty() && !main.exists();
+        until(cluster.node(victim), "it is repaired", repaired);
+        cluster.assert_equal("app");
+        cluster.assert_equal("other");
+    }
+}
+
+/// The nameless files in which a node of this process keeps pages of its WALs. They end with it: a node that is stopped has none.
 fn scratch_files(dir: &Path) -> Vec<File> {
     let all = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
         let path = entry.ok()?.path();
