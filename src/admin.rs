@@ -295,8 +295,10 @@ fn health(hub: &Hub) -> Result<()> {
         // What it does not know, it cannot do its part for: there is nobody whom it could follow.
         Err(_) if hub.trouble().is_none() => Err(Error::new(ErrorKind::NotLeader, alarms)),
         Err(_) => Err(Error::new(ErrorKind::Stopped, alarms)),
-        Ok(()) if !alarms.is_empty() => Err(Error::new(ErrorKind::Io, alarms)),
-        Ok(()) => caught_up,
+        Ok(()) => match status::own_alarms(hub).join("; ") {
+            own if own.is_empty() => caught_up,
+            own => Err(Error::new(ErrorKind::Io, own)),
+        },
     }
 }
 

@@ -383,6 +383,16 @@ fn state_of(peer: &Peer, log_start: LogIndex) -> &'static str {
 
 /// What needs a person's attention, the gravest first.
 pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
+    let mut alarms = own_alarms(hub);
+    if other_leader(hub).is_none() {
+        alarms.extend(unreached(hub, |_| true));
+    }
+    alarms
+}
+
+/// The same, but for members that a leader does not reach: it is as well as it was, and whoever starts a node again that is not
+/// must not do so because another one is away.
+pub(crate) fn own_alarms(hub: &Hub) -> Vec<String> {
     let mut alarms: Vec<String> = health(hub).err().into_iter().collect();
     alarms.extend(hub.databases.damaged(hub.is_sole_voter()));
     alarms.extend(hub.findings.lock().alarms.values().cloned());
@@ -395,8 +405,14 @@ pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
         ));
     }
     alarms.extend(hub.transport().map_or_else(Vec::new, |transport| transport.refusals()));
-    alarms.extend(unreached(hub));
+    if let Some(leader) = other_leader(hub) {
+        alarms.extend(unreached(hub, |node| node == leader));
+    }
     alarms
+}
+
+fn other_leader(hub: &Hub) -> Option<NodeId> {
+    hub.leadership().leader.filter(|leader| *leader != hub.id)
 }
 
 /// A member that is not reached for longer is an alarm: whoever restarts one needs less.
@@ -404,13 +420,10 @@ const UNREACHED_AFTER: Duration = Duration::from_secs(10);
 
 /// Members that this node does not reach and should. A leader should reach all. A follower should reach its leader, who gets no
 /// acknowledgement from it otherwise; who else is away its leader says. Without a leader nobody does but itself.
-fn unreached(hub: &Hub) -> Vec<String> {
+fn unreached(hub: &Hub, which: impl Fn(NodeId) -> bool) -> Vec<String> {
     let Some(transport) = hub.transport() else { return Vec::new() };
-    let leader = hub.leadership().leader.filter(|leader| *leader != hub.id);
     let unreached = transport.unreached().into_iter();
-    let unreached =
-        unreached.filter(|one| one.age >= UNREACHED_AFTER && leader.is_none_or(|leader| leader == one.node));
-    let unreached = unreached.filter(|one| hub.is_member(one.node));
+    let unreached = unreached.filter(|one| one.age >= UNREACHED_AFTER && which(one.node) && hub.is_member(one.node));
     let words = unreached.map(|Unreached { node, address, age, why }| {
         format!(
             "node {node} at {address} has not been reached for {} s: {why}; start it, or check its address and the network between",
@@ -500,5 +513,11 @@ mod tests {
         assert_eq!(told(Some(3)), [three], "a follower, its leader");
         assert_eq!(told(Some(4)), [""; 0], "which was reached lately");
         assert!(alarms(hub).iter().all(|alarm| !alarm.contains("node 9")), "no member");
+        // Only a follower that does not reach its leader cannot do its part.
+        for (leader, own) in [(1, 0), (3, 1)] {
+            told(Some(leader));
+            let own_alarms = own_alarms(hub).into_iter().filter(|alarm| alarm.contains("has not been reached"));
+            assert_eq!(own_alarms.count(), own, "with leader {leader}");
+        }
     }
 }
