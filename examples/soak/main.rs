@@ -41,6 +41,15 @@ use wire::{Failure, Fate, Job};
 /// Longest wait for anything at the beginning and at the end, and for the next acknowledged transaction in between.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+const HELP: &str = "Three node processes under a mixed load, killed and restarted all the time. Exit code 0: nothing was lost, nothing grew.
+
+Usage: soak [--minutes N] [--dir DIR] [--seed S] [--steady ID]
+
+  --minutes N   how long; 2 by default, too few to tell growth
+  --dir DIR     where the nodes' directories go; they stay if something is wrong
+  --seed S      of the order of what is done
+  --steady ID   a node, 1 to 3, that is never killed; its memory is told by minute";
+
 struct Args {
     minutes: u64,
     seed: u64,
@@ -52,6 +61,9 @@ struct Args {
 fn main() {
     shoaldb::give_back_freed_memory();
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|word| word == "--help" || word == "-h") {
+        return println!("{HELP}");
+    }
     let result = match args.split_first() {
         Some((first, rest)) if first == "--node" => node::run(rest).map_err(|error| error.to_string()),
         _ => parse(&args).and_then(|args| soak(&args)),
@@ -73,7 +85,7 @@ fn parse(args: &[String]) -> Result<Args, String> {
             "--seed" => parsed.seed = number(value?)?,
             "--dir" => parsed.dir = PathBuf::from(value?),
             "--steady" => parsed.steady = Some(number(value?)?).filter(|id| NODES.contains(id)),
-            other => return Err(format!("what is {other}? Use --minutes N, --dir DIR, --seed S, --steady ID")),
+            other => return Err(format!("what is {other}? Use --help")),
         }
     }
     Ok(parsed)
