@@ -91,13 +91,9 @@ pub trait File: Send + Sync + Debug {
     /// Begins to make durable what was written so far, once the time before has ended, and says what came of that one. So a
     /// disk is busy while its caller brings what is next; whether that goes on beside the caller is up to the file. The last one
     /// is waited for by [`File::sync_data`], which fails if it did, or by [`File::settle`]. After an error as there.
-    fn sync_behind(&self, label: Label) -> io::Result<()> {
-        self.sync_data(label)
-    }
-    /// Waits for what [`File::sync_behind`] began last, and says what came of it.
-    fn settle(&self) -> io::Result<()> {
-        Ok(())
-    }
+    fn sync_behind(&self, label: Label) -> io::Result<()>;
+    /// Waits for what [`File::sync_behind`] began last, and says what came of it. The label is the one of that.
+    fn settle(&self, label: Label) -> io::Result<()>;
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64, label: Label) -> io::Result<()>;
     /// Locks `len` bytes from `start` against all other openers of this file, in this process or another, until it is

@@ -46,6 +46,7 @@ const SOON_GAP: u64 = 64 << 10;
 /// So many bytes are written between two syncs. One sync of everything at the end would hold up those of other files on the
 /// same disk, the log's before all, for as long as it takes.
 const SYNC_EVERY: u64 = 4 << 20;
+const SYNC_SOME: Label = "stage.sync_some";
 
 /// A page of a staging is not what its hash says. Inside an [`io::Error`] of kind `InvalidData`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -167,7 +168,7 @@ impl Staging {
             return Ok(());
         }
         self.unsynced = 0;
-        self.part.sync_behind("stage.sync_some").inspect_err(|error| self.distrust(error))
+        self.part.sync_behind(SYNC_SOME).inspect_err(|error| self.distrust(error))
     }
 
     /// The disk begins with what was written, a megabyte at a time: pages come one by one where most are copied from beside.
@@ -296,7 +297,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // Waits for the disk, at most for 4 MiB.
-        if let Err(error) = self.part.settle() {
+        if let Err(error) = self.part.settle(SYNC_SOME) {
             self.distrust(&error);
         }
     }

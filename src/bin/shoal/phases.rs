@@ -319,6 +319,15 @@ impl File for WatchedFile {
         self.0.map(len, label)
     }
 
+    // Not beside the caller: who is killed in it is killed at that call, and at no other one.
+    fn sync_behind(&self, label: Label) -> io::Result<()> {
+        self.sync_data(label)
+    }
+
+    fn settle(&self, label: Label) -> io::Result<()> {
+        self.0.settle(label)
+    }
+
     fn sync_data(&self, label: Label) -> io::Result<()> {
         if label != "log.sync" {
             return in_phase(label, || self.0.sync_data(label));

@@ -192,20 +192,27 @@ impl File for OsFile {
         crate::ext::writeback::begin(&self.file, offset, len);
     }
 
-    fn sync_data(&self, _label: Label) -> io::Result<()> {
-        self.settle()?;
+    fn sync_data(&self, label: Label) -> io::Result<()> {
+        self.settle(label)?;
         self.file.sync_data()
     }
 
-    fn sync_behind(&self, _label: Label) -> io::Result<()> {
-        self.settle()?;
+    fn sync_behind(&self, label: Label) -> io::Result<()> {
+        self.settle(label)?;
         // The same open file: whoever waits for it is told what this kernel has to say of it, and nobody else.
-        let file = self.file.try_clone()?;
-        *self.behind.lock() = Some(Builder::new().name("shoal-sync".to_string()).spawn(move || file.sync_data())?);
+        let beside = self.file.try_clone().and_then(|file| {
+            let thread = Builder::new().name("shoal-sync".to_string());
+            thread.spawn(move || file.sync_data())
+        });
+        match beside {
+            Ok(sync) => *self.behind.lock() = Some(sync),
+            // No descriptor or thread to be had: then the caller waits.
+            Err(_) => self.file.sync_data()?,
+        }
         Ok(())
     }
 
-    fn settle(&self) -> io::Result<()> {
+    fn settle(&self, _label: Label) -> io::Result<()> {
         let behind = self.behind.lock().take();
         behind.map_or(Ok(()), |sync| sync.join().unwrap_or_else(|_| Err(io::Error::other("a sync panicked"))))
     }

@@ -654,17 +654,17 @@ impl File for SimFile {
     }
 
     fn sync_data(&self, label: Label) -> io::Result<()> {
-        self.settle()?;
+        self.settle(label)?;
         self.sync_now(label)
     }
 
     fn sync_behind(&self, label: Label) -> io::Result<()> {
-        self.settle()?;
+        self.settle(label)?;
         *self.behind.lock() = Some(label);
         Ok(())
     }
 
-    fn settle(&self) -> io::Result<()> {
+    fn settle(&self, _label: Label) -> io::Result<()> {
         let label = self.behind.lock().take();
         label.map_or(Ok(()), |label| self.sync_now(label))
     }

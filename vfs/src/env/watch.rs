@@ -175,6 +175,14 @@ impl File for WatchedFile {
         self.during(label, |file| file.sync_data(label))
     }
 
+    fn sync_behind(&self, label: Label) -> io::Result<()> {
+        self.during(label, |file| file.sync_behind(label))
+    }
+
+    fn settle(&self, label: Label) -> io::Result<()> {
+        self.during(label, |file| file.settle(label))
+    }
+
     fn set_len(&self, len: u64, label: Label) -> io::Result<()> {
         self.during(label, |file| file.set_len(len, label))
     }
@@ -204,7 +212,7 @@ mod tests {
         let watch = Watch::new(clock.clone());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let second = Duration::from_secs(1);
-        for label in ["open", "write", "sync", "len", "dir", "rename", "remove", "list"] {
+        for label in ["open", "write", "sync", "behind", "len", "dir", "rename", "remove", "list"] {
             let (watch, seen, clock) = (watch.clone(), seen.clone(), clock.clone());
             fs.on_call(label, move || {
                 clock.advance(second);
@@ -216,6 +224,10 @@ mod tests {
         let file = watched.open(path, Open::CreateNew, "open").unwrap();
         file.write_at(b"hello", 0, "write").unwrap();
         file.sync_data("sync").unwrap();
+        // It goes on beside, and whoever waits for it waits for the disk.
+        file.sync_behind("behind").unwrap();
+        assert_eq!(seen.lock().len(), 3);
+        file.settle("behind").unwrap();
         file.set_len(4, "len").unwrap();
         let mut read = [0; 8];
         assert_eq!(file.read_at(&mut read, 0, "read").unwrap(), 4);
@@ -229,6 +241,7 @@ mod tests {
             call("open", path),
             call("write", path),
             call("sync", path),
+            call("behind", path),
             call("len", path),
             call("dir", root),
             call("rename", path),
