@@ -55,7 +55,8 @@ pub(crate) const STEP: Duration = Duration::from_millis(200);
 const ANCHOR_EVERY: Duration = Duration::from_secs(1);
 /// Entries that an anchor saves a start at least, if nothing presses.
 const ANCHOR_ENTRIES: u64 = 256;
-/// A WAL with this many times `checkpoint_bytes` is one that readers keep from beginning anew: writers are held off.
+/// A WAL with this many times `checkpoint_bytes` is one that readers, or writers without a pause, keep from beginning anew: writers
+/// are held off.
 const RESTART_FACTOR: u64 = 4;
 /// How long writers are held off, and how long they are left alone afterwards.
 const RESTART_PATIENCE: Duration = Duration::from_millis(50);

@@ -209,6 +209,28 @@ fn every_queue_of_the_design_is_in_the_status_with_its_bound() {
     assert_eq!((status.open_splits.limit, status.databases[0].wal.limit), (1, 1 << 30));
 }
 
+/// The same with the sizes that it was seen with, and queues as they are by default: each part is more than a third of what may be
+/// uncommitted, and more than may be on its way to a follower.
+#[test]
+fn parts_of_24_mib_go_through_the_queues_of_every_node() {
+    const PART: usize = 24 << 20;
+    const ROWS: i64 = 70;
+    let cluster = Cluster::start_calm(3, |builder| builder.part_bytes(PART).busy_timeout(LONG).commit_timeout(LONG));
+    let leader = cluster.leader();
+    leader.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    let db = leader.connect("app").unwrap();
+    let before = leader.status().last;
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1) \
+                INSERT INTO t SELECT randomblob(1 << 20) FROM n";
+    assert_eq!(db.execute(rows, [ROWS]).unwrap() as i64, ROWS);
+    assert_eq!(count(&db), ROWS);
+    // It went as three parts, and not as one or as many.
+    let entries = leader.status().last.0 - before.0;
+    assert!((3..=5).contains(&entries), "{entries} entries");
+    cluster.assert_equal("app");
+    assert_nothing_is_kept(&cluster);
+}
+
 #[test]
 fn a_disk_that_fills_up_between_the_parts_leaves_nothing_of_them() {
     let fs = SimFs::new(5);

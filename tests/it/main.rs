@@ -18,6 +18,7 @@ mod repair;
 mod snapshots;
 mod three_nodes;
 mod trouble;
+mod turnover;
 mod upgrade;
 mod upkeep;
 mod verify;

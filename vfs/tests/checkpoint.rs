@@ -437,6 +437,38 @@ fn a_checkpointer_that_waits_for_readers_holds_writers_off_for_a_while() {
     assert_eq!(shared.counters.restarts.load(Ordering::Relaxed), 1, "it does not wait for ever");
 }
 
+/// Writers of which each waits for the one before it leave WRITE free for moments only, which nobody meets who looks now and then:
+/// as long as they came, a WAL did not begin anew, and its files filled the disk.
+#[test]
+fn a_checkpointer_comes_before_writers_that_wait_so_that_a_new_lap_begins() {
+    let (stage, db) = stage();
+    let shared = stage.database("app");
+    let next = stage.connect("app");
+    next.busy_timeout(Duration::from_secs(3600)).unwrap();
+    db.execute_batch("BEGIN IMMEDIATE; INSERT INTO u VALUES (1)").unwrap();
+    let waiting = || shared.status().writers_waiting;
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || next.execute_batch("INSERT INTO u VALUES (2)").unwrap());
+        while waiting() < 1 {
+            std::thread::yield_now();
+        }
+        let checkpointer = scope.spawn(|| shared.checkpoint_and_restart(Duration::from_secs(3600), None));
+        while waiting() < 2 && !checkpointer.is_finished() {
+            std::thread::yield_now();
+        }
+        db.execute_batch("COMMIT").unwrap();
+        assert!(matches!(checkpointer.join().unwrap().unwrap(), Checkpoint::Done { .. }));
+        writer.join().unwrap();
+    });
+    assert_eq!(shared.counters.restarts.load(Ordering::Relaxed), 1);
+    assert_eq!(number(&db, "SELECT count(*) FROM u"), 2);
+    // One that does not come to its end is left in peace.
+    db.execute_batch("BEGIN IMMEDIATE; INSERT INTO u VALUES (3)").unwrap();
+    shared.checkpoint_and_restart(Duration::from_millis(1), None).unwrap();
+    db.execute_batch("COMMIT").unwrap();
+    assert_eq!((shared.counters.restarts.load(Ordering::Relaxed), waiting()), (1, 0));
+}
+
 #[test]
 fn a_read_only_connection_reads_what_was_checkpointed() {
     let (stage, db) = stage();

@@ -49,7 +49,7 @@ use crate::wal::header::WalHeader;
 use crate::wal::index::{self, IndexHeader, READ_MARKS};
 
 /// The checkpointer's name in the lock table; connections are numbered from 1.
-const CHECKPOINTER: FileId = FileId(0);
+pub(super) const CHECKPOINTER: FileId = FileId(0);
 
 /// How often a checkpointer that waits for readers looks whether they are gone.
 const DRAIN_POLL: Duration = Duration::from_millis(1);
@@ -154,10 +154,10 @@ impl Database {
         }
     }
 
-    /// [`Database::checkpoint`], and then a new lap of the WAL even if there are always readers: for up to `patience` nobody
-    /// may write. Meanwhile new readers find everything in the main file and read it alone, and the others come to their
-    /// ends. A writer that is under way, and a reader that outlives `patience`, are left in peace: then there is no new
-    /// lap. With `end_after` such a reader is ended (`readers.rs`) if it is that old. The applier of this database waits for this.
+    /// [`Database::checkpoint`], and then a new lap of the WAL even if there are always readers, or writers: for up to `patience`
+    /// it waits for whoever writes, before all others that want to; and for as long again nobody may write. Meanwhile new
+    /// readers find everything in the main file and read it alone, and the others come to their ends. A writer and a reader
+    /// that outlive `patience` are left in peace: then there is no new lap. With `end_after` such a reader is ended (`readers.rs`) if it is that old. The applier of this database waits for this.
     pub fn checkpoint_and_restart(
         &self,
         patience: Duration,
@@ -167,12 +167,12 @@ impl Database {
             return self.checkpoint();
         }
         // A WAL that is so long is moved while others may write; what comes meanwhile is little.
-        let first = end_after.map(|_| self.checkpoint()).transpose()?;
-        if !self.take_write_for_checkpoint(&mut self.state.lock()) {
-            return first.map_or_else(|| self.checkpoint(), Ok);
+        let first = self.checkpoint()?;
+        if !self.wait_write_for_checkpoint(&mut self.state.lock(), patience) {
+            return Ok(first);
         }
         let deadline = self.clock.now() + patience;
-        let mut last = Ok(first.unwrap_or(Checkpoint::Nothing));
+        let mut last = Ok(first);
         loop {
             match self.checkpoint() {
                 Ok(Checkpoint::Nothing | Checkpoint::Blocked | Checkpoint::Gated)

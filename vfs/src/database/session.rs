@@ -23,6 +23,7 @@ use std::time::Duration;
 use parking_lot::MutexGuard;
 
 use super::apply::header_lost;
+use super::checkpoint::CHECKPOINTER;
 use super::{Database, FileState, Link, Main, Mode, Overlay, State, Verdict};
 use crate::capture::{self, Capture, CommitFrame};
 use crate::env::in_words;
@@ -649,6 +650,27 @@ impl Database {
         let Some(header) = state.live_header().filter(|_| state.writer.is_none()) else { return false };
         state.writer = Some(Writer::ours(Owner::Checkpointer, self.next_session(), header.max_frame));
         true
+    }
+
+    /// The same; if somebody has it, it is waited for, at most for `patience`, and whoever else waits for it comes later. Writers
+    /// that follow each other leave it free for moments only, which nobody meets who looks now and then.
+    pub(super) fn wait_write_for_checkpoint(&self, state: &mut MutexGuard<'_, State>, patience: Duration) -> bool {
+        let begun = self.clock.now();
+        if state.writer.is_some() && !patience.is_zero() {
+            state.queue.put_first(CHECKPOINTER, begun);
+            state.queue.set_sleeper(CHECKPOINTER, Some(std::thread::current()), begun);
+            while state.writer.is_some() && state.retired.is_none() {
+                let waited = self.clock.now().saturating_sub(begun);
+                let Some(left) = patience.checked_sub(waited).filter(|left| !left.is_zero()) else { break };
+                MutexGuard::unlocked(state, || std::thread::park_timeout(left));
+            }
+            state.queue.leave(CHECKPOINTER);
+        }
+        let taken = self.take_write_for_checkpoint(state);
+        if !taken {
+            state.queue.on_free(self.clock.now());
+        }
+        taken
     }
 
     /// Gives WRITE back after applying, or after a checkpoint.
