@@ -138,3 +138,44 @@ fn a_node_that_restores_and_backs_up_300_mb_has_less_of_it_in_memory() {
     let there: i64 = back.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
     assert_eq!((there, extent(&data).0), (ROWS, ROWS as u64));
 }
+
+/// A database of the smallest pages has the most of them, and it is by pages that a WAL is kept in memory: some 350 bytes each, beside
+/// the pages themselves and what is on its way. So there is a bound for a file of a given size, and pages of half a kilobyte come
+/// closest to it.
+#[test]
+fn a_restore_of_the_smallest_pages_has_its_lists_in_memory_and_no_more_on_leader_and_followers() {
+    const SIZE: u64 = 60 * MEGABYTE;
+    const PAGE: u64 = 512;
+    // `--wal-limit`, and what is on its way: entries and messages, for which there is `tail_cache_limit` and more.
+    const WAL: u64 = 16 << 20;
+    const QUEUES: u64 = 64 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("in.db");
+    let db = Connection::open(&source).unwrap();
+    db.execute_batch("PRAGMA page_size = 512; PRAGMA synchronous = OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+        .unwrap();
+    db.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1) \
+         INSERT INTO t(v) SELECT randomblob(3000) FROM n",
+        [SIZE as i64 / 3000],
+    )
+    .unwrap();
+    drop(db);
+    let size = std::fs::metadata(&source).unwrap().len();
+    assert!(size > SIZE);
+    let calm = ["--election-timeout", "4s", "--commit-timeout", "10m", "--busy-timeout", "10m", "--wal-limit", "16MiB"];
+    let (members, nodes) = three_nodes_with(dir.path(), &calm);
+    let processes: Vec<u32> = nodes.iter().flatten().map(Started::id).collect();
+    works(&["db", "create", "app", "--page-size", "512", "--data", &leader(&members)]);
+    let most = most_during(&processes, || {
+        works(&["restore", "app", &text(&source), "--yes", "--data", &leader(&members)]);
+    });
+    let lists = size / PAGE * 350;
+    let bound = WAL + lists + QUEUES;
+    println!("{} pages, {lists} bytes of lists; {most:?} bytes at most, {bound} allowed", size / PAGE);
+    assert!(most.iter().all(|most| *most < bound), "{most:?} bytes, {bound} are allowed");
+    let (rows, bytes) = extent(&leader(&members));
+    assert_eq!((rows, bytes), (SIZE / 3000, size));
+    let said = works(&["verify", "app", "--endpoints", &members.endpoints()]);
+    assert!(said.contains("same"), "{said}");
+}
