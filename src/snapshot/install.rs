@@ -15,7 +15,8 @@
 //! and a fault of, every call from its end to that of step 4:
 //! `a_crash_or_a_fault_in_any_call_of_an_install_leaves_the_old_state_or_the_whole_new_one`. Step 5 is in memory: a process that
 //! ends before it, or behind it, is in `what_a_process_did_not_get_to_tell_of_an_install_is_told_by_the_next_one`. Whole nodes lose
-//! power there in the simulation ("installs rolled forward"), and real ones are killed in the kill loop (`tests/crash`).
+//! power there in the simulation ("installs rolled forward"), and real ones are killed: `a_kill_in_every_labelled_step_loses_nothing`,
+//! and the kill loop.
 //!
 //! Step 2 is the only one that decides anything. To Raft the node looks as if it had been started again: what it had
 //! acknowledged is in the snapshot or was never committed (a log that has not the snapshot's entry differs from the
