@@ -35,7 +35,7 @@ pub(crate) fn head() {
 pub(crate) fn row(cluster: &Cluster, what: &str, writers: usize, expected: u64, act: impl FnOnce(&Watch) -> Came) {
     cluster.rest();
     let (watch, this) = (Watch::default(), std::process::id());
-    let (idle, used, before) = (memory(this), cpu(this), cluster.node.status().lending);
+    let (idle, used, before) = (memory(this), cpu(this), cluster.node.status());
     let (mut latencies, came, seconds, used) = std::thread::scope(|scope| {
         let watch = &watch;
         scope.spawn(|| {
@@ -61,7 +61,7 @@ pub(crate) fn row(cluster: &Cluster, what: &str, writers: usize, expected: u64, 
     let (copied, after) = (cluster.copy(), cluster.node.status().lending);
     latencies.sort_unstable();
     // Only what another process sent is known from its learner alone.
-    let sent = if after.sent > before.sent { after.sent - before.sent } else { came.bytes };
+    let sent = if before.leader == Some(before.node) { after.sent - before.lending.sent } else { came.bytes };
     let part = |bytes: u64| bytes as f64 / expected.max(1) as f64;
     println!(
         "| {what} | {writers} | {seconds:.2} | {:.2} | {copied:.2} | {:.2} | {:.1} | {:.3} | {:.3} | {} | {} | {:.2}, {:.2} | {} | {} | {} |",
@@ -69,7 +69,7 @@ pub(crate) fn row(cluster: &Cluster, what: &str, writers: usize, expected: u64, 
         copied / seconds,
         sent as f64 / 1e6,
         part(sent),
-        part(after.read - before.read),
+        part(after.read - before.lending.read),
         watch.peak_here.into_inner().saturating_sub(idle) / 1024,
         watch.peak_there.into_inner() / 1024,
         used.0,
