@@ -56,10 +56,13 @@ pub(crate) struct Cluster {
     watcher: Watcher,
 }
 
-/// Addresses of loopback that are free.
+/// Addresses of loopback that are free. Those of another cluster of this process are so, too, while its nodes are not up: no port is
+/// given twice before all others were.
 fn addresses(n: u64) -> io::Result<Vec<String>> {
-    let seed = std::process::id().wrapping_mul(7919) ^ Instant::now().elapsed().subsec_nanos();
-    let mut port = u16::try_from(seed % u32::from(PORTS)).unwrap_or(0);
+    static TRIED: Mutex<Option<u16>> = Mutex::new(None);
+    let mut tried = TRIED.lock();
+    let seed = std::process::id().wrapping_mul(7919) % u32::from(PORTS);
+    let mut port = tried.unwrap_or(u16::try_from(seed).unwrap_or(0));
     let mut held = Vec::new();
     for _ in 0..PORTS {
         if held.len() as u64 == n {
@@ -70,6 +73,7 @@ fn addresses(n: u64) -> io::Result<Vec<String>> {
             held.push(listener);
         }
     }
+    *tried = Some(port);
     if (held.len() as u64) < n {
         return Err(io::Error::other(format!("no {n} free ports from {FIRST_PORT} on")));
     }
