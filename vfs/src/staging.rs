@@ -173,18 +173,21 @@ impl Staging {
 
     /// The disk begins with what was written, a megabyte at a time: pages come one by one where most are copied from beside.
     fn write_soon(&mut self, written: Range<u64>) {
-        let soon = &mut self.soon;
-        let goes_on = (soon.start..=soon.end + SOON_GAP).contains(&written.start);
-        if !goes_on {
-            self.part.write_soon(soon.start, soon.end - soon.start);
-            *soon = written;
+        let goes_on = (self.soon.start..=self.soon.end + SOON_GAP).contains(&written.start);
+        if goes_on {
+            self.soon.end = self.soon.end.max(written.end);
         } else {
-            soon.end = soon.end.max(written.end);
+            self.hand_over();
+            self.soon = written;
         }
-        if soon.end - soon.start >= RUN_BYTES as u64 {
-            self.part.write_soon(soon.start, soon.end - soon.start);
-            *soon = soon.end..soon.end;
+        if self.soon.end - self.soon.start >= RUN_BYTES as u64 {
+            self.hand_over();
+            self.soon.start = self.soon.end;
         }
+    }
+
+    fn hand_over(&self) {
+        self.part.write_soon(self.soon.start, self.soon.end - self.soon.start);
     }
 
     /// A sync failed: nothing is known of what is on disk, and one that works later would not say so.

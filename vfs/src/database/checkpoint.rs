@@ -157,7 +157,8 @@ impl Database {
     /// [`Database::checkpoint`], and then a new lap of the WAL even if there are always readers, or writers: for up to `patience`
     /// it waits for whoever writes, before all others that want to; and for as long again nobody may write. Meanwhile new
     /// readers find everything in the main file and read it alone, and the others come to their ends. A writer and a reader
-    /// that outlive `patience` are left in peace: then there is no new lap. With `end_after` such a reader is ended (`readers.rs`) if it is that old. The applier of this database waits for this.
+    /// that outlive `patience` are left in peace: then there is no new lap. With `end_after` such a reader is ended
+    /// (`readers.rs`) if it is that old. The applier of this database waits for this.
     pub fn checkpoint_and_restart(
         &self,
         patience: Duration,
