@@ -425,10 +425,7 @@ fn unreached(hub: &Hub, which: impl Fn(NodeId) -> bool) -> Vec<String> {
     let unreached = transport.unreached().into_iter();
     let unreached = unreached.filter(|one| one.age >= UNREACHED_AFTER && which(one.node) && hub.is_member(one.node));
     let words = unreached.map(|Unreached { node, address, age, why }| {
-        format!(
-            "node {node} at {address} has not been reached for {} s: {why}; start it, or check its address and the network between",
-            age.as_secs()
-        )
+        format!("node {node} at {address} has not been reached for {} s: {why}", age.as_secs())
     });
     words.collect()
 }

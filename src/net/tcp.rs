@@ -45,7 +45,7 @@ use crate::found::format::FoundMessage;
 use crate::inbox::Inbox;
 use crate::types::{Incarnation, Message, NodeId, Usage};
 pub use dial::BULK;
-use dial::{DialError, Outgoing, Peer};
+use dial::{DialError, Outgoing, Peer, Trouble};
 pub use link::AddressError;
 use link::{LinkError, Wait};
 
@@ -264,7 +264,7 @@ impl Tcp {
 
     /// Why a peer is not connected, if it is not; in words for a person.
     pub fn trouble(&self, node: NodeId) -> Option<String> {
-        self.peer(node)?.trouble.lock().as_ref().map(|trouble| trouble.text.clone())
+        self.peer(node)?.trouble.lock().as_ref().map(Trouble::to_string)
     }
 
     /// Cuts this node off from another one in both directions, or lets it through again. For tests of partitions.
@@ -412,7 +412,7 @@ impl Transport for Tcp {
 
     fn refusals(&self) -> Vec<String> {
         let peers: Vec<_> = self.shared.peers.lock().values().cloned().collect();
-        let refused = |peer: &Arc<Peer>| peer.trouble.lock().as_ref().filter(|t| t.refused).map(|t| t.text.clone());
+        let refused = |peer: &Arc<Peer>| peer.trouble.lock().as_ref().filter(|t| t.refused).map(Trouble::to_string);
         peers.iter().filter_map(refused).collect()
     }
 

@@ -243,14 +243,20 @@ impl Lane {
 /// Why a peer is not connected.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Trouble {
-    /// Who, where and why.
-    pub(super) text: String,
+    node: NodeId,
+    /// Where it was dialed.
+    address: String,
+    why: String,
     /// One of the two nodes refused the other.
     pub(super) refused: bool,
-    /// Where it was dialed.
-    pub(super) address: String,
-    /// Why, and nothing else.
-    pub(super) why: String,
+    /// Nobody listens there; then `why` says what helps.
+    nobody: bool,
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "node {} at {}: {}", self.node, self.address, self.why)
+    }
 }
 
 /// One other node, as the dialing side knows it.
@@ -293,10 +299,12 @@ impl Peer {
     /// If it is not reached, and no refusal is the reason.
     pub(super) fn unreached(&self) -> Option<Unreached> {
         let age = self.lost.lock().as_ref()?.elapsed();
+        let helps = |why: &str| format!("{why}; check its address and the network between");
         let (address, why) = match self.trouble.lock().as_ref() {
             Some(trouble) if trouble.refused => return None,
-            Some(trouble) => (trouble.address.clone(), trouble.why.clone()),
-            None => (self.address.lock().clone(), "no answer yet".to_string()),
+            Some(Trouble { address, why, nobody: true, .. }) => (address.clone(), why.clone()),
+            Some(Trouble { address, why, .. }) => (address.clone(), helps(why)),
+            None => (self.address.lock().clone(), helps("no answer yet")),
         };
         Some(Unreached { node: self.node, address, age, why })
     }
@@ -428,13 +436,12 @@ pub(super) fn run(shared: &Arc<Shared>, peer: &Arc<Peer>, bulk: bool) {
             {
                 shared.inbound.on_removed(peer.node, &reject.text);
             }
-            let why = error.to_string();
-            let text = format!("node {} at {at}: {why}", peer.node);
-            let trouble = Trouble { refused: error.is_refusal(), text, address: at, why };
+            let (refused, nobody) = (error.is_refusal(), error.is_nobody());
+            let trouble = Trouble { node: peer.node, address: at, why: error.to_string(), refused, nobody };
             let told = peer.trouble.lock().replace(trouble.clone());
             match told.as_ref() != Some(&trouble) {
-                true if error.is_nobody() => tracing::info!("{}; it is dialed again", trouble.text),
-                true => tracing::warn!("{}", trouble.text),
+                true if nobody => tracing::info!("{trouble}; it is dialed again"),
+                true => tracing::warn!("{trouble}"),
                 false => {}
             }
         }
