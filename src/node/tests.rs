@@ -35,6 +35,7 @@ use crate::types::{EntryClass, EntryId, HardState, Incarnation, Message, NodeId,
 
 mod installed;
 mod mended;
+mod world;
 
 const NODE: NodeId = NodeId(1);
 

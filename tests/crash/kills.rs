@@ -31,7 +31,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -129,19 +129,24 @@ fn kill_loop() {
     }
 }
 
-fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
-    let dir = tempfile::tempdir().unwrap();
+/// Three nodes that note what they do, with short timeouts, none of them started; and what troubles them.
+pub(crate) fn three_nodes(dir: &Path) -> (Cluster, Arc<Mutex<Vec<String>>>) {
     let plan = Plan {
         program: PathBuf::from(env!("CARGO_BIN_EXE_shoal")),
-        dir: dir.path().to_path_buf(),
+        dir: dir.to_path_buf(),
         nodes: 3,
         heartbeat: Duration::from_millis(30),
         election_timeout: Duration::from_millis(150),
         phases: true,
         hosts: Vec::new(),
     };
-    let troubles = Arc::new(Mutex::new(Vec::new()));
-    let cluster = Cluster::new(&plan, Arc::new(listen_for_troubles(troubles.clone()))).unwrap();
+    let troubles = Arc::default();
+    (Cluster::new(&plan, Arc::new(listen_for_troubles(Arc::clone(&troubles)))).unwrap(), troubles)
+}
+
+fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let (cluster, troubles) = three_nodes(dir.path());
     let ledger = Ledger::default();
     // The founding is killed, too, and its kills are in no bucket: what opens there is no log yet.
     let buckets = sums.buckets.clone();
@@ -180,7 +185,7 @@ fn life(dice: &mut Dice, sums: &mut Sums, target: u64) {
 }
 
 /// Notes what no kill may bring about. A disk that does not answer for a while is the affair of a busy machine.
-pub(crate) fn listen_for_troubles(troubles: Arc<Mutex<Vec<String>>>) -> impl Fn(u64, Told) + Send + Sync {
+fn listen_for_troubles(troubles: Arc<Mutex<Vec<String>>>) -> impl Fn(u64, Told) + Send + Sync {
     move |id, told| match told {
         Told::Trouble { text } if !text.contains("has not answered") => {
             troubles.lock().push(format!("node {id}: {text}"))

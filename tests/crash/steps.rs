@@ -6,20 +6,17 @@
 //! started again, and goes on. In the end all is judged as in the kill loop.
 //!
 //! Left out are steps that this load does not come to: `ckpt.len` (a file that becomes shorter), `dw.shrink` and
-//! `stage.sync_some` (64 and 16 MiB at once). The crash at every call of the simulated disk comes to these.
+//! `stage.sync_some` (64 and 4 MiB at once). The crash at every call of the simulated disk comes to these.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::common::{Writers, judge, logs, write};
-use crate::harness::cluster::{Cluster, Plan};
+use crate::harness::cluster::Cluster;
 use crate::harness::ledger::Ledger;
 use crate::harness::wire::Act;
-use crate::kills::{PATIENCE, PHASES, SIGKILL, listen_for_troubles};
-use parking_lot::Mutex;
+use crate::kills::{PATIENCE, PHASES, SIGKILL, three_nodes};
 
 const WRITERS: u64 = 2;
 
@@ -165,17 +162,7 @@ fn every_step(cluster: &Cluster) {
 #[test]
 fn a_kill_in_every_labelled_step_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let plan = Plan {
-        program: PathBuf::from(env!("CARGO_BIN_EXE_shoal")),
-        dir: dir.path().to_path_buf(),
-        nodes: 3,
-        heartbeat: Duration::from_millis(30),
-        election_timeout: Duration::from_millis(150),
-        phases: true,
-        hosts: Vec::new(),
-    };
-    let troubles = Arc::new(Mutex::new(Vec::new()));
-    let cluster = Cluster::new(&plan, Arc::new(listen_for_troubles(troubles.clone()))).unwrap();
+    let (cluster, troubles) = three_nodes(dir.path());
     let ledger = Ledger::default();
     cluster.ids().for_each(|id| cluster.start(id, None).unwrap());
     ready(&cluster);

@@ -390,6 +390,18 @@ fn a_checkpoint_that_failed_is_told_and_the_database_goes_on() {
     }
 }
 
+/// Its disk does all again: nothing is left of the trouble, and it may lead.
+fn is_well_again(fs: &SimFs, cluster: &Cluster) {
+    let sick = cluster.node(SICK);
+    fs.clear_faults();
+    status(sick, "no alarm is left", |status| status.alarms.is_empty());
+    for database in ["app", "other"] {
+        cluster.assert_equal(database);
+    }
+    sick.transfer_leadership(SICK).unwrap();
+    until("it leads again", || sick.is_leader());
+}
+
 /// Whatever call it is that finds no room for the files of a new database: the node goes on when there is some, and whoever has
 /// room leads until then.
 #[test]
@@ -409,13 +421,7 @@ fn a_database_is_created_when_there_is_room_for_its_files() {
         until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
         insert_somewhere(&cluster, 1);
         assert!(has(sick, 0), "it goes on reading");
-        fs.clear_faults();
-        status(sick, "no alarm is left", |status| status.alarms.is_empty());
-        for database in ["app", "other"] {
-            cluster.assert_equal(database);
-        }
-        sick.transfer_leadership(SICK).unwrap();
-        until("it leads again", || sick.is_leader());
+        is_well_again(&fs, &cluster);
         insert(sick, 2).unwrap();
         cluster.assert_equal("app");
         let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
@@ -443,13 +449,7 @@ fn a_database_whose_files_cannot_be_made_is_damaged_here_and_everything_else_goe
         until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
         insert_somewhere(&cluster, 1);
         until("the other one is applied here", || has(sick, 1));
-        fs.clear_faults();
-        status(sick, "no alarm is left", |status| status.alarms.is_empty());
-        for database in ["app", "other"] {
-            cluster.assert_equal(database);
-        }
-        sick.transfer_leadership(SICK).unwrap();
-        until("it leads again", || sick.is_leader());
+        is_well_again(&fs, &cluster);
         sick.write("other", |tx| Ok(tx.execute("INSERT INTO t VALUES (1)", [])?)).unwrap();
         cluster.assert_equal("other");
     }

@@ -3,13 +3,11 @@
 
 use shoaldb_vfs::database::Checkpoint;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts};
-use shoaldb_vfs::files::DatabaseFiles;
 use shoaldb_vfs::page::PageSize;
-use shoaldb_vfs::transaction::{ChangedPage, Transaction};
 
+use super::world::{World, anchor, change, copy_at, create, entry_of, name};
 use super::*;
 use crate::apply::{Applier, Step};
-use crate::entry::{self, Body, Origin, Payload};
 use crate::snapshot::object::Listed;
 
 /// The entries that create the databases, the last one of the log, the one that creates the new database elsewhere, and the one
@@ -22,54 +20,14 @@ const SNAPSHOT: EntryId = EntryId { index: LogIndex(20), term: Term(1) };
 const RECEIVED: u64 = 77;
 const VIEW: ViewId = ViewId(6);
 
-/// Page 1 of a database as entry `index` leaves it.
-fn page(index: u64) -> Vec<u8> {
-    let mut page = Geometry::default().first_page();
-    page[27] = index as u8;
-    page
-}
-
-fn hash(page: &[u8]) -> PageHash {
-    PageHash::of(PageNo::FIRST, page)
-}
-
-fn name(of: &str) -> DatabaseName {
-    DatabaseName::new(of).unwrap()
-}
-
 /// Two databases are created, and the first one is written.
 fn entries() -> Vec<LogEntry> {
-    let entry = |index: u64| {
-        let create =
-            |of| Body::CreateDatabase { name: name(of), page_size: PageSize::DEFAULT, auto_vacuum: AutoVacuum::None };
-        let body = match index {
-            APP => create("app"),
-            OLD => create("old"),
-            _ => {
-                let image = page(index);
-                let transaction = Transaction {
-                    base: Position(if index == OLD + 1 { APP } else { index - 1 }),
-                    page_size: PageSize::DEFAULT,
-                    size_after: PageCount(1),
-                    checksum_after: hash(&image),
-                    pages: vec![ChangedPage { number: PageNo::FIRST, hash: hash(&image), image: image.into() }],
-                };
-                Body::Transaction { database: DatabaseId(APP), transaction }
-            }
-        };
-        let origin = Origin { node: NodeId(2), session: 9, number: index };
-        let id = EntryId { index: LogIndex(index), term: Term(1) };
-        let data = entry::encode(&Payload { origin, body }).unwrap().into();
-        LogEntry { id, class: EntryClass::Normal, data }
+    let body = |index: u64| match index {
+        APP => create("app"),
+        OLD => create("old"),
+        _ => change(APP, if index == OLD + 1 { APP } else { index - 1 }, index),
     };
-    (APP..=LAST).map(entry).collect()
-}
-
-struct World {
-    fs: SimFs,
-    env: Env,
-    directory: Directory,
-    identity: Identity,
+    (APP..=LAST).map(|index| entry_of(index, body(index))).collect()
 }
 
 /// A node in one of its lives.
@@ -79,60 +37,32 @@ struct Life {
     core: CoreStatus,
 }
 
-impl World {
-    /// A node whose log has all the entries. If it is anchored, its main files have them, too, and a start does not make them anew.
-    fn new(anchored: bool) -> World {
-        let fs = SimFs::new(1);
-        let (env, directory, identity, opened) = founded_on(&fs);
-        let membership = opened.restored.membership.clone();
-        let commit = HardState { term: Term(1), vote: None, commit: LogIndex(LAST) };
-        opened.log.append(&Batch { entries: entries(), hard_state: Some(commit), ..Batch::default() }).unwrap();
-        drop(opened);
-        let world = World { fs, env, directory, identity };
-        if anchored {
-            let life = world.start();
-            let app = life.hub.databases.get(DatabaseId(APP)).unwrap();
-            let made = app.checkpoint_and_restart(Duration::ZERO, None).unwrap();
-            assert!(matches!(made, Checkpoint::Done { to: Position(LAST), .. }), "{made:?}");
-            let catalogue = life.hub.catalogue.lock().clone().unwrap();
-            let registry = registry::encode(&catalogue, &Default::default(), Default::default());
-            let anchor = Anchor { applied: LogIndex(LAST), membership, registry: life.hub.registry(&registry) };
-            life.log.append(&Batch { anchor: Some(anchor), ..Batch::default() }).unwrap();
-            life.hub.databases.stop();
-        }
-        world
+/// A node whose log has all the entries. If it is anchored, its main files have them, too, and a start does not make them anew.
+fn node(anchored: bool) -> World {
+    let (world, membership) = World::with_log(entries());
+    if anchored {
+        let life = start(&world);
+        let app = life.hub.databases.get(DatabaseId(APP)).unwrap();
+        let made = app.checkpoint_and_restart(Duration::ZERO, None).unwrap();
+        assert!(matches!(made, Checkpoint::Done { to: Position(LAST), .. }), "{made:?}");
+        anchor(&life.hub, &life.log, LAST, membership);
+        life.hub.databases.stop();
     }
+    world
+}
 
-    /// A start, up to where the log's entries behind the anchor are applied.
-    fn start(&self) -> Life {
-        let opened = self.directory.open_log(&self.identity).unwrap();
-        let anchored = opened.applied().index.0;
-        let (mailbox, _) = crossbeam_channel::unbounded();
-        let hub = hub_of(&self.env, &self.identity, mailbox);
-        let (engine, log) = begin(&hub, opened, &self.directory).unwrap();
-        let core = engine.core_status();
-        let of_log = log.entries(LogIndex(anchored + 1), log.last().index.next(), u64::MAX).unwrap();
-        let (mut applier, count) = (Applier::new(hub.clone()), of_log.len());
-        applier.push(of_log);
-        (0..count).for_each(|_| assert!(matches!(applier.step(), Step::Done)));
-        Life { hub, log, core }
-    }
-
-    fn has(&self, database: u64, generation: u64, end: &str) -> bool {
-        let file = format!("{database}-{generation}.{end}");
-        self.env.fs.list(Path::new("/a/db"), "test").unwrap().contains(&file)
-    }
+/// A start, up to where the log's entries behind the anchor are applied.
+fn start(world: &World) -> Life {
+    let (hub, engine, log, anchored) = world.begin();
+    let core = engine.core_status();
+    let of_log = log.entries(anchored.next(), log.last().index.next(), u64::MAX).unwrap();
+    let (mut applier, count) = (Applier::new(hub.clone()), of_log.len());
+    applier.push(of_log);
+    (0..count).for_each(|_| assert!(matches!(applier.step(), Step::Done)));
+    Life { hub, log, core }
 }
 
 impl Life {
-    fn files(&self, database: u64, at: Checkpointed, page: &[u8]) -> DatabaseFiles {
-        let mut staging = self.hub.databases.stage(DatabaseId(database), PageSize::DEFAULT, at).unwrap();
-        if !staging.has(PageNo::FIRST, hash(page)).unwrap() {
-            staging.write(PageNo::FIRST, page).unwrap();
-        }
-        staging.finish(&mut |_, _| Ok(vec![hash(page)])).unwrap()
-    }
-
     /// A snapshot with its files complete, as `fetch.rs` leaves it.
     fn fetch(&self) -> Staged {
         let membership = self.core.membership.clone();
@@ -142,10 +72,9 @@ impl Life {
         }
         let (mut listed, mut files) = (Vec::new(), Vec::new());
         for (id, position) in [(APP, SNAPSHOT.index.0), (NEW, NEW + 1)] {
-            let page = page(position);
-            let at = Checkpointed { position: Position(position), size: PageCount(1), checksum: hash(&page) };
+            let (at, copy) = copy_at(&self.hub, id, position);
             listed.push(Listed { id: DatabaseId(id), page_size: PageSize::DEFAULT, at });
-            files.push((DatabaseId(id), self.files(id, at, &page)));
+            files.push((DatabaseId(id), copy));
         }
         let manifest = Manifest { at: SNAPSHOT, reach: SNAPSHOT.index, membership, catalogue, databases: listed };
         Staged { source: NodeId(2), view: VIEW, manifest, files, received: RECEIVED }
@@ -190,7 +119,7 @@ impl Life {
 /// After a start: the snapshot counts as a whole and nothing is left of what was before, or nothing of it counts and its pages are
 /// of use to the next attempt, which succeeds. Whether it counted.
 fn goes_on(world: &World, what: &str) -> bool {
-    let life = world.start();
+    let life = start(world);
     let was_new = life.is_new(what);
     if !was_new {
         for (id, generation) in [(APP, 1), (OLD, 1)] {
@@ -204,7 +133,7 @@ fn goes_on(world: &World, what: &str) -> bool {
     }
     life.hub.databases.stop();
     drop(life);
-    let again = world.start();
+    let again = start(world);
     assert!(again.is_new(what), "{what}");
     assert!(world.has(APP, 2, "db") && world.has(NEW, 2, "db"), "{what}");
     for (id, generation) in [(APP, 1), (OLD, 1)] {
@@ -224,8 +153,8 @@ fn a_crash_or_a_fault_in_any_call_of_an_install_leaves_the_old_state_or_the_whol
 }
 
 fn walk(anchored: bool) {
-    let world = World::new(anchored);
-    let life = world.start();
+    let world = node(anchored);
+    let life = start(&world);
     assert!(!life.is_new("before"));
     let staged = life.fetch();
     let before = world.fs.calls();
@@ -240,8 +169,8 @@ fn walk(anchored: bool) {
     for nth in 1..=calls {
         for seed in 0..8 {
             let what = format!("anchored {anchored}, power lost in call {nth} of {calls}, seed {seed}");
-            let world = World::new(anchored);
-            let life = world.start();
+            let world = node(anchored);
+            let life = start(&world);
             let staged = life.fetch();
             world.fs.crash_at(Aim::Any, nth, seed);
             let _ = life.install(staged);
@@ -253,8 +182,8 @@ fn walk(anchored: bool) {
         }
         for failure in [Failure::EIO, Failure::ENOSPC] {
             let what = format!("anchored {anchored}, {failure:?} in call {nth} of {calls}");
-            let world = World::new(anchored);
-            let life = world.start();
+            let world = node(anchored);
+            let life = start(&world);
             let staged = life.fetch();
             world.fs.fail_at(Aim::Any, nth, Lasts::Once, failure);
             match life.install(staged) {

@@ -3,16 +3,13 @@
 
 use shoaldb_vfs::Database;
 use shoaldb_vfs::database::Checkpoint;
-use shoaldb_vfs::env::Fs;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts};
 use shoaldb_vfs::files::DatabaseFiles;
-use shoaldb_vfs::page::PageSize;
-use shoaldb_vfs::transaction::{ChangedPage, Transaction};
 
+use super::world::{World, anchor, change, copy_at, create, entry_of, page};
 use super::*;
 use crate::apply::{Applier, Step};
 use crate::databases::Damage;
-use crate::entry::{self, Body, Origin, Payload};
 use crate::snapshot::Mended;
 use crate::snapshot::mend::{self, Outcome};
 use crate::snapshot::object::ViewId;
@@ -22,47 +19,10 @@ const APP: u64 = 2;
 const VIEW: u64 = 5;
 const LAST: u64 = 8;
 
-/// Page 1 as entry `index` leaves it.
-fn page(index: u64) -> Vec<u8> {
-    let mut page = Geometry::default().first_page();
-    page[27] = index as u8;
-    page
-}
-
-fn hash(page: &[u8]) -> PageHash {
-    PageHash::of(PageNo::FIRST, page)
-}
-
 /// Entry [`APP`] creates the database; each of the others changes its page.
 fn entries() -> Vec<LogEntry> {
-    let entry = |index: u64| {
-        let body = if index == APP {
-            let name = DatabaseName::new("app").unwrap();
-            Body::CreateDatabase { name, page_size: PageSize::DEFAULT, auto_vacuum: AutoVacuum::None }
-        } else {
-            let image = page(index);
-            let transaction = Transaction {
-                base: Position(index - 1),
-                page_size: PageSize::DEFAULT,
-                size_after: PageCount(1),
-                checksum_after: hash(&image),
-                pages: vec![ChangedPage { number: PageNo::FIRST, hash: hash(&image), image: image.into() }],
-            };
-            Body::Transaction { database: DatabaseId(APP), transaction }
-        };
-        let origin = Origin { node: NodeId(2), session: 9, number: index };
-        let id = EntryId { index: LogIndex(index), term: Term(1) };
-        let data = entry::encode(&Payload { origin, body }).unwrap().into();
-        LogEntry { id, class: EntryClass::Normal, data }
-    };
-    (APP..=LAST).map(entry).collect()
-}
-
-struct World {
-    fs: SimFs,
-    env: Env,
-    directory: Directory,
-    identity: Identity,
+    let body = |index: u64| if index == APP { create("app") } else { change(APP, index - 1, index) };
+    (APP..=LAST).map(|index| entry_of(index, body(index))).collect()
 }
 
 /// A node in one of its lives.
@@ -72,18 +32,12 @@ struct Life {
     applier: Applier,
 }
 
-impl World {
-    /// A start, up to where the log's entries behind the anchor are applied.
-    fn start(&self) -> Life {
-        let opened = self.directory.open_log(&self.identity).unwrap();
-        let anchored = opened.applied().index;
-        let (mailbox, _) = crossbeam_channel::unbounded();
-        let hub = hub_of(&self.env, &self.identity, mailbox);
-        let (_, log) = begin(&hub, opened, &self.directory).unwrap();
-        let mut life = Life { applier: Applier::new(hub.clone()), hub, log };
-        life.apply(anchored.0 + 1, LAST);
-        life
-    }
+/// A start, up to where the log's entries behind the anchor are applied.
+fn start(world: &World) -> Life {
+    let (hub, _, log, anchored) = world.begin();
+    let mut life = Life { applier: Applier::new(hub.clone()), hub, log };
+    life.apply(anchored.0 + 1, LAST);
+    life
 }
 
 impl Life {
@@ -102,13 +56,7 @@ impl Life {
 
     /// The files of a copy as it was at the entry of the view.
     fn fetch(&self) -> DatabaseFiles {
-        let page = page(VIEW);
-        let at = Checkpointed { position: Position(VIEW), size: PageCount(1), checksum: hash(&page) };
-        let mut staging = self.hub.databases.stage(DatabaseId(APP), PageSize::DEFAULT, at).unwrap();
-        if !staging.has(PageNo::FIRST, hash(&page)).unwrap() {
-            staging.write(PageNo::FIRST, &page).unwrap();
-        }
-        staging.finish(&mut |_, _| Ok(vec![hash(&page)])).unwrap()
+        copy_at(&self.hub, APP, VIEW).1
     }
 
     fn mend(&self, files: DatabaseFiles) -> Outcome {
@@ -130,30 +78,17 @@ impl Life {
 /// A node that has applied everything, and whose copy then rotted: in a main file that a checkpoint made at entry 4, or in the
 /// one that was made with the database, of which the newest anchor does not know yet.
 fn damaged(anchored: bool) -> (World, Life) {
-    let fs = SimFs::new(1);
-    let (env, directory, identity, opened) = founded_on(&fs);
-    let membership = opened.restored.membership.clone();
-    let commit = HardState { term: Term(1), vote: None, commit: LogIndex(LAST) };
-    opened.log.append(&Batch { entries: entries(), hard_state: Some(commit), ..Batch::default() }).unwrap();
-    drop(opened);
-    let world = World { fs, env, directory, identity };
+    let (world, membership) = World::with_log(entries());
     if anchored {
-        let opened = world.directory.open_log(&world.identity).unwrap();
-        let (mailbox, _) = crossbeam_channel::unbounded();
-        let hub = hub_of(&world.env, &world.identity, mailbox);
-        let (_, log) = begin(&hub, opened, &world.directory).unwrap();
+        let (hub, _, log, _) = world.begin();
         let mut life = Life { applier: Applier::new(hub.clone()), hub, log };
         life.apply(APP, 4);
         let made = life.db().checkpoint_and_restart(Duration::ZERO, None).unwrap();
         assert!(matches!(made, Checkpoint::Done { to: Position(4), .. }), "{made:?}");
-        let catalogue = life.hub.catalogue.lock().clone().unwrap();
-        let registry = registry::encode(&catalogue, &Default::default(), Default::default());
-        let registry = life.hub.registry(&registry);
-        let anchor = Anchor { applied: LogIndex(4), membership, registry };
-        life.log.append(&Batch { anchor: Some(anchor), ..Batch::default() }).unwrap();
+        anchor(&life.hub, &life.log, 4, membership);
         life.hub.databases.stop();
     }
-    let life = world.start();
+    let life = start(&world);
     life.assert_whole("before");
     let main = Path::new("/a/db").join(format!("{APP}-1.db"));
     world.fs.edit(&main, |bytes| bytes[1000] ^= 4);
@@ -164,14 +99,13 @@ fn damaged(anchored: bool) -> (World, Life) {
 /// After a start: the copy counts and has everything, or it does not and its pages are of use to the next attempt, which
 /// succeeds.
 fn goes_on(world: &World, anchored: bool, what: &str) {
-    let life = world.start();
-    let names = || world.fs.list(Path::new("/a/db"), "test").unwrap();
-    let of = |generation: u64| names().iter().any(|name| *name == format!("{APP}-{generation}.db"));
+    let life = start(world);
+    let of = |generation: u64| world.has(APP, generation, "db");
     match life.hub.databases.generation(DatabaseId(APP)) {
         1 => {
-            assert!(of(1), "{what}: the old files are gone, and the new ones do not count: {:?}", names());
-            let part = names().contains(&format!("{APP}-2.part"));
-            assert!(part || of(2), "{what}: what was fetched is gone: {:?}", names());
+            assert!(of(1), "{what}: the old files are gone, and the new ones do not count: {:?}", world.files());
+            let part = world.has(APP, 2, "part");
+            assert!(part || of(2), "{what}: what was fetched is gone: {:?}", world.files());
             // A start need not find the damage: the page may be in the WAL, and the file is not read.
             life.hub.databases.convict(DatabaseId(APP), Damage::Rotten, "it rotted".to_string());
             let written = world.fs.count("stage.write");
@@ -180,12 +114,12 @@ fn goes_on(world: &World, anchored: bool, what: &str) {
             assert!(matches!(life.mend(files), Outcome::Repaired), "{what}");
         }
         // Those of a database that the newest anchor does not know of are left alone.
-        2 => assert!(of(2) && (!anchored || !of(1)), "{what}: {:?}", names()),
+        2 => assert!(of(2) && (!anchored || !of(1)), "{what}: {:?}", world.files()),
         other => panic!("{what}: generation {other}"),
     }
     life.assert_whole(what);
     life.hub.databases.stop();
-    let again = world.start();
+    let again = start(world);
     assert_eq!(again.hub.databases.generation(DatabaseId(APP)), 2, "{what}");
     again.assert_whole(what);
 }
@@ -213,7 +147,7 @@ fn a_crash_or_a_fault_in_any_call_of_a_repair_leaves_the_old_copy_or_the_whole_n
                 assert!(world.fs.is_down(), "{what}");
                 drop(life);
                 world.fs.restart();
-                let generation = |world: &World| world.start().hub.databases.generation(DatabaseId(APP));
+                let generation = |world: &World| start(world).hub.databases.generation(DatabaseId(APP));
                 let counts = if generation(&world) == 1 { &mut old } else { &mut new };
                 *counts += 1;
                 goes_on(&world, anchored, &what);

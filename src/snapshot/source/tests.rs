@@ -219,7 +219,7 @@ fn who_is_behind_what_another_one_shows_is_asked_again_and_opens_nothing() {
     assert!(matches!(Answer::decode(serve(&hub, Some(PEER), &ask(applied))), Ok(Answer::Opened { .. })));
 }
 
-/// A view keeps its databases from being checkpointed, so none is opened of which nothing could be sent for now. One that is open
+/// A view keeps its databases from being checkpointed, so none is opened of which nothing could be sent yet. One that is open
 /// already is lent all the same.
 #[test]
 fn while_all_places_for_sending_are_taken_no_view_is_opened() {
