@@ -95,7 +95,7 @@ fn a_service_manager_is_told_of_start_leader_and_end() {
     let ready = told();
     assert!(ready.starts_with("READY=1\nSTATUS="), "{ready}");
     let mut status = ready;
-    while !status.contains("STATUS=node 1 leads") {
+    while !status.contains("STATUS=node 1 leads in term ") {
         status = told();
     }
     assert_eq!(node.terminate(), 0);
@@ -136,7 +136,7 @@ fn a_service_manager_is_told_of_trouble_and_of_its_end() {
         "1MiB",
     ];
     let node = Started::new(shoal(&start).env("NOTIFY_SOCKET", &socket));
-    told("STATUS=node 1 leads");
+    told("STATUS=node 1 leads in term ");
     let mut writer = Waiting::begin(&data, "CREATE TABLE t(x)");
     let limit = |most: Option<u64>| {
         let before = getrlimit(Resource::Nofile);
@@ -151,7 +151,8 @@ fn a_service_manager_is_told_of_trouble_and_of_its_end() {
     let trouble = told("too many open files");
     assert!(trouble.starts_with("STATUS=") && trouble.contains("ulimit -n"), "{trouble}");
     limit(None);
-    assert!(told("STATUS=node 1 leads").starts_with("STATUS=node 1 leads in term "));
+    let ended = told("STATUS=node 1 leads in term ");
+    assert!(ended.starts_with("STATUS="), "{ended}");
     works_in_time(&["health", "--data", &data]);
     assert_eq!(writer.end().0, Some(0));
     assert_eq!(node.terminate(), 0);

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crossbeam_channel::{never, tick};
-use shoaldb::{Builder, Error, ErrorKind, Event, Member, Node};
+use shoaldb::{Builder, Error, ErrorKind, Event, Member, Node, Status};
 
 use crate::manager::{Shown, notify};
 use crate::{Failed, units};
@@ -132,16 +132,14 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
     })?;
     let events = node.events();
     // What was decided before anybody listened is no event any more.
-    let leader = node.leader();
-    let status = match &leader {
-        Some(leader) => format!("node {} leads", leader.id),
-        None => "no leader at the moment".to_string(),
-    };
+    let Status { leader, term, .. } = node.status();
+    let leads = |leader, term| format!("node {leader} leads in term {term}");
     tracing::info!(node = args.id, listen = args.listen, data = %args.data.display(), "ready");
-    let mut shown = Shown::begin(notify, status.clone());
     if let Some(leader) = leader {
-        tracing::info!(node = args.id, leader = leader.id, "{status}");
+        tracing::info!(node = args.id, leader = leader.0, term = term.0, "node {leader} leads");
     }
+    let nobody = || "no leader at the moment".to_string();
+    let mut shown = Shown::begin(notify, leader.map_or_else(nobody, |leader| leads(leader, term)));
     let (mut removed, mut coming) = (None, Coming::new());
     coming.look(&node);
     let (seldom, never) = (tick(LOOK_EVERY), never());
@@ -152,11 +150,11 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
             recv(if shown.is_troubled() { &seldom } else { &never }) -> _ => shown.on_alarms(&node.status().alarms),
             recv(events) -> event => match event {
                 Ok(Event::LeaderChanged { term, leader: Some(leader) }) => {
-                    shown.on_leader(format!("node {leader} leads in term {term}"));
+                    shown.on_leader(leads(leader, term));
                     tracing::info!(node = args.id, leader = leader.0, term = term.0, "node {leader} leads");
                 }
                 Ok(Event::LeaderChanged { term, leader: None }) => {
-                    shown.on_leader("no leader at the moment".to_string());
+                    shown.on_leader(nobody());
                     tracing::info!(node = args.id, term = term.0, "no leader at the moment");
                 }
                 Ok(Event::MemberChanged { voters, learners, .. }) => {
