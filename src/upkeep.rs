@@ -605,6 +605,9 @@ impl Upkeep {
             let slowest = core.and_then(|core| core.peers.iter().min_by_key(|peer| peer.acknowledged).map(|p| p.id));
             match slowest {
                 Some(id) => format!("node {id} has not got further than entry {}; bring it back", self.cluster_floor),
+                None if self.cluster_floor == LogIndex(0) => {
+                    "the leader has not said yet what every member has; it is asked again by itself".to_string()
+                }
                 None => format!("a member has not got further than entry {}; bring it back", self.cluster_floor),
             }
         } else {

@@ -152,6 +152,18 @@ fn the_log_is_kept_for_who_fetches_up_to_some_size() {
     assert!(start_of(true, LENT_FACTOR * LIMIT + 1) > LENT, "one that is slow would fill the disk");
 }
 
+/// A node that has just started knows of no member; once it told people to bring one back that was there.
+#[test]
+fn nobody_is_blamed_for_a_long_log_before_the_leader_has_spoken() {
+    let (mut upkeep, _, inputs) = with_log_of(3 * LIMIT, &Arc::default());
+    for (floor, words) in [(0, "the leader has not said yet"), (3, "a member has not got further than entry 3;")] {
+        upkeep.cluster_floor = LogIndex(floor);
+        assert_eq!(compacted(&mut upkeep, &inputs), 0);
+        let alarms = upkeep.hub.findings.lock().alarms.clone();
+        assert!(alarms.values().any(|alarm| alarm.contains(words)), "{alarms:?}");
+    }
+}
+
 /// It would keep the databases from being checkpointed, and the log with them.
 #[test]
 fn a_view_that_nobody_uses_is_closed_when_the_log_is_beyond_its_limit() {

@@ -92,9 +92,10 @@ impl Aim {
             }
             return false;
         }
-        if self.label == label {
-            self.nth -= 1;
+        if self.label != label {
+            return false;
         }
+        self.nth = self.nth.saturating_sub(1);
         self.nth == 0
     }
 }
@@ -198,8 +199,11 @@ fn phase_of(label: Label) -> Option<usize> {
 /// Whether the process is to die in this call; then that is noted.
 fn is_aimed_at(label: Label) -> bool {
     let Some(phases) = PHASES.get().filter(|phases| phases.aims.load(Ordering::SeqCst)) else { return false };
-    let met = phases.aim.lock().as_mut().is_some_and(|aim| aim.meets(label));
+    let mut aim = phases.aim.lock();
+    let met = aim.as_mut().is_some_and(|aim| aim.meets(label));
     if met {
+        // Until it is dead, other threads go on: one of them must not say that it was its call.
+        *aim = None;
         let _ = phases.file.write_all_at(label.as_bytes(), NAMES.len() as u64);
     }
     met
@@ -351,5 +355,23 @@ impl File for WatchedFile {
 
     fn len(&self, label: Label) -> io::Result<u64> {
         self.0.len(label)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once it was met by whatever call came between the one that was meant and the end of the process.
+    #[test]
+    fn an_aim_is_met_by_calls_of_its_label_only() {
+        let met = |what: &str, nth: u32, calls: &[&'static str]| {
+            let mut aim = Aim::new(what, nth);
+            calls.iter().position(|label| aim.meets(label))
+        };
+        assert_eq!(met("dw.sync", 2, &["dw.sync", "log.sync", "dw.sync"]), Some(2));
+        assert_eq!(met("log.create>dw.sync", 1, &["dw.sync", "log.create", "log.sync", "dw.sync"]), Some(3));
+        let mut aim = Aim::new("log.seal", 1);
+        assert!(aim.meets("log.seal") && !aim.meets("log.remove"));
     }
 }
