@@ -224,6 +224,8 @@ fn start(cluster: &Cluster, sums: &mut Sums, id: u64, die_at: Option<String>) {
     let child = cluster.child(id).unwrap();
     let disarm = Act::DieAt { phase: "recovery".to_string(), nth: 0 };
     if child.wait_gone(Duration::from_millis(150)) || cluster.ask(id, &disarm).is_err() {
+        // Its pipes close somewhat before it has ended.
+        child.wait_gone(PATIENCE);
         sums.kills += 1;
         sums.buckets.count(cluster, id);
         cluster.kill(id);
