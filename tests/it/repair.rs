@@ -11,7 +11,8 @@ use shoaldb::{Event, Node, Outcome, Status};
 
 type Events = crossbeam_channel::Receiver<Event>;
 
-use crate::cluster::{Cluster, LONG, until};
+use crate::cluster::{Cluster, LONG, fill, quick, table, until};
+use crate::snapshots::{outrun, with_blobs};
 use crate::wait::told;
 
 const ROWS: i64 = 120;
@@ -416,6 +417,35 @@ fn a_wal_page_that_rots_outside_of_memory_is_not_shown_and_not_checkpointed() {
         unsuspected(&cluster, &events, victim);
         cluster.assert_equal("app");
     }
+}
+
+/// A leader that lends pages of a WAL that rotted: whoever fetches hears of it, and so does the leader itself. It did not, and
+/// with the gate shut by the view that was lent no checkpoint found it either: so nobody got a snapshot from it, for good.
+#[test]
+fn a_wal_page_that_rots_on_a_leader_that_lends_it_is_found_and_repaired_and_the_other_gets_its_snapshot() {
+    let mut cluster = Cluster::start_with(3, |builder| quick(builder).wal_limit(0));
+    table(&cluster);
+    with_blobs(cluster.leader(), "app");
+    cluster.assert_equal("app");
+    let away = cluster.follower().id();
+    let seen = cluster.node(away).status().last;
+    cluster.nodes[away as usize - 1] = None;
+    outrun(&cluster, "app", seen.0);
+    let victim = cluster.leader().id();
+    let node = cluster.node(victim);
+    // What is written from here on stays in the WAL.
+    let gate = node.read_view("app").unwrap();
+    fill(node, "app", 10);
+    let events = node.events();
+    let files = scratch_files(&cluster.dirs[victim as usize - 1].path().canonicalize().unwrap());
+    for file in &files {
+        let pages = file.metadata().unwrap().len() / 4096;
+        (0..pages).for_each(|page| flip(file, page * 4096 + 2000));
+    }
+    assert!(gate.is_open(), "{:#?}", node.status());
+    cluster.start_node(away);
+    repaired(cluster.node(victim), &events, "app");
+    cluster.assert_equal("app");
 }
 
 /// There is nobody to ask: what is whole is served, and a person is told.

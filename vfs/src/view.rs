@@ -85,7 +85,8 @@ impl std::error::Error for ViewError {
 pub(crate) trait Gate: Send + Sync + Debug {
     /// Bytes of WAL that wait behind it.
     fn waiting_bytes(&self) -> u64;
-    /// A page of the main file was found to be something else than what was written.
+    /// A page was found to be something else than what was written: in the main file, or in the WAL, where no checkpoint finds
+    /// it as long as the gate is shut.
     fn on_rotten(&self, page: PageNo);
 }
 
@@ -115,8 +116,7 @@ impl Content {
         if page == page_size.lock_page() {
             return Ok(vec![0; page_size.len()].into());
         }
-        let changed = self.changed.get(&page);
-        let image = match changed {
+        let image = match self.changed.get(&page) {
             Some((image, _)) => image.clone(),
             None => PageImage::new(
                 self.main.piece(page.offset(page_size), page_size.len(), "view.page").map_err(ViewError::Io)?,
@@ -126,9 +126,7 @@ impl Content {
             return Ok(image);
         }
         if PageHash::of(page, &image) != self.hash(page)? {
-            if changed.is_none() {
-                self.gate.on_rotten(page);
-            }
+            self.gate.on_rotten(page);
             return Err(ViewError::Rotten(page));
         }
         self.set_checked(page);

@@ -387,6 +387,47 @@ fn the_wal_of_a_view_may_be_outside_of_memory() {
     assert_eq!(shared.status().wal_spilled, 0, "nobody holds a page of the last lap");
 }
 
+/// The nameless file in `dir` where a database keeps pages of its WAL, by way of a descriptor of this process.
+fn scratch_file(dir: &Path) -> std::fs::File {
+    let dir = dir.canonicalize().unwrap();
+    let is_in_dir = |link: &std::path::PathBuf| std::fs::read_link(link).is_ok_and(|target| target.starts_with(&dir));
+    let mut links = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    std::fs::File::options().write(true).open(links.find(is_in_dir).unwrap()).unwrap()
+}
+
+/// As one of the main file is. It was not noted: the view kept the gate shut, so that no checkpoint came by and found it, and
+/// whoever fetched was told of a rotten page by a node that was well in its own eyes.
+/// Shows INV-28.
+#[test]
+fn a_page_of_the_wal_that_rots_outside_of_memory_is_noted_by_the_view_that_finds_it() {
+    let stage = Stage::new();
+    let dir = tempfile::tempdir().unwrap();
+    let outside: Arc<dyn Fs> = Arc::new(OsFs);
+    *stage.replicator.spill.lock() =
+        SpillTo { memory: WalMemory::new(0), outside: Some((outside, dir.path().to_path_buf())) };
+    let db = stage.connect("app");
+    fill(&db);
+    let shared = stage.database("app");
+    let looks: [fn(&ReadView) -> ViewError; 3] = [
+        |view| view.page(page(2)).unwrap_err(),
+        |view| view.append_pages(page(2), 3, &mut Vec::new()).unwrap_err(),
+        |view| view.copied().unwrap_err(),
+    ];
+    let rotten = scratch_file(dir.path());
+    (0..rotten.metadata().unwrap().len() / 4096).for_each(|n| rotten.write_all_at(&[0xa5; 7], n * 4096 + 99).unwrap());
+    let mut noted = Vec::new();
+    for look in looks {
+        let view = shared.read_view().unwrap();
+        let error = look(&view);
+        let ViewError::Rotten(found) = error else { panic!("{error}") };
+        noted.push(found);
+        noted.sort_unstable();
+        noted.dedup();
+        assert_eq!(shared.status().rotten, noted);
+    }
+    drop(db);
+}
+
 #[test]
 fn a_recovery_of_the_wal_index_changes_nothing_for_views() {
     let (stage, db) = stage_with_both();
