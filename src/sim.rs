@@ -17,6 +17,7 @@
 //! calls.rs    such calls, and questions that wait for an answer
 //! transfers.rs  snapshots
 //! members.rs  who comes and goes
+//! plan.rs     what no run goes without
 //! shape.rs    what the seed decides for the whole run: page size, time-outs, kind of adversary
 //! load.rs     clients: transactions and reads
 //! patient.rs  clients that keep transactions open
@@ -65,6 +66,7 @@ mod load;
 mod members;
 mod node;
 mod patient;
+mod plan;
 mod rot;
 mod shape;
 mod strand;

@@ -98,8 +98,7 @@ impl State {
 
     /// Two learners are added; one of them is started soon, the other one when the first may be done with its snapshot.
     pub(super) fn add_two_learners(&mut self) {
-        let spares: Vec<At> = (0..self.slots.len()).filter(|at| !self.slots[*at].started).collect();
-        let [late, soon, ..] = spares[..] else { return };
+        let [late, soon, ..] = self.spares()[..] else { return };
         for (at, added, started) in [(late, 0, 2500 + self.dice.below(6000)), (soon, 400, 900)] {
             self.slots[at].started = true;
             self.after_millis(added, Ev::Mend(Mend::Learner(at)));

@@ -35,6 +35,7 @@ pub(super) fn begin_calm_load(world: &Arc<World>) {
 /// Everything that must hold when nothing moves any more.
 pub(super) fn final_checks(world: &Arc<World>) {
     world.state.lock().check_members();
+    world.state.lock().check_plan();
     let n = world.state.lock().slots.len();
     let mut first: Option<Vec<String>> = None;
     for at in 0..n {

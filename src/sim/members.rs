@@ -120,7 +120,7 @@ impl State {
         let pick =
             |state: &State, of: &[NodeId]| (!of.is_empty()).then(|| of[state.dice.below(of.len() as u64) as usize]);
         let lost = self.lost_voter(&members);
-        let kind = self.dice.below(12);
+        let kind = self.dice.below(if self.is_late_for_a_change() { 4 } else { 12 });
         match kind {
             0..=3 => self.add_node(&members, kind < 2),
             4 => {
@@ -161,7 +161,7 @@ impl State {
     /// Starts an empty node that is to become a member.
     fn add_node(&mut self, members: &Membership, as_learner: bool) {
         let count = members.voters.len() + members.learners.len();
-        let Some(spare) = self.slots.iter().position(|slot| !slot.started).filter(|_| count < MOST) else { return };
+        let Some(spare) = self.spares().first().copied().filter(|_| count < MOST) else { return };
         if self.shape.lends_long && count + 2 <= MOST {
             return self.add_two_learners();
         }

@@ -197,8 +197,9 @@ impl Slot {
             snapshot_wal_pin_max: shape.view_pins,
             reader_patience: Duration::from_secs(3),
             reader_wal_pin_max: shape.reader_pins(),
-            // All databases here are small. Most nodes are to lend them as if they were not.
-            snapshot_chunk_max_size: if self.id.0.is_multiple_of(3) { 16 << 20 } else { 0 },
+            // All databases here are small. Most nodes are to lend them as if they were not; where views are lent for long, most are
+            // to lend copies, which keep nothing from being checkpointed: only then may the log move on beyond a view.
+            snapshot_chunk_max_size: if self.id.0.is_multiple_of(3) == shape.lends_long { 0 } else { 16 << 20 },
             ..Config::default()
         };
         self.speaks_now = self.speaks;

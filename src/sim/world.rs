@@ -25,7 +25,7 @@ use super::strand::{self, words_of};
 use super::transfers::Noticed;
 use super::turns::RESTART_AT;
 use super::wire::Packet;
-use super::{Options, Report, last, load, patient, upgrade};
+use super::{Options, Report, last, load, patient, plan, upgrade};
 use crate::signal::Pump;
 use crate::types::{NodeId, PROTOCOL};
 
@@ -143,6 +143,8 @@ pub(super) struct State {
     pub(super) known_voters: BTreeSet<NodeId>,
     /// The node whose disk rots, once it has begun to.
     pub(super) rotting: Option<Rotting>,
+    /// Who came after that, since the run lacked something.
+    pub(super) newcomer: Option<At>,
     /// When faults and load ended.
     pub(super) calmed_at: Duration,
     /// Labelled calls of the first node until it was restarted, in a run of one fault.
@@ -215,6 +217,7 @@ pub fn run(options: &Options) -> Report {
             late_was: false,
             known_voters: BTreeSet::new(),
             rotting: None,
+            newcomer: None,
             calmed_at: Duration::ZERO,
             calls_of_first_life: BTreeMap::new(),
             options: options.clone(),
@@ -269,13 +272,14 @@ impl World {
         self.state.lock().calm_down();
         patient::end_open_transactions(self);
         let deadline = self.clock.now() + HEAL;
-        let (mut probed, mut calm_until) = (false, None);
+        let (mut probed, mut complete, mut calm_until) = (false, false, None);
         while !self.failed() {
             self.step();
             if !probed && self.state.lock().has_ready_leader() {
                 probed = last::probe(self);
             }
-            if probed && self.state.lock().all_even() {
+            complete = complete || probed && plan::go_on(self);
+            if complete && self.state.lock().all_even() {
                 if calm_until.is_some_and(|until| self.clock.now() >= until) {
                     break;
                 }

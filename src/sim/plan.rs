@@ -1,0 +1,105 @@
+//! What no run goes without, whatever chance brings: somebody who comes or goes, and a snapshot.
+//!
+//! ```text
+//! under faults     people let a node in at the latest when a third of the time is over, and keep one place for the end as long as
+//!                  no snapshot was installed
+//! at the end       where one of the two did not come about, clients write until the logs of all nodes begin later than they did,
+//!                  and then a new node joins, which needs a snapshot
+//! ```
+//!
+//! A run that went without is one that says nothing of them: it has failed ([`State::check_plan`]).
+
+use std::sync::Arc;
+
+use super::load::write;
+use super::world::{At, Ev, State, World};
+use crate::shared::Hub;
+use crate::types::LogIndex;
+
+/// What counts as a change of the members.
+const CHANGES: [&str; 5] =
+    ["nodes joined", "learners added", "learners promoted", "members removed", "voters replaced"];
+const SNAPSHOTS: &str = "snapshots installed";
+
+impl State {
+    fn has_reached(&self, what: &str) -> bool {
+        self.coverage.get(what).is_some_and(|count| *count > 0)
+    }
+
+    fn lacks_a_change(&self) -> bool {
+        !CHANGES.iter().any(|what| self.has_reached(what))
+    }
+
+    fn lacks_a_snapshot(&self) -> bool {
+        !self.has_reached(SNAPSHOTS)
+    }
+
+    /// Whether people should let a node in now, whatever else they would do.
+    pub(super) fn is_late_for_a_change(&self) -> bool {
+        self.now > self.options.load_for / 3 && self.slots.iter().all(|slot| slot.founder || !slot.started)
+    }
+
+    /// Places for new nodes. Under faults one of them is kept as long as no snapshot was installed.
+    pub(super) fn spares(&self) -> Vec<At> {
+        let mut spares: Vec<At> = (0..self.slots.len()).filter(|at| !self.slots[*at].started).collect();
+        if self.stormy && self.lacks_a_snapshot() {
+            spares.pop();
+        }
+        spares
+    }
+
+    /// What every run must have reached.
+    pub(super) fn check_plan(&mut self) {
+        if self.options.storm && self.lacks_a_change() {
+            self.fail("the plan: nobody came or went in this run".to_string());
+        }
+        if self.options.storm && self.lacks_a_snapshot() {
+            self.fail("the plan: no snapshot was installed in this run".to_string());
+        }
+    }
+
+    /// The storm is over: what is to be done next for what it did not bring.
+    fn next(&self) -> Next {
+        if !self.options.storm || !self.lacks_a_change() && !self.lacks_a_snapshot() {
+            return Next::Nothing;
+        }
+        let Some((leader, _)) = self.newest_leader() else { return Next::Wait };
+        if self.newcomer.is_some() {
+            return Next::Wait;
+        }
+        let hubs = self.participants().into_iter().filter_map(|at| self.slots[at].hub());
+        let whole: Vec<&Hub> = hubs.filter(|hub| hub.core_start() <= LogIndex(1)).collect();
+        // Beyond its limit a log becomes shorter by itself, as soon as a checkpoint and an anchor allow it.
+        let is_long = |hub: &&Hub| hub.log_extent().1 > 2 * hub.config.log_limit;
+        match (whole.is_empty(), whole.iter().all(is_long)) {
+            (true, _) => self.spares().first().map_or(Next::Wait, |spare| Next::Start(*spare)),
+            (false, true) => Next::Wait,
+            (false, false) => Next::Write(leader),
+        }
+    }
+}
+
+enum Next {
+    Nothing,
+    Wait,
+    Write(At),
+    Start(At),
+}
+
+/// One step of it; whether nothing is left to be done.
+pub(super) fn go_on(world: &Arc<World>) -> bool {
+    let next = world.state.lock().next();
+    match next {
+        Next::Nothing => return true,
+        Next::Wait => {}
+        Next::Write(leader) => write(world, leader, 0),
+        Next::Start(spare) => {
+            let mut state = world.state.lock();
+            state.newcomer = Some(spare);
+            state.note(format_args!("n{} joins, since this run has not had everything", spare + 1));
+            state.count("newcomers after the storm");
+            state.after_millis(1, Ev::Restart(spare));
+        }
+    }
+    false
+}
