@@ -10,6 +10,7 @@
 //! A run that went without is one that says nothing of them: it has failed ([`State::check_plan`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::load::write;
 use super::world::{At, Ev, State, World};
@@ -58,6 +59,11 @@ impl State {
         }
     }
 
+    /// Not as fast as it can be: all that was ever written is compared at the end.
+    fn note_filler(&mut self) {
+        self.next_filler = self.now + Duration::from_millis(20);
+    }
+
     /// The storm is over: what is to be done next for what it did not bring.
     fn next(&self) -> Next {
         if !self.options.storm || !self.lacks_a_change() && !self.lacks_a_snapshot() {
@@ -67,8 +73,13 @@ impl State {
         if self.newcomer.is_some() {
             return Next::Wait;
         }
-        let hubs = self.participants().into_iter().filter_map(|at| self.slots[at].hub());
-        let whole: Vec<&Hub> = hubs.filter(|hub| hub.core_start() <= LogIndex(1)).collect();
+        let hubs: Vec<&Hub> = self.participants().into_iter().filter_map(|at| self.slots[at].hub()).collect();
+        let start = self.slots[leader].hub().map_or(LogIndex(0), |hub| hub.core_start());
+        if self.now < self.next_filler || hubs.iter().any(|hub| hub.applied().index < start) {
+            // Who lacks what the leader's log has no more needs a snapshot already.
+            return Next::Wait;
+        }
+        let whole: Vec<&Hub> = hubs.into_iter().filter(|hub| hub.core_start() <= LogIndex(1)).collect();
         // Beyond its limit a log becomes shorter by itself, as soon as a checkpoint and an anchor allow it.
         let is_long = |hub: &&Hub| hub.log_extent().1 > 2 * hub.config.log_limit;
         match (whole.is_empty(), whole.iter().all(is_long)) {
@@ -92,7 +103,10 @@ pub(super) fn go_on(world: &Arc<World>) -> bool {
     match next {
         Next::Nothing => return true,
         Next::Wait => {}
-        Next::Write(leader) => write(world, leader, 0),
+        Next::Write(leader) => {
+            world.state.lock().note_filler();
+            write(world, leader, 0);
+        }
         Next::Start(spare) => {
             let mut state = world.state.lock();
             state.newcomer = Some(spare);

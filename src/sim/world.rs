@@ -145,6 +145,8 @@ pub(super) struct State {
     pub(super) rotting: Option<Rotting>,
     /// Who came after that, since the run lacked something.
     pub(super) newcomer: Option<At>,
+    /// When the next write is due that only fills the logs, so that they come to begin later.
+    pub(super) next_filler: Duration,
     /// When faults and load ended.
     pub(super) calmed_at: Duration,
     /// Labelled calls of the first node until it was restarted, in a run of one fault.
@@ -218,6 +220,7 @@ pub fn run(options: &Options) -> Report {
             known_voters: BTreeSet::new(),
             rotting: None,
             newcomer: None,
+            next_filler: Duration::ZERO,
             calmed_at: Duration::ZERO,
             calls_of_first_life: BTreeMap::new(),
             options: options.clone(),
