@@ -7,7 +7,8 @@
 //!              something in the WAL of their checkpointed position; the applied entry if none has, or the one before
 //!              the first part of a transaction of which more may come
 //! anchor       members and catalogue as of the floor, and what receipts need, written to the log: a start begins behind it
-//! compaction   when the log has more than `log_limit`: up to the anchor, and not beyond what every member has
+//! compaction   when the log has more than `log_limit`: up to the anchor, and not beyond what every member has; beyond what the
+//!              slow ones have, too, when it has four times as much
 //! scrub        pages of main files against their hashes, `scrub_bytes` a second
 //! damage       a copy with a page that is not what was written is not served; one that was repaired is put in its place
 //! ```
@@ -66,7 +67,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// A member that was not heard of for so many election timeouts is away.
 const AWAY_AFTER: u32 = 3;
 /// A log with more than this many times `log_limit` is not held back by views that are lent: who fetches one will need
-/// another one, but not the pages that it has.
+/// another one, but not the pages that it has. Nor by a member that is there and does not keep up: it gets a snapshot.
 const LENT_FACTOR: u64 = 4;
 /// A WAL of so many times `reader_wal_pin_max` ends readers that are older than [`SHORT_PATIENCE`].
 const READER_FACTOR: u64 = 2;
@@ -574,10 +575,13 @@ impl Upkeep {
         let limit = self.hub.config.log_limit;
         // The core hears of what was applied later than this thread does, and goes on from there.
         let core = self.hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.applied);
-        let mut through = self.anchored.min(self.cluster_floor).min(core);
-        if self.log.bytes() <= LENT_FACTOR * limit && !planted::is(Bug::CompactPastView) {
-            // What was learned of the members may be older than a view that was lent since.
-            through = self.hub.snapshots.views.floor().map_or(through, |lent| through.min(lent));
+        let mut through = self.anchored.min(core);
+        if self.waits_for_others() {
+            through = through.min(self.cluster_floor);
+            if !planted::is(Bug::CompactPastView) {
+                // What was learned of the members may be older than a view that was lent since.
+                through = self.hub.snapshots.views.floor().map_or(through, |lent| through.min(lent));
+            }
         }
         if let Err(error) = self.log.seal_for(through) {
             return self.log_failed("segment", &error);
@@ -598,17 +602,35 @@ impl Upkeep {
         }
     }
 
+    /// Whether the log is short enough to be kept for other nodes, and not only for what this one needs of it.
+    fn waits_for_others(&self) -> bool {
+        self.log.bytes() <= LENT_FACTOR * self.hub.config.log_limit
+    }
+
     fn what_pins(&self) -> String {
         let (bytes, limit) = (self.log.bytes(), self.hub.config.log_limit);
-        let why = if self.cluster_floor < self.anchored {
+        let why = if self.waits_for_others() && self.cluster_floor < self.anchored {
+            let start = self.hub.core_start();
             let core = self.hub.core_status.lock().clone();
-            let slowest = core.and_then(|core| core.peers.iter().min_by_key(|peer| peer.acknowledged).map(|p| p.id));
+            // Who is behind the log already needs a snapshot, and nothing of the log.
+            let slowest = core.and_then(|core| {
+                let counted = core.peers.iter().filter(|peer| peer.acknowledged >= start);
+                counted.min_by_key(|peer| peer.acknowledged).map(|peer| peer.id)
+            });
+            let slow = |who: String| {
+                format!(
+                    "{who} has not got further than entry {}; it gets a snapshot when the log has {} bytes, if nothing makes \
+                     it faster",
+                    self.cluster_floor,
+                    LENT_FACTOR * limit
+                )
+            };
             match slowest {
-                Some(id) => format!("node {id} has not got further than entry {}; bring it back", self.cluster_floor),
+                Some(id) => slow(format!("node {id}")),
                 None if self.cluster_floor == LogIndex(0) => {
                     "the leader has not said yet what every member has; it is asked again by itself".to_string()
                 }
-                None => format!("a member has not got further than entry {}; bring it back", self.cluster_floor),
+                None => slow("a member".to_string()),
             }
         } else {
             let pins =
@@ -670,7 +692,7 @@ impl Upkeep {
             self.hub.snapshots.views.on_acknowledged(peer.id, peer.acknowledged);
         }
         let lent_counts = !planted::is(Bug::CompactPastView);
-        if lent_counts && self.log.bytes() <= LENT_FACTOR * self.hub.config.log_limit {
+        if lent_counts && self.waits_for_others() {
             floor = self.hub.snapshots.views.floor().map_or(floor, |lent| floor.min(lent));
         }
         self.hub.findings.lock().members_floor = Some(floor);

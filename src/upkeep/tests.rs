@@ -152,6 +152,47 @@ fn the_log_is_kept_for_who_fetches_up_to_some_size() {
     assert!(start_of(true, LENT_FACTOR * LIMIT + 1) > LENT, "one that is slow would fill the disk");
 }
 
+/// A member that is there and does not keep up gets a snapshot in the end. It kept the leader's log for ever, at 25 times its
+/// limit where it was stopped and let go on in turn, and the logs of the others, since they ask the leader.
+/// Shows INV-25.
+#[test]
+fn a_member_that_is_slow_holds_the_log_up_to_some_size_and_then_what_this_node_needs_does() {
+    const SLOW: u64 = 3;
+    for (bytes, leads, needed, held) in [
+        (3 * LIMIT, true, None, true),
+        (3 * LIMIT, false, None, true),
+        (LENT_FACTOR * LIMIT + 1, true, None, false),
+        (LENT_FACTOR * LIMIT + 1, false, None, false),
+        (LENT_FACTOR * LIMIT + 1, true, Some(SLOW), true),
+        (LENT_FACTOR * LIMIT + 1, false, Some(SLOW), true),
+    ] {
+        let (mut upkeep, last, inputs) = with_log_of(bytes, &Arc::default());
+        upkeep.cluster_floor = LogIndex(SLOW);
+        if leads && let Some(core) = upkeep.hub.core_status.lock().as_mut() {
+            (core.role.role, core.persisted) = (Role::Leader, last.index);
+            let of = |id, acknowledged| PeerStatus {
+                id: NodeId(id),
+                acknowledged: LogIndex(acknowledged),
+                next: last.index,
+                streams: true,
+                in_flight: (0, 0),
+                active: true,
+            };
+            core.peers = vec![of(2, last.index.0), of(3, SLOW)];
+        }
+        if let Some(needed) = needed {
+            upkeep.anchored = LogIndex(needed);
+        }
+        upkeep.learn_members();
+        let began = compacted(&mut upkeep, &inputs);
+        assert_eq!(began <= SLOW, held, "{bytes} bytes, leads: {leads}, {needed:?}: it begins behind entry {began}");
+        let alarms = upkeep.hub.findings.lock().alarms.clone();
+        let blamed =
+            alarms.values().any(|alarm| alarm.contains(if leads { "node 3 has not" } else { "a member has not" }));
+        assert_eq!(blamed, held && needed.is_none(), "{alarms:?}");
+    }
+}
+
 /// A node that has just started knows of no member; once it told people to bring one back that was there.
 #[test]
 fn nobody_is_blamed_for_a_long_log_before_the_leader_has_spoken() {
