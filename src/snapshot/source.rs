@@ -129,7 +129,7 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
         },
         Ask::Done { view, outcome, .. } => {
             // The first time only: the answer may have been lost, and is asked for again.
-            if let Some(at) = hub.snapshots.views.give_back(view, from, outcome == Outcome::Installed, now)
+            if let Some(at) = hub.snapshots.views.give_back(view, from, outcome, now)
                 && outcome == Outcome::Installed
                 && at.index >= hub.core_start()
             {

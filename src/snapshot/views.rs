@@ -5,7 +5,9 @@
 //! reuse       a view is lent to another node as well if that node could go on from it with the log: it is not older than
 //!             where the log begins, goes beyond what the node has and shows, and knows the node as a member
 //! closing     a view without a lease goes when there is a newer one, or after IDLE, or when the log is beyond `log_limit`: what
-//!             cannot be checkpointed while it is open cannot leave the log either. Any view goes when it is
+//!             cannot be checkpointed while it is open cannot leave the log either. It goes at once when the last one that had it
+//!             has given it up: that one asks for a view again soon, and if it were lent this one each time, it would be idle
+//!             never, and nothing checkpointed. Any view goes when it is
 //!             `snapshot_read_view_close_timeout` old, or when the WALs that it keeps from being checkpointed have more than
 //!             `snapshot_wal_pin_max` bytes, or when the log is dropped beyond its entry
 //! ```
@@ -38,7 +40,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shoaldb_vfs::view::ReadView;
 
-use super::object::{Listed, Object, ViewId};
+use super::object::{Listed, Object, Outcome, ViewId};
 use super::shelf::{Found, PLACES, Shelf};
 use crate::catalogue::DatabaseId;
 use crate::planted::{self, Bug};
@@ -340,9 +342,8 @@ impl Views {
         }
     }
 
-    /// `peer` is done with a view, and has installed it or not. The entry that it is of, if it is one of everything that was lent
-    /// to it: the first time only.
-    pub(crate) fn give_back(&self, id: ViewId, peer: NodeId, installed: bool, now: Duration) -> Option<EntryId> {
+    /// `peer` is done with a view. The entry that it is of, if it is one of everything that was lent to it: the first time only.
+    pub(crate) fn give_back(&self, id: ViewId, peer: NodeId, outcome: Outcome, now: Duration) -> Option<EntryId> {
         let mut books = self.books.lock();
         let lost = books.lost.remove(&peer);
         let mut there = lost.filter(|(view, _)| *view == id).map(|(_, at)| at);
@@ -356,11 +357,13 @@ impl Views {
             there = there.or(lease.map(|_| lent.cut.at));
             lent.progress.remove(&peer);
             lent.fetchers.remove(&peer);
-            all.retain(|lent| !lent.leases.is_empty() || Some(lent.id) == newest);
+            let given_up = there.is_some() && outcome == Outcome::GivenUp;
+            let idles = |lent: &Lent| Some(lent.id) == newest && !(given_up && lent.id == id);
+            all.retain(|lent| !lent.leases.is_empty() || idles(lent));
         }
         books.tidy();
         // Its log goes on behind it, and what says so to Raft may be late or lost.
-        if let Some(at) = there.filter(|at| installed && at.index >= books.start) {
+        if let Some(at) = there.filter(|at| outcome == Outcome::Installed && at.index >= books.start) {
             books.pins.insert(peer, (at.index, now + LEASE));
         }
         there

@@ -213,7 +213,7 @@ fn a_view_that_nobody_uses_is_closed_when_the_log_is_beyond_its_limit() {
         let view = lend(&upkeep);
         upkeep.close_views();
         assert_eq!(upkeep.hub.snapshots.views.counts(), (1, 1), "{bytes}");
-        upkeep.hub.snapshots.views.give_back(view, NodeId(3), false, Duration::ZERO);
+        upkeep.hub.snapshots.views.give_back(view, NodeId(3), object::Outcome::NotNeeded, Duration::ZERO);
         upkeep.close_views();
         assert_eq!(upkeep.hub.snapshots.views.counts().0, open, "{bytes}");
     }

@@ -243,6 +243,19 @@ fn while_all_places_for_sending_are_taken_no_view_is_opened() {
     }
 }
 
+/// One that has no room, say, asks again and again. In between the databases are checkpointed.
+#[test]
+fn no_checkpoint_waits_for_a_node_that_has_given_up() {
+    let (hub, db) = hub_with_app(&SimFs::new(1), Config { snapshot_chunk_max_size: 0, ..Config::default() });
+    for attempt in 1..=3 {
+        let view = opened(&hub, &Ask::Open { have: LogIndex(0), shown: LogIndex(0) });
+        assert_eq!((db.status().views, hub.snapshots.views.opened()), (1, attempt));
+        let done = Ask::Done { view, outcome: Outcome::GivenUp, index: hub.applied().index };
+        assert_eq!(Answer::decode(serve(&hub, Some(PEER), &done.encode())), Ok(Answer::Yes));
+        assert_eq!((db.status().views, db.status().gated), (0, false));
+    }
+}
+
 /// A database of one page that fits, just fits or does not fit: its checkpoints wait for the one who fetches, or not. What is
 /// fetched is the same.
 #[test]

@@ -74,8 +74,8 @@ fn what_nobody_uses_goes_when_there_is_a_newer_one() {
     let first = views.lend(7, cut(100), A, at(0));
     views.lend(7, cut(200), B, at(1));
     assert_eq!(views.counts(), (2, 2));
-    assert_eq!(views.give_back(first, A, true, at(2)).map(|at| at.index), Some(LogIndex(100)));
-    assert_eq!(views.give_back(first, A, true, at(2)), None, "once");
+    assert_eq!(views.give_back(first, A, Outcome::Installed, at(2)).map(|at| at.index), Some(LogIndex(100)));
+    assert_eq!(views.give_back(first, A, Outcome::Installed, at(2)), None, "once");
     assert_eq!(views.counts(), (1, 1));
 }
 
@@ -87,9 +87,37 @@ fn a_view_that_nobody_uses_goes_when_the_log_is_beyond_its_limit() {
     let id = views.lend(7, cut(100), A, at(0));
     let pressed = Limits { is_pressed: true, ..LIMITS };
     assert_eq!(views.sweep(at(1), pressed, |_| true), 0, "somebody uses it");
-    views.give_back(id, A, true, at(1));
+    views.give_back(id, A, Outcome::Installed, at(1));
     assert_eq!((views.sweep(at(1), LIMITS, |_| true), views.counts()), (0, (1, 0)), "somebody may need it");
     assert_eq!((views.sweep(at(1), pressed, |_| true), views.counts()), (1, (0, 0)));
+}
+
+/// Who finds no room asks again every few seconds, was lent the same view each time, and so kept the gates of its databases shut for
+/// ever. Others may still use it; and it is not for strangers to close it.
+#[test]
+fn what_is_given_up_is_closed_at_once_unless_another_one_fetches_it() {
+    use Outcome::{GivenUp, Installed, NotNeeded};
+    for (outcome, stays) in [(GivenUp, false), (NotNeeded, true), (Installed, true)] {
+        // Also if its lease has ended meanwhile.
+        for silent in [false, true] {
+            let views = Views::default();
+            let id = views.lend(7, cut(100), A, at(0));
+            if silent {
+                assert_eq!((views.sweep(at(30), LIMITS, |_| true), views.counts()), (0, (1, 0)));
+            }
+            views.give_back(id, B, outcome, at(31));
+            assert_eq!(views.counts(), (1, usize::from(!silent)), "nobody lent it to that one");
+            views.give_back(id, A, outcome, at(31));
+            assert_eq!(views.counts(), (usize::from(stays), 0), "{outcome:?}, silent: {silent}");
+        }
+        let views = Views::default();
+        let id = views.lend(7, cut(100), A, at(0));
+        views.reuse(B, (LogIndex(1), LogIndex(1)), LogIndex(1), at(1)).unwrap();
+        views.give_back(id, A, outcome, at(2));
+        assert_eq!(views.counts(), (1, 1), "{outcome:?}: the other one fetches");
+        views.give_back(id, B, outcome, at(3));
+        assert_eq!(views.counts().0, usize::from(stays), "{outcome:?}");
+    }
 }
 
 /// Who was silent for too long, or whose view was closed, may have installed it all the same, and says so as soon as it can.
@@ -102,11 +130,11 @@ fn who_lost_its_lease_may_still_say_that_it_has_installed() {
             "silence" => _ = views.sweep(at(30), LIMITS, |_| true),
             "age" => _ = views.sweep(at(1), Limits { age: at(1), ..LIMITS }, |_| true),
             "passed" => views.close_before(LogIndex(101)),
-            _ => _ = views.give_back(id, A, true, at(1)),
+            _ => _ = views.give_back(id, A, Outcome::Installed, at(1)),
         }
         assert_eq!(views.counts().1, 0, "{how}");
         let once = Some(LogIndex(100)).filter(|_| how != "given back");
-        let said = |peer| views.give_back(id, peer, true, at(31)).map(|at| at.index);
+        let said = |peer| views.give_back(id, peer, Outcome::Installed, at(31)).map(|at| at.index);
         assert_eq!((said(B), said(A), said(A)), (None, once, None), "{how}");
         // And the log is kept for it, if that has not passed it.
         assert_eq!(views.floor(), Some(LogIndex(100)).filter(|_| how != "passed"), "{how}");
@@ -115,7 +143,7 @@ fn who_lost_its_lease_may_still_say_that_it_has_installed() {
     let views = Views::default();
     let id = views.lend(7, cut(100), A, at(0));
     views.sweep(at(1), LIMITS, |node| node != A);
-    assert_eq!(views.give_back(id, A, true, at(1)), None);
+    assert_eq!(views.give_back(id, A, Outcome::Installed, at(1)), None);
 }
 
 #[test]
@@ -125,7 +153,7 @@ fn how_far_a_node_is_is_known_as_long_as_it_fetches() {
     assert_eq!(views.progress(A), None);
     views.note_progress(id, A, (5, 10));
     assert_eq!((views.progress(A), views.progress(B)), (Some((5, 10)), None));
-    views.give_back(id, A, false, at(1));
+    views.give_back(id, A, Outcome::NotNeeded, at(1));
     assert_eq!(views.progress(A), None);
 }
 
@@ -195,7 +223,7 @@ fn what_is_on_the_shelf_goes_with_its_view_and_with_the_last_but_one_who_fetches
     for how in ["given back", "silence", "removed", "age", "passed", "closed"] {
         let (views, id) = shared();
         match how {
-            "given back" => _ = views.give_back(id, A, true, at(1)),
+            "given back" => _ = views.give_back(id, A, Outcome::Installed, at(1)),
             "silence" => _ = views.sweep(at(30), LIMITS, |_| true),
             "removed" => _ = views.sweep(at(1), LIMITS, |node| node != B),
             "age" => _ = views.sweep(at(1), Limits { age: at(1), ..LIMITS }, |_| true),
@@ -208,7 +236,7 @@ fn what_is_on_the_shelf_goes_with_its_view_and_with_the_last_but_one_who_fetches
     let (views, id) = shared();
     let wanted = object(2);
     let Turn::Make(Some(place)) = views.turn(id, A, &wanted, at(0)) else { panic!("nobody made it") };
-    views.give_back(id, B, true, at(1));
+    views.give_back(id, B, Outcome::Installed, at(1));
     place.put(&[2; 9]);
     assert_eq!(on_shelf(&views), 0);
     // A newer view has nothing to do with it.
@@ -288,6 +316,6 @@ fn whoever_is_ahead_does_not_wait_for_long() {
     // One that fetches alone waits for nobody, and the manifest is in memory for all of them.
     let (views, id) = shared();
     assert!((0..100).all(|_| matches!(views.turn(id, A, &Object::Manifest, at(0)), Turn::Make(None))));
-    views.give_back(id, B, true, at(0));
+    views.give_back(id, B, Outcome::Installed, at(0));
     assert!((0..100).all(|first| asks(&views, id, A, first, at(0)) == Ok(false)));
 }
