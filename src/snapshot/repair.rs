@@ -3,7 +3,8 @@
 //! One database after the other, until it is whole:
 //!
 //! ```text
-//! 1 open     a view of it on another voter, of an entry that is not before what this node has applied
+//! 1 open     a view of it on another voter, of an entry that is not before what this node had applied when it first asked. One that
+//!            is busy, or has not come so far, is asked again for a while, and then the next one
 //! 2 agree    every other voter is asked for its checksum of the database at the position of that view. Who is not there yet,
 //!            or does not answer, is asked again; who has passed it cannot say any more
 //! 3 fetch    once a majority of the voters has the checksum of the view: pages by their hashes, what is whole here is copied
@@ -38,6 +39,8 @@ use crate::types::{EntryId, LogIndex, Membership, NodeId};
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// Time until the next attempt after one that failed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often in a row a lender may be busy until the next one is asked: some seconds, as this is stepped.
+const BUSY_TRIES: usize = 20;
 
 /// A view that was opened, and who has the same.
 struct Attempt {
@@ -57,6 +60,11 @@ struct Patient {
     attempt: Option<Attempt>,
     /// How many lenders were tried.
     tried: usize,
+    /// How often in a row the one whose turn it is was busy.
+    busy: usize,
+    /// The entry that a view is to be of at least, from the first question until one is lent. If it went along with what is applied
+    /// here, a lender that is always a little behind would be one that is busy for ever.
+    beyond: Option<LogIndex>,
     not_before: Duration,
 }
 
@@ -109,6 +117,7 @@ impl Repairs {
                         give_back(&attempt, ask);
                     }
                     patient.tried += 1;
+                    patient.busy = 0;
                     patient.not_before = now + PAUSE;
                     let what = format!("database {} is not repaired yet: {why}", name_of(hub, id));
                     let told = hub.findings.lock().alarms.insert(alarm_about(id), what.clone());
@@ -140,8 +149,9 @@ fn treat(
     ask: &mut dyn AskNode,
 ) -> Result<Option<Mended>, String> {
     if patient.attempt.is_none() {
-        let Some(attempt) = open(hub, id, patient.tried, membership, ask)? else { return Ok(None) };
-        patient.attempt = Some(attempt);
+        let Some(attempt) = open(hub, id, patient, membership, ask)? else { return Ok(None) };
+        // What comes of it or not, the next one is to be a newer one: of an old one the others cannot tell the checksum any more.
+        (patient.attempt, patient.busy, patient.beyond) = (Some(attempt), 0, None);
     }
     let Some(attempt) = &mut patient.attempt else { return Ok(None) };
     if !agree(hub, id, attempt, membership, ask)? {
@@ -165,7 +175,7 @@ fn treat(
 fn open(
     hub: &Hub,
     id: DatabaseId,
-    tried: usize,
+    patient: &mut Patient,
     membership: &Membership,
     ask: &mut dyn AskNode,
 ) -> Result<Option<Attempt>, String> {
@@ -175,8 +185,11 @@ fn open(
     if lenders.is_empty() {
         return Err("there is no other voter to repair it from; drop the database, then restore a backup".to_string());
     }
-    let source = lenders[tried % lenders.len()];
-    let beyond = LogIndex(hub.applied().index.0.max(1));
+    let source = lenders[patient.tried % lenders.len()];
+    // The log here keeps what is behind it: it begins at an anchor, which a database that is not served keeps from moving. A snapshot
+    // may have taken its place since, and left the database as damaged as it was.
+    let first = *patient.beyond.get_or_insert(hub.applied().index);
+    let beyond = first.max(hub.core_start()).max(LogIndex(1));
     let from = |why: String| format!("node {source}: {why}");
     match ask.ask(source, &Ask::OpenOne { database: id, beyond }).map_err(from)? {
         Answer::OpenedOne { view, at, listed } if at.index >= beyond && listed.id == id => {
@@ -185,7 +198,11 @@ fn open(
             Ok(Some(Attempt { source, view, at, listed, same, other, until }))
         }
         // It is asked again at the next step.
-        Answer::Busy { .. } => Ok(None),
+        Answer::Busy { .. } => {
+            patient.busy += 1;
+            let passed = patient.busy >= BUSY_TRIES && lenders.len() > 1;
+            if passed { Err(from(format!("it is busy, or not at entry {beyond} yet"))) } else { Ok(None) }
+        }
         Answer::No(why) => Err(from(why)),
         answer => Err(from(format!("an answer that makes no sense: {answer:?}"))),
     }

@@ -166,6 +166,63 @@ fn who_does_not_answer_is_asked_again_and_not_for_ever() {
     assert!(!bench.hub.findings.lock().alarms.is_empty());
 }
 
+/// The first lender never came to the entry that was asked for, which went along with what was applied here, and nobody else was
+/// ever asked.
+#[test]
+fn a_lender_that_is_busy_for_ever_is_passed_over_and_the_next_one_is_asked_for_what_was_wanted_at_first() {
+    let mut bench = Bench::new(Damage::Diverged, &[1, 2, 3]);
+    let first = bench.hub.applied();
+    let (mut asked, mut lent) = (0, false);
+    for step in 1..=100_u64 {
+        // Writers do not pause.
+        bench.hub.set_applied(EntryId { index: LogIndex(first.index.0 + step), term: first.term }, None);
+        bench.repairs.step(&bench.hub, &mut |node: NodeId, ask: &Ask| match ask {
+            Ask::OpenOne { database, beyond } => {
+                assert_eq!(*beyond, first.index.next(), "step {step}");
+                if node == NodeId(2) {
+                    asked += 1;
+                    return Ok(Answer::Busy { millis: 50 });
+                }
+                lent = true;
+                let at = EntryId { index: *beyond, term: first.term };
+                let state = Checkpointed { position: AT, size: PageCount(1), checksum: RIGHT };
+                let listed = Listed { id: *database, page_size: PageSize::DEFAULT, at: state };
+                Ok(Answer::OpenedOne { view: ViewId(1), at, listed })
+            }
+            _ => Err("no answer".to_string()),
+        });
+        if lent {
+            break;
+        }
+        bench.clock.advance(PAUSE / 10);
+    }
+    assert!(lent && asked == BUSY_TRIES, "{asked}");
+    let alarms = bench.hub.findings.lock().alarms.clone();
+    assert!(alarms.values().any(|alarm| alarm.contains("node 2: it is busy")), "{alarms:?}");
+}
+
+/// Also the only one there is.
+#[test]
+fn lenders_that_are_busy_are_asked_in_turn_without_end() {
+    for (voters, all) in [(&[1, 2, 3][..], 2), (&[1, 2][..], 1)] {
+        let mut bench = Bench::new(Damage::Diverged, voters);
+        let mut turns: Vec<NodeId> = Vec::new();
+        for _ in 0..10 * BUSY_TRIES {
+            bench.repairs.step(&bench.hub, &mut |node: NodeId, ask: &Ask| {
+                assert!(matches!(ask, Ask::OpenOne { .. }), "{ask:?}");
+                if turns.last() != Some(&node) {
+                    turns.push(node);
+                }
+                Ok(Answer::Busy { millis: 50 })
+            });
+            bench.clock.advance(PAUSE);
+        }
+        let wanted: Vec<NodeId> = [NodeId(2), NodeId(3)].into_iter().take(all).cycle().take(turns.len()).collect();
+        assert_eq!(turns, wanted);
+        assert_eq!(turns.len() > 4, all > 1);
+    }
+}
+
 /// Books that are right, beside bytes that are not, are one voice; and the alarm ends with the damage.
 #[test]
 fn the_own_books_count_if_only_the_disk_is_wrong() {
