@@ -25,9 +25,10 @@
 //! comes through a state in which the database exists.
 //!
 //! Which generation counts is told by the anchor, with the catalogue. Files of an earlier one are deleted. Those of a later
-//! one did not get to count: a main file is a part again, to go on with, and the rest is deleted.
+//! one did not get to count: a main file is a part again, to go on with, and the rest is deleted. While a node runs they go when
+//! nobody will go on with them: with the install of a snapshot, and when a repair is over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::genesis::Geometry;
 use shoaldb_vfs::mapfile::{Checkpointed, Owner};
-use shoaldb_vfs::page::PageSize;
+use shoaldb_vfs::page::{PageCount, PageHash, PageSize};
 use shoaldb_vfs::spill::{SpillTo, WalMemory};
 use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::transaction::Position;
@@ -498,7 +499,44 @@ impl Databases {
             drop(maps);
             self.remove_files(id, old)?;
         }
+        // What an earlier round of this snapshot fetched of databases that were dropped since, or are whole by now. Entries behind this
+        // one may create what others have fetched.
+        self.delete_leftovers(|id| id.0 <= at.0);
         Ok(())
+    }
+
+    /// Deletes files that were fetched and did not get to count, of databases for which `of` holds. What somebody builds at this
+    /// moment, or holds, stays.
+    pub(crate) fn delete_leftovers(&self, of: impl Fn(DatabaseId) -> bool) {
+        if let Err(error) = self.try_delete_leftovers(of) {
+            tracing::warn!(%error, "files that were fetched and are not needed remain until the next start");
+        }
+    }
+
+    fn try_delete_leftovers(&self, of: impl Fn(DatabaseId) -> bool) -> io::Result<()> {
+        let there = self.env.fs.list(&self.dir, "db.orphan")?;
+        let all: BTreeSet<(u64, u64)> = there.iter().filter_map(|name| files::owner_of_name(name)).collect();
+        for (id, generation) in all.into_iter().filter(|(id, _)| of(DatabaseId(*id))) {
+            if !self.is_leftover(DatabaseId(id), generation) {
+                continue;
+            }
+            // Whoever builds them has them locked; and so nobody begins to before they are gone.
+            let owner = Owner { database: id, generation, page_size: PageSize::DEFAULT };
+            let nothing = Checkpointed { position: Position(0), size: PageCount(0), checksum: PageHash::default() };
+            match Staging::begin(self.env.fs.clone(), &self.dir, owner, nothing) {
+                Ok(_locked) => self.env.fs.remove(&self.dir.join(files::part_name(id, generation)), "db.orphan")?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether files of this generation neither count nor wait for an anchor that knows of a drop.
+    fn is_leftover(&self, id: DatabaseId, generation: u64) -> bool {
+        let maps = self.maps.lock();
+        let counts = maps.generations.get(&id).copied().unwrap_or(FIRST_GENERATION);
+        !maps.dropped.contains_key(&id) && (!maps.by_id.contains_key(&id) || generation > counts)
     }
 
     /// A snapshot begins before a database is dropped, and does not have it any more. Its name leads nowhere until that entry

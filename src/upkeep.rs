@@ -251,7 +251,10 @@ impl Upkeep {
         let Some(mended) = self.hub.snapshots.take_mended(self.hub.applied().index) else { return };
         let id = mended.database;
         match mend::mend(&self.hub, &self.log, mended) {
-            Outcome::Repaired | Outcome::NotNeeded => {
+            ended @ (Outcome::Repaired | Outcome::NotNeeded) => {
+                if matches!(ended, Outcome::NotNeeded) {
+                    self.hub.databases.delete_leftovers(|left| left == id);
+                }
                 self.per_database.remove(&id);
                 self.alarm(&rotten_about(id), None);
             }

@@ -271,3 +271,50 @@ fn parts_of_a_later_generation_stay_and_what_is_nobodys_goes() {
     // Database 4 was dropped before the anchor; of database 7 the catalogue cannot know yet.
     assert_eq!(names(&fs), ["3-2.db", "3-2.map", "3-3.part", "7-1.db", "7-2.part"]);
 }
+
+/// A database that one round of a snapshot fetched and that was dropped before the next one kept its files until a start, however
+/// large it was.
+#[test]
+fn what_was_fetched_and_did_not_get_to_count_goes_with_an_install() {
+    for (in_use, kept) in [(false, None), (true, Some("3-2.part"))] {
+        let (fs, env) = disk();
+        let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+        databases.bind(DatabaseId(3), &info()).unwrap();
+        for name in
+            ["3-2.part", "3-3.db", "3-3.map", "3-4.map", "4-2.db", "4-2.map", "5-2.part", "6-1.part", "7-2.part"]
+        {
+            fs.open(&Path::new(DIR).join(name), Open::CreateNew, "test").unwrap();
+        }
+        if in_use {
+            // The first of these calls lists what there is, the second opens a file that another one has locked.
+            fs.fail_at(Aim::At("stage.begin"), 2, Lasts::Once, Failure::Kind(io::ErrorKind::WouldBlock));
+        }
+        databases.install(LogIndex(6), &catalogue(), Vec::new(), &[]).unwrap();
+        // Entry 7 may create what has its files.
+        let wanted: Vec<_> = ["3-1.db", "3-1.map"].into_iter().chain(kept).chain(["7-2.part"]).collect();
+        assert_eq!(names(&fs), wanted);
+        assert_eq!(databases.get(DatabaseId(3)).unwrap().page(PageNo::FIRST).unwrap().unwrap().len(), 4096);
+    }
+}
+
+/// Those of a database that was dropped go with the others of it, when an anchor knows that it was; and what comes too late for
+/// that, as a copy that was being fetched, goes then.
+#[test]
+fn leftovers_of_a_dropped_database_wait_for_the_anchor_and_no_longer() {
+    let (fs, env) = disk();
+    let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+    databases.bind(DatabaseId(3), &info()).unwrap();
+    let fetch = || _ = fs.open(&Path::new(DIR).join("3-2.part"), Open::CreateNew, "test").unwrap();
+    let (of_it, of_another) = (|id: DatabaseId| id == DatabaseId(3), |id: DatabaseId| id == DatabaseId(4));
+    fetch();
+    databases.drop(DatabaseId(3), LogIndex(20));
+    databases.delete_leftovers(of_it);
+    assert_eq!(names(&fs), ["3-1.db", "3-1.map", "3-2.part"]);
+    databases.delete_dropped(LogIndex(20));
+    assert!(names(&fs).is_empty());
+    fetch();
+    databases.delete_leftovers(of_another);
+    assert_eq!(names(&fs), ["3-2.part"]);
+    databases.delete_leftovers(of_it);
+    assert!(names(&fs).is_empty());
+}

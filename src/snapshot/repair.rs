@@ -97,6 +97,10 @@ impl Repairs {
                 give_back(&attempt, ask);
             }
             hub.findings.lock().alarms.remove(&alarm_about(id));
+            // What was fetched for it, and nobody goes on with. Whoever installs a snapshot that waits does the same afterwards.
+            if !hub.snapshots.has_staged() {
+                hub.databases.delete_leftovers(|left| left == id);
+            }
         }
         // One new generation at a time waits to count.
         if hub.snapshots.has_staged() || hub.snapshots.has_mended() {

@@ -2,7 +2,10 @@ use std::path::Path;
 
 use crossbeam_channel::Receiver;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng};
-use shoaldb_vfs::env::{Clock, Env};
+use shoaldb_vfs::env::{Clock, Env, Fs};
+use shoaldb_vfs::files::DatabaseFiles;
+use shoaldb_vfs::genesis::Geometry;
+use shoaldb_vfs::mapfile::Owner;
 use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
 use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
 
@@ -18,7 +21,7 @@ use crate::shared::Shared;
 use crate::signal::Waiting;
 use crate::snapshot::object::ViewId;
 use crate::snapshot::views::{Cut, LEASE};
-use crate::snapshot::{Done, object, source};
+use crate::snapshot::{Done, Mended, object, source};
 use crate::types::{ClusterId, EntryClass, EntryId, HardState, Incarnation, LogEntry, Membership, Term};
 
 const APP: DatabaseId = DatabaseId(2);
@@ -191,6 +194,23 @@ fn a_member_that_is_slow_holds_the_log_up_to_some_size_and_then_what_this_node_n
             alarms.values().any(|alarm| alarm.contains(if leads { "node 3 has not" } else { "a member has not" }));
         assert_eq!(blamed, held && needed.is_none(), "{alarms:?}");
     }
+}
+
+/// They took as much room as the database, until the next start.
+#[test]
+fn a_copy_that_is_not_needed_any_more_leaves_no_files() {
+    let fs = SimFs::new(1);
+    let (mut upkeep, db) = upkeep(&fs);
+    let (dir, names) = (Path::new("/db"), || fs.list(Path::new("/db"), "test").unwrap());
+    let before = names();
+    let owner = Owner { database: APP.0, generation: 2, page_size: PageSize::DEFAULT };
+    let files = DatabaseFiles::create(Arc::new(fs.clone()), dir, owner, Geometry::default(), Position(2)).unwrap();
+    let at = EntryId { index: LogIndex(2), term: Term(1) };
+    let mended = Mended { source: NodeId(3), view: ViewId(1), at, database: APP, files, received: 0 };
+    upkeep.hub.snapshots.set_mended(Box::new(mended));
+    assert!(names().len() > before.len());
+    upkeep.mend();
+    assert_eq!((names(), upkeep.hub.snapshots.has_mended(), db.retired()), (before, false, None));
 }
 
 /// A node that has just started knows of no member; once it told people to bring one back that was there.

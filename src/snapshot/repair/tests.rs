@@ -223,6 +223,21 @@ fn lenders_that_are_busy_are_asked_in_turn_without_end() {
     }
 }
 
+/// Until the next start it kept as much room as the database has.
+#[test]
+fn what_was_fetched_for_a_database_that_was_whole_before_goes_with_the_repair() {
+    let fs = SimFs::new(1);
+    let mut bench = Bench::on(Arc::new(fs.clone()), Damage::Diverged, &[1, 2, 3]);
+    let names = || fs.list(Path::new("/db"), "test").unwrap();
+    let before = names();
+    let others = [(2, Some(RIGHT)), (3, Some(RIGHT))];
+    assert!(!bench.step(RIGHT, others).is_empty());
+    assert!(names().contains(&"2-2.part".to_string()), "{:?}", names());
+    bench.hub.databases.acquit(APP);
+    bench.step(RIGHT, others);
+    assert_eq!(names(), before);
+}
+
 /// Books that are right, beside bytes that are not, are one voice; and the alarm ends with the damage.
 #[test]
 fn the_own_books_count_if_only_the_disk_is_wrong() {
