@@ -126,6 +126,10 @@ impl Engine {
         (self.replay_to, self.replayed) = (applied, false);
         self.in_flight.clear();
         self.handed_over_at = None;
+        // Why this node may not lead has not gone with the old core: its applier does not go on, say.
+        if self.silenced {
+            self.core.on_event(Event::Silence);
+        }
         // The old core takes its rounds with it, and those who wait would do so to their deadline.
         for request in self.hub.unanswered_reads() {
             self.core.on_event(Event::ReadIndex { request });

@@ -117,6 +117,29 @@ fn reads_that_wait_are_asked_of_the_core_behind_a_snapshot() {
     assert!(hub.unanswered_reads().is_empty());
 }
 
+/// A node that cannot apply is silenced. The core behind a snapshot knew nothing of that: it campaigned, and led with nobody to
+/// apply anything.
+#[test]
+fn a_silenced_node_is_so_behind_a_snapshot_as_well() {
+    for silenced in [false, true] {
+        let (env, directory, identity, opened) = founded();
+        let (mailbox, inputs) = crossbeam_channel::unbounded();
+        let hub = hub_of(&env, &identity, mailbox);
+        let restored = opened.restored.clone();
+        let (mut engine, log) = begin(&hub, opened, &directory).unwrap();
+        if silenced {
+            engine.on_input(Input::Failed { what: "it cannot apply an entry".to_string() });
+        }
+        let applied = restored.applied;
+        engine.exchange_core(Core::open(core_config(&hub, 9), restored, log.clone()).unwrap(), applied);
+        for _ in 0..100 {
+            settle(&mut engine, (&hub, &log), &inputs);
+            engine.on_tick();
+        }
+        assert_eq!(engine.core_status().role.role == Role::Leader, !silenced);
+    }
+}
+
 /// Delivers what is in the mailbox, and carries out what the engine wants, until nothing moves any more. Returns the classes of
 /// the entries that went to the log.
 fn settle(
