@@ -131,7 +131,8 @@ impl Session {
     }
 
     /// Runs statements one after another, or one statement once per row of values, and tells what comes. Ends at the
-    /// first that fails. If `on` fails, the run is interrupted, and that is the answer.
+    /// first that fails. If `on` fails, it is not asked again, and the run is interrupted. The answer is an error then, and says what
+    /// became of the run: its kind is `output` if everything was done before the interruption came.
     pub fn run(
         &mut self,
         sql: &str,
@@ -167,6 +168,7 @@ impl Session {
 
     fn follow(&mut self, number: u64, sent: bool, on: &mut dyn FnMut(Said) -> io::Result<()>) -> Result<(), Trouble> {
         let mut failed = None;
+        let mut unheard = None;
         loop {
             let told = read(&mut self.from).map_err(|_| match sent {
                 true => Trouble::new(
@@ -179,24 +181,24 @@ impl Session {
                     .with_outcome(Outcome::NotCommitted),
             })?;
             let said = match told {
-                Tell::Columns(names) => on(Said::Columns(names)),
-                Tell::Rows(rows) => on(Said::Rows(rows)),
-                Tell::Done { changes } => on(Said::Done(changes)),
+                Tell::Columns(names) => Said::Columns(names),
+                Tell::Rows(rows) => Said::Rows(rows),
+                Tell::Done { changes } => Said::Done(changes),
                 Tell::Failed(trouble) => {
                     failed.get_or_insert(trouble);
-                    Ok(())
+                    continue;
                 }
                 Tell::Ready { number: done, in_transaction } if done == number => {
                     self.in_transaction = in_transaction;
-                    return failed.map_or(Ok(()), Err);
+                    return failed.or(unheard).map_or(Ok(()), Err);
                 }
                 Tell::Ended(trouble) => return Err(trouble),
                 other => return Err(unexpected(&other)),
             };
-            if let Err(error) = said
-                && failed.is_none()
+            if unheard.is_none()
+                && let Err(error) = on(said)
             {
-                failed = Some(Trouble::new("output", error.to_string()));
+                unheard = Some(Trouble::new("output", error.to_string()));
                 self.interrupter().interrupt();
             }
         }

@@ -10,6 +10,7 @@ mod files;
 mod log;
 mod memory;
 mod nodes;
+mod output;
 mod prompt;
 mod settings;
 mod sql;

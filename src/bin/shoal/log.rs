@@ -16,7 +16,7 @@ use shoaldb::types::{EntryClass, LogEntry, LogIndex, NodeId};
 use shoaldb_vfs::env::Env;
 
 use crate::ask::existing;
-use crate::table::{plain, print};
+use crate::table::{is_lost, note, plain, print};
 use crate::{Failed, units};
 
 /// Print what the log in a data directory holds: offline, and without changing anything.
@@ -127,7 +127,7 @@ fn print_text(
             entry.bytes,
             entry.words()
         ));
-        Ok(())
+        !is_lost()
     })
 }
 
@@ -172,14 +172,20 @@ fn print_json(
     // The entries go out one by one: a log is larger than what one wants in memory twice.
     let head = head.to_string();
     let mut out = io::BufWriter::new(io::stdout());
-    let gone = |error: io::Error| Failed { code: 1, text: format!("standard output: {error}") };
-    write!(out, "{},\"entries\":[", head.trim_end_matches('}')).map_err(gone)?;
+    let mut written = write!(out, "{},\"entries\":[", head.trim_end_matches('}'));
     let mut first = true;
-    each(args, inspection, names, &mut |entry| {
+    let read = each(args, inspection, names, &mut |entry| {
         let comma = if std::mem::take(&mut first) { "\n" } else { ",\n" };
-        write!(out, "{comma}{}", entry.json()).map_err(gone)
-    })?;
-    writeln!(out, "]}}").and_then(|()| out.flush()).map_err(gone)
+        if written.is_ok() {
+            written = write!(out, "{comma}{}", entry.json());
+        }
+        written.is_ok()
+    });
+    if read.is_ok() {
+        written = written.and_then(|()| writeln!(out, "]}}"));
+    }
+    note(written.and_then(|()| out.flush()));
+    read
 }
 
 /// Names of databases by their ids, as far as the anchor or an entry tells.
@@ -222,22 +228,23 @@ impl Line {
     }
 }
 
+/// Gives the entries to `on`, one after another, until it wants no more.
 fn each(
     args: &LogArgs,
     inspection: &Inspection,
     names: &mut Names,
-    on: &mut dyn FnMut(Line) -> Result<(), Failed>,
+    on: &mut dyn FnMut(Line) -> bool,
 ) -> Result<(), Failed> {
-    let mut result = Ok(());
+    let mut wanted = true;
     // From the first one on: that is where the names of databases come from.
     let read = inspection.entries(LogIndex(0), &mut |entry| {
         let line = describe(&entry, names);
         if line.index.0 >= args.from {
-            result = on(line);
+            wanted = on(line);
         }
-        result.is_ok()
+        wanted
     });
-    result.and(read.map_err(|error| failed(&error)))
+    read.map_err(|error| failed(&error))
 }
 
 fn describe(entry: &LogEntry, names: &mut Names) -> Line {

@@ -186,13 +186,13 @@ fn main() -> ExitCode {
         Command::Recover(args) => recover::run(&args),
         Command::Worker(args) => worker::run(&args).map_err(Failed::from),
     });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failed { code, text }) => {
-            eprintln!("shoal: {text}");
-            ExitCode::from(code)
-        }
+    let failures = [result.err(), table::written().err()];
+    // The command's own failure says more than that nobody can read it, and both are told.
+    let code = failures.iter().flatten().map(|failed| failed.code).next();
+    for Failed { text, .. } in failures.iter().flatten() {
+        eprintln!("shoal: {text}");
     }
+    code.map_or(ExitCode::SUCCESS, ExitCode::from)
 }
 
 /// Flags, variables and the file of settings, in this order.

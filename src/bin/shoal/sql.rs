@@ -38,6 +38,8 @@ seconds. The node is then found by its address and asked over the admin socket i
 
 A transaction that is open at the end is rolled back: that is told, and without a prompt the exit code is 1. The rows of
 INSERT ... RETURNING are printed before SQLite commits: if that fails, it is said on standard error and by the exit code.
+If standard output cannot be written, what runs is interrupted and the rest is not run. That is a failure; but if its reader is gone
+(| head), and only statements that read were interrupted or left, it is none.
 
 Exit code: 3 if it is not known whether a statement was committed, 4 if there is no leader.")]
 pub(crate) struct SqlArgs {
@@ -102,7 +104,7 @@ pub(crate) fn run(args: SqlArgs) -> Result<(), Failed> {
         None => shell.script("stdin", io::stdin()).and_then(|_| shell.end()),
     };
     match result {
-        Err(failed) if failed.is_reader_gone() => Ok(()),
+        Err(failed) if failed.is_reader_gone() => shell.end(),
         other => other,
     }
 }

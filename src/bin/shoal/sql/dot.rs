@@ -97,17 +97,39 @@ fn switch(name: &str, word: Option<&String>) -> Result<bool, Failed> {
     }
 }
 
+/// The command that a word means: as in SQLite's shell the beginning of a name is enough, if only one begins so.
+fn meant(word: &str) -> Option<&'static str> {
+    let known: Vec<&str> = COMMANDS.into_iter().filter(|known| known.starts_with(word)).collect();
+    match known[..] {
+        [one] if word.len() > 1 => Some(one),
+        _ => COMMANDS.into_iter().find(|known| *known == word),
+    }
+}
+
+/// What becomes of a script if this command in it does not run.
+pub(crate) fn without(line: &str) -> Without {
+    match words(line).first().map(|word| meant(word)) {
+        Some(Some(".quit" | ".exit")) => Without::Ends,
+        Some(Some(".import" | ".read")) => Without::Lacks,
+        _ => Without::Same,
+    }
+}
+
+/// See [`without`].
+pub(crate) enum Without {
+    /// It would have ended here.
+    Ends,
+    /// Something is not done.
+    Lacks,
+    /// It is about what is printed.
+    Same,
+}
+
 /// Runs one command.
 pub(crate) fn run(shell: &mut Shell, line: &str) -> Result<After, Failed> {
     let words = words(line);
     let (command, rest) = words.split_first().ok_or_else(|| wrong("an empty command"))?;
-    // As SQLite's shell does: the beginning of a name is enough, if only one begins so.
-    let known: Vec<&str> = COMMANDS.into_iter().filter(|known| known.starts_with(command.as_str())).collect();
-    let command = match known[..] {
-        _ if COMMANDS.contains(&command.as_str()) => command.as_str(),
-        [one] if command.len() > 1 => one,
-        _ => return Err(wrong(format!("{command}: no such command; .help lists them"))),
-    };
+    let command = meant(command).ok_or_else(|| wrong(format!("{command}: no such command; .help lists them")))?;
     match command {
         ".quit" | ".exit" => return Ok(After::Quit),
         ".help" => shell.printer.line(HELP).map_err(output)?,

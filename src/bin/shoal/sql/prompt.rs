@@ -146,6 +146,8 @@ pub(crate) fn run(shell: &mut Shell, database: &str) -> Result<(), Failed> {
         match after {
             Ok(After::GoOn) => {}
             Ok(After::Quit) => break,
+            // Nothing that is asked here would be seen.
+            Err(error) if error.is_reader_gone() => return Err(error),
             Err(error) => {
                 // The statements behind the one that failed, on the same line, do not run.
                 (splitter, typed) = (Splitter::default(), String::new());

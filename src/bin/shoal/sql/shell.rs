@@ -13,8 +13,12 @@ use shoaldb::{ErrorKind, Outcome, ReadLevel};
 
 use super::dot;
 use super::show::{Mode, Printer};
-use super::split::Splitter;
+use super::split::{Splitter, only_reads};
 use crate::Failed;
+use crate::table::not_written;
+
+/// What is said if a reader that is gone kept something from being done.
+const GONE: &str = "standard output is closed";
 
 /// How a session is opened, and opened again: then another node may be the leader.
 #[derive(Clone, Debug)]
@@ -166,14 +170,29 @@ impl Shell {
         let begun = Instant::now();
         self.session()?;
         let Shell { session, printer, .. } = self;
-        let result =
-            session.as_mut().map_or(Ok(()), |session| session.run(sql, Vec::new(), &mut |said| printer.take(said)));
+        let mut lost = None;
+        let mut on = |said| {
+            printer.take(said).map_err(|error| {
+                let kind = error.kind();
+                lost = Some(error);
+                kind.into()
+            })
+        };
+        let result = session.as_mut().map_or(Ok(()), |session| session.run(sql, Vec::new(), &mut on));
         let rows_shown = printer.is_amid_rows();
-        let ended = printer.end();
+        let lost = printer.end().err().or(lost);
         if self.timer {
             eprintln!("Run Time: real {:.3}", begun.elapsed().as_secs_f64());
         }
-        result.map_err(|mut trouble| {
+        let done = match result {
+            Err(trouble) if lost.is_some() && trouble.kind == "output" => Ok(()),
+            // By us, since nobody sees what it says.
+            Err(trouble) if lost.is_some() && trouble.kind == "interrupted" && self.current.check().is_ok() => {
+                return Err(lost.map_or_else(Failed::reader_gone, |error| self.unseen(&error, sql, false)));
+            }
+            result => result,
+        };
+        done.map_err(|mut trouble| {
             // RETURNING: SQLite gives these before it commits.
             trouble.text += match trouble.kind() {
                 Some(ErrorKind::NotCommitted) if rows_shown => "; the rows that were printed are not committed",
@@ -182,7 +201,23 @@ impl Shell {
             };
             self.after(trouble)
         })?;
-        ended.map_err(output)
+        lost.map_or(Ok(()), |error| Err(self.unseen(&error, sql, true)))
+    }
+
+    /// What a statement has printed did not arrive.
+    fn unseen(&self, error: &io::Error, sql: &str, done: bool) -> Failed {
+        let became = match (only_reads(sql), done) {
+            (true, _) => "",
+            // What becomes of a transaction that is open is told at its end.
+            (false, true) if self.in_transaction() => "",
+            (false, true) => "; the statement is done all the same",
+            (false, false) => "; the statement was interrupted, and nothing of it is committed",
+        };
+        match error.kind() {
+            io::ErrorKind::BrokenPipe if done || became.is_empty() => Failed::reader_gone(),
+            io::ErrorKind::BrokenPipe => Failed { code: 1, text: format!("{GONE}{became}") },
+            _ => Failed { code: 1, text: format!("{}{became}", not_written(error)) },
+        }
     }
 
     fn after(&mut self, trouble: Trouble) -> Failed {
@@ -251,15 +286,52 @@ impl Shell {
             }
             let text = line.trim_end_matches('\n').trim_end_matches('\r');
             self.current.check().map_err(|failed| located(number, failed))?;
-            match self.line(&mut splitter, text).map_err(|failed| located(number, failed))? {
-                After::GoOn => {}
-                After::Quit => return Ok(After::Quit),
+            match self.line(&mut splitter, text) {
+                Ok(After::GoOn) => {}
+                Ok(After::Quit) => return Ok(After::Quit),
+                Err(failed) if failed.is_reader_gone() => {
+                    self.leave_out(&mut splitter, &mut from, &mut number).map_err(|failed| located(number, failed))?;
+                    return Err(failed);
+                }
+                Err(failed) => return Err(located(number, failed)),
             }
         }
         if let Some(rest) = splitter.rest() {
             self.run_and_print(&rest).map_err(|failed| located(number, failed))?;
         }
         Ok(After::GoOn)
+    }
+
+    /// Nobody sees what the rest of a script says, and it is not run: a failure if anything in it would have done more than say
+    /// something.
+    fn leave_out(&self, splitter: &mut Splitter, from: &mut impl BufRead, number: &mut usize) -> Result<(), Failed> {
+        let lacks = |what: &str| {
+            let what: String = what.trim().chars().take(40).collect();
+            let open = if self.in_transaction() { "; the transaction that was open is rolled back" } else { "" };
+            Err(Failed { code: 1, text: format!("{GONE}; nothing is done from here on: {what}{open}") })
+        };
+        let mut line = String::new();
+        loop {
+            while let Some(statement) = splitter.next() {
+                if !only_reads(&statement) {
+                    return lacks(&statement);
+                }
+            }
+            line.clear();
+            *number += 1;
+            let read = from.read_line(&mut line).map_err(|error| Failed { code: 1, text: error.to_string() })?;
+            match dot::without(&line) {
+                _ if read == 0 => break,
+                dot::Without::Ends if splitter.is_blank() => return Ok(()),
+                dot::Without::Lacks if splitter.is_blank() => return lacks(&line),
+                dot::Without::Same if splitter.is_blank() && line.trim_start().starts_with('.') => {}
+                _ => splitter.push(&line),
+            }
+        }
+        match splitter.rest() {
+            Some(rest) if !only_reads(&rest) => lacks(&rest),
+            _ => Ok(()),
+        }
     }
 
     /// Runs a file.
@@ -283,7 +355,6 @@ impl Shell {
             // A linearizable read that no majority confirmed.
             Some(ErrorKind::Timeout) => Failed::NO_LEADER,
             _ if trouble.outcome == Some(Outcome::Unknown) => Failed::UNKNOWN,
-            _ if trouble.kind == "output" => return Failed::reader_gone(),
             _ => 1,
         };
         let dir = self.seat.directory.display();
@@ -332,7 +403,7 @@ impl Shell {
 pub(crate) fn output(error: io::Error) -> Failed {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failed::reader_gone(),
-        _ => Failed { code: 1, text: format!("standard output: {error}") },
+        _ => Failed { code: 1, text: not_written(&error) },
     }
 }
 

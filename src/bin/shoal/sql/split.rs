@@ -160,9 +160,88 @@ impl Splitter {
     }
 }
 
+/// Whether a statement does nothing but read, as its words tell: `SELECT`, `VALUES` and `EXPLAIN`, and the first two behind `WITH`. So
+/// does one that is none. Where they do not tell, it may do more.
+pub(crate) fn only_reads(statement: &str) -> bool {
+    let mut words = top_words(statement);
+    let is = |word: &str, known: &[&str]| known.iter().any(|known| word.eq_ignore_ascii_case(known));
+    match words.next() {
+        None => true,
+        Some(word) if is(word, &["WITH"]) => {
+            let verb = words.find(|word| is(word, &["SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"]));
+            verb.is_some_and(|verb| is(verb, &["SELECT", "VALUES"]))
+        }
+        Some(word) => is(word, &["SELECT", "VALUES", "EXPLAIN"]),
+    }
+}
+
+/// Words of a statement outside of parentheses, quotes and comments; and any other character, but for blanks and semicolons.
+fn top_words(mut text: &str) -> impl Iterator<Item = &str> {
+    let wordy = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
+    // Behind the first of these, or at the end.
+    let behind = |text: &'_ str, end: &str| text.find(end).map_or(text.len(), |at| at + end.len());
+    let mut depth = 0_usize;
+    std::iter::from_fn(move || {
+        loop {
+            let first = text.chars().next()?;
+            let length = match first {
+                '-' if text.starts_with("--") => behind(text, "\n"),
+                '/' if text.starts_with("/*") => 2 + behind(&text[2..], "*/"),
+                '\'' | '"' | '`' => 1 + behind(&text[1..], &first.to_string()),
+                '[' => behind(text, "]"),
+                _ if wordy(first) => text.find(|c| !wordy(c)).unwrap_or(text.len()),
+                _ => first.len_utf8(),
+            };
+            let (word, rest) = text.split_at(length);
+            text = rest;
+            match first {
+                '(' => depth += 1,
+                ')' => depth = depth.saturating_sub(1),
+                ';' => {}
+                _ if first.is_whitespace() || word.starts_with("--") || word.starts_with("/*") => {}
+                _ if depth == 0 => return Some(word),
+                _ => {}
+            }
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_only_reads_is_told_from_what_may_do_more() {
+        for reads in [
+            "SELECT 1;",
+            " -- INSERT\n/* DELETE */ select replace('a', 'b', 'c')",
+            "VALUES (1)",
+            "EXPLAIN QUERY PLAN DELETE FROM t",
+            "WITH c(x) AS (SELECT 1 UNION ALL VALUES (2)), \"insert\" AS (SELECT 'x)') SELECT replace(x, 1, 2) FROM c",
+            "with recursive [a)] as materialized (select 1) values (1)",
+            ";",
+            " -- nothing",
+            "",
+            "SELECT 'open",
+        ] {
+            assert!(only_reads(reads), "{reads}");
+        }
+        for more in [
+            "INSERT INTO t SELECT 1",
+            "WITH c AS (SELECT 1) INSERT INTO t SELECT * FROM c RETURNING x",
+            "WITH c AS (SELECT ')' FROM [)]) /* SELECT */ DELETE FROM t WHERE x IN (SELECT * FROM c)",
+            "WITH",
+            "WITH c AS (SELECT 1",
+            "(SELECT 1)",
+            "'SELECT' 1",
+            "BEGIN",
+            "COMMIT;",
+            "PRAGMA user_version = 3",
+            "ü",
+        ] {
+            assert!(!only_reads(more), "{more}");
+        }
+    }
 
     fn split(text: &str) -> Vec<String> {
         // Byte by byte, in pieces, and at once: the same.

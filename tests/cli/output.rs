@@ -1,0 +1,154 @@
+//! Standard output that cannot be written: a disk that is full, and a reader that is gone.
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use crate::user::{free_ports, one_node, shoal, works};
+
+/// Where the output goes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum To {
+    /// A file for which there is no room.
+    Full,
+    /// A pipe from which nobody reads any more.
+    Gone,
+}
+
+use To::{Full, Gone};
+
+/// Runs the program; the exit code, and what it said on standard error.
+fn run(args: &[&str], stdin: &str, to: To) -> (Option<i32>, String) {
+    let stdout = match to {
+        Full => Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap()),
+        Gone => Stdio::from(std::io::pipe().unwrap().1),
+    };
+    let mut process = shoal(args).stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+    // One that was given its statements does not read any.
+    let _ = process.stdin.take().unwrap().write_all(stdin.as_bytes());
+    let Output { status, stderr, .. } = process.wait_with_output().unwrap();
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+const FULL: &str = "standard output: No space left on device";
+const CLOSED: &str = "standard output is closed";
+
+/// The exit code was 0, and nothing was said, although the rows were not committed and what came behind was not done.
+#[test]
+fn statements_that_are_not_done_because_nobody_sees_what_they_say_are_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let count = || works(&["sql", "app", "SELECT count(*) FROM t", "--data", &data]);
+    let returning = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 100000) \
+                     INSERT INTO t SELECT x FROM c RETURNING x, hex(zeroblob(20))";
+    let import = dir.path().join("rows.csv");
+    std::fs::write(&import, "1\n").unwrap();
+    let import = format!("SELECT 1;\n.imp {} t", import.display());
+    // What is run, and what of it is told not to be done.
+    for (sql, left) in [
+        (returning, "the statement was interrupted, and nothing of it is committed"),
+        ("SELECT 'x'; INSERT INTO t VALUES (1)", "nothing is done from here on: INSERT INTO t VALUES (1)"),
+        ("SELECT 'x';\n-- INSERT\n.mode csv\nSELECT 2;\nDELETE FROM t;", "nothing is done from here on: DELETE"),
+        (
+            "BEGIN; INSERT INTO t VALUES (1); SELECT x FROM t; COMMIT",
+            "COMMIT; the transaction that was open is rolled back",
+        ),
+        ("BEGIN; INSERT INTO t VALUES (1); SELECT x FROM t", "is rolled back, nothing of it is committed"),
+        (&import, "nothing is done from here on: .imp"),
+    ] {
+        let args = ["sql", "app", sql, "--data", &data];
+        let as_script = ["sql", "app", "--data", &data];
+        for (args, stdin) in [(&args[..], ""), (&as_script[..], sql)] {
+            let (code, said) = run(args, stdin, Full);
+            assert_eq!((code, said.contains(FULL)), (Some(1), true), "{sql}: {said}");
+            assert_eq!(said.contains("nothing of it is committed"), sql == returning, "{sql}: {said}");
+            let (code, said) = run(args, stdin, Gone);
+            assert_eq!((code, said.contains(left)), (Some(1), true), "{sql}: {said}");
+            assert_eq!(count(), "0\n", "{sql}");
+        }
+    }
+    // A script tells the line.
+    let script = "SELECT 'x';\n-- INSERT\nSELECT 2;\n\nDELETE\nFROM t;\n";
+    let (code, said) = run(&["sql", "app", "--data", &data], script, Gone);
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(1), "shoal: stdin:6: standard output is closed; nothing is done from here on: DELETE\nFROM t;\n")
+    );
+    // One row is often committed by the time at which its loss is noticed: whatever became of it is what is said.
+    let mut committed = 0;
+    for to in [Full, Gone].repeat(8) {
+        let (code, said) = run(&["sql", "app", "INSERT INTO t VALUES (1) RETURNING x", "--data", &data], "", to);
+        let done = count() == format!("{}\n", committed + 1);
+        committed += usize::from(done);
+        match (to, done) {
+            (Full, true) => assert!(code == Some(1) && said.contains("; the statement is done all the same"), "{said}"),
+            (Gone, true) => assert_eq!((code, said.as_str()), (Some(0), "")),
+            (_, false) => assert!(code == Some(1) && said.contains("nothing of it is committed"), "{code:?} {said}"),
+        }
+    }
+}
+
+#[test]
+fn statements_that_only_read_end_quietly_when_their_reader_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c";
+    for sql in [
+        endless,
+        "SELECT 1; SELECT 2",
+        "SELECT 1;\n.mode csv\n.tables\n.q\nDELETE FROM t;",
+        ".tables",
+        ".help\nSELECT 1",
+    ] {
+        for (args, stdin) in [(&["sql", "app", sql, "--data", &data][..], ""), (&["sql", "app", "--data", &data], sql)]
+        {
+            assert_eq!(run(args, stdin, Gone), (Some(0), String::new()), "{sql}");
+            let (code, said) = run(args, stdin, Full);
+            assert_eq!(
+                (code, said.contains(FULL), said.contains("committed")),
+                (Some(1), true, false),
+                "{sql}: {said}"
+            );
+        }
+    }
+    // What has nothing to say is done, whoever listens.
+    assert_eq!(run(&["sql", "app", "INSERT INTO t VALUES (1)", "--data", &data], "", Full), (Some(0), String::new()));
+    assert_eq!(works(&["sql", "app", "SELECT count(*) FROM t", "--data", &data]), "1\n");
+    let (code, said) = run(&["sql", "app", "SELECT nix", "--data", &data], "", Gone);
+    assert!(code == Some(1) && said.contains("no such column") && !said.contains(CLOSED), "{said}");
+}
+
+/// They ended with 0 whatever they had found.
+#[test]
+fn commands_end_as_they_would_have_when_their_reader_is_gone_and_fail_when_there_is_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let status: serde_json::Value = serde_json::from_str(&works(&["status", "--json", "--data", &data])).unwrap();
+    let receipt = format!("r1-{}-1-1-1047-3", status[0]["status"]["cluster"].as_str().unwrap());
+    let nobody = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let in_dir = ["--data", &data];
+    let commands: [(&[&str], &[&str], i32); 12] = [
+        (&["status"], &in_dir, 0),
+        (&["status", "--json"], &in_dir, 0),
+        (&["health"], &in_dir, 0),
+        (&["verify"], &in_dir, 0),
+        (&["db", "list"], &in_dir, 0),
+        (&["member", "list", "--json"], &in_dir, 0),
+        (&["log"], &in_dir, 0),
+        (&["log", "--json"], &in_dir, 0),
+        (&["health", "--json"], &["--endpoints", &nobody], 4),
+        (&["status", "--json"], &["--endpoints", &nobody], 4),
+        (&["db", "drop", "none", "--yes", "--json"], &in_dir, 1),
+        (&["outcome", &receipt, "--json"], &in_dir, 3),
+    ];
+    for (command, place, code) in commands {
+        let args = [command, place].concat();
+        let (ended, said) = run(&args, "", Gone);
+        assert_eq!((ended, said.is_empty()), (Some(code), code == 0), "{args:?}: {said}");
+        assert!(!said.contains("standard output"), "{args:?}: {said}");
+        let (ended, said) = run(&args, "", Full);
+        assert_eq!((ended, said.contains(FULL)), (Some(if code == 0 { 1 } else { code }), true), "{args:?}: {said}");
+    }
+}
