@@ -126,6 +126,11 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
+    #[cfg(test)]
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.inner.hub
+    }
+
     /// A cluster of one, without a socket: the embedded default. Blocks until the log is replayed; returns as leader.
     ///
     /// An error of kind [`ErrorKind::BadInput`] if the directory is that of a node that has others beside it: without a socket it

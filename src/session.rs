@@ -11,8 +11,9 @@
 //! over waits for its outcome.
 //!
 //! A session ends with its connection to the caller, by itself when nothing is asked of it for `session_idle` (a tenth of
-//! that inside of a transaction, since it may keep others from writing), and with its node. What it had not committed
-//! is rolled back.
+//! that inside of a transaction, since it may keep others from writing), and with its node. It also ends when its caller takes
+//! nothing of an answer for so long; while it keeps others from writing, all waits for that together have the tenth, so that one who
+//! reads a little now and then gets no more. What it had not committed is rolled back, and then, if the caller reads on, they are told.
 //!
 //! Deliberately absent: who may connect (`socket.rs`), and statements that are put together: the caller sends whole ones.
 
@@ -28,7 +29,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::{Condvar, Mutex};
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::{Null, ToSqlOutput, ValueRef};
-use rusqlite::{InterruptHandle, Statement, ToSql};
+use rusqlite::{InterruptHandle, Statement, ToSql, TransactionState};
 
 use crate::admin::{self, frame};
 use crate::catalogue::DatabaseName;
@@ -53,7 +54,9 @@ const STEPS: i32 = 1000;
 /// The kind of trouble of a run that was interrupted.
 const INTERRUPTED: &str = "interrupted";
 /// What a caller hears whose session ends with its node.
-const ENDED: &str = "this node is shutting down: the statement was interrupted, and what was not committed is rolled back; use another node, or try again";
+const ENDED: &str = "this node is shutting down: the statement was interrupted or refused, and what was not committed is rolled back; use another node, or try again";
+/// Whoever did not read is told why the session ended if they read on within this time, or `session_idle` if that is longer.
+const AFTERWARDS: Duration = Duration::from_secs(60);
 /// How long the node's end waits for sessions to end. They do at once, but for a step of SQLite that takes long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -169,7 +172,8 @@ pub(crate) fn serve(
     (name, options): (&str, &ConnectOptions),
     mut stream: Box<dyn Line>,
 ) -> io::Result<()> {
-    stream.set_patience(hub.config.session_idle)?;
+    let idle = hub.config.session_idle;
+    stream.set_patience(idle)?;
     let place = match sessions.enter(&*stream, &hub.sessions)? {
         Ok(place) => place,
         Err(trouble) => return tell(&mut *stream, &Tell::Failed(trouble)),
@@ -190,10 +194,11 @@ pub(crate) fn serve(
     };
     connection.progress_handler(STEPS, Some(handler)).map_err(io::Error::other)?;
     tell(&mut *stream, &Tell::Opened { node: hub.id })?;
-    let handle = connection.get_interrupt_handle();
+    let (handle, own_handle) = (connection.get_interrupt_handle(), connection.get_interrupt_handle());
     let from = stream.again()?;
     let stop = &*stop;
     let (to, asked) = crossbeam_channel::bounded(1);
+    let mut voice = Voice::new(stream, idle);
     std::thread::scope(|scope| {
         let reader = std::thread::Builder::new().name("shoal-session".to_string());
         reader.spawn_scoped(scope, move || {
@@ -201,10 +206,21 @@ pub(crate) fn serve(
             // What runs has nobody to answer any more.
             stop.ask(Stop::ALL, &handle);
         })?;
-        let mut runner = Runner { hub, connection, stream, stop, sessions };
+        let mut runner = Runner { hub, connection, voice: &mut voice, stop, handle: own_handle, sessions };
         let ended = runner.serve(&asked);
+        let open = !runner.connection.is_autocommit();
+        // What it had not committed is rolled back before anybody is waited for.
+        drop(runner);
+        let ended = match ended {
+            Err(error) if is_over_time(&error) => {
+                let why = voice.why_it_ended(open);
+                tracing::warn!("a SQL session on database {name} was ended: {}", why.text);
+                voice.afterwards(why)
+            }
+            ended => ended,
+        };
         // Lets the reader go.
-        runner.stream.hang_up();
+        voice.line.hang_up();
         ended
     })?;
     drop(place);
@@ -241,6 +257,93 @@ fn tell(stream: &mut dyn Line, what: &Tell) -> io::Result<()> {
     frame::write(stream, &admin::encode(what))
 }
 
+fn is_over_time(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// What is said to the caller, and how long that may take.
+struct Voice {
+    line: Box<dyn Line>,
+    idle: Duration,
+    /// While others are kept from writing: how long the caller may still be waited for.
+    left: Option<Duration>,
+    /// What the caller did not take of a frame of which they have the beginning.
+    rest: Vec<u8>,
+}
+
+impl Voice {
+    fn new(line: Box<dyn Line>, idle: Duration) -> Voice {
+        Voice { line, idle, left: None, rest: Vec::new() }
+    }
+
+    /// Says something in the middle of whatever the connection does.
+    fn say(&mut self, connection: &Connection, json: &[u8]) -> io::Result<()> {
+        let writes = connection.transaction_state(None::<&str>).is_ok_and(|state| state == TransactionState::Write);
+        let left = self.left.unwrap_or(self.idle / 10);
+        self.left = writes.then_some(left);
+        self.push(json)
+    }
+
+    fn push(&mut self, json: &[u8]) -> io::Result<()> {
+        let mut whole = Vec::with_capacity(json.len() + 8);
+        frame::write(&mut whole, json)?;
+        let mut said = 0;
+        while said < whole.len() {
+            match self.write(&whole[said..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => said += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.rest = whole.split_off(said);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(left) = self.left else {
+            self.line.set_patience(self.idle)?;
+            return self.line.write(bytes);
+        };
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.line.set_patience(left)?;
+        let begun = Instant::now();
+        let written = self.line.write(bytes);
+        self.left = Some(left.saturating_sub(begun.elapsed()));
+        written
+    }
+
+    /// The caller was waited for in vain.
+    fn why_it_ended(&self, open: bool) -> Trouble {
+        match self.left {
+            Some(_) => {
+                let text = format!(
+                    "the session ended: others waited to write for {:?} in all until its answer would be read; its transaction is \
+                     rolled back",
+                    self.idle / 10
+                );
+                Trouble::new("stopped", text).with_outcome(Outcome::NotCommitted)
+            }
+            None => {
+                let open = if open { "; its transaction is rolled back" } else { "" };
+                let text = format!("the session ended: nothing of its answer was read for {:?}{open}", self.idle);
+                Trouble::new("stopped", text)
+            }
+        }
+    }
+
+    /// Says it to a caller who may read on after all.
+    fn afterwards(&mut self, why: Trouble) -> io::Result<()> {
+        self.line.set_patience(self.idle.max(AFTERWARDS))?;
+        self.line.write_all(&std::mem::take(&mut self.rest))?;
+        tell(&mut *self.line, &Tell::Ended(why))
+    }
+}
+
 /// Why a run did not come to its end.
 enum Fault {
     /// Say so, and go on with the next.
@@ -258,12 +361,17 @@ impl From<io::Error> for Fault {
 struct Runner<'a> {
     hub: &'a Hub,
     connection: Connection,
-    stream: Box<dyn Line>,
+    voice: &'a mut Voice,
     stop: &'a Stop,
+    handle: InterruptHandle,
     sessions: &'a Sessions,
 }
 
 impl Runner<'_> {
+    fn tell(&mut self, what: &Tell) -> io::Result<()> {
+        self.voice.say(&self.connection, &admin::encode(what))
+    }
+
     fn serve(&mut self, asked: &Receiver<Ask>) -> io::Result<()> {
         loop {
             let in_transaction = !self.connection.is_autocommit();
@@ -274,16 +382,13 @@ impl Runner<'_> {
                 Ok(Ask::Interrupt { .. }) => {}
                 Err(RecvTimeoutError::Disconnected) if self.sessions.have_ended() => {
                     let ended = Trouble::new("stopped", ENDED).with_outcome(Outcome::NotCommitted);
-                    return tell(&mut *self.stream, &Tell::Ended(ended));
+                    return self.tell(&Tell::Ended(ended));
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {
                     let open = if in_transaction { "; its transaction is rolled back" } else { "" };
                     let text = format!("the session ended: nothing was asked of it for {patience:?}{open}");
-                    return tell(
-                        &mut *self.stream,
-                        &Tell::Ended(Trouble::new("stopped", text).with_outcome(Outcome::NotCommitted)),
-                    );
+                    return self.tell(&Tell::Ended(Trouble::new("stopped", text).with_outcome(Outcome::NotCommitted)));
                 }
             }
         }
@@ -296,7 +401,7 @@ impl Runner<'_> {
             Ok(()) => {}
             Err(Fault::Failed(trouble)) if trouble.kind == INTERRUPTED && self.sessions.have_ended() => {
                 let ended = Trouble { kind: "stopped".to_string(), text: ENDED.to_string(), ..trouble };
-                tell(&mut *self.stream, &Tell::Failed(ended.with_outcome(Outcome::NotCommitted)))?;
+                self.tell(&Tell::Failed(ended.with_outcome(Outcome::NotCommitted)))?;
             }
             Err(Fault::Failed(mut trouble)) => {
                 if trouble.outcome == Some(Outcome::Unknown) {
@@ -305,16 +410,16 @@ impl Runner<'_> {
                     let alone = self.connection.query_row(alone, [], |row| row.get(0)).unwrap_or(false);
                     trouble.receipt = self.connection.last_receipt().filter(|_| alone).map(Box::new);
                 }
-                tell(&mut *self.stream, &Tell::Failed(trouble))?;
+                self.tell(&Tell::Failed(trouble))?;
             }
             Err(Fault::Gone(error)) => return Err(error),
         }
         let in_transaction = !self.connection.is_autocommit();
-        tell(&mut *self.stream, &Tell::Ready { number, in_transaction })
+        self.tell(&Tell::Ready { number, in_transaction })
     }
 
     fn run_each(&mut self, sql: &str) -> Result<(), Fault> {
-        let Runner { hub, connection, stream, stop, .. } = self;
+        let Runner { hub, connection, voice, stop, handle, .. } = self;
         let mut batch = rusqlite::Batch::new(connection, sql);
         let failed = |error: rusqlite::Error| Fault::Failed(trouble_of_sqlite(hub, error));
         while let Some(mut statement) = batch.next().map_err(failed)? {
@@ -323,17 +428,18 @@ impl Runner<'_> {
             }
             let before = connection.total_changes();
             if statement.column_count() > 0 {
-                send_columns(&statement, &mut **stream)?;
+                voice.say(connection, &columns(&statement)?)?;
             }
-            send_rows(hub, &mut statement, &mut **stream)?;
+            let mut give_up = || stop.ask(Stop::ALL, handle);
+            send_rows(hub, &mut statement, &mut |json| voice.say(connection, json).inspect_err(|_| give_up()))?;
             let changes = connection.total_changes() - before;
-            tell(&mut **stream, &Tell::Done { changes })?;
+            voice.say(connection, &admin::encode(&Tell::Done { changes }))?;
         }
         Ok(())
     }
 
     fn run_rows(&mut self, sql: &str, rows: &[Vec<Cell>]) -> Result<(), Fault> {
-        let Runner { hub, connection, stream, stop, .. } = self;
+        let Runner { hub, connection, voice, stop, .. } = self;
         let failed = |error: rusqlite::Error| Fault::Failed(trouble_of_sqlite(hub, error));
         let mut statement = connection.prepare(sql).map_err(failed)?;
         let before = connection.total_changes();
@@ -351,7 +457,7 @@ impl Runner<'_> {
             statement.raw_execute().map_err(failed)?;
         }
         let changes = connection.total_changes() - before;
-        Ok(tell(&mut **stream, &Tell::Done { changes })?)
+        Ok(voice.say(connection, &admin::encode(&Tell::Done { changes }))?)
     }
 }
 
@@ -395,10 +501,10 @@ impl Batch {
         Batch { json: Batch::HEAD.to_vec(), rows: 0, since: Instant::now() }
     }
 
-    fn send(&mut self, stream: &mut dyn Line) -> io::Result<()> {
+    fn send(&mut self, say: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         if self.rows > 0 {
             self.json.extend_from_slice(b"]}");
-            frame::write(stream, &self.json)?;
+            say(&self.json)?;
             self.json.truncate(Batch::HEAD.len());
             // One large row is no reason to keep its memory.
             self.json.shrink_to(2 * BATCH);
@@ -410,7 +516,7 @@ impl Batch {
 }
 
 /// The names of the columns. The same long one may be there two thousand times, so they are bounded as a row is.
-fn send_columns(statement: &Statement<'_>, stream: &mut dyn Line) -> Result<(), Fault> {
+fn columns(statement: &Statement<'_>) -> Result<Vec<u8>, Fault> {
     let mut json = b"{\"columns\":[".to_vec();
     for (at, name) in statement.column_names().into_iter().enumerate() {
         if name.len() <= MAX_ROW {
@@ -425,11 +531,15 @@ fn send_columns(statement: &Statement<'_>, stream: &mut dyn Line) -> Result<(), 
         }
     }
     json.extend_from_slice(b"]}");
-    Ok(frame::write(stream, &json)?)
+    Ok(json)
 }
 
-/// Steps a statement to its end.
-fn send_rows(hub: &Hub, statement: &mut Statement<'_>, stream: &mut dyn Line) -> Result<(), Fault> {
+/// Steps a statement to its end. If `say` fails, it has interrupted it.
+fn send_rows(
+    hub: &Hub,
+    statement: &mut Statement<'_>,
+    say: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), Fault> {
     let failed = |error: rusqlite::Error| Fault::Failed(trouble_of_sqlite(hub, error));
     let columns = statement.column_count();
     let mut rows = statement.raw_query();
@@ -466,11 +576,16 @@ fn send_rows(hub: &Hub, statement: &mut Statement<'_>, stream: &mut dyn Line) ->
         batch.rows += 1;
         // The first row goes at once: it says that there are any.
         if first || batch.json.len() >= BATCH || batch.since.elapsed() >= BATCH_AGE {
-            batch.send(stream)?;
+            if let Err(error) = batch.send(say) {
+                // SQLite commits a statement that is left before its end, and that was not interrupted: INSERT ... RETURNING has
+                // written all its rows before it gives the first.
+                let _ = rows.next();
+                return Err(error.into());
+            }
             first = false;
         }
     };
-    batch.send(stream)?;
+    batch.send(say)?;
     ended
 }
 
@@ -509,6 +624,11 @@ fn trouble(hub: &Hub, error: &Error) -> Trouble {
     if let Some(leader) = trouble.leader {
         let address = hub.with_catalogue(|catalogue| catalogue.member(leader).map(|member| member.address.clone()));
         trouble.address = address.ok().flatten();
+    }
+    if error.kind() == ErrorKind::NotLeader && trouble.leader.is_none() && hub.is_closing() {
+        // Of a node that ends it is no news that it does not lead, nor what anybody has to look into.
+        (trouble.kind, trouble.text) = ("stopped".to_string(), ENDED.to_string());
+        trouble.outcome = Some(Outcome::NotCommitted);
     }
     if error.kind() == ErrorKind::Busy && hub.leadership().leader.is_none() {
         // SQLite's word for it is that the database is locked; what a person needs to know is why.

@@ -426,6 +426,20 @@ mod tests {
         assert!(heard.starts_with(r#"{"ended""#) && heard.contains("shutting down"), "{heard}");
     }
 
+    /// Between the beginning of the node's end and that of its sessions a statement was told that there is no leader.
+    #[test]
+    fn a_statement_that_comes_while_the_node_ends_is_told_that_it_is_not_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::open(dir.path()).unwrap();
+        node.connect("app").unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+        let (mut caller, _) = Caller::open(dir.path(), OPENING);
+        node.hub().close();
+        caller.say(r#"{"run":{"number":1,"sql":"INSERT INTO t VALUES (1)"}}"#);
+        let heard = caller.hear_all();
+        assert!(heard[0].contains(r#"{"failed":{"kind":"stopped","text":"this node is shutting down"#), "{heard:?}");
+        assert!(heard[0].contains("not_committed"), "{heard:?}");
+    }
+
     #[test]
     fn one_caller_too_many_is_told_so_and_comes_in_when_another_one_is_gone() {
         let dir = tempfile::tempdir().unwrap();

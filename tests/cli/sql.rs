@@ -449,6 +449,90 @@ fn an_idle_transaction_is_ended_before_an_idle_session() {
     assert_eq!((code, reason.contains("nothing was asked of it for 2s\n")), (Some(1), true), "{reason}");
 }
 
+/// Others waited for as long as a session may be idle, and by reading a little now and then its caller could make that endless. All
+/// that the caller heard was that the node went away and that nobody knows what became of the statement.
+#[test]
+fn a_caller_that_does_not_read_keeps_the_write_lock_for_a_tenth_of_the_idle_time_and_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    // Others wait for 5 s.
+    let (node, data) = one_node(dir.path(), &["--session-idle", "20s"]);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let many = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3000)";
+    let in_transaction =
+        format!("BEGIN IMMEDIATE; INSERT INTO t VALUES (1); {many} SELECT x, hex(zeroblob(2000)) FROM c; COMMIT");
+    let returning = format!("{many} INSERT INTO t SELECT x FROM c RETURNING x, hex(zeroblob(2000))");
+    for (sql, pace) in [(&in_transaction, None), (&in_transaction, Some(Duration::from_millis(50))), (&returning, None)]
+    {
+        let mut reader = shoal(&["sql", "app", sql, "--data", &data]);
+        let mut reader = reader.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = reader.stdout.take().unwrap();
+        // It has begun.
+        stdout.read_exact(&mut [0; 2]).unwrap();
+        let mut other = shoal(&["sql", "app", "INSERT INTO t VALUES (2)", "--data", &data]);
+        let mut other = other.stderr(Stdio::piped()).spawn().unwrap();
+        let done = match pace {
+            None => other.wait().unwrap(),
+            // Less at a time than the node writes at once.
+            Some(pace) => loop {
+                match other.try_wait().unwrap() {
+                    Some(done) => break done,
+                    None => stdout.read_exact(&mut [0; 4096]).unwrap(),
+                }
+                std::thread::sleep(pace);
+            },
+        };
+        let mut said = String::new();
+        other.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(done.success(), "{sql}: {said}");
+        std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
+        let ended = reader.wait_with_output().unwrap();
+        let said = reason(&ended);
+        assert!(
+            said.contains("for 2s in all until its answer would be read; its transaction is rolled back"),
+            "{said}"
+        );
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        assert!(node.wait_line("a SQL session on database app was ended").contains("for 2s in all"));
+        assert_eq!(works(&["sql", "app", "SELECT x FROM t; DELETE FROM t", "--data", &data]), "2\n");
+    }
+}
+
+#[test]
+fn a_caller_that_reads_nothing_of_an_answer_hears_that_its_session_ended_for_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, data) = one_node(dir.path(), &["--session-idle", "300ms"]);
+    let sql = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x, hex(zeroblob(2000)) FROM c";
+    let mut reader = shoal(&["sql", "app", sql, "--data", &data]);
+    let mut reader = reader.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    node.wait_line(
+        "a SQL session on database app was ended: the session ended: nothing of its answer was read for 300ms",
+    );
+    std::io::copy(&mut reader.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
+    let ended = reader.wait_with_output().unwrap();
+    let said = "shoal: the session ended: nothing of its answer was read for 300ms\n";
+    assert!(ended.status.code() == Some(1) && reason(&ended).ends_with(said), "{ended:?}");
+}
+
+/// SQLite commits a statement that is left before its end, unless it was interrupted: the rows of a caller that had died amid
+/// those of RETURNING were there.
+#[test]
+fn rows_of_a_caller_that_dies_before_it_has_read_them_are_not_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
+    let sql = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3000) \
+               INSERT INTO t SELECT x FROM c RETURNING x, hex(zeroblob(2000))";
+    for _ in 0..5 {
+        let mut reader = shoal(&["sql", "app", sql, "--data", &data]).stdout(Stdio::piped()).spawn().unwrap();
+        reader.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).unwrap();
+        reader.kill().unwrap();
+        reader.wait().unwrap();
+        // Waits for the write lock.
+        works(&["sql", "app", "INSERT INTO t VALUES (0)", "--data", &data]);
+        assert_eq!(works(&["sql", "app", "SELECT count(*) FROM t; DELETE FROM t", "--data", &data]), "1\n");
+    }
+}
+
 /// Bytes of memory that are a process's own.
 fn memory(pid: Pid) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
