@@ -126,20 +126,19 @@ impl Client {
     /// What became of the transaction that a receipt names: the proof of the first door that has one. A door that does not
     /// answer, or is of another cluster, hides none that does.
     pub fn outcome_of(&self, receipt: &Receipt) -> Result<ReceiptOutcome> {
-        let mut best = Err(nobody());
+        let (mut unknown, mut refusals) = (None, Vec::new());
         for (_, answer) in self.ask_all(&Request::Outcome { receipt: *receipt }) {
             let answer = answer.and_then(|value| {
                 serde_json::from_value(value)
                     .map_err(|error| Error::new(ErrorKind::Io, format!("the outcome: {error}")))
             });
             match answer {
-                Ok(ReceiptOutcome::Unknown(_)) => best = answer,
+                Ok(ReceiptOutcome::Unknown(_)) => unknown = Some(answer),
                 Ok(_) => return answer,
-                Err(_) if best.is_ok() => {}
-                Err(_) => best = answer,
+                Err(error) => refusals.push(error),
             }
         }
-        best
+        unknown.unwrap_or_else(|| Err(together(refusals)))
     }
 
     /// Brings in a member that listens.

@@ -396,7 +396,16 @@ impl Runner<'_> {
 
     fn run(&mut self, number: u64, sql: &str, rows: &[Vec<Cell>]) -> io::Result<()> {
         self.stop.running.store(number, Ordering::Release);
-        let ran = if rows.is_empty() { self.run_each(sql) } else { self.run_rows(sql, rows) };
+        let ran = match sql.bytes().position(|byte| byte == 0) {
+            Some(at) => {
+                let text = format!(
+                    "byte {at} of the statement is a zero, behind which SQLite reads nothing; write char(0); nothing was done"
+                );
+                Err(Fault::Failed(Trouble::new("bad_input", text).with_outcome(Outcome::NotCommitted)))
+            }
+            None if rows.is_empty() => self.run_each(sql),
+            None => self.run_rows(sql, rows),
+        };
         match ran {
             Ok(()) => {}
             Err(Fault::Failed(trouble)) if trouble.kind == INTERRUPTED && self.sessions.have_ended() => {
@@ -430,7 +439,7 @@ impl Runner<'_> {
             if statement.column_count() > 0 {
                 voice.say(connection, &columns(&statement)?)?;
             }
-            let mut give_up = || stop.ask(Stop::ALL, handle);
+            let give_up = || stop.ask(Stop::ALL, handle);
             send_rows(hub, &mut statement, &mut |json| voice.say(connection, json).inspect_err(|_| give_up()))?;
             let changes = connection.total_changes() - before;
             voice.say(connection, &admin::encode(&Tell::Done { changes }))?;
@@ -625,12 +634,16 @@ fn trouble(hub: &Hub, error: &Error) -> Trouble {
         let address = hub.with_catalogue(|catalogue| catalogue.member(leader).map(|member| member.address.clone()));
         trouble.address = address.ok().flatten();
     }
-    if error.kind() == ErrorKind::NotLeader && trouble.leader.is_none() && hub.is_closing() {
+    let leaderless = match error.kind() {
+        ErrorKind::NotLeader => trouble.leader.is_none(),
+        ErrorKind::Busy => hub.leadership().leader.is_none(),
+        _ => false,
+    };
+    if leaderless && hub.is_closing() {
         // Of a node that ends it is no news that it does not lead, nor what anybody has to look into.
         (trouble.kind, trouble.text) = ("stopped".to_string(), ENDED.to_string());
         trouble.outcome = Some(Outcome::NotCommitted);
-    }
-    if error.kind() == ErrorKind::Busy && hub.leadership().leader.is_none() {
+    } else if leaderless && error.kind() == ErrorKind::Busy {
         // SQLite's word for it is that the database is locked; what a person needs to know is why.
         trouble.kind = admin::word_of_kind(ErrorKind::NotLeader).to_string();
         trouble.text = "there is no leader at the moment; nothing was written; try again".to_string();

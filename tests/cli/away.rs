@@ -38,8 +38,14 @@ fn a_frozen_node_is_told_as_silent_and_the_others_answer_meanwhile() {
     assert_eq!(health.status.code(), Some(1));
     assert_eq!(reason, format!("shoal: {}: {silent}\n", members.address[0]));
     // In its directory there is nobody else to ask.
-    for args in [&["health"][..], &["status"], &["db", "create", "b"], &["sql", "app", "SELECT 1"], &["verify"]] {
-        let reason = fails(&[args, &["--data", &members.data(1)]].concat(), 4);
+    for (args, code) in [
+        (&["health"][..], 4),
+        (&["status"], 4),
+        (&["db", "create", "b"], 4),
+        (&["sql", "app", "SELECT 1"], 4),
+        (&["verify"], 1),
+    ] {
+        let reason = fails(&[args, &["--data", &members.data(1)]].concat(), code);
         assert!(
             reason.starts_with(&format!("shoal: {}: the node in this directory {silent}", members.data(1))),
             "{reason}"

@@ -285,9 +285,25 @@ fn what_stands_in_the_way_is_named() {
     assert!(fails(&["db", "list", "--endpoints", &closed], 4).contains(&closed));
     assert!(fails(&["db", "list", "--data", &text(dir.path())], 4).contains("no node runs"));
     let two: Vec<String> = free_ports(2).iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    for command in [&["db", "drop", "app", "--yes"][..], &["db", "list"], &["verify"], &["sql", "app", "SELECT 1"]] {
-        let reason = fails(&[command, &["--endpoints", &two.join(",")]].concat(), 4);
+    // Of what any node can do it says nothing of a leader that none is reached.
+    let receipt = "r1-00c0ffee00c0ffee-2-5-1047-3";
+    for (command, code) in [
+        (&["db", "drop", "app", "--yes"][..], 4),
+        (&["db", "list"], 4),
+        (&["sql", "app", "SELECT 1"], 4),
+        (&["verify"], 1),
+        (&["backup", "app", "x.db"], 1),
+        (&["outcome", receipt], 1),
+    ] {
+        let reason = fails(&[command, &["--endpoints", &two.join(",")]].concat(), code);
         assert!(two.iter().all(|address| reason.contains(address.as_str())), "each is named: {reason}");
+    }
+    // No node can be there, so nobody is at fault but who typed it.
+    for endpoints in ["foo", "", ":4001", "127.0.0.1:x", "127.0.0.1:4001,", "127.0.0.1:0"] {
+        for command in [&["status"][..], &["health"], &["db", "list"], &["sql", "app", "SELECT 1"]] {
+            let reason = fails(&[command, &["--endpoints", endpoints]].concat(), 2);
+            assert!(reason.contains("' is no address: write HOST:PORT"), "{reason}");
+        }
     }
     let joining = text(&dir.path().join("joining"));
     let start = ["start", "--id", "4", "--data", &joining, "--listen", "127.0.0.1:0", "--join", &closed];

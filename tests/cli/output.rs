@@ -1,9 +1,9 @@
-//! Standard output that cannot be written: a disk that is full, and a reader that is gone.
+//! Standard output, or error, that cannot be written: a disk that is full, and a reader that is gone.
 
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use crate::user::{free_ports, one_node, shoal, works};
+use crate::user::{free_ports, one_node, shoal, text, works, works_in_time};
 
 /// Where the output goes.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -150,5 +150,61 @@ fn commands_end_as_they_would_have_when_their_reader_is_gone_and_fail_when_there
         assert!(!said.contains("standard output"), "{args:?}: {said}");
         let (ended, said) = run(&args, "", Full);
         assert_eq!((ended, said.contains(FULL)), (Some(if code == 0 { 1 } else { code }), true), "{args:?}: {said}");
+    }
+}
+
+/// It ended with a panic.
+#[test]
+fn messages_for_which_there_is_no_room_stop_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = text(&dir.path().join("data"));
+    let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let mut node =
+        shoal(&["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"]).stderr(full()).spawn().unwrap();
+    while !dir.path().join("data/admin.sock").exists() {
+        assert_eq!(node.try_wait().unwrap(), None);
+        std::thread::yield_now();
+    }
+    works_in_time(&["health", "--data", &data]);
+    let nobody = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let failing: [(&[&str], i32); 5] = [
+        (&["health", "--endpoints", &nobody], 4),
+        (&["--log-format", "json", "health", "--endpoints", &nobody], 4),
+        (&["sql", "app", ".timer on\nSELECT nix", "--data", &data], 1),
+        (&["db", "drop", "none", "--data", &data], 2),
+        (&["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"], 1),
+    ];
+    for (args, code) in failing {
+        let mut command = shoal(args);
+        let ended = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(full()).status().unwrap();
+        assert_eq!(ended.code(), Some(code), "{args:?}");
+    }
+    let pid = rustix::process::Pid::from_child(&node);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(node.wait().unwrap().code(), Some(0));
+}
+
+/// The one line that says why something failed was text among objects.
+#[test]
+fn with_a_log_of_json_the_reason_of_a_failure_is_an_object_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let nobody = format!("127.0.0.1:{},127.0.0.1:{}", free_ports(2)[0], free_ports(2)[1]);
+    let start = ["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"];
+    let failing: [(&[&str], &str); 4] = [
+        (&["health", "--endpoints", &nobody], "ERROR"),
+        (&["--log", "off", "health", "--endpoints", &nobody], "ERROR"),
+        (&["sql", "new", "SELECT nix", "--data", &data], "ERROR"),
+        (&start, "ERROR"),
+    ];
+    for (args, level) in failing {
+        let output = shoal(&[&["--log-format", "json"], args].concat()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let objects = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line));
+        let objects: Vec<_> =
+            objects.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{args:?}: {error}: {said}"));
+        let last = objects.last().unwrap();
+        assert_eq!(last["level"], level, "{said}");
+        assert!(!last["fields"]["message"].as_str().unwrap().is_empty(), "{said}");
     }
 }

@@ -164,6 +164,12 @@ fn a_script_runs_up_to_its_first_error() {
     assert_eq!(works(&["sql", "app", "SELECT max(x) FROM t", "--data", &data]), "3\n");
     assert!(reason(&script(&data, ".nothing")).contains("stdin:1: .nothing: no such command"));
     assert_eq!(out(&script(&data, "SELECT 1;\n.quit\nSELECT 2;\n")), "1\n");
+    // SQLite reads up to a zero, and what came behind it was left out without a word.
+    let zero = script(&data, "SELECT 1;\nSELECT 2;\0 INSERT INTO t VALUES (9);\nINSERT INTO t VALUES (9);\n");
+    assert_eq!((zero.status.code(), out(&zero).as_str()), (Some(1), "1\n2\n"));
+    let said = "stdin:2: byte 0 of the statement is a zero, behind which SQLite reads nothing";
+    assert!(reason(&zero).contains(said), "{}", reason(&zero));
+    assert_eq!(works(&["sql", "app", "SELECT max(x) FROM t", "--data", &data]), "3\n");
     // Larger than what a node takes at once.
     let large = script(&data, &format!("SELECT length('{}');", "x".repeat(17 << 20)));
     assert_eq!(large.status.code(), Some(1));

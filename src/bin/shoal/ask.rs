@@ -11,7 +11,7 @@ use shoaldb::{AutoVacuum, CreateOptions, Error, ErrorKind, Receipt, ReceiptOutco
 use crate::progress::{of_snapshot, share};
 use crate::table::{plain, print};
 use crate::units::bytes;
-use crate::{Failed, config, units};
+use crate::{Failed, config, say, units};
 
 /// Where the nodes are. Variables and the file of settings are looked at by hand: a flag must win over the other one's
 /// variable, and a variable over what the file says of the other one.
@@ -51,10 +51,28 @@ impl Where {
         match said {
             Some(said) => {
                 said.0.as_deref().map_or(Ok(()), existing)?;
+                said.1.iter().try_for_each(|address| endpoint(address)).map_err(usage)?;
                 Ok(said)
             }
             None => Err(usage("which node? use --data DIR or --endpoints ADDR,ADDR".to_string())),
         }
+    }
+}
+
+/// Whether there can be a node: what is no address is no fault of a leader.
+fn endpoint(address: &str) -> Result<(), String> {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        _ => Err(format!("--endpoints: '{address}' is no address: write HOST:PORT, such as 127.0.0.1:4001")),
+    }
+}
+
+/// Of what any node can do: that none was reached says nothing of a leader.
+pub(crate) fn of_any_node(client: &Client, error: Error) -> Failed {
+    let failed = Failed::from(error);
+    match failed.code {
+        Failed::NO_LEADER if client.status().iter().all(|(_, answer)| answer.is_err()) => Failed { code: 1, ..failed },
+        _ => failed,
     }
 }
 
@@ -67,7 +85,7 @@ pub(crate) fn confirm(yes: bool, question: &str, otherwise: &str) -> Result<(), 
         let text = format!("{otherwise}; there is no terminal to ask at: say --yes");
         return Err(Failed { code: Failed::USAGE, text });
     }
-    eprint!("{question} [y/N] ");
+    say::part(&format!("{question} [y/N] "));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(Error::from)?;
     match answer.trim().eq_ignore_ascii_case("y") {
@@ -139,7 +157,8 @@ pub(crate) struct StatusArgs {
   shoal health --data data-1
   shoal health --endpoints 127.0.0.1:4001,127.0.0.1:4002 || alert
 
-A node is well when it follows a leader or leads, shows all that was committed when it was asked, and has no alarm.
+A node is well when it follows a leader or leads, shows all that was committed when it was asked, and has no alarm but
+that it leads and does not reach another one.
 
 Exit code: 0 if all are well, 1 if one is not or was not reached, 4 if nobody knows of a leader.")]
 pub(crate) struct HealthArgs {
@@ -436,7 +455,7 @@ fn judge(failed: &[(&str, &Error)], somebody_knows_a_leader: bool) -> Result<(),
         return if somebody_knows_a_leader { Ok(()) } else { Err(Failed { code: Failed::NO_LEADER, text }) };
     };
     for (door, error) in &failed[..failed.len() - 1] {
-        eprintln!("shoal: {}", named(door, error));
+        say::failed(&named(door, error));
     }
     let code = if somebody_knows_a_leader { 1 } else { Failed::NO_LEADER };
     Err(Failed { code, text: named(door, error) })
@@ -476,7 +495,8 @@ pub(crate) fn transfer(args: TransferArgs) -> Result<(), Failed> {
 
 /// `shoal outcome`.
 pub(crate) fn outcome(args: OutcomeArgs) -> Result<(), Failed> {
-    let outcome = args.question.client()?.outcome_of(&args.receipt)?;
+    let client = args.question.client()?;
+    let outcome = client.outcome_of(&args.receipt).map_err(|error| of_any_node(&client, error))?;
     let text = match outcome {
         ReceiptOutcome::Committed(index) => format!("committed, by entry {index}"),
         ReceiptOutcome::NotCommitted => {

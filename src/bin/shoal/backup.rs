@@ -9,7 +9,7 @@ use shoaldb::client::Verified;
 use shoaldb::{Phase, Progress};
 
 use crate::Failed;
-use crate::ask::{Question, confirm, or_error};
+use crate::ask::{Question, confirm, of_any_node, or_error};
 use crate::table::{plain, print};
 use crate::units::bytes;
 
@@ -116,8 +116,9 @@ pub(crate) fn backup(args: BackupArgs) -> Result<(), Failed> {
     let json = args.question.json;
     let client = args.question.client()?;
     let bar = Bar::new();
-    client.backup(&args.database, &args.file, |progress| bar.show(progress))?;
+    let written = client.backup(&args.database, &args.file, |progress| bar.show(progress));
     drop(bar);
+    written.map_err(|error| of_any_node(&client, error))?;
     let file = args.file.display();
     done(json, &json!({ "backup": args.database, "file": args.file }), &format!("wrote {} to {file}", args.database));
     Ok(())
@@ -127,8 +128,14 @@ pub(crate) fn backup(args: BackupArgs) -> Result<(), Failed> {
 pub(crate) fn restore(args: RestoreArgs) -> Result<(), Failed> {
     let json = args.question.json;
     let client = args.question.client()?;
-    let ask = format!("Replace what is in {} by {}?", args.database, args.file.display());
-    confirm(args.yes, &ask, &format!("{} was left as it is", args.database))?;
+    let (name, file) = (&args.database, args.file.display());
+    let is_there = |status: shoaldb::Status| status.databases.iter().any(|database| database.name == *name);
+    // Whoever cannot tell says more when it is done.
+    let (ask, otherwise) = match args.yes || client.databases().map_or(true, is_there) {
+        true => (format!("Replace what is in {name} by {file}?"), format!("{name} was left as it is")),
+        false => (format!("Make {name}, which does not exist yet, from {file}?"), format!("{name} was not made")),
+    };
+    confirm(args.yes, &ask, &otherwise)?;
     let bar = Bar::new();
     let restored = client.restore(&args.database, &args.file, |progress| bar.show(progress));
     drop(bar);
@@ -155,7 +162,9 @@ pub(crate) fn restore(args: RestoreArgs) -> Result<(), Failed> {
 /// `shoal verify`.
 pub(crate) fn verify(args: VerifyArgs) -> Result<(), Failed> {
     let json = args.question.json;
-    let verified = args.question.client().and_then(|client| Ok(client.verify(args.database.as_deref(), args.deep)?));
+    let verified = args.question.client().and_then(|client| {
+        client.verify(args.database.as_deref(), args.deep).map_err(|error| of_any_node(&client, error))
+    });
     let all = or_error(json, verified)?;
     if json {
         print(&format!("{:#}", json!(all)));

@@ -321,6 +321,31 @@ mod tests {
         settings.apply(Cli::command()).debug_assert();
     }
 
+    /// The two exclude each other: a file of settings for the one was in the way of the flag for the other.
+    #[test]
+    fn a_flag_for_one_way_into_a_cluster_wins_over_the_file_s_other_way() {
+        let chosen = |file: &str, flags: &[&str]| {
+            let line = ["shoal", "start", "--id=1", "--data=d", "--listen=127.0.0.1:0"];
+            let matches =
+                parsed(file).unwrap().apply(Cli::command()).try_get_matches_from(line.iter().chain(flags)).unwrap();
+            crate::taken(&matches).map(|cli| {
+                let crate::Command::Start(args) = cli.command else { panic!("{cli:?}") };
+                args.ways()
+            })
+        };
+        let (bootstrap, join) = ("bootstrap = [\"1=127.0.0.1:1\"]\n", "join = [\"127.0.0.1:2\"]\n");
+        let (list, door) = ("--bootstrap=1=127.0.0.1:3", "--join=127.0.0.1:4");
+        assert_eq!(chosen(bootstrap, &[door]).unwrap(), (0, 1));
+        assert_eq!(chosen(join, &[list]).unwrap(), (1, 0));
+        assert_eq!(chosen(bootstrap, &[list]).unwrap(), (1, 0));
+        assert_eq!(chosen(bootstrap, &[]).unwrap(), (1, 0));
+        for both in [chosen("", &[list, door]), chosen(&format!("{bootstrap}{join}"), &[])] {
+            let failed = both.unwrap_err();
+            assert_eq!(failed.code, Failed::USAGE);
+            assert_eq!(failed.text, "--bootstrap founds a cluster, --join enters one; give one of the two");
+        }
+    }
+
     #[test]
     fn the_file_is_found_wherever_it_is_named() {
         let named = |line: &str| super::named(line.split(' ').map(Into::into));

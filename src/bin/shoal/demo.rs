@@ -27,6 +27,7 @@ use crate::Failed;
 use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::ledger::{Ledger, Verdict};
 use crate::harness::wire::{Act, Failure, Told};
+use crate::say;
 use crate::table::print;
 use show::Show;
 
@@ -112,7 +113,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failed> {
     let result = run_in(args, &source, dir.path());
     if result.is_err() {
         let kept = dir.keep();
-        eprintln!("shoal: the nodes' directories and logs are kept in {}", kept.display());
+        say::failed(&format!("the nodes' directories and logs are kept in {}", kept.display()));
     }
     result
 }

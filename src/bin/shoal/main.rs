@@ -25,6 +25,7 @@ mod member;
 mod phases;
 mod progress;
 mod recover;
+mod say;
 mod sql;
 mod start;
 mod table;
@@ -190,7 +191,7 @@ fn main() -> ExitCode {
     // The command's own failure says more than that nobody can read it, and both are told.
     let code = failures.iter().flatten().map(|failed| failed.code).next();
     for Failed { text, .. } in failures.iter().flatten() {
-        eprintln!("shoal: {text}");
+        say::failed(text);
     }
     code.map_or(ExitCode::SUCCESS, ExitCode::from)
 }
@@ -199,14 +200,28 @@ fn main() -> ExitCode {
 fn command_line() -> Result<Cli, Failed> {
     // Wrong usage, and `--help`, end the program here.
     let matches = config::apply(Cli::command())?.get_matches();
-    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+    taken(&matches)
+}
+
+/// What the line says, where a place that counts for more has the last word.
+fn taken(matches: &clap::ArgMatches) -> Result<Cli, Failed> {
+    let mut cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    if let (Command::Start(args), Some(matches)) = (&mut cli.command, matches.subcommand_matches("start")) {
+        args.choose(matches.value_source("bootstrap"), matches.value_source("join"))?;
+    }
+    Ok(cli)
 }
 
 fn set_up_log(cli: &Cli) -> Result<(), Failed> {
+    say::set_json(matches!(cli.log_format, LogFormat::Json));
     let filter = tracing_subscriber::EnvFilter::builder()
         .parse(&cli.log)
         .map_err(|error| Failed { code: Failed::USAGE, text: format!("--log {}: {error}", cli.log) })?;
-    let text = tracing_subscriber::fmt::layer().with_writer(|| progress::Messages).with_target(false);
+    // What cannot be written is lost; to complain of it on standard error, which is what failed, would be the end of the program.
+    let text = tracing_subscriber::fmt::layer()
+        .with_writer(|| progress::Messages)
+        .with_target(false)
+        .log_internal_errors(false);
     let log = match cli.log_format {
         LogFormat::Json => text.json().boxed(),
         LogFormat::Text => text.with_ansi(io::stderr().is_terminal()).boxed(),

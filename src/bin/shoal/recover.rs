@@ -7,7 +7,7 @@ use shoaldb::{Error, recover};
 
 use crate::ask::existing;
 use crate::table::print;
-use crate::{Failed, units};
+use crate::{Failed, say, units};
 
 /// When a majority of the nodes is lost for good: let one node, which is stopped, go on alone.
 #[derive(clap::Args, Debug)]
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<(), Failed> {
     print(&report.to_string());
     let mut carry_out = args.yes;
     if !carry_out && std::io::stdin().is_terminal() {
-        eprint!("Go on? [y/N] ");
+        say::part("Go on? [y/N] ");
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer).map_err(Error::from)?;
         carry_out = answer.trim().eq_ignore_ascii_case("y");

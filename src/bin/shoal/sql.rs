@@ -17,8 +17,8 @@ use std::process::exit;
 use shoaldb::ReadLevel;
 use shoaldb::client::{Client, Doors};
 
-use crate::Failed;
 use crate::ask::Where;
+use crate::{Failed, say};
 use shell::{Current, Met, Shell, Target};
 use show::{Mode, Printer};
 
@@ -90,7 +90,7 @@ pub(crate) fn run(args: SqlArgs) -> Result<(), Failed> {
     interrupt_on_signals(current.clone())?;
     let mut shell = Shell::open(target, Printer::new(mode, args.headers || for_person), current)?;
     if let Some(why) = &shell.seat().leaderless {
-        eprintln!("note: {why}; node {} reads what it has", shell.seat().node);
+        say::note(&format!("{why}; node {} reads what it has", shell.seat().node));
     }
     note_of_a_new_name(&shell, &args.database);
     let result = match &args.sql {
@@ -98,7 +98,7 @@ pub(crate) fn run(args: SqlArgs) -> Result<(), Failed> {
         None if prompt => prompt::run(&mut shell, &args.database).map(|()| {
             // The person sees it, and meant to leave.
             if let Err(open) = shell.end() {
-                eprintln!("note: {}", open.text);
+                say::note(&open.text);
             }
         }),
         None => shell.script("stdin", io::stdin()).and_then(|_| shell.end()),
@@ -114,7 +114,7 @@ fn note_of_a_new_name(shell: &Shell, name: &str) {
     let known = Client::new(Doors::Directory(shell.seat().directory.clone())).databases();
     // Whoever cannot tell says more when a statement runs.
     if known.is_ok_and(|status| status.databases.iter().all(|database| database.name != name)) {
-        eprintln!("note: there is no database {name} yet; the first write creates it");
+        say::note(&format!("there is no database {name} yet; the first write creates it"));
     }
 }
 
@@ -124,7 +124,7 @@ fn interrupt_on_signals(current: Current) -> Result<(), Failed> {
     ctrlc::set_handler(move || match current.interrupt() {
         (Met::Idle, _) => exit(1),
         (Met::Run, 3..) => {
-            eprintln!("shoal: the node does not answer; what became of the statement is not known");
+            say::failed("the node does not answer; what became of the statement is not known");
             exit(i32::from(Failed::UNKNOWN));
         }
         (Met::Between, 3..) => exit(1),

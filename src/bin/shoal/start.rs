@@ -7,11 +7,13 @@
 mod coming;
 mod tuning;
 
+use std::cmp::Ordering;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::parser::ValueSource;
 use crossbeam_channel::{never, tick};
 use shoaldb::{Builder, Error, ErrorKind, Event, Member, Node, Status};
 
@@ -83,7 +85,7 @@ pub(crate) struct StartArgs {
     /// Addresses of nodes of a running cluster, any of its members: the new node asks one after another to be let in, with its
     /// --id, which no member has or ever had, and the address that it listens on. It votes once it has caught up. In place of
     /// --bootstrap; ignored once the directory is in a cluster.
-    #[arg(long, env = "SHOAL_JOIN", value_name = "ADDR,...", value_delimiter = ',', conflicts_with = "bootstrap")]
+    #[arg(long, env = "SHOAL_JOIN", value_name = "ADDR,...", value_delimiter = ',')]
     join: Vec<String>,
     /// Allow addresses beyond this machine although nothing is encrypted. On a network that you trust.
     #[arg(long, env = "SHOAL_ALLOW_PLAINTEXT_REMOTE")]
@@ -93,6 +95,28 @@ pub(crate) struct StartArgs {
 }
 
 impl StartArgs {
+    /// Takes the one of two ways into a cluster that was said in the place that counts for more: a flag, a variable, the file.
+    pub(crate) fn choose(&mut self, bootstrap: Option<ValueSource>, join: Option<ValueSource>) -> Result<(), Failed> {
+        if self.bootstrap.is_empty() || self.join.is_empty() {
+            return Ok(());
+        }
+        match bootstrap.cmp(&join) {
+            Ordering::Less => self.bootstrap.clear(),
+            Ordering::Greater => self.join.clear(),
+            Ordering::Equal => {
+                let text = "--bootstrap founds a cluster, --join enters one; give one of the two".to_string();
+                return Err(Failed { code: Failed::USAGE, text });
+            }
+        }
+        Ok(())
+    }
+
+    /// How many members found a cluster, and how many nodes are asked to be let in.
+    #[cfg(test)]
+    pub(crate) fn ways(&self) -> (usize, usize) {
+        (self.bootstrap.len(), self.join.len())
+    }
+
     /// The node that they describe.
     pub(crate) fn builder(&self) -> Builder {
         let mut builder = Node::builder(u64::from(self.id), &self.data)

@@ -7,6 +7,8 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
+use crate::say;
+
 /// See the module's text.
 pub(crate) struct Show {
     began: Instant,
@@ -30,8 +32,8 @@ impl Show {
     pub(crate) fn say(&self, text: &str) {
         let line = format!("{:7.2}s  {text}", self.began.elapsed().as_secs_f64());
         match &*self.bar.lock() {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| say::line(&line)),
+            None => say::line(&line),
         }
     }
 

@@ -14,7 +14,7 @@ use shoaldb::client::session::Cell;
 use super::dot;
 use super::shell::{After, Shell};
 use super::split::Splitter;
-use crate::Failed;
+use crate::{Failed, say};
 
 /// Words that are completed besides names. Not all of SQLite's: those that one types.
 const KEYWORDS: &str = "ABORT ALTER ANALYZE AND ASC ATTACH AUTOINCREMENT BEGIN BETWEEN BLOB BY CASCADE CASE CAST CHECK COLLATE \
@@ -151,7 +151,7 @@ pub(crate) fn run(shell: &mut Shell, database: &str) -> Result<(), Failed> {
             Err(error) => {
                 // The statements behind the one that failed, on the same line, do not run.
                 (splitter, typed) = (Splitter::default(), String::new());
-                eprintln!("error: {}", error.text);
+                say::line(&format!("error: {}", error.text));
             }
         }
     }

@@ -14,8 +14,8 @@ use shoaldb::{ErrorKind, Outcome, ReadLevel};
 use super::dot;
 use super::show::{Mode, Printer};
 use super::split::{Splitter, only_reads};
-use crate::Failed;
 use crate::table::not_written;
+use crate::{Failed, say};
 
 /// What is said if a reader that is gone kept something from being done.
 const GONE: &str = "standard output is closed";
@@ -182,7 +182,7 @@ impl Shell {
         let rows_shown = printer.is_amid_rows();
         let lost = printer.end().err().or(lost);
         if self.timer {
-            eprintln!("Run Time: real {:.3}", begun.elapsed().as_secs_f64());
+            say::line(&format!("Run Time: real {:.3}", begun.elapsed().as_secs_f64()));
         }
         let done = match result {
             Err(trouble) if lost.is_some() && trouble.kind == "output" => Ok(()),

@@ -232,7 +232,6 @@ mod tests {
             "WITH c AS (SELECT ')' FROM [)]) /* SELECT */ DELETE FROM t WHERE x IN (SELECT * FROM c)",
             "WITH",
             "WITH c AS (SELECT 1",
-            "(SELECT 1)",
             "'SELECT' 1",
             "BEGIN",
             "COMMIT;",
