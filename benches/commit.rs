@@ -50,7 +50,7 @@ fn main() {
     let alone = idle(std::process::id());
     let mut bare = Bare::start(dir.path());
     // Clients of an embedded database live in the leader's process.
-    let seats = Seat::all(dir.path(), 3, 0);
+    let seats = Seat::all((dir.path(), 3), (dir.path(), 0));
     let others: Vec<Process> = seats[1..].iter().map(Seat::spawn).collect();
     let leader = seats[0].start(|builder| builder);
     lead(&leader, 1);

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let megabytes: u64 = args.number("--megabytes", 300);
     let dir = args.directory();
 
-    let seats = Seat::all(dir.path(), 3, 0);
+    let seats = Seat::all((dir.path(), 3), (dir.path(), 0));
     let others: Vec<Process> = seats[1..].iter().map(Seat::spawn).collect();
     let node = start(&seats[0]);
     lead(&node, 1);

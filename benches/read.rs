@@ -28,7 +28,7 @@ fn main() {
     let plain = rusqlite::Connection::open(dir.path().join("plain.db")).expect("plain");
     plain.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).expect("wal");
     let node = Node::open(dir.path().join("node")).expect("node");
-    let seats = Seat::all(dir.path(), 3, 0);
+    let seats = Seat::all((dir.path(), 3), (dir.path(), 0));
     let _others: Vec<Process> = seats[1..].iter().map(Seat::spawn).collect();
     let three = seats[0].start(|builder| builder);
     lead(&three, 1);

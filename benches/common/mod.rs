@@ -39,6 +39,12 @@ impl Args {
         tempfile::tempdir_in(base).expect("a directory for the bench")
     }
 
+    /// A directory for nodes whose disk is that of no other node. Memory will do: whoever waits for it is not measured.
+    pub(crate) fn directory_apart(&self) -> Option<tempfile::TempDir> {
+        let base = self.value("--apart")?;
+        Some(tempfile::tempdir_in(base).expect("a directory for nodes apart"))
+    }
+
     /// The node that this process is to be, if another process of the bench started it.
     pub(crate) fn seat(&self) -> Option<Seat> {
         let at = self.0.iter().position(|arg| arg == "--node")?;
@@ -58,12 +64,14 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// Some that found a cluster and some that may join it later, with directories below `dir` and free ports.
-    pub(crate) fn all(dir: &Path, voters: u64, others: u64) -> Vec<Seat> {
+    /// Some that found a cluster, with directories below `dir`, and some that may join it later, with directories below another
+    /// one; all with free ports.
+    pub(crate) fn all((dir, voters): (&Path, u64), (others_dir, others): (&Path, u64)) -> Vec<Seat> {
         let count = voters + others;
         let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
         let addresses: Vec<_> = held.iter().map(|port| port.local_addr().expect("its address").to_string()).collect();
-        let seat = |id| Seat { id, voters, dir: dir.join(id.to_string()), addresses: addresses.clone() };
+        let dir = |id: u64| if id <= voters { dir } else { others_dir }.join(id.to_string());
+        let seat = |id| Seat { id, voters, dir: dir(id), addresses: addresses.clone() };
         (1..=count).map(seat).collect()
     }
 

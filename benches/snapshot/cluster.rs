@@ -43,8 +43,8 @@ pub(crate) struct Came {
 }
 
 impl Cluster {
-    pub(crate) fn start(dir: &Path, mib: u64) -> Cluster {
-        let seats = Seat::all(dir, VOTERS as u64, LEARNERS);
+    pub(crate) fn start(dir: &Path, learners_dir: &Path, mib: u64) -> Cluster {
+        let seats = Seat::all((dir, VOTERS as u64), (learners_dir, LEARNERS));
         let others = seats[1..VOTERS].iter().map(|seat| Some(seat.spawn())).collect();
         let node = seats[0].start(settings);
         lead(&node, 1);

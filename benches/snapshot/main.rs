@@ -1,7 +1,7 @@
 //! A node that lacks what the log no longer has: how long it takes, how much travels, and what it costs the others.
 //!
 //! ```text
-//! cargo bench --bench snapshot -- [--mib 200] [--only CASE] [--rounds 3] [--writers 16] [--dir DIR]
+//! cargo bench --bench snapshot -- [--mib 200] [--only CASE] [--rounds 3] [--writers 16] [--dir DIR] [--apart DIR]
 //! ```
 //!
 //! Three voters, of which the leader is this process, and learners that come and go, each a process of its own. The database is
@@ -22,8 +22,12 @@
 //! What was sent is told in parts of the database, or of what changed of it; what the leader read for that, too. Memory is what
 //! `RssAnon` and `RssShmem` grew by at the most in the leader and were at the most in the learner, seen every 20 ms. "cpu" is what
 //! leader and learner used of it. "transfer" is how long it was, at the most, from the learner's first question until the snapshot
-//! counts there. Beside each: `cp` and `fsync` of the main file, right after it. A learner is caught up when it has applied what was committed when
-//! it was started.
+//! counts there. Beside each: `cp` and `fsync` of the main file, right after it. A learner is caught up when it has applied what was
+//! committed when it was started.
+//!
+//! All nodes share one disk, which no cluster does: who writes waits for what a learner writes. With `--apart` the learners are
+//! in another directory, of another disk or in memory. Then only what writers wait for says anything: a learner in memory is
+//! faster than one on a disk.
 
 use std::time::Duration;
 
@@ -45,8 +49,9 @@ fn main() {
     if let Some(seat) = args.seat() {
         return learner::run(&seat);
     }
-    let dir = args.directory();
-    let bench = cluster::Cluster::start(dir.path(), args.number("--mib", 200));
+    let (dir, apart) = (args.directory(), args.directory_apart());
+    let learners = apart.as_ref().unwrap_or(&dir);
+    let bench = cluster::Cluster::start(dir.path(), learners.path(), args.number("--mib", 200));
     cases::run(&bench, &args);
 }
 
