@@ -134,6 +134,8 @@ impl Engine {
         for request in self.hub.unanswered_reads() {
             self.core.on_event(Event::ReadIndex { request });
         }
+        // Whoever looks how far this node is must not take the snapshot for one that is still needed.
+        *self.hub.core_status.lock() = Some(self.status());
     }
 
     /// The core as it is.

@@ -347,6 +347,7 @@ fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex, driver: &Driver) {
                 Some(staged) => go_on_behind(hub, &log, core, staged),
                 None => Ok(None),
             });
+            hub.snapshots.end_install();
             if !hub.snapshots.has_staged() {
                 upkeep.begin_anew();
             }

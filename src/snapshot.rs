@@ -26,16 +26,19 @@
 //!
 //! The files under `snapshot/` have the parts: `object.rs` the bytes, `views.rs` what is lent, `source.rs` the answers,
 //! `pace.rs` how
-//! fast, `shelf.rs` what several want at once, `fetch.rs` the questions, `ask.rs` how they get there, `install.rs` the change, `rounds.rs` what is done when. `repair.rs` and `mend.rs` do the same
-//! for one database whose copy is damaged, outside of what Raft knows. Here is what they share.
+//! fast, `shelf.rs` what several want at once, `fetch.rs` the questions, `copy.rs` what is in place already, `ask.rs` how they get
+//! there, `install.rs` the change, `rounds.rs` what is done when. `repair.rs` and `mend.rs` do the same for one database whose
+//! copy is damaged, outside of what Raft knows. Here is what they share.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use shoaldb_vfs::files::DatabaseFiles;
 
 pub(crate) mod ask;
+pub(crate) mod copy;
 pub(crate) mod fetch;
 pub(crate) mod install;
 pub(crate) mod mend;
@@ -52,6 +55,7 @@ use crate::events::Event;
 use crate::registry::{Finishing, Left};
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, NodeId};
+use copy::Parts;
 use object::{Ask, Manifest, Outcome, Phase, ViewId};
 use pace::Pace;
 use views::Views;
@@ -151,8 +155,12 @@ pub(crate) struct Snapshots {
     wanted: Mutex<BTreeSet<NodeId>>,
     /// Who offered a snapshot to this node.
     offered: Mutex<Option<NodeId>>,
+    /// What is in place of a transfer that was interrupted.
+    pub(crate) parts: Mutex<Parts>,
     /// What was fetched and waits to be installed.
     staged: Mutex<Option<Box<Staged>>>,
+    /// Set before it is taken for that, and until what came of it shows everywhere.
+    installing: AtomicBool,
     /// A copy of a damaged database that waits to take its place.
     mended: Mutex<Option<Box<Mended>>>,
     /// Over, and their sources not told yet.
@@ -257,8 +265,16 @@ impl Snapshots {
         *self.staged.lock() = Some(staged);
     }
 
+    /// For [`Snapshots::end_install`] to follow.
     pub(crate) fn take_staged(&self) -> Option<Box<Staged>> {
-        self.staged.lock().take()
+        let mut staged = self.staged.lock();
+        self.installing.store(staged.is_some(), Ordering::SeqCst);
+        staged.take()
+    }
+
+    /// It counts, or is not needed, or waits again; and this node knows how far it is.
+    pub(crate) fn end_install(&self) {
+        self.installing.store(false, Ordering::SeqCst);
     }
 
     pub(crate) fn set_finishing(&self, finishing: Option<Finishing>, now: Duration) {
@@ -311,9 +327,16 @@ impl Snapshots {
         self.mended.lock().is_some()
     }
 
-    /// Fetched, and not installed yet: nothing else is fetched meanwhile.
+    /// Whether a snapshot waits to be installed.
     pub(crate) fn has_staged(&self) -> bool {
         self.staged.lock().is_some()
+    }
+
+    /// Fetched, and not over yet: nothing else is fetched meanwhile. What is being installed would be lent once more, and given
+    /// back in its place.
+    pub(crate) fn is_in_hand(&self) -> bool {
+        let staged = self.staged.lock();
+        staged.is_some() || self.installing.load(Ordering::SeqCst)
     }
 }
 

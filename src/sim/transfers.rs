@@ -86,6 +86,7 @@ impl State {
                 "snapshots that failed"
             }
         };
+        hub.snapshots.end_install();
         if !hub.snapshots.has_staged() {
             seat.upkeep.begin_anew();
         }

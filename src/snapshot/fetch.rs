@@ -4,15 +4,16 @@
 //!
 //! ```text
 //! nothing to do    this node's files are at exactly that state, with nothing in the WAL
-//! ranges           their hashes are compared with those of this node's own copy, seen through a view
-//! a range equal    its pages are copied from here
+//! ranges           their hashes are compared with those of this node's own copy, seen through a view, and of what came before
+//! a range equal    its pages are copied from here, or are in the new file already
 //! a range differs  the hashes of its pages are asked for; a page that is in an earlier attempt's file stays, one that the own
 //!                  copy has is copied, all others are asked for
 //! finish           every page of the new file is read back and compared, then all of it is synced and named
 //! ```
 //!
 //! **It may end anywhere.** What is in the new file stays there and counts the next time by its hashes, whatever view and
-//! whichever node that is about.
+//! whichever node that is about (`copy.rs`). Once every page is in place the view is of no more use, and its end is none of
+//! this.
 //!
 //! Memory: the hashes of ranges that differ (1 KiB each: 4 MiB for each GiB of 4-KiB pages, if all of it does), and one object.
 //!
@@ -23,18 +24,16 @@
 //!
 //! Deliberately absent: threads and retries after a failure (`node.rs`), and making it count (`install.rs`).
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use shoaldb_vfs::files::DatabaseFiles;
 use shoaldb_vfs::page::{PageHash, PageNo};
 use shoaldb_vfs::planted::{self, Bug};
-use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::transaction::Position;
-use shoaldb_vfs::view::{ReadView, ViewError};
 
 use super::ask::AskSource;
+use super::copy::{Copy, runs_of};
 use super::object::{
     self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, Phase, RANGES_PER_OBJECT, ViewId,
 };
@@ -53,6 +52,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The other node hears of this one at least this often, so that it keeps the view.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
+const STOPPED: &str = "this node is shutting down";
+
 /// Why a transfer ended before its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Stop {
@@ -60,7 +61,9 @@ pub(crate) enum Stop {
     NotNeeded,
     /// The view is closed, or the other node does not answer: begin anew with another view.
     Lost(String),
-    /// Something that another view will not change by itself.
+    /// The other node cannot serve it; yet another one may.
+    Refused(String),
+    /// Something on this node that another view will not change by itself.
     GivenUp(String),
 }
 
@@ -93,6 +96,7 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
     let mut fetch = Fetch { hub, source, ask, view, at, reported: began, transfer, received: 0 };
     hub.snapshots.set_coming(at.index);
     let staged = fetch.run(have);
+    fetch.remember(&staged);
     match &staged {
         // The files are whole. A view that is closed by now is not needed any more.
         Ok(_) => _ = fetch.tell(Phase::Install),
@@ -121,6 +125,7 @@ pub(crate) fn fetch_one(
     let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total, began };
     let mut fetch = Fetch { hub, source, ask, view, at, reported: began, transfer, received: 0 };
     let files = fetch.copy(listed);
+    fetch.remember(&files);
     *hub.snapshots.transfer.lock() = None;
     Ok((files?, fetch.received))
 }
@@ -145,7 +150,7 @@ fn open(hub: &Hub, have: LogIndex, ask: &mut dyn AskSource) -> Result<(ViewId, E
             Answer::Opened { view, at } if at.index > have => return Ok((view, at)),
             Answer::Opened { .. } | Answer::NotNeeded => return Err(Stop::NotNeeded),
             Answer::Busy { millis } => pause(hub, millis)?,
-            Answer::No(why) => return Err(Stop::GivenUp(why)),
+            Answer::No(why) => return Err(Stop::Refused(why)),
             other => return Err(Stop::GivenUp(format!("an answer that makes no sense: {other:?}"))),
         }
     }
@@ -156,7 +161,7 @@ fn open(hub: &Hub, have: LogIndex, ask: &mut dyn AskSource) -> Result<(ViewId, E
 fn pause(hub: &Hub, millis: u32) -> Result<(), Stop> {
     let limit = Duration::from_millis(u64::from(millis)).min(LONGEST_PAUSE);
     let stopped = hub.upkeep.wait(&hub.waiting, hub.deadline(limit), limit, || hub.is_stopped().then_some(()));
-    if stopped.is_some() { Err(Stop::GivenUp("this node is shutting down".to_string())) } else { Ok(()) }
+    if stopped.is_some() { Err(Stop::GivenUp(STOPPED.to_string())) } else { Ok(()) }
 }
 
 /// What readers of a database see here, if there are any.
@@ -216,19 +221,29 @@ impl Fetch<'_> {
                     pause(self.hub, millis)?;
                 }
                 Ok(Answer::Gone) => return Err(Stop::Lost("the view is closed".to_string())),
-                Ok(Answer::No(why)) => return Err(Stop::GivenUp(why)),
+                Ok(Answer::No(why)) => return Err(Stop::Refused(why)),
                 Ok(other) => failures.push(format!("{other:?}")),
                 Err(why) => failures.push(why),
             }
             if self.hub.is_stopped() {
-                return Err(Stop::GivenUp("this node is shutting down".to_string()));
+                return Err(Stop::GivenUp(STOPPED.to_string()));
             }
         }
         Err(Stop::Lost(failures.pop().unwrap_or_else(|| "it is busy all the time".to_string())))
     }
 
+    /// What came is remembered by its hashes as long as the transfer goes on.
+    fn remember<T>(&self, came: &Result<T, Stop>) {
+        if !matches!(came, Err(Stop::Lost(_) | Stop::Refused(_))) {
+            self.hub.snapshots.parts.lock().clear();
+        }
+    }
+
     /// So many bytes are in place. The other node hears of it now and then.
     fn report(&mut self, phase: Phase, done: u64) -> Result<(), Stop> {
+        if self.hub.is_stopped() {
+            return Err(Stop::GivenUp(STOPPED.to_string()));
+        }
         self.transfer.done += done;
         if self.hub.waiting.clock.now() < self.reported + REPORT_EVERY {
             self.transfer.phase = phase;
@@ -245,7 +260,7 @@ impl Fetch<'_> {
         self.reported = self.hub.waiting.clock.now();
         self.hub.events.tell(&self.transfer.event());
         match self.ask.ask(&self.transfer.progress(self.view)) {
-            Ok(Answer::Gone) => Err(Stop::Lost("the view is closed".to_string())),
+            Ok(Answer::Gone) if phase != Phase::Verify => Err(Stop::Lost("the view is closed".to_string())),
             // One report that gets lost does no harm.
             _ => Ok(()),
         }
@@ -283,16 +298,27 @@ impl Fetch<'_> {
         let local =
             here.and_then(|db| db.view_of_damaged().ok()).filter(|view| view.geometry().page_size == listed.page_size);
         let staging = self.hub.databases.stage(listed.id, listed.page_size, listed.at).map_err(begun)?;
-        let mut copy = Copy { listed: listed.clone(), local, staging, known: BTreeMap::new() };
-        let differing = self.compare(&mut copy)?;
-        let mut groups = differing.chunks(HASHED_RANGES).peekable();
-        while let Some(ranges) = groups.next() {
-            self.differing(&mut copy, ranges, groups.peek().copied())?;
+        let mut copy = Copy::new(listed.clone(), local, staging, &mut self.hub.snapshots.parts.lock());
+        match self.bring(&mut copy) {
+            Ok(()) => self.finish(copy),
+            Err(stop) => {
+                copy.keep(&mut self.hub.snapshots.parts.lock());
+                Err(stop)
+            }
         }
-        self.finish(copy)
     }
 
-    /// Copies the ranges that are the same here, and returns the others.
+    /// Puts every page in place.
+    fn bring(&mut self, copy: &mut Copy) -> Result<(), Stop> {
+        let differing = self.compare(copy)?;
+        let mut groups = differing.chunks(HASHED_RANGES).peekable();
+        while let Some(ranges) = groups.next() {
+            self.differing(copy, ranges, groups.peek().copied())?;
+        }
+        Ok(())
+    }
+
+    /// Copies the ranges that are the same here, and returns those that have to come.
     fn compare(&mut self, copy: &mut Copy) -> Result<Vec<u32>, Stop> {
         let (size, database) = (copy.listed.at.size, copy.listed.id);
         let mut differing = Vec::new();
@@ -303,7 +329,7 @@ impl Fetch<'_> {
             let hashes = object::numbers(&bytes).filter(|hashes| hashes.len() == count as usize);
             let hashes = hashes.ok_or_else(|| Stop::GivenUp(format!("{} bytes for {count} ranges", bytes.len())))?;
             for (range, hash) in (first..).zip(hashes) {
-                if !self.same_here(copy, range, hash)? {
+                if !self.is_there(copy, range, hash)? {
                     differing.push(range);
                 }
             }
@@ -312,19 +338,12 @@ impl Fetch<'_> {
         Ok(differing)
     }
 
-    /// Whether a range is the same here, and now in the new file as well.
-    fn same_here(&mut self, copy: &mut Copy, range: u32, hash: u128) -> Result<bool, Stop> {
-        let Some((first, count)) = object::pages_of(range, copy.listed.at.size) else { return Ok(true) };
-        let Some(local) = &copy.local else { return Ok(false) };
-        let Ok(hashes) = local.hashes(first, count) else { return Ok(false) };
-        if object::range_hash(&hashes) != hash {
+    /// Whether a range is in the new file now, copied from here or since before.
+    fn is_there(&mut self, copy: &mut Copy, range: u32, hash: u128) -> Result<bool, Stop> {
+        if !copy.same_here(range, hash)? && !copy.was_fetched(range, hash) {
             return Ok(false);
         }
-        let there = copy.all_there(first, &hashes).map_err(disk)?;
-        if !there {
-            let Some(pages) = copy.pages_here(first, count)? else { return Ok(false) };
-            copy.staging.write(first, &pages).map_err(disk)?;
-        }
+        let count = object::pages_of(range, copy.listed.at.size).map_or(0, |(_, count)| count);
         self.report(Phase::Compare, u64::from(count) * u64::from(copy.listed.page_size.bytes()))?;
         Ok(true)
     }
@@ -343,10 +362,9 @@ impl Fetch<'_> {
             if of_range.len() != count as usize {
                 return Err(wrong());
             }
-            missing.extend(copy.lacks(first, &of_range)?);
+            missing.extend(copy.lacks(*range, first, of_range)?);
             let here = missing.iter().rev().take_while(|page| **page >= first).count() as u64;
             self.report(Phase::Fetch, (u64::from(count) - here) * u64::from(copy.listed.page_size.bytes()))?;
-            copy.known.insert(*range, of_range);
         }
         let per_object = (OBJECT_BYTES / copy.listed.page_size.len()).max(1);
         let mut objects = missing.chunks(per_object).peekable();
@@ -366,7 +384,7 @@ impl Fetch<'_> {
             let unverified = planted::is(Bug::InstallUnverified);
             let right = bytes.len() == pages.len() * len
                 && pages.iter().zip(bytes.chunks(len)).all(|(page, content)| {
-                    copy.known_hash(*page).is_some_and(|hash| unverified || PageHash::of(*page, content) == hash)
+                    copy.hash_to_come(*page).is_some_and(|hash| unverified || PageHash::of(*page, content) == hash)
                 });
             if !right {
                 continue;
@@ -374,7 +392,7 @@ impl Fetch<'_> {
             let mut rest = &bytes[..];
             for (first, count) in &runs {
                 let (run, after) = rest.split_at(*count as usize * len);
-                copy.staging.write(*first, run).map_err(disk)?;
+                copy.write(*first, run)?;
                 rest = after;
             }
             return self.report(Phase::Fetch, bytes.len() as u64);
@@ -382,47 +400,21 @@ impl Fetch<'_> {
         Err(Stop::GivenUp(format!("pages of database {database} came wrong {TRIES} times")))
     }
 
+    /// Nothing is asked for any more.
     fn finish(&mut self, copy: Copy) -> Result<DatabaseFiles, Stop> {
-        let Copy { listed, local, staging, known } = copy;
+        let (staging, complete) = copy.complete();
         let mut stop = None;
         let finished = staging.finish(&mut |first, count| {
             if let Err(why) = self.report(Phase::Verify, 0) {
                 stop = Some(why);
                 return Err(std::io::Error::other("the transfer ended"));
             }
-            (first.get()..first.get() + count)
-                .map(|number| hash_of(&known, local.as_ref(), number, &listed))
-                .collect::<Result<Vec<_>, _>>()
+            (first.get()..first.get() + count).map(|number| complete.hash(number)).collect::<Result<Vec<_>, _>>()
         });
-        finished.map_err(|error| stop.unwrap_or_else(|| disk(error)))
+        let files = finished.map_err(|error| stop.unwrap_or_else(|| disk(error)))?;
+        complete.keep(&mut self.hub.snapshots.parts.lock());
+        Ok(files)
     }
-}
-
-/// Ascending pages, as runs of consecutive ones.
-fn runs_of(pages: &[PageNo]) -> Vec<(PageNo, u32)> {
-    let mut runs: Vec<(PageNo, u32)> = Vec::new();
-    for page in pages {
-        match runs.last_mut() {
-            Some((first, count)) if first.get() + *count == page.get() => *count += 1,
-            _ => runs.push((*page, 1)),
-        }
-    }
-    runs
-}
-
-fn hash_of(
-    known: &BTreeMap<u32, Vec<PageHash>>,
-    local: Option<&ReadView>,
-    number: u32,
-    listed: &Listed,
-) -> std::io::Result<PageHash> {
-    let missing = || std::io::Error::other(format!("page {number} of database {} has no hash", listed.id));
-    let (range, at) = ((number - 1) / object::RANGE_PAGES, (number - 1) % object::RANGE_PAGES);
-    if let Some(hashes) = known.get(&range) {
-        return hashes.get(at as usize).copied().ok_or_else(missing);
-    }
-    let page = PageNo::new(number).ok_or_else(missing)?;
-    local.ok_or_else(missing)?.hash(page).map_err(std::io::Error::other)
 }
 
 /// Why no new files were begun. Whoever began before may still have them in its hands, for as long as one call takes: no fault
@@ -434,84 +426,8 @@ fn begun(error: std::io::Error) -> Stop {
     }
 }
 
-fn disk(error: impl std::fmt::Display) -> Stop {
+pub(super) fn disk(error: impl std::fmt::Display) -> Stop {
     Stop::GivenUp(format!("the new files of a database: {error}"))
-}
-
-/// One database on its way.
-struct Copy {
-    listed: Listed,
-    /// This node's own copy.
-    local: Option<ReadView>,
-    staging: Staging,
-    /// Hashes of the pages of ranges that differ.
-    known: BTreeMap<u32, Vec<PageHash>>,
-}
-
-impl Copy {
-    fn known_hash(&self, page: PageNo) -> Option<PageHash> {
-        let at = page.get() - 1;
-        self.known.get(&(at / object::RANGE_PAGES))?.get((at % object::RANGE_PAGES) as usize).copied()
-    }
-
-    fn all_there(&self, first: PageNo, hashes: &[PageHash]) -> std::io::Result<bool> {
-        for (number, hash) in (first.get()..).zip(hashes) {
-            match PageNo::new(number) {
-                Some(page) if page == self.listed.page_size.lock_page() || self.staging.has(page, *hash)? => {}
-                _ => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Pages of the own copy; `None` if one of them cannot be read.
-    fn pages_here(&self, first: PageNo, count: u32) -> Result<Option<Vec<u8>>, Stop> {
-        let Some(local) = &self.local else { return Ok(None) };
-        let mut pages = Vec::with_capacity(count as usize * self.listed.page_size.len());
-        match local.append_pages(first, count, &mut pages) {
-            Ok(()) => Ok(Some(pages)),
-            Err(ViewError::Closed) => Err(Stop::Lost("the own view is closed".to_string())),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Hashes of pages of the own copy, as far as that goes.
-    fn hashes_here(&self, first: PageNo, count: u32) -> Vec<Option<PageHash>> {
-        let Some(local) = &self.local else { return Vec::new() };
-        let count = count.min((local.at().size.0 + 1).saturating_sub(first.get()));
-        match local.hashes(first, count) {
-            Ok(hashes) => hashes.into_iter().map(Some).collect(),
-            Err(_) => (first.get()..first.get() + count).map(|page| local.hash(PageNo::new(page)?).ok()).collect(),
-        }
-    }
-
-    /// Which pages of a range the new file lacks, once those that are here are copied: many at once, since each write is passed
-    /// on to the disk by itself.
-    fn lacks(&mut self, first: PageNo, hashes: &[PageHash]) -> Result<Vec<PageNo>, Stop> {
-        let here = self.hashes_here(first, hashes.len() as u32);
-        let (mut lacking, mut same) = (Vec::new(), Vec::new());
-        for (at, (page, hash)) in (first.get()..).filter_map(PageNo::new).zip(hashes).enumerate() {
-            if page == self.listed.page_size.lock_page() || self.staging.has(page, *hash).map_err(disk)? {
-                continue;
-            }
-            if here.get(at) == Some(&Some(*hash)) { same.push(page) } else { lacking.push(page) }
-        }
-        for (first, count) in runs_of(&same) {
-            if let Some(pages) = self.pages_here(first, count)? {
-                self.staging.write(first, &pages).map_err(disk)?;
-                continue;
-            }
-            // One of them is not what its hash says; the others are of use.
-            for page in (first.get()..first.get() + count).filter_map(PageNo::new) {
-                match self.pages_here(page, 1)? {
-                    Some(content) => self.staging.write(page, &content).map_err(disk)?,
-                    None => lacking.push(page),
-                }
-            }
-        }
-        lacking.sort_unstable();
-        Ok(lacking)
-    }
 }
 
 #[cfg(test)]

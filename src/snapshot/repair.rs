@@ -103,7 +103,7 @@ impl Repairs {
             }
         }
         // One new generation at a time waits to count.
-        if hub.snapshots.has_staged() || hub.snapshots.has_mended() {
+        if hub.snapshots.is_in_hand() || hub.snapshots.has_mended() {
             return;
         }
         let Some(core) = hub.core_status.lock().clone() else { return };
@@ -170,7 +170,7 @@ fn treat(
             patient.not_before = hub.waiting.clock.now() + PAUSE;
             Ok(Some(Mended { source, view, at, database: id, files, received }))
         }
-        Err(Stop::Lost(why) | Stop::GivenUp(why)) => Err(format!("node {source}: {why}")),
+        Err(Stop::Lost(why) | Stop::Refused(why) | Stop::GivenUp(why)) => Err(format!("node {source}: {why}")),
         Err(Stop::NotNeeded) => Err(format!("node {source} has nothing to offer")),
     }
 }

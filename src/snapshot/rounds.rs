@@ -33,6 +33,8 @@ pub(crate) struct Rounds {
     not_before: Duration,
     /// When the source was last told that a snapshot waits to be installed.
     kept: Duration,
+    /// Which of the other nodes is asked first when the one who offers refuses.
+    turn: usize,
     repairs: Repairs,
 }
 
@@ -101,31 +103,61 @@ impl Rounds {
         let _ = ask.ask(transfer.source, &transfer.progress(view));
     }
 
-    fn fetch(&mut self, hub: &Hub, source: NodeId, ask: &mut dyn AskNode) {
+    fn fetch(&mut self, hub: &Hub, offered_by: NodeId, ask: &mut dyn AskNode) {
         let now = hub.waiting.clock.now();
-        if hub.snapshots.has_staged() || now < self.not_before {
+        if hub.snapshots.is_in_hand() || now < self.not_before {
             return;
         }
         // A snapshot has every database whole, and without it the log might never come to where that copy counts.
         hub.snapshots.drop_mended();
-        match fetch::fetch(hub, source, &mut Source(source, ask)) {
-            Ok(staged) => {
-                hub.findings.lock().alarms.remove(ALARM);
-                hub.snapshots.set_staged(staged);
-                hub.upkeep.notify();
-            }
-            Err(Stop::NotNeeded) => {}
-            Err(Stop::Lost(why)) => {
-                tracing::info!(node = hub.id.0, source = source.0, "a snapshot was interrupted: {why}");
-            }
-            Err(Stop::GivenUp(why)) => {
-                let what = format!("no snapshot from node {source}: {why}; it is tried again");
-                tracing::error!(node = hub.id.0, "{what}");
-                hub.events.tell(&Event::DiskTrouble { what: what.clone() });
-                hub.findings.lock().alarms.insert(ALARM.to_string(), what);
-                self.not_before = now + AFTER_GIVING_UP;
+        let mut refused = None;
+        for source in self.sources(hub, offered_by) {
+            match fetch::fetch(hub, source, &mut Source(source, ask)) {
+                Ok(staged) => {
+                    hub.findings.lock().alarms.remove(ALARM);
+                    hub.snapshots.set_staged(staged);
+                    return hub.upkeep.notify();
+                }
+                Err(Stop::NotNeeded) if source == offered_by => return,
+                // Its log would do, and this node goes on by the leader's.
+                Err(Stop::NotNeeded) => {}
+                Err(Stop::Lost(why)) => {
+                    tracing::info!(node = hub.id.0, source = source.0, "a snapshot was interrupted: {why}");
+                    self.turn += usize::from(source != offered_by);
+                    return;
+                }
+                Err(Stop::Refused(why)) => {
+                    refused.get_or_insert_with(|| format!("no snapshot from node {source}: {why}"));
+                }
+                Err(Stop::GivenUp(_)) if hub.is_stopped() => return,
+                Err(Stop::GivenUp(why)) => {
+                    return self.give_up(hub, format!("no snapshot from node {source}: {why}; it is tried again"));
+                }
             }
         }
+        if let Some(why) = refused {
+            self.give_up(hub, format!("{why}; nor has any other node one; it is tried again"));
+        }
+    }
+
+    /// Who may have a snapshot: the one who offered it; but a single damaged page keeps it from serving any, and then whoever is
+    /// far enough will do. Each of the others has its turn to be the first of them: one that is down takes its time.
+    fn sources(&self, hub: &Hub, offered_by: NodeId) -> Vec<NodeId> {
+        let core = hub.core_status.lock();
+        let all = core.iter().flat_map(|core| core.membership.voters.iter().chain(&core.membership.learners)).copied();
+        let mut others: Vec<NodeId> = all.filter(|id| *id != offered_by && *id != hub.id).collect();
+        if !others.is_empty() {
+            let first = self.turn % others.len();
+            others.rotate_left(first);
+        }
+        std::iter::once(offered_by).chain(others).collect()
+    }
+
+    fn give_up(&mut self, hub: &Hub, what: String) {
+        tracing::error!(node = hub.id.0, "{what}");
+        hub.events.tell(&Event::DiskTrouble { what: what.clone() });
+        hub.findings.lock().alarms.insert(ALARM.to_string(), what);
+        self.not_before = hub.waiting.clock.now() + AFTER_GIVING_UP;
     }
 }
 

@@ -131,6 +131,11 @@ impl Staging {
         self.at
     }
 
+    /// Where the file ends: nothing came yet of what is behind it.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Whether the bytes at the place of a page have this hash. The lock page is always there: it has no content.
     pub fn has(&self, page: PageNo, hash: PageHash) -> io::Result<bool> {
         if page == self.owner.page_size.lock_page() {

@@ -91,7 +91,7 @@ enum Trouble {
 #[test]
 fn any_object_may_fail_and_what_came_before_it_is_not_fetched_again() {
     const OBJECTS: usize = 2 + PAGES.div_ceil(512) as usize;
-    for which in [0, 1, 2, 7, OBJECTS - 1] {
+    for (which, forgets) in [0, 1, 2, 7, OBJECTS - 1].into_iter().flat_map(|which| [(which, false), (which, true)]) {
         for (trouble, times, ends) in [
             (Trouble::Silence, TRIES - 1, false),
             (Trouble::Silence, TRIES, true),
@@ -104,7 +104,7 @@ fn any_object_may_fail_and_what_came_before_it_is_not_fetched_again() {
             if matches!(trouble, Trouble::WrongPages) && which < 2 {
                 continue;
             }
-            let what = format!("object {which}, {trouble:?} {times} times");
+            let what = format!("object {which}, {trouble:?} {times} times, in another process then: {forgets}");
             let (hub, listed) = (hub(&Arc::default()), listed());
             let mut left = times;
             let (mut objects, mut before, mut after) = (Vec::<Object>::new(), 0, 0);
@@ -139,6 +139,9 @@ fn any_object_may_fail_and_what_came_before_it_is_not_fetched_again() {
                 (Err(other), _) => panic!("{what}: {other:?}"),
             }
             if ends {
+                if forgets {
+                    hub.snapshots.parts.lock().clear();
+                }
                 let (files, _) = fetch(2, &mut after).unwrap();
                 assert_eq!(files.at(), listed.at, "{what}");
             }
@@ -237,26 +240,32 @@ impl Version<'_> {
         Listed { id: APP, page_size: SIZE, at }
     }
 
+    fn made(&self, object: &Object) -> Vec<u8> {
+        match object {
+            Object::Ranges { first, count, .. } => {
+                let hash = |range| object::range_hash(&self.hashes(range)).to_le_bytes();
+                (*first..first + count).flat_map(hash).collect()
+            }
+            Object::Hashes { ranges, .. } => {
+                ranges.iter().flat_map(|range| object::hashes_as_bytes(&self.hashes(*range))).collect()
+            }
+            Object::Pages { runs, .. } => {
+                let pages = runs.iter().flat_map(|(first, count)| first.get()..first.get() + count);
+                pages.flat_map(|number| self.page(number)).collect()
+            }
+            Object::Manifest => panic!("one database has no manifest"),
+        }
+    }
+
     /// Fetches it; the pages that were asked for, in that order.
     fn fetch(&self, hub: &Hub, position: u64) -> (DatabaseFiles, Vec<u32>) {
         let mut asked = Vec::new();
         let fetched = fetch_one(hub, NodeId(2), (ViewId(1), AT), &self.listed(position), &mut |ask: &Ask| {
             let Ask::Fetch { object, .. } = ask else { return Ok(Answer::Yes) };
-            let bytes = match object {
-                Object::Ranges { first, count, .. } => (*first..first + count)
-                    .flat_map(|range| object::range_hash(&self.hashes(range)).to_le_bytes())
-                    .collect(),
-                Object::Hashes { ranges, .. } => {
-                    ranges.iter().flat_map(|range| object::hashes_as_bytes(&self.hashes(*range))).collect()
-                }
-                Object::Pages { runs, .. } => {
-                    let pages = runs.iter().flat_map(|(first, count)| first.get()..first.get() + count);
-                    asked.extend(pages.clone());
-                    pages.flat_map(|number| self.page(number)).collect()
-                }
-                Object::Manifest => panic!("one database has no manifest"),
-            };
-            Ok(Answer::Object { bytes })
+            if let Object::Pages { runs, .. } = object {
+                asked.extend(runs.iter().flat_map(|(first, count)| first.get()..first.get() + count));
+            }
+            Ok(Answer::Object { bytes: self.made(object) })
         });
         (fetched.unwrap().0, asked)
     }
@@ -313,4 +322,96 @@ fn pages_that_are_here_are_copied_in_runs_and_no_other_one_is_asked_for() {
         let made = fs.peek(std::path::Path::new("/db/2-3.db")).unwrap();
         assert!(made == (1..=NOW).flat_map(|number| now.page(number)).collect::<Vec<_>>(), "{what}");
     }
+}
+
+/// One attempt at a version of the database that ends before the question `ends_at`, if it comes to it; the pages that were asked
+/// for, and how often the new file was read meanwhile, before its end.
+fn attempt(
+    hub: &Hub,
+    fs: &SimFs,
+    version: &Version<'_>,
+    position: u64,
+    ends_at: usize,
+) -> (Result<(), Stop>, Vec<u32>, u64) {
+    let (mut asked, mut pages, reads) = (0, Vec::new(), fs.count("stage.read"));
+    let fetched = fetch_one(hub, NodeId(2), (ViewId(position), AT), &version.listed(position), &mut |ask: &Ask| {
+        let Ask::Fetch { object, .. } = ask else { return Ok(Answer::Yes) };
+        asked += 1;
+        if asked == ends_at {
+            return Ok(Answer::Gone);
+        }
+        if let Object::Pages { runs, .. } = object {
+            pages.extend(runs.iter().flat_map(|(first, count)| first.get()..first.get() + count));
+        }
+        Ok(Answer::Object { bytes: version.made(object) })
+    });
+    (fetched.map(|_| ()), pages, fs.count("stage.read") - reads)
+}
+
+/// Writers who fill what a view may keep of the WAL close it in the middle of a transfer, again and again. Each round cost as much
+/// as all of the database then, whatever had come before, and a large one never came to its end.
+#[test]
+fn a_round_costs_what_changed_since_the_one_before() {
+    let (pages, fs) = (8 * 512, SimFs::new(1));
+    let hub = hub_on(&fs, &Arc::default());
+    let first = Version { pages, changed: &[] };
+    // Ranges, hashes, five objects with pages; the view is gone before the sixth.
+    let (stop, came, _) = attempt(&hub, &fs, &first, 9, 8);
+    assert_eq!((stop, came.len()), (Err(Stop::Lost("the view is closed".to_string())), 5 * 512));
+    // Of what came two pages changed.
+    let second = Version { pages, changed: &[7, 600] };
+    let wanted: Vec<u32> = [7, 600].into_iter().chain(5 * 512 + 1..=pages).collect();
+    let (done, came, reads) = attempt(&hub, &fs, &second, 12, usize::MAX);
+    assert_eq!((done, came, reads), (Ok(()), wanted, 0));
+}
+
+/// The same in another process, which has to look.
+#[test]
+fn what_nobody_remembers_is_known_by_its_bytes() {
+    let (pages, fs) = (512, SimFs::new(1));
+    let hub = hub_on(&fs, &Arc::default());
+    let version = Version { pages, changed: &[] };
+    assert!(attempt(&hub, &fs, &version, 9, 3).0.is_err());
+    assert_eq!(attempt(&hub, &fs, &version, 9, usize::MAX).1.len() as u32, pages);
+    let hub = hub_on(&fs, &Arc::default());
+    let (done, came, reads) = attempt(&hub, &fs, &version, 9, usize::MAX);
+    assert_eq!((done, came, reads), (Ok(()), vec![], u64::from(pages)));
+}
+
+/// The new file is not as it was left: that is found at the end, and the attempt after that looks at every page.
+#[test]
+fn what_is_remembered_of_a_file_that_changed_is_forgotten() {
+    let (pages, fs) = (8 * 512, SimFs::new(1));
+    let hub = hub_on(&fs, &Arc::default());
+    let version = Version { pages, changed: &[] };
+    assert!(attempt(&hub, &fs, &version, 9, 8).0.is_err());
+    fs.edit(std::path::Path::new("/db/2-2.part"), |bytes| bytes[4096 * 6 + 9] ^= 1);
+    let (stop, ..) = attempt(&hub, &fs, &version, 9, usize::MAX);
+    assert!(matches!(&stop, Err(Stop::GivenUp(why)) if why.contains("page 7 is not what its hash says")), "{stop:?}");
+    assert_eq!(attempt(&hub, &fs, &version, 9, usize::MAX).1, [7]);
+}
+
+/// When every page is in place the other node is not needed any more; it used to be asked whether its view was still there, and
+/// all began anew if it was not.
+#[test]
+fn a_view_that_is_closed_while_pages_are_compared_is_not_missed() {
+    let clock = Arc::new(SimClock::default());
+    let (hub, listed) = (hub(&clock), listed());
+    let mut told = 0;
+    let fetched = fetch_one(&hub, NodeId(2), (ViewId(1), AT), &listed, &mut |ask: &Ask| match ask {
+        Ask::Fetch { object, .. } => {
+            clock.advance(REPORT_EVERY);
+            Ok(Answer::Object { bytes: made(object) })
+        }
+        Ask::Progress { phase, .. } => {
+            // The next word is due at once.
+            clock.advance(REPORT_EVERY);
+            let compared = *phase == Phase::Verify;
+            told += u32::from(compared);
+            Ok(if compared { Answer::Gone } else { Answer::Yes })
+        }
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(fetched.unwrap().0.at(), listed.at);
+    assert!(told > 0);
 }

@@ -4,7 +4,7 @@ use shoaldb_vfs::env::Clock;
 use shoaldb_vfs::env::sim::SimFs;
 
 use super::super::object::{Answer, Manifest, Outcome, Phase};
-use super::super::{Done, ViewId};
+use super::super::{Done, Staged, ViewId};
 use super::*;
 use crate::catalogue::Catalogue;
 use crate::shared::Leadership;
@@ -157,7 +157,7 @@ fn a_node_takes_an_offer_at_once_unless_it_gave_up_a_moment_ago() {
         open(step(&mut rounds, hub, answer))
     };
     assert_eq!((takes(&Answer::NotNeeded), takes(&Answer::NotNeeded)), (1, 1));
-    assert_eq!(takes(&Answer::No("its disk is broken".to_string())), 1);
+    assert_eq!(takes(&Answer::No("its disk is broken".to_string())), 2, "nor has the third node one");
     let alarms = hub.findings.lock().alarms.clone();
     assert!(alarms[ALARM].contains("its disk is broken"), "{alarms:?}");
     clock.advance(AFTER_GIVING_UP - Duration::from_millis(1));
@@ -202,4 +202,70 @@ fn the_source_is_told_of_an_install_until_it_has_heard() {
     clock.advance(Duration::from_secs(100));
     assert_eq!(told(None), []);
     assert!(!hub.snapshots.is_due(clock.now()));
+}
+
+/// It was lent once more while it was being installed: the view that it came from was given back with another outcome, and whoever
+/// listened at its source never heard of its end.
+#[test]
+fn nothing_is_fetched_while_a_snapshot_is_being_installed() {
+    let (upkeep, _) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    let mut opens = || {
+        hub.snapshots.offer(PEER);
+        let asked = step(&mut rounds, hub, &Answer::NotNeeded);
+        asked.iter().filter(|(_, ask)| matches!(ask, Ask::Open { .. })).count()
+    };
+    assert_eq!(opens(), 1);
+    hub.snapshots.put_back(Box::new(staged()));
+    assert_eq!(opens(), 0, "it waits");
+    let taken = hub.snapshots.take_staged().unwrap();
+    assert_eq!(opens(), 0, "it is being installed");
+    hub.snapshots.put_back(taken);
+    hub.snapshots.end_install();
+    assert_eq!(opens(), 0, "it waits for room");
+    drop(hub.snapshots.take_staged());
+    hub.snapshots.end_install();
+    assert_eq!(opens(), 1, "it is over");
+}
+
+fn staged() -> Staged {
+    let at = EntryId { index: LogIndex(9), term: Term(1) };
+    let (catalogue, membership) = (Catalogue::new(ClusterId(1)), Membership::default());
+    let manifest = Manifest { at, reach: at.index, membership, catalogue, databases: Vec::new() };
+    Staged { source: PEER, view: ViewId(4), manifest, files: Vec::new(), received: 0 }
+}
+
+/// One rotten page of one database on the leader, and nobody who lacked the log came back to the cluster any more.
+#[test]
+fn who_is_refused_by_the_leader_asks_the_others_in_turn() {
+    let (upkeep, clock) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    let voters = [hub.id.0, 3, 5, 6].map(NodeId).to_vec();
+    hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+    let refuses = || Ok(Answer::No("page 2500 is not what was written".to_string()));
+    let silent = || Err("no answer".to_string());
+    let mut asks = |answer: &dyn Fn(NodeId) -> Result<Answer, String>| {
+        hub.snapshots.offer(PEER);
+        let mut asked = Vec::new();
+        rounds.step(hub, &mut |node: NodeId, ask: &Ask| {
+            asked.extend(Some(node.0).filter(|_| matches!(ask, Ask::Open { .. })));
+            answer(node)
+        });
+        clock.advance(AFTER_GIVING_UP);
+        asked
+    };
+    // The log of one of them would do; that is not the leader's.
+    assert_eq!(asks(&|node| if node == PEER { refuses() } else { Ok(Answer::NotNeeded) }), [3, 5, 6]);
+    // One that is down does not stand before the others for ever.
+    let only_6 = |node: NodeId| if node == PEER { refuses() } else { silent() };
+    assert_eq!(asks(&only_6), [3, 5]);
+    assert_eq!(asks(&only_6), [3, 6]);
+    assert_eq!(asks(&only_6), [3, 5]);
+    // Nobody has one.
+    assert_eq!(asks(&|_| refuses()), [3, 6, 5]);
+    let alarms = hub.findings.lock().alarms.clone();
+    assert!(alarms[ALARM].contains("no snapshot from node 3: page 2500"), "{alarms:?}");
+    assert!(alarms[ALARM].contains("nor has any other node one"), "{alarms:?}");
+    // What the leader has is enough.
+    assert_eq!(asks(&|_| Ok(Answer::NotNeeded)), [3]);
 }
