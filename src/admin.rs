@@ -225,6 +225,20 @@ pub(crate) fn serve(hub: &Hub, from: Option<NodeId>, body: &[u8]) -> Vec<u8> {
     encode(&Reply::of(result))
 }
 
+/// [`serve`], for a program on another machine, as far as anybody can tell: nothing says who it is, so that it may ask for nothing
+/// but what a node asks that is none of the cluster yet.
+pub(crate) fn serve_remote(hub: &Hub, at: &str, body: &[u8]) -> Vec<u8> {
+    if matches!(serde_json::from_slice(body), Ok(Request::Join { .. })) {
+        return serve(hub, None, body);
+    }
+    let what = format!(
+        "node {} is administered from its own machine alone until there is TLS, and this came from {at}; run the program there, \
+         with --data or over a loopback address",
+        hub.id
+    );
+    encode(&Reply::of(Err(Error::new(ErrorKind::BadInput, what))))
+}
+
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     // Our own types have string keys only, which is all that could fail.
     serde_json::to_vec(value).unwrap_or_default()

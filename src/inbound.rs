@@ -9,7 +9,7 @@ use crate::found::format::FoundMessage;
 use crate::net::codec;
 use crate::net::frame::FrameKind;
 use crate::net::handshake::{Hello, Judge, Purpose, Reject, Standing, Welcome};
-use crate::net::{Inbound, Introduction};
+use crate::net::{Caller, Inbound, Introduction};
 use crate::pending::Decision;
 use crate::raft::Role;
 use crate::shared::{Hub, Input};
@@ -111,11 +111,15 @@ impl Inbound for NodeInbound {
         self.hub.post(Input::Found { from, message, room });
     }
 
-    fn on_request(&self, from: Option<NodeId>, body: Vec<u8>) -> Vec<u8> {
+    fn on_request(&self, from: Caller, body: Vec<u8>) -> Vec<u8> {
+        let node = if let Caller::Node(node) = from { Some(node) } else { None };
         if body.first() == Some(&snapshot::object::MAGIC) {
-            return snapshot::source::serve(&self.hub, from, &body);
+            return snapshot::source::serve(&self.hub, node, &body);
         }
-        admin::serve(&self.hub, from, &body)
+        match from {
+            Caller::Node(_) | Caller::Program => admin::serve(&self.hub, node, &body),
+            Caller::RemoteProgram(at) => admin::serve_remote(&self.hub, &at, &body),
+        }
     }
 
     fn on_removed(&self, by: NodeId, text: &str) {
@@ -143,6 +147,36 @@ mod tests {
     use super::*;
     use crate::every::tests::said;
     use crate::upkeep::tests::upkeep;
+
+    /// A port that other machines reach took `drop` and `remove` from any of them: only the program looked whom it called.
+    #[test]
+    fn a_program_on_another_machine_is_answered_nothing_but_how_to_join() {
+        let (upkeep, _) = upkeep(&SimFs::new(1));
+        let inbound = NodeInbound::new(upkeep.hub().clone());
+        let ask = |from, request: &str| {
+            let answer = inbound.on_request(from, request.as_bytes().to_vec());
+            String::from_utf8(answer).unwrap()
+        };
+        let words = "this came from 192.0.2.7; run the program there";
+        let there = || Caller::RemoteProgram("192.0.2.7".to_string());
+        for request in [
+            r#"{"op":"status"}"#,
+            r#"{"op":"health"}"#,
+            r#"{"op":"drop","name":"nosuch"}"#,
+            r#"{"op":"transfer","to":2}"#,
+            r#"{"op":"remove","node":2}"#,
+            r#"{"op":"directory"}"#,
+            "nonsense",
+        ] {
+            let answer = ask(there(), request);
+            assert!(answer.contains(words) && answer.contains("bad_input"), "{request}: {answer}");
+            for from in [Caller::Program, Caller::Node(NodeId(2))] {
+                assert!(!ask(from, request).contains(words), "{request}");
+            }
+        }
+        let join = r#"{"op":"join","node":9,"incarnation":"9","address":"192.0.2.7:4001"}"#;
+        assert!(!ask(there(), join).contains(words));
+    }
 
     #[test]
     fn what_is_none_of_our_words_is_told_once_and_counted() {

@@ -105,6 +105,17 @@ pub struct Introduction {
     pub bound: bool,
 }
 
+/// Who asks something of this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Caller {
+    /// A node, as it says.
+    Node(NodeId),
+    /// A program that is no node, on this machine.
+    Program,
+    /// One on another machine, at this address, as far as anybody can tell.
+    RemoteProgram(String),
+}
+
 /// The node behind the door. Called from the transport's threads, several at once.
 ///
 /// The two checks are called under the transport's lock: they answer from what the node knows and do not call back.
@@ -121,8 +132,8 @@ pub trait Inbound: Send + Sync {
     fn on_message(&self, from: NodeId, message: Message);
     /// A founding message arrived.
     fn on_found(&self, from: NodeId, message: FoundMessage);
-    /// A request arrived, from a node or (`None`) a program; the result is the answer.
-    fn on_request(&self, from: Option<NodeId>, body: Vec<u8>) -> Vec<u8>;
+    /// A request arrived; the result is the answer.
+    fn on_request(&self, from: Caller, body: Vec<u8>) -> Vec<u8>;
     /// Whether this is a member, as far as this node knows.
     fn is_member(&self, node: NodeId) -> bool;
     /// `by` refused a connection, because this node was removed from the cluster; in words.

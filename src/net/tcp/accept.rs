@@ -17,7 +17,7 @@
 //! Deliberately absent: messages to peers; they leave over the connections that this node dials.
 
 use std::collections::BTreeMap;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +27,7 @@ use super::link::{self, Link, LinkError, Wait};
 use super::{BULK, Shared};
 use crate::fields::Damaged;
 use crate::found::format::FoundMessage;
+use crate::net::Caller;
 use crate::net::codec;
 use crate::net::frame::{self, FrameKind};
 use crate::net::handshake::{Hello, Purpose, Reject, RejectReason, Standing, Welcome};
@@ -72,7 +73,7 @@ pub(super) fn listen(shared: &Arc<Shared>, listener: &TcpListener) {
         let Some(id) = register(shared, &stream) else { continue };
         let worker = Arc::clone(shared);
         let spawned = shared.spawn(format!("shoal-serve-{id}"), move || {
-            let ended = serve(&worker, id, stream);
+            let ended = serve(&worker, id, stream, from.ip());
             let node = worker.served.lock().remove(&id).and_then(|one| one.hello?.from);
             let Err(error) = ended else { return };
             tracing::debug!("connection {id} ended: {error}");
@@ -147,7 +148,7 @@ fn refuse(shared: &Shared, stream: &TcpStream, text: String) {
     }
 }
 
-fn serve(shared: &Shared, id: u64, stream: TcpStream) -> Result<(), LinkError> {
+fn serve(shared: &Shared, id: u64, stream: TcpStream, at: IpAddr) -> Result<(), LinkError> {
     let mut link = Link::new(stream)?;
     let deadline = Instant::now() + shared.options.handshake_timeout;
     let (_, body) = link.read(&[FrameKind::Hello], Wait::Until(deadline))?;
@@ -168,7 +169,7 @@ fn serve(shared: &Shared, id: u64, stream: TcpStream) -> Result<(), LinkError> {
     };
     link.put(FrameKind::Welcome, |out| welcome.encode(out))?;
     match (hello.purpose, hello.from) {
-        (Purpose::Client, from) => serve_requests(shared, &mut link, from),
+        (Purpose::Client, from) => serve_requests(shared, &mut link, (from, at)),
         (Purpose::Peer | Purpose::Bulk, Some(from)) => serve_peer(shared, id, &mut link, from),
         (Purpose::Peer | Purpose::Bulk, None) => Ok(()),
     }
@@ -242,11 +243,21 @@ fn serve_peer(shared: &Shared, id: u64, link: &mut Link, from: NodeId) -> Result
     }
 }
 
-fn serve_requests(shared: &Shared, link: &mut Link, from: Option<NodeId>) -> Result<(), LinkError> {
+/// Loopback stands for this machine: another address of it, as which a relay may call, does not.
+pub(super) fn caller(from: Option<NodeId>, at: IpAddr) -> Caller {
+    match from {
+        Some(node) => Caller::Node(node),
+        None if at.to_canonical().is_loopback() => Caller::Program,
+        None => Caller::RemoteProgram(at.to_string()),
+    }
+}
+
+fn serve_requests(shared: &Shared, link: &mut Link, (from, at): (Option<NodeId>, IpAddr)) -> Result<(), LinkError> {
     if from.is_some() {
         // Another node asks for little but snapshots over these connections; its appends come over others.
         priority::give_way();
     }
+    let caller = caller(from, at);
     loop {
         let deadline = Instant::now() + shared.options.request_timeout;
         let (_, mut body) = link.read(&[FrameKind::Request], Wait::Until(deadline))?;
@@ -257,7 +268,7 @@ fn serve_requests(shared: &Shared, link: &mut Link, from: Option<NodeId>) -> Res
             return Err(Damaged { at: 0, what: format!("request of {} bytes has no id", body.len()) }.into());
         }
         let request = body.split_off(8);
-        let answer = shared.inbound.on_request(from, request);
+        let answer = shared.inbound.on_request(caller.clone(), request);
         link.put_parts(FrameKind::Response, &body, &answer)?;
     }
 }

@@ -1,15 +1,16 @@
 //! What the transport promises, over loopback. Tests wait for what arrives, never for time to pass.
 
 use std::io::{Read, Write};
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::*;
 use crate::catalogue::Catalogue;
-use crate::net::Introduction;
 use crate::net::frame;
 use crate::net::handshake::{Judge, Reject, Standing, Welcome};
+use crate::net::{Caller, Introduction};
 use crate::types::{ClusterId, EntryClass, EntryId, LogEntry, LogIndex, MessageKind, Term};
 
 /// Long enough for a loaded machine; no test waits for it to pass unless it fails.
@@ -73,7 +74,8 @@ impl Inbound for Recorder {
     fn on_found(&self, from: NodeId, message: FoundMessage) {
         let _ = self.seen.send(Seen::Found(from.0, message));
     }
-    fn on_request(&self, from: Option<NodeId>, body: Vec<u8>) -> Vec<u8> {
+    fn on_request(&self, from: Caller, body: Vec<u8>) -> Vec<u8> {
+        let from = if let Caller::Node(node) = from { Some(node) } else { None };
         drop(self.gate.lock());
         format!("{:?} said {}", from.map(|node| node.0), String::from_utf8_lossy(&body)).into_bytes()
     }
@@ -489,6 +491,25 @@ fn addresses_beyond_this_machine_need_a_word() {
     one.tcp.set_peer(NodeId(2), "192.0.2.1:4001");
     one.expect(|seen| *seen == Seen::Unreachable(2));
     assert!(one.tcp.trouble(NodeId(2)).unwrap().contains("allow_plaintext_remote"));
+}
+
+#[test]
+fn who_calls_from_loopback_is_on_this_machine_and_nobody_else() {
+    for (at, here) in [
+        ("127.0.0.1", true),
+        ("127.9.9.9", true),
+        ("::1", true),
+        ("::ffff:127.0.0.1", true),
+        ("192.0.2.7", false),
+        ("0.0.0.0", false),
+        ("2001:db8::7", false),
+        ("::ffff:192.0.2.7", false),
+    ] {
+        let ip: IpAddr = at.parse().unwrap();
+        let expected = if here { Caller::Program } else { Caller::RemoteProgram(at.to_string()) };
+        assert_eq!(accept::caller(None, ip), expected);
+        assert_eq!(accept::caller(Some(NodeId(2)), ip), Caller::Node(NodeId(2)));
+    }
 }
 
 #[test]
