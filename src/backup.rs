@@ -47,6 +47,7 @@ use crate::events::{Phase, Progress};
 use crate::pending::Decision;
 use crate::raft::Role;
 use crate::shared::Hub;
+use crate::status;
 
 /// The door to files that are named by people.
 const FILES: OsFs = OsFs;
@@ -78,7 +79,7 @@ fn existing(hub: &Hub, name: &DatabaseName) -> Result<Option<Arc<Database>>> {
     match hub.databases.find(name.as_str(), false) {
         Ok(db) => Ok(Some(db)),
         Err(Refusal::NodeStopped) => Err(Error::new(ErrorKind::Stopped, "this node is shut down")),
-        Err(_) => Ok(None),
+        Err(_) => status::unserved(hub, name.as_str()).map_or(Ok(None), Err),
     }
 }
 

@@ -256,8 +256,7 @@ impl Node {
     /// indexes have equal checksums on all nodes.
     pub fn checksum(&self, name: &str) -> Result<(u64, u128)> {
         self.check_running()?;
-        let db = self.inner.hub.databases.find(name, false);
-        let db = db.map_err(|_| Error::new(ErrorKind::NotFound, format!("no database named {name}")))?;
+        let db = self.inner.hub.databases.find(name, false).map_err(|_| self.missing(name))?;
         let (position, checksum) = db.checksum();
         Ok((position.0, checksum.0))
     }
@@ -297,7 +296,7 @@ impl Node {
     /// ```
     pub fn read_view(&self, name: &str) -> Result<ReadView> {
         self.check_running()?;
-        let missing = || Error::new(ErrorKind::NotFound, format!("no database named {name}"));
+        let missing = || self.missing(name);
         let db = self.inner.hub.databases.find(name, false).map_err(|_| missing())?;
         db.read_view().map_err(|error| {
             let kind = match &error {
@@ -308,6 +307,12 @@ impl Node {
             };
             Error::caused(kind, format!("read view of {name}: {error}"), error)
         })
+    }
+
+    /// Why this node shows no database of this name.
+    fn missing(&self, name: &str) -> Error {
+        let none = || Error::new(ErrorKind::NotFound, format!("no database named {name}"));
+        status::unserved(&self.inner.hub, name).unwrap_or_else(none)
     }
 
     /// Creates a database; done by the leader.

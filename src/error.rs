@@ -175,7 +175,7 @@ impl From<rusqlite::Error> for Error {
             ),
             Some(DAMAGED) => (
                 ErrorKind::Corrupt,
-                "a page on this node's disk is not what was written; nothing was committed; use another node until this one has repaired it, and check the disk",
+                "a page on this node's disk is not what was written; nothing was committed; use another node until this one has repaired it, or where there is no other drop the database and restore a backup; and check the disk",
             ),
             Some(READER_ENDED) => (
                 ErrorKind::Timeout,

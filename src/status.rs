@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::DatabaseId;
 use crate::config::{MAX_CALLERS, MAX_SESSIONS};
+use crate::error::{Error, ErrorKind};
 use crate::net::Unreached;
 use crate::raft::{CoreStatus, PeerStatus as Peer, Role};
 use crate::shared::Hub;
@@ -428,6 +429,22 @@ fn unreached(hub: &Hub, which: impl Fn(NodeId) -> bool) -> Vec<String> {
         format!("node {node} at {address} has not been reached for {} s: {why}", age.as_secs())
     });
     words.collect()
+}
+
+/// Why a database is not served on this node although the cluster has it, and what helps: its copy here is damaged as a whole.
+pub(crate) fn unserved(hub: &Hub, name: &str) -> Option<Error> {
+    let id = hub.with_catalogue(|catalogue| {
+        catalogue.databases().find(|(_, info)| info.name.as_str() == name).map(|(id, _)| id)
+    });
+    hub.databases.damage(id.ok().flatten()?)?;
+    let alone = hub.is_sole_voter();
+    let about = format!("database {name}");
+    let about = |words: &String| words.strip_prefix(&about).is_some_and(|rest| rest.starts_with([' ', ':']));
+    let words = hub.databases.damaged(alone).into_iter().find(about);
+    let words =
+        words.unwrap_or_else(|| format!("database {name} is damaged and not served on this node; see its alarms"));
+    let advice = if alone { "" } else { "; use another node until then" };
+    Some(Error::new(ErrorKind::Corrupt, format!("{words}{advice}")))
 }
 
 /// Whether the node can do its part: it belongs to a cluster, has applied the first entry of a leader that it knows (before

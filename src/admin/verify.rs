@@ -26,6 +26,7 @@ use shoaldb_vfs::transaction::Position;
 use super::{Reply, Request, encode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shared::Hub;
+use crate::status;
 use crate::types::{LogIndex, NodeId};
 
 /// Times that a position is chosen anew because somebody has passed it. A checkpoint comes with megabytes of writes, so the
@@ -53,11 +54,11 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// Whether no node that answered has something else than another, or a damaged page.
+    /// Whether no node that answered has something else than another, a damaged page, or a copy that it does not serve.
     pub fn those_that_answered_agree(&self) -> bool {
         let mut sums = self.nodes.iter().filter_map(|node| node.checksum.as_ref());
         let first = sums.next();
-        sums.all(|sum| Some(sum) == first) && self.nodes.iter().all(|node| node.damaged.is_empty())
+        sums.all(|sum| Some(sum) == first) && self.nodes.iter().all(|node| node.damaged.is_empty() && !node.unserved)
     }
 }
 
@@ -73,7 +74,10 @@ pub struct NodeVerified {
     pub read: Option<u64>,
     /// Pages that are not what was written.
     pub damaged: Vec<u32>,
-    /// Why it did not answer, in words.
+    /// Its copy is damaged as a whole: it answered that it does not serve it.
+    #[serde(default)]
+    pub unserved: bool,
+    /// Why it did not answer, or has nothing to compare, in words.
     pub problem: Option<String>,
 }
 
@@ -99,6 +103,9 @@ struct Piece {
 }
 
 fn copy_of(hub: &Hub, name: &str) -> Result<std::sync::Arc<Database>> {
+    if let Some(error) = status::unserved(hub, name) {
+        return Err(Error::new(error.kind(), format!("node {}: {error}", hub.id)));
+    }
     let db = hub.databases.find(name, false);
     let db = db.map_err(|_| Error::new(ErrorKind::NotFound, format!("node {} has no database {name}", hub.id)))?;
     match db.retired() {
@@ -182,12 +189,13 @@ fn verify_one(hub: &Hub, name: String, members: &[NodeId], deep: bool) -> Verifi
         .iter()
         .zip(sums)
         .map(|(node, sum)| {
+            let unserved = sum.as_ref().is_err_and(Error::is_corrupt);
             let (checksum, problem) = match sum {
                 Ok(Sum::Known(checksum)) => (Some(checksum), None),
                 Ok(Sum::Passed(_)) => (None, Some("moves on faster than it can be asked; try again".to_string())),
                 Err(error) => (None, Some(error.to_string())),
             };
-            NodeVerified { node: *node, checksum, read: None, damaged: Vec::new(), problem }
+            NodeVerified { node: *node, checksum, read: None, damaged: Vec::new(), unserved, problem }
         })
         .collect();
     if deep {
@@ -266,7 +274,7 @@ mod tests {
 
     fn node(id: u16, checksum: Option<&str>) -> NodeVerified {
         let checksum = checksum.map(str::to_string);
-        NodeVerified { node: NodeId(id), checksum, read: None, damaged: Vec::new(), problem: None }
+        NodeVerified { node: NodeId(id), checksum, read: None, damaged: Vec::new(), unserved: false, problem: None }
     }
 
     #[test]

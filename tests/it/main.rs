@@ -4,6 +4,7 @@ mod admin;
 mod api;
 mod backup;
 mod cluster;
+mod damaged;
 mod disk;
 mod large;
 mod life;
