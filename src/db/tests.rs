@@ -1,6 +1,11 @@
 //! What nobody sees from outside.
 
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
 use super::Node;
+use crate::error::Error;
+use crate::every::tests::said;
 
 /// Shows that names which come and go leave no connection behind, and so no database in memory.
 #[test]
@@ -57,5 +62,30 @@ fn the_threads_of_snapshots_give_way() {
         assert!(std::time::Instant::now() < until, "{:?}", of_snapshots());
         std::thread::yield_now();
     }
+    node.shutdown().unwrap();
+}
+
+/// Four statements that met a rotten page were four lines in the log.
+#[test]
+fn a_rotten_page_is_told_of_once_however_often_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::builder(1, dir.path()).checkpoint_age(Duration::from_millis(100)).scrub_bytes(0).start().unwrap();
+    node.wait_leader(Duration::from_secs(30)).unwrap();
+    let fill = "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(100000))";
+    node.write("app", |tx| Ok(tx.execute_batch(fill)?)).unwrap();
+    let id = loop {
+        let db = &node.status().databases[0];
+        if db.checkpointed == db.position {
+            break db.id;
+        }
+        std::thread::yield_now();
+    };
+    let file = std::fs::OpenOptions::new().write(true).open(dir.path().join(format!("db/{id}-1.db"))).unwrap();
+    file.write_all_at(&[0xa5; 9], 4096 * 10).unwrap();
+    let db = node.connect("app").unwrap();
+    let ask = || db.query_row("SELECT sum(length(x || 'a')) FROM t", [], |row| row.get::<_, i64>(0)).unwrap_err();
+    let heard = said(|| (0..4).for_each(|_| assert!(Error::from(ask()).is_corrupt())));
+    let told = heard.iter().filter(|line| line.contains("could not be read")).count();
+    assert_eq!(told, 1, "{heard:?}");
     node.shutdown().unwrap();
 }

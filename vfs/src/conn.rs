@@ -37,6 +37,47 @@ static NEXT_FILE: AtomicU64 = AtomicU64::new(1);
 /// Which file of which `sqlite3*` (as a number) holds WRITE, in this process.
 static WRITERS: Mutex<BTreeMap<usize, FileId>> = Mutex::new(BTreeMap::new());
 
+/// For so long nothing more is said of a page that cannot be read; whoever needs it asks for it again and again.
+const SILENCE: Duration = Duration::from_secs(3600);
+/// Pages of a database that are told of one by one. All others count as one.
+const PAGES_TOLD: usize = 64;
+
+/// Reads that failed, of all databases of this process.
+static FAILED_READS: Mutex<FailedReads> = Mutex::new(FailedReads(Vec::new()));
+
+struct FailedReads(Vec<FailedOf>);
+
+struct FailedOf {
+    db: Weak<Database>,
+    /// When a page was told of, and how often it failed since.
+    pages: BTreeMap<u64, (Duration, u64)>,
+}
+
+impl FailedReads {
+    /// Counts one more. If it should be told: how many of this page were not.
+    fn count(&mut self, db: &Arc<Database>, page: u64, now: Duration) -> Option<u64> {
+        self.0.retain(|of| of.db.strong_count() > 0);
+        let known = self.0.iter().position(|of| std::ptr::eq(of.db.as_ptr(), Arc::as_ptr(db)));
+        let at = known.unwrap_or(self.0.len());
+        if known.is_none() {
+            self.0.push(FailedOf { db: Arc::downgrade(db), pages: BTreeMap::new() });
+        }
+        let pages = &mut self.0[at].pages;
+        let page = if pages.len() < PAGES_TOLD || pages.contains_key(&page) { page } else { 0 };
+        match pages.get_mut(&page) {
+            Some((told, silent)) if now < *told + SILENCE => {
+                *silent += 1;
+                None
+            }
+            Some(again) => Some(std::mem::replace(again, (now, 0)).1),
+            None => {
+                pages.insert(page, (now, 0));
+                Some(0)
+            }
+        }
+    }
+}
+
 /// What the next sleep of this thread should rather wait for.
 /// Weak, since a thread may never sleep again and must not keep a node's memory.
 enum SleepFor {
@@ -121,7 +162,10 @@ impl Conn {
             if self.link.mode() == Mode::Ended {
                 return Refusal::ReaderEnded;
             }
-            tracing::error!(database = self.db.name(), offset, %error, "the main file could not be read");
+            let page = offset / u64::from(self.db.geometry().page_size.bytes()) + 1;
+            if let Some(silent) = FAILED_READS.lock().count(&self.db, page, self.clock.now()) {
+                tracing::error!(database = self.db.name(), page, %error, silent, "the main file could not be read");
+            }
             if error.kind() == std::io::ErrorKind::InvalidData { Refusal::Damaged } else { Refusal::Io }
         })
     }

@@ -149,3 +149,24 @@ fn a_transaction_of_which_a_frame_is_missing_is_refused_and_not_made_smaller() {
     let commit = CommitFrame { frame: FrameNo::new(2).unwrap(), size: PageCount(2) };
     assert_eq!(db.captured_pages(0, commit).unwrap_err(), Refusal::NotCommitted);
 }
+
+/// On the only voter a database is served without its rotten page. An application that needs it filled the log with one line a try.
+#[test]
+fn a_page_that_cannot_be_read_is_told_of_once_an_hour() {
+    let clock = Arc::new(SimClock::default());
+    let database =
+        |name| Database::new(name, Geometry::default(), clock.clone(), &SimRng::new(1), SpillTo::nowhere()).unwrap();
+    let (app, other) = (database("app"), database("app"));
+    let mut reads = FailedReads(Vec::new());
+    let mut count = |db: &Arc<Database>, page, after| reads.count(db, page, SILENCE * after);
+    assert_eq!(count(&app, 7, 0), Some(0));
+    assert_eq!((0..9).find_map(|_| count(&app, 7, 0)), None);
+    assert_eq!((count(&app, 8, 0), count(&other, 7, 0)), (Some(0), Some(0)), "another page, another database");
+    assert_eq!((count(&app, 7, 1), count(&app, 7, 1)), (Some(9), None));
+    // However many there are, they take no more memory than that, and no more lines.
+    let told = (100..1000).filter_map(|page| count(&app, page, 1)).count();
+    assert_eq!(told, PAGES_TOLD - 2 + 1);
+    drop(app);
+    assert_eq!(count(&other, 7, 1), Some(0));
+    assert_eq!(reads.0.len(), 1);
+}
