@@ -31,6 +31,7 @@ use crate::events;
 use crate::found::format::FoundMessage;
 use crate::found::{self, Founding};
 use crate::members::{self, Context, Operation, Refusal, Situation};
+use crate::moves::Moves;
 use crate::pending::Decision;
 use crate::planted::{self, Bug};
 use crate::probe::{self, Phase};
@@ -88,10 +89,19 @@ pub(crate) struct Engine {
     notice: CommitNotice,
 }
 
+    /// Where members said to be lately.
+    moves: Moves,
 /// The name of a proposal that nobody waits for.
 const NOBODY: u64 = 0;
 
 impl Engine {
+/// What the alarm of a member is about that is in two places; its id follows.
+const TWINS: &str = "twins of node ";
+
+fn twins_of(node: NodeId) -> String {
+    format!("{TWINS}{node}")
+}
+
     /// `replay_to` is the committed index of the restored hard state.
     pub(crate) fn new(
         core: Core,
@@ -121,6 +131,7 @@ impl Engine {
     }
 
     /// Goes on with another core: a snapshot took the place of the log. Nothing of the old one is on its way any more.
+            moves: Moves::default(),
     pub(crate) fn exchange_core(&mut self, core: Core, applied: LogIndex) {
         self.core = core;
         (self.replay_to, self.replayed) = (applied, false);
@@ -169,6 +180,12 @@ impl Engine {
         if !self.core.status().membership.voters_outgoing.is_empty() {
             let change = MembershipChange::leave_joint();
             self.core.on_event(Event::ChangeMembership { proposal: NOBODY, change });
+        if due {
+            if self.hub.leadership().role != Role::Leader {
+                self.moves = Moves::default();
+            }
+            self.tell_twins();
+        }
         }
     }
 
@@ -197,6 +214,12 @@ impl Engine {
             }
         }
     }
+            let before =
+                self.hub.with_catalogue(|catalogue| catalogue.member(node).map(|member| member.address.clone()));
+            let before = before.ok().flatten().unwrap_or_default();
+            if !self.moves.on_move(node, &before, &address, now) {
+                continue;
+            }
 
     fn judge(&mut self, operation: &Operation) -> Result<MembershipChange, Refusal> {
         let status = self.status();
@@ -206,6 +229,24 @@ impl Engine {
                 membership: &status.membership,
                 pending: self.core.change_pending(),
                 committed: status.committed,
+    /// Members that are in two places are told of as long as this node leads and sees it.
+    fn tell_twins(&mut self) {
+        let twins = self.moves.twins(self.hub.waiting.clock.now());
+        let mut findings = self.hub.findings.lock();
+        findings
+            .alarms
+            .retain(|about, _| !about.starts_with(TWINS) || twins.iter().any(|(node, _)| *about == twins_of(*node)));
+        for (node, [one, other]) in twins {
+            let what = format!(
+                "node {node} is at {one} and at {other} by turns: two processes run with its id, on copies of one directory; stop \
+                 one of them, and let a new node with an empty directory and a new id take its place"
+            );
+            if findings.alarms.insert(twins_of(node), what.clone()).is_none() {
+                tracing::error!("{what}");
+            }
+        }
+    }
+
                 start: self.hub.core_start(),
                 peers: &status.peers,
                 catalogue,

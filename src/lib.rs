@@ -42,6 +42,7 @@ mod inbox;
 pub mod log;
 mod malformed;
 mod members;
+mod moves;
 pub mod net;
 mod node;
 mod pending;

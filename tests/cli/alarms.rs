@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 const RAISED: [(&str, usize, &[&str]); 8] = [
     ("src/apply.rs", 1, &["could not be created", "nothing later is applied on this node until there is room"]),
     ("src/driver.rs", 6, &["panicked", "cannot apply", "the log cannot be written, nothing is acknowledged"]),
-    ("src/engine.rs", 5, &["the disk has not answered a write of the log", "it lost entries that it had acknowledged"]),
+    (
+        "src/engine.rs",
+        6,
+        &["the disk has not answered a write of the log", "it lost entries that it had acknowledged", " by turns"],
+    ),
     ("src/node.rs", 4, &["is in no cluster yet", "waits to be installed", "panicked"]),
     ("src/snapshot/mend.rs", 1, &["the log cannot be written, nothing is acknowledged any more"]),
     ("src/snapshot/repair.rs", 1, &["is not repaired yet"]),

@@ -88,6 +88,38 @@ fn a_second_running_node_with_a_known_id_is_refused_and_the_first_goes_on() {
     assert_eq!(second.status().last.0, 0, "nothing came to the second one");
 }
 
+/// They look the same to everybody. Nobody was told, and each turn was an entry of the log, one a second.
+#[test]
+fn two_nodes_on_copies_of_one_directory_are_told_of() {
+    let mut cluster = Cluster::start(3);
+    table(&cluster);
+    cluster.assert_equal("app");
+    let twin = cluster.follower().id();
+    cluster.nodes[twin as usize - 1].take().unwrap().shutdown().unwrap();
+    let (from, to) = (cluster.dirs[twin as usize - 1].path(), tempfile::tempdir().unwrap());
+    let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to.path()).status().unwrap();
+    assert!(copied.success());
+    let address = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let second = Node::builder(twin, to.path())
+        .listen(address.clone())
+        .heartbeat(Duration::from_millis(50))
+        .election_timeout(Duration::from_millis(400))
+        .start()
+        .unwrap();
+    cluster.start_node(twin);
+    let (words, first) = (format!("node {twin} is at "), &cluster.list[twin as usize - 1].address);
+    let told = |alarm: &String| {
+        let both = alarm.contains(first.as_str()) && alarm.contains(&address);
+        alarm.starts_with(&words) && both && alarm.contains("by turns") && alarm.contains("stop one of them")
+    };
+    let started = Instant::now();
+    while !cluster.running().any(|node| node.is_leader() && node.status().alarms.iter().any(told)) {
+        assert!(started.elapsed() < 2 * LONG, "{:?}", cluster.leader().status());
+        std::thread::yield_now();
+    }
+    second.shutdown_at_once();
+}
+
 #[test]
 fn a_member_that_is_never_reached_is_shown_as_such_and_missed_by_nobody() {
     let mut cluster = Cluster::prepare(3);
