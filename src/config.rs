@@ -32,7 +32,8 @@ pub(crate) struct Config {
     /// The busy timeout of connections made by `connect`. 5 s, as rusqlite's.
     pub(crate) busy_timeout: Duration,
     /// Largest transaction in bytes of pages. 4 GiB: VACUUM and the backup API write a whole database at once, and every
-    /// node needs that much room on its disk twice, for the log and for what its WAL does not keep in memory.
+    /// node needs up to four times that much room on its disk until it is checkpointed: in the log, for what its WAL does not keep
+    /// in memory, in the double-write, and in the main file. Measured: 551 MB for a restore of 150 MB.
     pub(crate) transaction_limit: u64,
     /// A transaction that may be larger, encoded, goes into the log in parts of this many bytes, with entries of others in
     /// between. 4 MiB: a disk is busy with it for milliseconds, and each queue holds a few.
@@ -47,7 +48,8 @@ pub(crate) struct Config {
     /// A database that has had something in its WAL for this long is checkpointed, however little. 60 s.
     pub(crate) checkpoint_age: Duration,
     /// Bytes of log beyond which its oldest segments are dropped, as soon as nobody needs them. 256 MiB: a node that was
-    /// away for some minutes finds what it missed.
+    /// away for some minutes finds what it missed. On the disk are up to three segments more: two spare ones, and what is not
+    /// used yet of the last one.
     pub(crate) log_limit: u64,
     /// Bytes of main files that are read each second to compare them with their hashes; 0 for none. 1 MiB: a terabyte in
     /// twelve days, and nobody notices.

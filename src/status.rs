@@ -43,7 +43,8 @@ pub struct Status {
     pub committed: LogIndex,
     /// Last entry that this node shows.
     pub applied: LogIndex,
-    /// Bytes of log on disk.
+    /// Bytes of log that count towards `log_limit`. Its files take up to three segments more: two spare ones, and what is not used
+    /// yet of the last one.
     pub log_bytes: u64,
     /// Bytes of log beyond which it is compacted.
     pub log_limit: u64,

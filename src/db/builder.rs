@@ -264,7 +264,9 @@ impl Builder {
         self
     }
 
-    /// Largest transaction in bytes of pages; default 4 GiB, at least 64 KiB. Each node needs twice that on its disk.
+    /// Largest transaction in bytes of pages; default 4 GiB, at least 64 KiB. Until it is checkpointed each node
+    /// needs up to four times that on its disk: in the log, for what its WAL does not keep in memory, in the double-write of the
+    /// checkpoint, and in the main file.
     pub fn transaction_limit(mut self, bytes: u64) -> Builder {
         self.config.transaction_limit = bytes;
         self
