@@ -330,7 +330,11 @@ pub(crate) fn settle(hub: &Hub, receipt: &Receipt) -> Result<ReceiptOutcome> {
     match hub.with_catalogue(|catalogue| catalogue.cluster()) {
         Ok(cluster) if cluster == receipt.cluster => Ok(hub.outcome_of(receipt.entry)),
         Ok(cluster) => {
-            let what = format!("receipt {receipt} is of cluster {}, this node belongs to {cluster}", receipt.cluster);
+            let what = format!(
+                "receipt {receipt} is of cluster {}, this node belongs to {cluster}: ask a node of that one; one that shoal recover \
+                 made anew does not know what was before it, so read the database there",
+                receipt.cluster
+            );
             Err(Error::new(ErrorKind::BadInput, what))
         }
         Err(_) => Err(Error::new(ErrorKind::NotFound, "this node belongs to no cluster yet; ask later")),

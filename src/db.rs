@@ -341,9 +341,10 @@ impl Node {
     }
 
     /// What became of the transaction that `receipt` names: see [`Connection::last_receipt`] and [`Error::receipt`]. Any
-    /// node of the cluster can be asked, at any time later; it answers from what it has applied, and never says more than it
-    /// can prove. If it knows that the log is committed up to there and is only about to apply it, it waits for that, up
-    /// to a second: the node that acknowledged a commit settles its receipt from then on.
+    /// node of the cluster can be asked; it answers from what it has applied, and never says more than it can prove: not of what
+    /// came to it within a snapshot, and not of what was before `shoal recover`. If it knows that the log is committed up to there
+    /// and is only about to apply it, it waits for that, up to a second: the node that acknowledged a commit settles its receipt
+    /// from then on.
     pub fn outcome_of(&self, receipt: impl Borrow<Receipt>) -> Result<ReceiptOutcome> {
         self.check_running()?;
         admin::settle(&self.inner.hub, receipt.borrow())

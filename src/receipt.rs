@@ -150,7 +150,10 @@ impl std::fmt::Display for Unsettled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Unsettled::Undecided => "not decided yet as far as this node knows; ask again later",
-            Unsettled::Forgotten => "too long ago for this node to remember; ask another node, or read the database",
+            Unsettled::Forgotten => {
+                "this node does not remember: it is too long ago, or came here within a snapshot; ask another node, or read the \
+                 database"
+            },
         })
     }
 }
@@ -177,6 +180,13 @@ mod tests {
         assert_eq!(serde_json::to_string(&receipt()).unwrap(), json);
         assert_eq!(serde_json::from_str::<Receipt>(&json).unwrap(), receipt());
         assert_eq!((receipt().node(), receipt().index(), receipt().term()), (2, 1047, 3));
+    }
+
+    /// A node that had got a snapshot said of a minute ago that it was too long ago.
+    #[test]
+    fn a_node_that_does_not_remember_says_why_and_whom_to_ask() {
+        let words = Unsettled::Forgotten.to_string();
+        assert!(words.contains("within a snapshot") && words.contains("ask another node"), "{words}");
     }
 
     #[test]

@@ -183,8 +183,9 @@ pub(crate) struct TransferArgs {
 #[command(after_help = "Example:
   shoal outcome r1-00c0ffee00c0ffee-2-5-1047-3 --endpoints 127.0.0.1:4001,127.0.0.1:4002
 
-The receipt is what the failed statement said, or PRAGMA shoal_last_receipt. Any node of the cluster can be asked, at any time
-later; it never says more than it can prove.
+The receipt is what the failed statement said, or PRAGMA shoal_last_receipt. Any node of the cluster can be asked, and never says
+more than it can prove: one that got a snapshot since does not know what was before, so name all of them. A cluster that
+shoal recover made does not know what was before that.
 
 Exit code: 0 if it is known now, committed or not, 3 if nobody who was asked can prove either.")]
 pub(crate) struct OutcomeArgs {
