@@ -134,7 +134,7 @@ pub(crate) fn backup(hub: &Hub, name: &str, path: &Path, told: Told<'_>) -> Resu
     unfinished.push(format!(".new-{:016x}", OsRng.next_u64()));
     let unfinished = dir.join(unfinished);
     FILES.open(&unfinished, Open::CreateNew, "backup.create").map_err(failed)?;
-    let written = copy_out(hub, &name, db.geometry().page_size, &unfinished, told).and_then(|()| {
+    let written = copy_out(hub, &name, db.geometry().page_size, (&unfinished, &path), told).and_then(|()| {
         os::rename_new(&unfinished, &path).map_err(|error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => taken(),
             _ => failed(error),
@@ -148,19 +148,26 @@ pub(crate) fn backup(hub: &Hub, name: &str, path: &Path, told: Told<'_>) -> Resu
     FILES.sync_dir(dir, "backup.dir").map_err(failed)
 }
 
-fn copy_out(hub: &Hub, name: &DatabaseName, page_size: PageSize, to: &Path, told: Told<'_>) -> Result<()> {
+/// Into `to`, which people know as `shown`.
+fn copy_out(
+    hub: &Hub,
+    name: &DatabaseName,
+    page_size: PageSize,
+    (to, shown): (&Path, &Path),
+    told: Told<'_>,
+) -> Result<()> {
     let source = connect(hub, name.as_str(), true)?;
     begin_reading(&source)?;
     let failed = |error: rusqlite::Error| {
         let error = Error::from(error);
-        Error::caused(error.kind(), format!("{}: no backup was written: {error}", to.display()), error)
+        Error::caused(error.kind(), format!("{}: no backup was written: {error}", shown.display()), error)
     };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut target = Connection::open_with_flags_and_vfs(to, flags, "unix").map_err(failed)?;
     target.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").map_err(failed)?;
     match copy(&source, &mut target, page_size, told).map_err(failed)? {
         StepResult::Done => {}
-        _ => return Err(Error::new(ErrorKind::Busy, format!("{}: another process uses it", to.display()))),
+        _ => return Err(Error::new(ErrorKind::Busy, format!("{}: another process uses it", shown.display()))),
     }
     target.close().map_err(|(_, error)| failed(error))?;
     let sync = || -> std::io::Result<()> {
@@ -169,7 +176,7 @@ fn copy_out(hub: &Hub, name: &DatabaseName, page_size: PageSize, to: &Path, told
         file.sync_data("backup.sync")
     };
     sync().map_err(|error| {
-        Error::caused(ErrorKind::Io, format!("{}: no backup was written: {error}", to.display()), error)
+        Error::caused(ErrorKind::Io, format!("{}: no backup was written: {error}", shown.display()), error)
     })
 }
 

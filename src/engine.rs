@@ -77,6 +77,10 @@ pub(crate) struct Engine {
     handed_over_at: Option<Duration>,
     /// The log has not reported a batch for too long, and people were told.
     stalled: bool,
+    /// The last tick.
+    ticked_at: Option<Duration>,
+    /// When it ran again after a pause.
+    woke_at: Duration,
     /// The same of a call for a database.
     unanswered: bool,
     sole_voter: bool,
@@ -85,16 +89,12 @@ pub(crate) struct Engine {
     founding: Option<Founding>,
     /// When other members were heard of. The core forgets once per election timeout and knows again after a heartbeat.
     heard: BTreeMap<NodeId, Duration>,
+    /// Where members said to be lately.
+    moves: Moves,
     removed: bool,
     notice: CommitNotice,
 }
 
-    /// Where members said to be lately.
-    moves: Moves,
-/// The name of a proposal that nobody waits for.
-const NOBODY: u64 = 0;
-
-impl Engine {
 /// What the alarm of a member is about that is in two places; its id follows.
 const TWINS: &str = "twins of node ";
 
@@ -102,6 +102,10 @@ fn twins_of(node: NodeId) -> String {
     format!("{TWINS}{node}")
 }
 
+/// The name of a proposal that nobody waits for.
+const NOBODY: u64 = 0;
+
+impl Engine {
     /// `replay_to` is the committed index of the restored hard state.
     pub(crate) fn new(
         core: Core,
@@ -120,18 +124,20 @@ fn twins_of(node: NodeId) -> String {
             silenced: false,
             handed_over_at: None,
             stalled: false,
+            ticked_at: None,
+            woke_at: Duration::ZERO,
             unanswered: false,
             sole_voter,
             ticks: 0,
             founding,
             heard: BTreeMap::new(),
+            moves: Moves::default(),
             removed: false,
             notice: CommitNotice::default(),
         }
     }
 
     /// Goes on with another core: a snapshot took the place of the log. Nothing of the old one is on its way any more.
-            moves: Moves::default(),
     pub(crate) fn exchange_core(&mut self, core: Core, applied: LogIndex) {
         self.core = core;
         (self.replay_to, self.replayed) = (applied, false);
@@ -160,6 +166,7 @@ fn twins_of(node: NodeId) -> String {
             self.core.on_event(Event::Tick);
         }
         self.silence_if_due();
+        self.note_pause();
         self.watch_disk();
         self.watch_files();
         self.ticks = self.ticks.wrapping_add(1);
@@ -173,6 +180,12 @@ fn twins_of(node: NodeId) -> String {
             self.promote_risen();
             self.record_addresses();
         }
+        if due {
+            if self.hub.leadership().role != Role::Leader {
+                self.moves = Moves::default();
+            }
+            self.tell_twins();
+        }
     }
 
     /// The library leaves a joint configuration by itself, unless the leader who entered it is gone.
@@ -180,12 +193,6 @@ fn twins_of(node: NodeId) -> String {
         if !self.core.status().membership.voters_outgoing.is_empty() {
             let change = MembershipChange::leave_joint();
             self.core.on_event(Event::ChangeMembership { proposal: NOBODY, change });
-        if due {
-            if self.hub.leadership().role != Role::Leader {
-                self.moves = Moves::default();
-            }
-            self.tell_twins();
-        }
         }
     }
 
@@ -205,7 +212,14 @@ fn twins_of(node: NodeId) -> String {
 
     /// Members that moved get their new addresses written down. Proposed anew until it is done.
     fn record_addresses(&mut self) {
+        let now = self.hub.waiting.clock.now();
         for (node, incarnation, address) in self.hub.moved() {
+            let before =
+                self.hub.with_catalogue(|catalogue| catalogue.member(node).map(|member| member.address.clone()));
+            let before = before.ok().flatten().unwrap_or_default();
+            if !self.moves.on_move(node, &before, &address, now) {
+                continue;
+            }
             tracing::info!(node = node.0, address, "a member has another address");
             let origin = Origin { node: self.hub.id, session: self.hub.session, number: NOBODY };
             let body = Body::BindIncarnation { node, incarnation, address };
@@ -214,21 +228,7 @@ fn twins_of(node: NodeId) -> String {
             }
         }
     }
-            let before =
-                self.hub.with_catalogue(|catalogue| catalogue.member(node).map(|member| member.address.clone()));
-            let before = before.ok().flatten().unwrap_or_default();
-            if !self.moves.on_move(node, &before, &address, now) {
-                continue;
-            }
 
-    fn judge(&mut self, operation: &Operation) -> Result<MembershipChange, Refusal> {
-        let status = self.status();
-        let judged = self.hub.with_catalogue(|catalogue| {
-            let at = Situation {
-                leader: self.hub.id,
-                membership: &status.membership,
-                pending: self.core.change_pending(),
-                committed: status.committed,
     /// Members that are in two places are told of as long as this node leads and sees it.
     fn tell_twins(&mut self) {
         let twins = self.moves.twins(self.hub.waiting.clock.now());
@@ -247,6 +247,14 @@ fn twins_of(node: NodeId) -> String {
         }
     }
 
+    fn judge(&mut self, operation: &Operation) -> Result<MembershipChange, Refusal> {
+        let status = self.status();
+        let judged = self.hub.with_catalogue(|catalogue| {
+            let at = Situation {
+                leader: self.hub.id,
+                membership: &status.membership,
+                pending: self.core.change_pending(),
+                committed: status.committed,
                 start: self.hub.core_start(),
                 peers: &status.peers,
                 catalogue,
@@ -421,12 +429,28 @@ fn twins_of(node: NodeId) -> String {
         }
     }
 
+    /// A process that was stopped, or a machine that slept, comes back with calls to the disk that look as old as that. The disk is
+    /// judged anew from then on.
+    fn note_pause(&mut self) {
+        let now = self.hub.waiting.clock.now();
+        let pause = now.saturating_sub(self.ticked_at.replace(now).unwrap_or(now));
+        if pause > self.hub.config.election_timeout {
+            tracing::warn!(
+                node = self.hub.id.0,
+                "nothing was done here for {pause:.1?}: the process was stopped, or its machine was, or had no time for it"
+            );
+            self.woke_at = now;
+        }
+    }
+
     /// A sync that takes longer than two election timeouts: whoever can still write should lead. One timeout later nobody
     /// has taken over, and this node stops leading all the same: it would take in transactions of which it can tell nobody
     /// what becomes. When the disk answers, it is a node like any other.
     fn watch_disk(&mut self) {
         let (now, patience) = (self.hub.waiting.clock.now(), self.hub.config.election_timeout);
-        let waited = self.in_flight.front().map_or(Duration::ZERO, |(_, since)| now.saturating_sub(*since));
+        let counted = if self.stalled { Duration::ZERO } else { self.woke_at };
+        let waited =
+            self.in_flight.front().map_or(Duration::ZERO, |(_, since)| now.saturating_sub(counted.max(*since)));
         if waited <= 2 * patience {
             if std::mem::take(&mut self.stalled) {
                 self.hub.findings.lock().alarms.remove(STALLED);
@@ -469,7 +493,11 @@ fn twins_of(node: NodeId) -> String {
     /// The same for files of databases. Their threads hang in the call, so this one looks: it waits for no disk.
     fn watch_files(&mut self) {
         let patience = FILE_PATIENCE * self.hub.config.election_timeout;
-        let unanswered = self.hub.databases.unanswered(patience);
+        let awake = self.hub.waiting.clock.now().saturating_sub(self.woke_at);
+        let unanswered = match self.woke_at > Duration::ZERO && awake <= patience && !self.unanswered {
+            true => None,
+            false => self.hub.databases.unanswered(patience),
+        };
         let first = unanswered.is_some() && !self.unanswered;
         if let Some(what) = unanswered.clone() {
             // Again with each look: it says for how long.

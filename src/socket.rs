@@ -166,6 +166,8 @@ fn listen(
         };
         let place = Place::take(callers);
         if place.before >= MAX_CALLERS + MAX_TURNED_AWAY {
+            // What it asks is not waited for, so that these need no threads. A socket that is new takes a few bytes at once.
+            let _ = stream.set_nonblocking(true).and_then(|()| frame::write(&mut &stream, &admin::busy(&too_many())));
             continue;
         }
         let (serve, welcome) = (serve.clone(), place.before < MAX_CALLERS);
@@ -216,11 +218,15 @@ fn answer(hub: &Hub, mut stream: UnixStream, vfs: &str, sessions: &Sessions) -> 
     frame::write(&mut stream, &admin::serve_owner(hub, &request))
 }
 
+fn too_many() -> String {
+    format!(
+        "this node answers {MAX_CALLERS} callers at the same time, which is the limit, and SQL sessions count; end some, or try again"
+    )
+}
+
 /// One caller too many, in the words that it understands.
 fn turn_away(mut stream: UnixStream) -> io::Result<()> {
-    let why = format!(
-        "this node answers {MAX_CALLERS} callers at the same time, which is the limit, and SQL sessions count; end some, or try again"
-    );
+    let why = too_many();
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let request = frame::read(&mut stream, MAX_REQUEST)?;
@@ -236,8 +242,14 @@ pub(crate) fn call(dir: &Path, request: &[u8], timeout: Duration) -> io::Result<
         let mut stream = connect(dir)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
-        frame::write(&mut stream, request)?;
-        frame::read(&mut stream, MAX_ANSWER)
+        let written = frame::write(&mut stream, request);
+        match written.as_ref().map_err(io::Error::kind) {
+            // Whoever is turned away unheard is told so all the same.
+            Ok(()) | Err(io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                frame::read(&mut stream, MAX_ANSWER).or_else(|unread| written.and(Err(unread)))
+            }
+            Err(_) => written.map(|()| Vec::new()),
+        }
     };
     ask().map_err(timed_out)
 }
@@ -451,6 +463,13 @@ mod tests {
         assert!(answer.contains("busy") && answer.contains("32 callers at the same time"), "{answer}");
         let (_, refused) = Caller::open(dir.path(), OPENING);
         assert!(refused.contains("failed") && refused.contains("32 callers at the same time"), "{refused}");
+        // So many more that nobody listens any more. It was "Broken pipe", or "Connection reset by peer".
+        let unheard: Vec<_> = (0..MAX_TURNED_AWAY).map(|_| connect(dir.path()).unwrap()).collect();
+        for _ in 0..20 {
+            let answer = String::from_utf8(call(dir.path(), b"{\"op\":\"health\"}", PATIENCE).unwrap()).unwrap();
+            assert!(answer.contains("busy") && answer.contains("32 callers at the same time"), "{answer}");
+        }
+        drop(unheard);
         held.pop();
         let until = std::time::Instant::now() + 6 * PATIENCE;
         // Those who were turned away leave one after another, and who comes while many are about to is hung up on.

@@ -358,6 +358,33 @@ fn a_node_says_that_it_is_bound_once_it_has_applied_that_and_not_before() {
     }
 }
 
+/// SIGSTOP for half a minute was an alarm that the disk had not answered for as long.
+#[test]
+fn a_disk_is_not_blamed_for_the_time_in_which_the_process_was_stopped() {
+    let (mut env, directory, identity, opened) = founded();
+    let clock = Arc::new(SimClock::default());
+    env.clock = clock.clone();
+    let (mailbox, _inputs) = crossbeam_channel::unbounded();
+    let hub = hub_of(&env, &identity, mailbox);
+    let (mut engine, _log) = begin(&hub, opened, &directory).unwrap();
+    let tick = |engine: &mut Engine, after| {
+        clock.advance(after);
+        engine.on_tick();
+        hub.findings.lock().alarms.values().any(|alarm| alarm.contains("the disk has not answered"))
+    };
+    let heartbeat = hub.config.heartbeat;
+    // A write that nobody answers.
+    let mut out = Wanted::default();
+    while out.batches.is_empty() {
+        assert!(!tick(&mut engine, heartbeat));
+        assert!(engine.turn(&mut out));
+    }
+    assert!(!tick(&mut engine, Duration::from_secs(34)), "it was stopped");
+    let patience = 2 * hub.config.election_timeout.as_millis() / heartbeat.as_millis();
+    let told = (1..=2 * patience).find(|_| tick(&mut engine, heartbeat));
+    assert_eq!(told, Some(patience + 1), "and then the disk does not answer");
+}
+
 /// Shows INV-20. Whoever reached the port could make a node dial as many made-up ids as there are, each with two threads and
 /// until the node was stopped: 300 hellos were 610 threads.
 #[test]

@@ -640,3 +640,17 @@ fn files_are_not_named_over_a_port() {
     assert!(!out.exists());
     assert_eq!(count(&cluster.leader().connect("app").unwrap()), 0);
 }
+
+/// The name under which it is written is nobody's affair, unless it stays.
+#[test]
+fn an_error_of_a_backup_names_the_file_that_was_asked_for() {
+    let one = one();
+    one.node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    let gone = |_: Progress| {
+        let unfinished = one.files().into_iter().filter(|name| name.contains(".new-"));
+        unfinished.for_each(|name| std::fs::remove_file(one.path(&name)).unwrap());
+    };
+    let error = one.node.backup_with("app", one.path("out.db"), gone).unwrap_err().to_string();
+    assert!(error.contains("out.db: no backup was written") && !error.contains(".new-"), "{error}");
+    assert_eq!(one.files(), [""; 0]);
+}
