@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["capture"],
     &["lock"],
     // Doors, and the calls of the system behind them.
-    &["ext", "ext::ofd", "ext::writeback"],
+    &["ext", "ext::heap", "ext::ofd", "ext::writeback"],
     &["buffer"],
     &["map"],
     &["env", "env::os", "env::sim", "env::watch"],
@@ -46,7 +46,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Files in which `unsafe` may stand.
-const UNSAFE_ROOMS: &[&str] = &["ffi", "shm", "map", "ext::ofd", "ext::writeback"];
+const UNSAFE_ROOMS: &[&str] = &["ffi", "shm", "map", "ext::heap", "ext::ofd", "ext::writeback"];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
