@@ -168,6 +168,12 @@ impl Node {
         Builder::new(id, dir.as_ref())
     }
 
+    /// Where it listens for other nodes: with the port that it got, if 0 was asked for. `None` without an address, and once the node
+    /// is shut down.
+    pub fn listen_addr(&self) -> Option<String> {
+        self.inner.transport.lock().as_ref().map(|tcp| tcp.local_addr().to_string())
+    }
+
     /// This node's id.
     pub fn id(&self) -> u64 {
         u64::from(self.inner.hub.id.0)

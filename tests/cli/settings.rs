@@ -158,6 +158,18 @@ fn a_service_manager_is_told_of_trouble_and_of_its_end() {
     assert_eq!(node.terminate(), 0);
 }
 
+/// Port 0 is any that is free: which one it is was said nowhere.
+#[test]
+fn ready_tells_the_port_that_the_node_got() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = text(&dir.path().join("data"));
+    let node = Started::new(&mut shoal(&["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"]));
+    let ready = node.wait_line("ready");
+    let (_, address) = ready.split_once("listen=\"").unwrap_or_else(|| panic!("{ready}"));
+    let address = address.split('"').next().unwrap();
+    assert_eq!(works_in_time(&["health", "--endpoints", address]), format!("{address}: healthy\n"));
+}
+
 /// Results on standard output, everything else on standard error, as text or as lines of JSON.
 #[test]
 fn messages_and_results_do_not_mix() {

@@ -158,7 +158,8 @@ pub(crate) fn run(args: StartArgs) -> Result<(), Failed> {
     // What was decided before anybody listened is no event any more.
     let Status { leader, term, .. } = node.status();
     let leads = |leader, term| format!("node {leader} leads in term {term}");
-    tracing::info!(node = args.id, listen = args.listen, data = %args.data.display(), "ready");
+    let listen = node.listen_addr().unwrap_or(args.listen);
+    tracing::info!(node = args.id, listen, data = %args.data.display(), "ready");
     if let Some(leader) = leader {
         tracing::info!(node = args.id, leader = leader.0, term = term.0, "node {leader} leads");
     }
