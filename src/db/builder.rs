@@ -257,8 +257,9 @@ impl Builder {
         self
     }
 
-    /// A SQL session over the admin socket ends when nothing is asked of it for this long, inside of a transaction after a
-    /// tenth of it; default 10 min, at least 100 ms.
+    /// A SQL session over the admin socket ends when nothing is asked of it, or nothing of an answer is read, for this long; after a
+    /// tenth of it inside of a transaction, and when others waited so long in all to write until an answer was read; default 10 min,
+    /// at least 100 ms.
     pub fn session_idle(mut self, limit: Duration) -> Builder {
         self.config.session_idle = limit;
         self
