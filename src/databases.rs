@@ -47,6 +47,7 @@ use shoaldb_vfs::page::{PageCount, PageHash, PageSize};
 use shoaldb_vfs::spill::{SpillTo, WalMemory};
 use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::transaction::Position;
+use shoaldb_vfs::view::LeftViews;
 
 use crate::catalogue::{AutoVacuum, Catalogue, DatabaseId, DatabaseInfo, DatabaseName};
 use crate::every::Every;
@@ -116,6 +117,8 @@ struct Maps {
     dropped: BTreeMap<DatabaseId, LogIndex>,
     /// Those that were in use, until their files are closed: as long as one is open its disk space is not free.
     open: BTreeMap<DatabaseId, Arc<Database>>,
+    /// Read views of those that were dropped, which go on until the node stops.
+    left: Vec<LeftViews>,
     stopped: bool,
 }
 
@@ -561,13 +564,15 @@ impl Databases {
         Ok(())
     }
 
-    /// The entry at `at` dropped the database. Its connections get an error from now on; its files stay until
-    /// [`Databases::delete_dropped`].
+    /// The entry at `at` dropped the database. Its connections get an error from now on; its files keep their names until
+    /// [`Databases::delete_dropped`]. Read views of it go on, whose files have no names then: whoever fetches the state of an
+    /// earlier entry gets all of it.
     pub(crate) fn drop(&self, id: DatabaseId, at: LogIndex) {
         let mut maps = self.maps.lock();
         if let Some(db) = maps.by_id.remove(&id) {
             maps.by_name.remove(db.name());
-            db.retire(Refusal::Dropped);
+            maps.left.retain(LeftViews::are_held);
+            maps.left.push(db.retire_as_dropped());
             maps.open.insert(id, db);
             self.drops.fetch_add(1, Ordering::Release);
         }
@@ -615,8 +620,12 @@ impl Databases {
     pub(crate) fn stop(&self) {
         let mut maps = self.maps.lock();
         maps.stopped = true;
-        let all: Vec<_> = maps.by_name.values().cloned().collect();
+        let left = std::mem::take(&mut maps.left);
+        // Files of what was dropped may have their names still, and the next start opens them.
+        let dropped = std::mem::take(&mut maps.open);
+        let all: Vec<_> = maps.by_name.values().cloned().chain(dropped.into_values()).collect();
         drop(maps);
+        left.iter().for_each(LeftViews::close);
         for db in all {
             db.retire(Refusal::NodeStopped);
             db.close_files();

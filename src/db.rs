@@ -270,7 +270,8 @@ impl Node {
     /// A view of the database as this node shows it now: one state, lent page by page, while writes go on. As long as it is
     /// open, or one of its pages is lent, the database is not checkpointed on this node, so its WAL grows. When that is more than
     /// [`Builder::snapshot_wal_pin_max`] the view is closed: it lends no more pages and says so. A page that is lent stays, and
-    /// keeps the WAL, until it is given back.
+    /// keeps the WAL, until it is given back. A view goes on when its database is dropped, whose room on the disk is free when the
+    /// view is closed; all views end when the node stops.
     ///
     /// ```
     /// # fn main() -> shoaldb::Result<()> {

@@ -179,6 +179,48 @@ fn files_of_a_dropped_database_stay_until_an_anchor_knows_of_it() {
     assert!(names(&fs).is_empty(), "the anchor knows of it");
 }
 
+/// A view of it, which may be lent to another node, needs neither. What comes under its name is another database.
+#[test]
+fn a_view_of_a_dropped_database_goes_on_without_names_and_ends_with_the_node() {
+    const PAGES: u32 = 70;
+    let (fs, env) = disk();
+    two_generations(&env, PAGES);
+    let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
+    databases.restore(&catalogue(), [(DatabaseId(3), 2)].into_iter().collect(), LogIndex(5)).unwrap();
+    let view = databases.get(DatabaseId(3)).unwrap().read_view().unwrap();
+    databases.drop(DatabaseId(3), LogIndex(20));
+    databases.delete_dropped(LogIndex(20));
+    assert_eq!(names(&fs), [""; 0]);
+    databases.bind(DatabaseId(21), &info()).unwrap();
+    assert!(databases.get(DatabaseId(3)).is_none());
+    let other = databases.find("app", false).unwrap();
+    assert_eq!((databases.id_of(&other), other.status().pages.0), (Some(DatabaseId(21)), 1));
+    let content = Geometry::default().first_page();
+    for page in (1..=PAGES).filter_map(PageNo::new) {
+        assert!(*view.page(page).unwrap() == *content, "page {}", page.get());
+    }
+    assert_eq!((view.at().position, names(&fs)), (Position(9), vec!["21-1.db".to_string(), "21-1.map".to_string()]));
+    databases.drop(DatabaseId(21), LogIndex(30));
+    assert!(view.is_open());
+    databases.stop();
+    assert!(!view.is_open());
+}
+
+/// A start comes through a state in which it exists. The process is the same, and has a view of it and all else that it had.
+#[test]
+fn a_node_that_stops_gives_back_the_files_of_what_was_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Databases::open(Env::os(), dir.path().join("db"), 1 << 20).unwrap();
+    let databases = open();
+    databases.bind(DatabaseId(3), &info()).unwrap();
+    let _view = databases.get(DatabaseId(3)).unwrap().read_view().unwrap();
+    databases.drop(DatabaseId(3), LogIndex(20));
+    databases.stop();
+    let next = open();
+    next.restore(&catalogue(), BTreeMap::new(), LogIndex(5)).unwrap();
+    assert_eq!(next.damaged(false), [""; 0]);
+}
+
 /// The pieces of the files that a crash leaves are any: also a map whose head and position are there and whose hashes are
 /// not. The entry that creates the database is applied again, and what it finds is no damage.
 #[test]

@@ -55,6 +55,7 @@ use crate::replicator::Receipt;
 use crate::shm::{ShmFile, ShmView};
 use crate::spill::{Spill, SpillTo};
 use crate::transaction::{PageImage, Position};
+use crate::view::LeftViews;
 use crate::wal::header::WalHeader;
 use crate::wal::index::{self, IndexHeader};
 use crate::wal::store::VirtualWal;
@@ -313,6 +314,15 @@ impl State {
     fn live_header(&self) -> Option<IndexHeader> {
         index::read_header(&self.view)
     }
+
+    fn wal_frames(&self) -> u32 {
+        self.live_header().map_or(0, |header| header.max_frame)
+    }
+
+    /// Frames that are not in the main file.
+    fn pending_frames(&self) -> u32 {
+        self.wal_frames().saturating_sub(index::backfill(&self.view))
+    }
 }
 
 /// What happened to a database, for tests and status.
@@ -544,11 +554,10 @@ impl Database {
     /// Sizes, position and checksum of one state.
     pub fn status(&self) -> DatabaseStatus {
         let state = self.state.lock();
-        let wal_frames = state.live_header().map_or(0, |header| header.max_frame);
         DatabaseStatus {
             pages: state.hashes.size(),
-            wal_frames,
-            pending_frames: wal_frames.saturating_sub(index::backfill(&state.view)),
+            wal_frames: state.wal_frames(),
+            pending_frames: state.pending_frames(),
             wal_spilled: self.spill.outside(),
             position: state.position,
             checksum: state.hashes.checksum(),
@@ -581,12 +590,22 @@ impl Database {
     /// Nothing may use this database any more, for the given reason: new transactions are refused with it, and waits for
     /// WRITE end. The first reason stays. Read views are closed.
     pub fn retire(&self, reason: Refusal) {
+        self.retire_in(&mut self.state.lock(), reason);
+        self.close_views();
+    }
+
+    /// [`Database::retire`] for a database that a log entry dropped. Its read views go on, and are not its own any more: neither
+    /// [`Database::close_files`] closes them nor its end.
+    pub fn retire_as_dropped(&self) -> LeftViews {
         let mut state = self.state.lock();
+        self.retire_in(&mut state, Refusal::Dropped);
+        state.views.leave()
+    }
+
+    fn retire_in(&self, state: &mut State, reason: Refusal) {
         state.retired.get_or_insert(reason);
         state.queue.on_free(self.clock.now());
         self.changed.notify_all();
-        drop(state);
-        self.close_views();
     }
 
     /// Gives the files back, so that they can be opened again although connections are still open. Waits for a checkpoint

@@ -12,7 +12,8 @@
 //!
 //! **The gate.** Whoever opens a view shuts it, and it opens when the view is closed *and* the last page that it lent is
 //! given back: a [`LentPage`] is a slice of the mapping. So closing waits for nobody, and a file is never cut
-//! under somebody who reads from it. A view is closed by [`ReadView::close`], with its last clone, and with its database.
+//! under somebody who reads from it. A view is closed by [`ReadView::close`], with its last clone, and when its database is
+//! retired; but one of a database that was dropped goes on.
 //!
 //! ```text
 //! ReadView, clones ── Handle ──(until it is closed)── Content ── frames, mapping, gate
@@ -21,7 +22,13 @@
 //!
 //! A view of a small database can be [copied](ReadView::copied): then it is in memory, and the gate is open.
 //!
-//! What a view holds is its own: it keeps no database alive, and its pages outlive database and node.
+//! What a view holds is its own: it keeps no database alive, and its pages outlive database and node. It has the main file and the
+//! map open, and asks for them by no name, so it goes on when a log entry drops the database and the files lose their names:
+//! whoever fetches all of a node's databases need not begin anew because one of them goes. Nothing is written to these files any
+//! more, nothing waits for the view, and with it the last of them goes.
+//!
+//! Nobody mends what a database had before it was dropped, or got other files. A view of that is closed at the first page of it that
+//! is rotten, so that whoever wants the database is lent another one.
 //!
 //! Deliberately absent: how a consistent state is found (`database/view.rs`), and what is done with the pages.
 
@@ -88,6 +95,8 @@ pub(crate) trait Gate: Send + Sync + Debug {
     /// A page was found to be something else than what was written: in the main file, or in the WAL, where no checkpoint finds
     /// it as long as the gate is shut.
     fn on_rotten(&self, page: PageNo);
+    /// Whether what is rotten is heard of, and mended.
+    fn is_tended(&self) -> bool;
 }
 
 /// What a view shows. Its fields are dropped in this order: the gate opens when the file is not mapped any more.
@@ -218,6 +227,10 @@ impl Gate for NoGate {
     }
 
     fn on_rotten(&self, _: PageNo) {}
+
+    fn is_tended(&self) -> bool {
+        false
+    }
 }
 
 /// What all clones of a view share. Its content is there until it is closed.
@@ -255,6 +268,23 @@ impl ViewRef {
     }
 }
 
+/// The views of a database that was dropped, which go on: for whoever may have to close them after all. Without them they are
+/// closed like any other, one by one.
+#[derive(Debug)]
+pub struct LeftViews(pub(crate) Vec<ViewRef>);
+
+impl LeftViews {
+    /// Closes all of them.
+    pub fn close(&self) {
+        self.0.iter().for_each(ViewRef::close);
+    }
+
+    /// Whether there is a clone of one of them.
+    pub fn are_held(&self) -> bool {
+        self.0.iter().any(ViewRef::is_held)
+    }
+}
+
 /// One state of a database; see the module's text. Clones share one view, which closes with the last of them.
 #[derive(Clone)]
 pub struct ReadView(Arc<Handle>);
@@ -278,6 +308,14 @@ impl ReadView {
         self.0.open.read().clone().ok_or(ViewError::Closed)
     }
 
+    /// What came of a look at pages. With the first one that is rotten and not mended the view is over.
+    fn after<T>(&self, content: &Content, look: Result<T, ViewError>) -> Result<T, ViewError> {
+        if matches!(look, Err(ViewError::Rotten(_))) && !content.gate.is_tended() {
+            self.close();
+        }
+        look
+    }
+
     /// The state that the view shows: position, size, checksum.
     pub fn at(&self) -> Checkpointed {
         self.0.at
@@ -291,7 +329,7 @@ impl ReadView {
     /// Lends a page, without copying it. The lock page is zeros.
     pub fn page(&self, page: PageNo) -> Result<LentPage, ViewError> {
         let content = self.content()?;
-        let image = content.page(page)?;
+        let image = self.after(&content, content.page(page))?;
         Ok(LentPage { image, _content: content })
     }
 
@@ -301,7 +339,7 @@ impl ReadView {
         let content = self.content()?;
         let Some(last) = count.checked_sub(1).map(|more| first.get().saturating_add(more)) else { return Ok(()) };
         content.check_number(PageNo::new(last).unwrap_or(first))?;
-        content.append(first, last, out)
+        self.after(&content, content.append(first, last, out))
     }
 
     /// Hash of a page, without reading the page; zero for the lock page.
@@ -335,7 +373,8 @@ impl ReadView {
         let mut pages = HashMap::with_capacity(content.at.size.0 as usize);
         for page in (1..=content.at.size.0).filter_map(PageNo::new) {
             if page != content.geometry.page_size.lock_page() {
-                pages.insert(page, (content.page(page)?.to_vec().into(), content.hash(page)?));
+                let image = self.after(&content, content.page(page))?;
+                pages.insert(page, (image.to_vec().into(), content.hash(page)?));
             }
         }
         let copy = Content {

@@ -3,7 +3,7 @@
 mod support;
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -329,6 +329,134 @@ fn a_lent_page_outlives_its_database_and_keeps_its_file_from_the_next_owner() {
     assert_eq!(open().unwrap_err().kind(), std::io::ErrorKind::NotFound);
 }
 
+/// Targets of descriptors of this process that are in `dir`.
+fn open_files(dir: &Path) -> Vec<PathBuf> {
+    let dir = dir.canonicalize().unwrap();
+    let links = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    links.filter_map(|link| std::fs::read_link(link).ok()).filter(|target| target.starts_with(&dir)).collect()
+}
+
+/// A log entry drops the database under a view. It closed the view, and with that the transfer of all the other databases that it
+/// was lent for began anew: in a cluster that drops databases all the time no new node ever came in.
+///
+/// Shows INV-V6.
+#[test]
+fn a_view_goes_on_when_its_database_is_dropped_and_what_it_holds_goes_with_it() {
+    for page_size in [512, 4096, 65536] {
+        let (source, _connection) = stage_with_pages_of(page_size);
+        let (dir, memory) = (tempfile::tempdir().unwrap(), WalMemory::new(u64::from(page_size)));
+        let made = |id: u64, at: Position| {
+            let outside: Arc<dyn Fs> = Arc::new(OsFs);
+            let spill = SpillTo { memory: memory.clone(), outside: Some((outside, dir.path().to_path_buf())) };
+            let geometry = source.database("app").geometry();
+            let owner = Owner { database: id, generation: 1, page_size: geometry.page_size };
+            let db = Database::new("app", geometry, Arc::new(OsClock), &OsRng, spill).unwrap();
+            db.bind(DatabaseFiles::create(Arc::new(OsFs), dir.path(), owner, geometry, at).unwrap()).unwrap();
+            db
+        };
+        let names = || {
+            let mut names: Vec<_> =
+                std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let db = made(3, Position(1));
+        let captured = source.replicator.captured.lock().clone();
+        for (at, (_, position, transaction)) in captured.iter().enumerate() {
+            let mut own = transaction.clone();
+            own.pages.iter_mut().for_each(|page| page.image = page.image.to_vec().into());
+            db.apply(&own, *position).unwrap();
+            // The last one is in the WAL, in memory and outside.
+            if at + 2 == captured.len() {
+                done(&db);
+            }
+        }
+        let view = db.read_view().unwrap();
+        let status = db.status();
+        assert!(view.wal_bytes() > 0 && memory.used() > 0 && status.wal_spilled > 0, "{memory:?} {status:?}");
+        let before = names();
+
+        let left = db.retire_as_dropped();
+        db.close_files();
+        assert!(view.is_open() && left.are_held());
+        assert_eq!((names(), view.wal_bytes()), (before, 0), "nothing waits for the view");
+        assert!(matches!(db.read_view(), Err(ViewError::Retired(Refusal::Dropped))));
+        assert_eq!(db.checkpoint().unwrap(), Checkpoint::Nothing);
+        for name in names() {
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        assert_view(&source, "app", &view);
+        drop(db);
+        let copy = view.copied().unwrap();
+        // Another database of that name.
+        let other = made(9, Position(900));
+        let its_names = ["9-1.db", "9-1.map"];
+        assert_eq!((names(), other.status().pages.0), (its_names.map(Into::into).to_vec(), 1));
+        other.read_view().unwrap().page(PageNo::FIRST).unwrap();
+        for view in [&view, &copy, &view.clone()] {
+            assert_view(&source, "app", view);
+        }
+        assert_eq!((names(), view.wal_bytes()), (its_names.map(Into::into).to_vec(), 0));
+        drop(other);
+
+        let last = page(view.at().size.0);
+        let (lent, hash) = (view.page(last).unwrap(), view.hash(last).unwrap());
+        view.close();
+        assert!(left.are_held() && matches!(view.page(last), Err(ViewError::Closed)));
+        assert_eq!(PageHash::of(last, &lent), hash);
+        drop((view, lent));
+        assert!(!left.are_held());
+        assert_eq!((memory.used(), open_files(dir.path())), (0, vec![]));
+    }
+}
+
+/// As when the node stops.
+#[test]
+fn whoever_dropped_a_database_can_close_its_views() {
+    let (stage, db) = stage_with_both();
+    let shared = stage.database("app");
+    let (one, two) = (shared.read_view().unwrap(), shared.read_view().unwrap());
+    let last = page(one.at().size.0);
+    let lent = one.page(last).unwrap();
+    let left = shared.retire_as_dropped();
+    // It is not the database's business any more.
+    assert_eq!(shared.close_views(), 0);
+    shared.retire(Refusal::NodeStopped);
+    drop(two);
+    assert!(one.is_open() && left.are_held());
+    left.close();
+    left.close();
+    assert!(!one.is_open() && shared.status().views == 1);
+    drop(lent);
+    assert_eq!(shared.status().views, 0);
+    drop(db);
+}
+
+/// Nobody mends it: whoever fetches is to be lent another view.
+#[test]
+fn a_rotten_page_ends_a_view_whose_files_are_in_use_no_more() {
+    let looks: [fn(&ReadView, PageNo) -> ViewError; 3] = [
+        |view, page| view.page(page).unwrap_err(),
+        |view, page| view.append_pages(page, 1, &mut Vec::new()).unwrap_err(),
+        |view, _| view.copied().unwrap_err(),
+    ];
+    for (is_dropped, look) in [false, true].into_iter().flat_map(|dropped| looks.map(|look| (dropped, look))) {
+        let (stage, db) = stage();
+        let shared = stage.database("app");
+        let size = shared.status().pages.0;
+        done(&shared);
+        let view = shared.read_view().unwrap();
+        let file = std::fs::File::options().write(true).open(stage.main_path("app")).unwrap();
+        file.write_all_at(&[0xa5; 7], u64::from(size - 1) * 4096 + 1000).unwrap();
+        if is_dropped {
+            let _ = shared.retire_as_dropped();
+        }
+        assert!(matches!(look(&view, page(size)), ViewError::Rotten(rotten) if rotten == page(size)));
+        assert_eq!((view.is_open(), shared.status().rotten.is_empty()), (!is_dropped, is_dropped));
+        drop(db);
+    }
+}
+
 /// Shows INV-28.
 #[test]
 fn a_page_that_rots_under_a_view_is_an_error_and_never_lent() {
@@ -390,7 +518,7 @@ fn the_wal_of_a_view_may_be_outside_of_memory() {
 /// The nameless file in `dir` where a database keeps pages of its WAL, by way of a descriptor of this process.
 fn scratch_file(dir: &Path) -> std::fs::File {
     let dir = dir.canonicalize().unwrap();
-    let is_in_dir = |link: &std::path::PathBuf| std::fs::read_link(link).is_ok_and(|target| target.starts_with(&dir));
+    let is_in_dir = |link: &PathBuf| std::fs::read_link(link).is_ok_and(|target| target.starts_with(&dir));
     let mut links = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
     std::fs::File::options().write(true).open(links.find(is_in_dir).unwrap()).unwrap()
 }

@@ -23,7 +23,7 @@ use super::{Database, Main, State};
 use crate::error::Refusal;
 use crate::mapfile::Checkpointed;
 use crate::page::PageNo;
-use crate::view::{Content, Gate, ReadView, ViewError, ViewRef};
+use crate::view::{Content, Gate, LeftViews, ReadView, ViewError, ViewRef};
 use crate::wal::frame::FrameNo;
 use crate::wal::index;
 
@@ -41,6 +41,8 @@ pub(super) struct Views {
     earlier: usize,
     /// Those that may be open.
     open: Vec<ViewRef>,
+    /// The database was dropped: nothing waits for its views, and nobody mends what they show.
+    left: bool,
 }
 
 impl Views {
@@ -59,6 +61,12 @@ impl Views {
         self.earlier += std::mem::take(&mut self.holding);
     }
 
+    /// The views that go on without the database, which was dropped.
+    pub(super) fn leave(&mut self) -> LeftViews {
+        self.left = true;
+        LeftViews(self.take())
+    }
+
     /// The views to be closed, which must happen without any lock of the database.
     pub(super) fn take(&mut self) -> Vec<ViewRef> {
         std::mem::take(&mut self.open)
@@ -72,22 +80,29 @@ struct Hold {
     generation: u64,
 }
 
+impl Hold {
+    /// What `look` sees in the database, under its lock, if the view is of its files still, and it was not dropped.
+    fn in_use<T>(&self, look: impl FnOnce(&Database, &State) -> T) -> Option<T> {
+        let db = self.db.upgrade()?;
+        let state = db.state.lock();
+        let in_use = !state.views.left && state.views.generation == self.generation;
+        in_use.then(|| look(&db, &state))
+    }
+}
+
 impl Gate for Hold {
     fn waiting_bytes(&self) -> u64 {
-        let Some(db) = self.db.upgrade() else { return 0 };
-        if db.state.lock().views.generation != self.generation {
-            return 0;
-        }
-        u64::from(db.status().pending_frames) * u64::from(db.geometry.page_size.bytes())
+        let bytes =
+            |db: &Database, state: &State| u64::from(state.pending_frames()) * u64::from(db.geometry.page_size.bytes());
+        self.in_use(bytes).unwrap_or(0)
     }
 
     fn on_rotten(&self, page: PageNo) {
-        if let Some(db) = self.db.upgrade() {
-            let state = db.state.lock();
-            if state.views.generation == self.generation {
-                db.rotten.lock().insert(page);
-            }
-        }
+        self.in_use(|db, _| db.rotten.lock().insert(page));
+    }
+
+    fn is_tended(&self) -> bool {
+        self.in_use(|_, _| ()).is_some()
     }
 }
 
