@@ -144,6 +144,19 @@ struct Report {
     pause: Duration,
 }
 
+/// Why a transfer ended before its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// The log will do.
+    NotNeeded,
+    /// The view is closed, or the other node does not answer: begin anew with another view.
+    Lost(String),
+    /// The other node cannot serve it; yet another one may.
+    Refused(String),
+    /// Something on this node that another view will not change by itself.
+    GivenUp(String),
+}
+
 /// What the threads of a node share about snapshots.
 #[derive(Default)]
 pub(crate) struct Snapshots {

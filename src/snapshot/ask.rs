@@ -1,15 +1,17 @@
-//! How another node is asked: over one connection as long as a transfer goes, and the next question ahead of time.
+//! How another node is asked: over one connection as long as a transfer goes, and the next questions ahead of time.
 //!
 //! ```text
 //! this node                            the other one
-//! ask(A) ── A ──────────────────────►  makes A
-//!        ◄───────────────────── A' ──
-//! ahead(B) ─ B ─────────────────────►  makes B, while this node writes to its disk what A' has
-//! ask(B) ◄────────────────────── B' ──
+//! ahead(A) ─ A ─────────────────────►  makes A
+//! ahead(B) ─ B ─────────────────────►  makes B, while A' is on its way and this node writes to its disk what it has
+//! ask(A)   ◄───────────────────── A' ─
+//! ahead(C) ─ C ─────────────────────►
+//! ask(B)   ◄───────────────────── B' ─
 //! ```
 //!
-//! A question that went ahead is a hint: if another one is asked in between, the answer is taken and kept for whoever asks for
-//! it. There is one at most, so one answer waits in memory or in the buffers of the connection.
+//! So the way there and back costs nothing but at the beginning. A question that went ahead is a hint: if another one is asked in
+//! between, the answers that come before its own are kept for whoever asks for them. There are [`AHEAD`] at most that wait for an
+//! answer, and as many answers that wait in memory, the rest in the buffers of the connection.
 //!
 //! Each question has one deadline, for the connection that may have to be opened and for the answer. One that stands behind another
 //! that went ahead has its time from the answer to that one on.
@@ -19,6 +21,7 @@
 //!
 //! Deliberately absent: attempts after a failure (`fetch.rs`).
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::object::{Answer, Ask};
@@ -77,18 +80,17 @@ pub(crate) struct Line<'a> {
     kept: Option<Kept>,
 }
 
+/// Questions that may be on their way at a time, one of which is waited for.
+pub(crate) const AHEAD: usize = 4;
+
 /// A connection that is open.
 struct Kept {
     node: NodeId,
     calls: Box<dyn Calls>,
-    ahead: Option<Ahead>,
-}
-
-/// A question that went ahead, and its answer if that was taken already.
-struct Ahead {
-    body: Vec<u8>,
-    limit: Duration,
-    answer: Option<Vec<u8>>,
+    /// What was asked and not answered yet, in that order, and how long that may take.
+    sent: VecDeque<(Vec<u8>, Duration)>,
+    /// Answers to questions that nobody has come back to, oldest first.
+    answers: VecDeque<(Vec<u8>, Vec<u8>)>,
 }
 
 impl<'a> Line<'a> {
@@ -105,7 +107,10 @@ impl<'a> Line<'a> {
             Some(kept) => kept,
             None => match transport.calls(node, limit) {
                 None => return transport.request(node, body, limit).map_err(in_words),
-                Some(calls) => Kept { node, calls: calls.map_err(in_words)?, ahead: None },
+                Some(calls) => {
+                    let calls = calls.map_err(in_words)?;
+                    Kept { node, calls, sent: VecDeque::new(), answers: VecDeque::new() }
+                }
             },
         };
         let answer = kept.answer(self.hub, &body, limit, until).map_err(in_words)?;
@@ -137,15 +142,20 @@ impl Kept {
         limit: Duration,
         mut until: Duration,
     ) -> Result<Vec<u8>, RequestError> {
-        if let Some(mut ahead) = self.ahead.take() {
-            let answer = match ahead.answer.take() {
-                Some(answer) => answer,
-                None => self.calls.receive(ahead.limit)?,
-            };
-            if ahead.body == body {
+        if let Some(at) = self.answers.iter().position(|(asked, _)| asked == body)
+            && let Some((_, answer)) = self.answers.remove(at)
+        {
+            return Ok(answer);
+        }
+        while let Some((asked, its_limit)) = self.sent.pop_front() {
+            let answer = self.calls.receive(its_limit)?;
+            if asked == body {
                 return Ok(answer);
             }
-            self.ahead = Some(Ahead { answer: Some(answer), ..ahead });
+            self.answers.push_back((asked, answer));
+            if self.answers.len() > AHEAD {
+                self.answers.pop_front();
+            }
             until = hub.deadline(limit);
         }
         self.calls.send(body)?;
@@ -153,12 +163,13 @@ impl Kept {
     }
 
     fn ahead(&mut self, ask: &Ask) -> Result<(), RequestError> {
-        if self.ahead.as_ref().is_some_and(|ahead| ahead.answer.is_none()) {
+        let body = ask.encode();
+        let mut asked = self.sent.iter().map(|(asked, _)| asked).chain(self.answers.iter().map(|(asked, _)| asked));
+        if self.sent.len() >= AHEAD || asked.any(|asked| *asked == body) {
             return Ok(());
         }
-        let body = ask.encode();
         self.calls.send(&body)?;
-        self.ahead = Some(Ahead { body, limit: ask.limit(), answer: None });
+        self.sent.push_back((body, ask.limit()));
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use shoaldb_vfs::page::{PageHash, PageNo, PageSize};
 use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::view::{ReadView, ViewError};
 
-use super::fetch::{Stop, disk};
+use super::Stop;
 use super::object::{self, Listed, RANGE_PAGES};
 use crate::catalogue::DatabaseId;
 
@@ -276,4 +276,8 @@ impl Copy {
             Err(_) => (first.get()..first.get() + count).map(|page| local.hash(PageNo::new(page)?).ok()).collect(),
         }
     }
+}
+
+pub(super) fn disk(error: impl std::fmt::Display) -> Stop {
+    Stop::GivenUp(format!("the new files of a database: {error}"))
 }

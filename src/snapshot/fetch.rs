@@ -32,12 +32,12 @@ use shoaldb_vfs::page::{PageHash, PageNo};
 use shoaldb_vfs::planted::{self, Bug};
 use shoaldb_vfs::transaction::Position;
 
-use super::ask::AskSource;
-use super::copy::{Copy, runs_of};
+use super::ask::{AHEAD, AskSource};
+use super::copy::{Copy, disk, runs_of};
 use super::object::{
     self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, Phase, RANGES_PER_OBJECT, ViewId,
 };
-use super::{Staged, Transfer};
+use super::{Staged, Stop, Transfer};
 use crate::catalogue::DatabaseId;
 use crate::events::Event;
 use crate::shared::Hub;
@@ -53,19 +53,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 const STOPPED: &str = "this node is shutting down";
-
-/// Why a transfer ended before its end.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Stop {
-    /// The log will do.
-    NotNeeded,
-    /// The view is closed, or the other node does not answer: begin anew with another view.
-    Lost(String),
-    /// The other node cannot serve it; yet another one may.
-    Refused(String),
-    /// Something on this node that another view will not change by itself.
-    GivenUp(String),
-}
 
 struct Fetch<'a> {
     hub: &'a Hub,
@@ -179,7 +166,7 @@ fn shown(hub: &Hub) -> LogIndex {
 
 impl Fetch<'_> {
     fn run(&mut self, have: LogIndex) -> Result<Staged, Stop> {
-        let bytes = self.object(Object::Manifest, None)?;
+        let bytes = self.object(Object::Manifest, &[])?;
         let manifest = Manifest::decode(&bytes).map_err(|damaged| Stop::GivenUp(format!("manifest: {damaged}")))?;
         if manifest.at != self.at || manifest.at.index <= have {
             return Err(Stop::GivenUp(format!("a manifest of {:?} in a view of {:?}", manifest.at, self.at)));
@@ -203,17 +190,20 @@ impl Fetch<'_> {
         Ok(Staged { source: self.source, view: self.view, manifest, files, received: self.received })
     }
 
-    /// One object, asked for until it comes whole. The other side makes the next one while this one is put in place.
-    fn object(&mut self, object: Object, next: Option<Object>) -> Result<Vec<u8>, Stop> {
+    /// One object, asked for until it comes whole. Those that are next are on their way while this one is put in place.
+    fn object(&mut self, object: Object, next: &[Object]) -> Result<Vec<u8>, Stop> {
         let ask = Ask::Fetch { view: self.view, object };
+        if !next.is_empty() {
+            self.ask.ahead(&ask);
+        }
+        for object in next {
+            self.ask.ahead(&Ask::Fetch { view: self.view, object: object.clone() });
+        }
         let (mut busy, mut failures) = (0, Vec::new());
         while failures.len() < TRIES && busy < BUSY_TRIES {
             match self.ask.ask(&ask) {
                 Ok(Answer::Object { bytes }) => {
                     self.received += bytes.len() as u64;
-                    if let Some(object) = next {
-                        self.ask.ahead(&Ask::Fetch { view: self.view, object });
-                    }
                     return Ok(bytes);
                 }
                 Ok(Answer::Busy { millis }) => {
@@ -325,7 +315,7 @@ impl Fetch<'_> {
         let (mut first, all) = (0, object::ranges_of(size));
         while first < all {
             let count = RANGES_PER_OBJECT.min(all - first);
-            let bytes = self.object(Object::Ranges { database, first, count }, None)?;
+            let bytes = self.object(Object::Ranges { database, first, count }, &[])?;
             let hashes = object::numbers(&bytes).filter(|hashes| hashes.len() == count as usize);
             let hashes = hashes.ok_or_else(|| Stop::GivenUp(format!("{} bytes for {count} ranges", bytes.len())))?;
             for (range, hash) in (first..).zip(hashes) {
@@ -352,7 +342,7 @@ impl Fetch<'_> {
     fn differing(&mut self, copy: &mut Copy, ranges: &[u32], then: Option<&[u32]>) -> Result<(), Stop> {
         let (size, database) = (copy.listed.at.size, copy.listed.id);
         let hashes_of = |ranges: &[u32]| Object::Hashes { database, ranges: ranges.to_vec() };
-        let bytes = self.object(hashes_of(ranges), None)?;
+        let bytes = self.object(hashes_of(ranges), &[])?;
         let wrong = || Stop::GivenUp(format!("{} bytes for the pages of {} ranges", bytes.len(), ranges.len()));
         let mut hashes = object::numbers(&bytes).ok_or_else(wrong)?.into_iter().map(PageHash);
         let mut missing = Vec::new();
@@ -367,20 +357,21 @@ impl Fetch<'_> {
             self.report(Phase::Fetch, (u64::from(count) - here) * u64::from(copy.listed.page_size.bytes()))?;
         }
         let per_object = (OBJECT_BYTES / copy.listed.page_size.len()).max(1);
-        let mut objects = missing.chunks(per_object).peekable();
+        let mut objects = missing.chunks(per_object);
         while let Some(pages) = objects.next() {
-            let next = objects.peek().map(|pages| Object::Pages { database, runs: runs_of(pages) });
-            self.pages(copy, pages, next.or_else(|| then.map(hashes_of)))?;
+            let next = objects.clone().map(|pages| Object::Pages { database, runs: runs_of(pages) });
+            let next: Vec<Object> = next.chain(then.map(hashes_of)).take(AHEAD - 1).collect();
+            self.pages(copy, pages, &next)?;
         }
         Ok(())
     }
 
     /// Asks for pages, ascending, until each is what its hash says.
-    fn pages(&mut self, copy: &mut Copy, pages: &[PageNo], next: Option<Object>) -> Result<(), Stop> {
+    fn pages(&mut self, copy: &mut Copy, pages: &[PageNo], next: &[Object]) -> Result<(), Stop> {
         let (database, len) = (copy.listed.id, copy.listed.page_size.len());
         let runs = runs_of(pages);
         for _ in 0..TRIES {
-            let bytes = self.object(Object::Pages { database, runs: runs.clone() }, next.clone())?;
+            let bytes = self.object(Object::Pages { database, runs: runs.clone() }, next)?;
             let unverified = planted::is(Bug::InstallUnverified);
             let right = bytes.len() == pages.len() * len
                 && pages.iter().zip(bytes.chunks(len)).all(|(page, content)| {
@@ -424,10 +415,6 @@ fn begun(error: std::io::Error) -> Stop {
         ErrorKind::WouldBlock => Stop::Lost("the attempt before has not let go of the new files yet".to_string()),
         _ => disk(error),
     }
-}
-
-pub(super) fn disk(error: impl std::fmt::Display) -> Stop {
-    Stop::GivenUp(format!("the new files of a database: {error}"))
 }
 
 #[cfg(test)]

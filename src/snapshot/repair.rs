@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use super::Mended;
 use super::ask::{AskNode, Source};
-use super::fetch::{self, Stop};
 use super::object::{Answer, Ask, Listed, Outcome, ViewId};
+use super::{Stop, fetch};
 use crate::catalogue::DatabaseId;
 use crate::databases::Damage;
 use crate::shared::Hub;
@@ -97,8 +97,10 @@ impl Repairs {
                 give_back(&attempt, ask);
             }
             hub.findings.lock().alarms.remove(&alarm_about(id));
-            // What was fetched for it, and nobody goes on with. Whoever installs a snapshot that waits does the same afterwards.
-            if !hub.snapshots.has_staged() {
+            // What was fetched for it, and nobody goes on with: nor is it remembered as being in place. Whoever installs a snapshot
+            // does the same afterwards.
+            if !hub.snapshots.is_in_hand() {
+                hub.snapshots.parts.lock().clear();
                 hub.databases.delete_leftovers(|left| left == id);
             }
         }

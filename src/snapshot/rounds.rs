@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use super::ALARM;
 use super::ask::{AskNode, Source};
-use super::fetch::{self, Stop};
 use super::object::{Answer, Ask};
 use super::repair::Repairs;
+use super::{Stop, fetch};
 use crate::events::Event;
 use crate::raft::Role;
 use crate::shared::Hub;

@@ -200,7 +200,7 @@ fn with_a_log_of_json_the_reason_of_a_failure_is_an_object_too() {
     for (args, level) in failing {
         let output = shoal(&[&["--log-format", "json"], args].concat()).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        let objects = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line));
+        let objects = said.lines().map(serde_json::from_str::<serde_json::Value>);
         let objects: Vec<_> =
             objects.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{args:?}: {error}: {said}"));
         let last = objects.last().unwrap();

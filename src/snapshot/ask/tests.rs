@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ struct Lender {
 struct Wire {
     number: usize,
     lender: Arc<Mutex<Lender>>,
-    unanswered: Option<Vec<u8>>,
+    unanswered: VecDeque<Vec<u8>>,
 }
 
 fn answer_to(ask: &[u8]) -> Answer {
@@ -45,7 +46,8 @@ impl Calls for Wire {
             return Err(RequestError::Lost("broken".to_string()));
         }
         lender.asked.push((self.number, Ask::decode(body).unwrap()));
-        assert!(self.unanswered.replace(body.to_vec()).is_none(), "two questions at once");
+        self.unanswered.push_back(body.to_vec());
+        assert!(self.unanswered.len() <= AHEAD, "more questions than may be on their way");
         Ok(())
     }
 
@@ -55,7 +57,7 @@ impl Calls for Wire {
         if lender.think > timeout {
             return Err(RequestError::Lost("no answer".to_string()));
         }
-        Ok(answer_to(&self.unanswered.take().expect("a question")).encode())
+        Ok(answer_to(&self.unanswered.pop_front().expect("a question")).encode())
     }
 }
 
@@ -74,7 +76,7 @@ impl Transport for Net {
         if lender.dial > timeout {
             return Some(Err(RequestError::NotSent("nobody there".to_string())));
         }
-        Some(Ok(Box::new(Wire { number: lender.opened, lender: self.0.clone(), unanswered: None })))
+        Some(Ok(Box::new(Wire { number: lender.opened, lender: self.0.clone(), unanswered: VecDeque::new() })))
     }
     fn set_peer(&self, _: NodeId, _: &str) {}
     fn remove_peer(&self, _: NodeId) {}
@@ -104,7 +106,7 @@ fn what_went_ahead_is_asked_once_and_answers_nothing_else() {
         };
         ask(line, &page(1));
         line.ahead(SOURCE, &page(2));
-        line.ahead(SOURCE, &page(9));
+        line.ahead(SOURCE, &page(2));
         ask(line, &progress);
         ask(line, &progress);
         ask(line, &page(2));
@@ -114,10 +116,38 @@ fn what_went_ahead_is_asked_once_and_answers_nothing_else() {
         line.ahead(SOURCE, &page(4));
         ask(line, &page(4));
         ask(line, &page(3));
-        let wanted = [page(1), page(2), progress.clone(), progress, page(3), page(2), page(4), page(3)];
+        let wanted = [page(1), page(2), progress.clone(), progress, page(3), page(2), page(4)];
         let lender = lender.lock();
         assert_eq!(lender.opened, 1);
         assert!(lender.asked.iter().map(|(_, ask)| ask).eq(&wanted), "{:?}", lender.asked);
+    });
+}
+
+/// Several are on their way at a time, or a long way there and back would cost its time for each object; no more than fit into
+/// memory if something else is asked in between, and of answers that nobody comes back to no more are kept.
+#[test]
+fn a_few_questions_are_on_their_way_at_a_time() {
+    with_line(|line, lender| {
+        let ask = |line: &mut Line<'_>, number| {
+            assert_eq!(line.ask(SOURCE, &page(number)), Ok(answer_to(&page(number).encode())))
+        };
+        let asked = || lender.lock().asked.len();
+        ask(line, 1);
+        (2..20).for_each(|number| line.ahead(SOURCE, &page(number)));
+        assert_eq!(asked(), 1 + AHEAD);
+        ask(line, 2);
+        assert_eq!(asked(), 1 + AHEAD, "it was on its way");
+        (3..20).for_each(|number| line.ahead(SOURCE, &page(number)));
+        assert_eq!(asked(), 2 + AHEAD);
+        // Four answers come before this one's, and the next ask of something else makes room for those that come then.
+        ask(line, 50);
+        (20..30).for_each(|number| line.ahead(SOURCE, &page(number)));
+        ask(line, 51);
+        let before = asked();
+        (20..24).for_each(|number| ask(line, number));
+        assert_eq!(asked(), before, "they are kept");
+        ask(line, 3);
+        assert_eq!(asked(), before + 1, "nobody came back to it for long");
     });
 }
 
