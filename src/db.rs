@@ -550,9 +550,13 @@ impl Inner {
                 hub.core_status.lock().as_ref().is_some_and(|status| status.peers.iter().any(|peer| peer.active));
             if others {
                 let deadline = hub.deadline(patience);
-                let gone = || (hub.leadership().role != Role::Leader).then_some(());
+                // Not leading is not enough: it is this node's vote that the other one may need, and that is given once it is on disk.
+                let taken = || {
+                    let leadership = hub.leadership();
+                    (leadership.role != Role::Leader && leadership.leader.is_some()).then_some(())
+                };
                 // Nobody took it in time: the others will elect one.
-                let _ = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(20), gone);
+                let _ = hub.changed.wait(&hub.waiting, deadline, Duration::from_millis(20), taken);
             }
         }
         if hub.trouble().is_none() {
