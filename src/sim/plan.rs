@@ -82,10 +82,11 @@ impl State {
         let whole: Vec<&Hub> = hubs.into_iter().filter(|hub| hub.core_start() <= LogIndex(1)).collect();
         // Beyond its limit a log becomes shorter by itself, as soon as a checkpoint and an anchor allow it.
         let is_long = |hub: &&Hub| hub.log_extent().1 > 2 * hub.config.log_limit;
-        match (whole.is_empty(), whole.iter().all(is_long)) {
-            (true, _) => self.spares().first().map_or(Next::Wait, |spare| Next::Start(*spare)),
+        match (start > LogIndex(1), whole.iter().all(is_long)) {
+            // Those that are long and stay so cannot remove their files.
+            (true, true) => self.spares().first().map_or(Next::Wait, |spare| Next::Start(*spare)),
             (false, true) => Next::Wait,
-            (false, false) => Next::Write(leader),
+            (_, false) => Next::Write(leader),
         }
     }
 }

@@ -140,7 +140,7 @@ fn the_queues_have_the_sizes_that_are_set_and_a_large_transaction_goes_through_t
 
 /// A row of DESIGN.md's table of queues, and where the status has it: a field, or a bound by the beginning of its name. Nowhere what
 /// is the size of one thing, or has no bound of its own.
-const QUEUES: [(&str, &[&str]); 24] = [
+const QUEUES: [(&str, &[&str]); 26] = [
     ("mailbox of the Raft thread", &["/inbox"]),
     (
         "bodies of messages that are being read",
@@ -171,6 +171,9 @@ const QUEUES: [(&str, &[&str]); 24] = [
     ("objects of a view", &["objects of snapshots that are kept for several nodes"]),
     ("connections of `Node::write`", &["connections of write that are kept, of one database"]),
     ("log on disk", &["/log_bytes", "/log_limit"]),
+    // Sizes of files and of one transaction: what the disk has room for is their bound.
+    ("double-write of a database", &[]),
+    ("room of a large transaction on the disk", &[]),
 ];
 
 /// Whoever adds a queue finds this test red: it needs a place in the status, or a reason why not.
