@@ -256,7 +256,10 @@ impl Upkeep {
                     self.hub.databases.delete_leftovers(|left| left == id);
                 }
                 self.per_database.remove(&id);
-                self.alarm(&rotten_about(id), None);
+                // They were about the copy that was. With nothing to checkpoint nobody would take that one back.
+                for about in [rotten_about(id), hashes_about(id), checkpoint_about(id), scrub_about(id)] {
+                    self.alarm(&about, None);
+                }
             }
             Outcome::Later(mended) => self.hub.snapshots.set_mended(mended),
             Outcome::Failed(what) => {

@@ -433,6 +433,8 @@ fn a_wal_page_that_rots_on_a_leader_that_lends_it_is_found_and_repaired_and_the_
     outrun(&cluster, "app", seen.0);
     let victim = cluster.leader().id();
     let node = cluster.node(victim);
+    // A view that holds a log of four times that is closed.
+    until(node, "its log is short again", |status| status.log_bytes <= 2 * status.log_limit);
     // What is written from here on stays in the WAL.
     let gate = node.read_view("app").unwrap();
     fill(node, "app", 10);
