@@ -391,27 +391,43 @@ fn what_is_remembered_of_a_file_that_changed_is_forgotten() {
     assert_eq!(attempt(&hub, &fs, &version, 9, usize::MAX).1, [7]);
 }
 
+/// One attempt from a node that answers everything; `compared` answers the words that are said while pages are compared, of which
+/// the next one is due at once. How often it was called.
+fn attempt_until_compared(hub: &Hub, clock: &SimClock, compared: &dyn Fn() -> Answer) -> (Result<(), Stop>, u32) {
+    let mut told = 0;
+    let fetched = fetch_one(hub, NodeId(2), (ViewId(1), AT), &listed(), &mut |ask: &Ask| {
+        clock.advance(REPORT_EVERY);
+        match ask {
+            Ask::Fetch { object, .. } => Ok(Answer::Object { bytes: made(object) }),
+            Ask::Progress { phase: Phase::Verify, .. } => {
+                told += 1;
+                Ok(compared())
+            }
+            Ask::Progress { .. } => Ok(Answer::Yes),
+            other => panic!("{other:?}"),
+        }
+    });
+    (fetched.map(|_| ()), told)
+}
+
 /// When every page is in place the other node is not needed any more; it used to be asked whether its view was still there, and
 /// all began anew if it was not.
 #[test]
 fn a_view_that_is_closed_while_pages_are_compared_is_not_missed() {
     let clock = Arc::new(SimClock::default());
-    let (hub, listed) = (hub(&clock), listed());
-    let mut told = 0;
-    let fetched = fetch_one(&hub, NodeId(2), (ViewId(1), AT), &listed, &mut |ask: &Ask| match ask {
-        Ask::Fetch { object, .. } => {
-            clock.advance(REPORT_EVERY);
-            Ok(Answer::Object { bytes: made(object) })
-        }
-        Ask::Progress { phase, .. } => {
-            // The next word is due at once.
-            clock.advance(REPORT_EVERY);
-            let compared = *phase == Phase::Verify;
-            told += u32::from(compared);
-            Ok(if compared { Answer::Gone } else { Answer::Yes })
-        }
-        other => panic!("{other:?}"),
+    let (done, told) = attempt_until_compared(&hub(&clock), &clock, &|| Answer::Gone);
+    assert_eq!(done, Ok(()));
+    assert!(told > 1, "{told}");
+}
+
+/// Comparing takes as long as reading all of it.
+#[test]
+fn a_node_that_ends_does_not_compare_all_pages_before() {
+    let clock = Arc::new(SimClock::default());
+    let hub = hub(&clock);
+    let ended = attempt_until_compared(&hub, &clock, &|| {
+        hub.stop();
+        Answer::Yes
     });
-    assert_eq!(fetched.unwrap().0.at(), listed.at);
-    assert!(told > 0);
+    assert_eq!(ended, (Err(Stop::GivenUp(STOPPED.to_string())), 1));
 }
