@@ -5,6 +5,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use shoaldb_vfs::files::DOUBLEWRITE_BYTES;
+
 use crate::types::PROTOCOL;
 
 /// Sizes that a file of the log may have, in whole sectors: one has room for its head and some batches, and places in it fit
@@ -45,6 +47,10 @@ pub(crate) struct Config {
     /// Bytes of pages in a database's WAL that are not in its main file, beyond which it is checkpointed. 4 MiB, a thousand
     /// pages as in SQLite: a start applies less than that again, and each checkpoint writes many pages at once.
     pub(crate) checkpoint_bytes: u64,
+    /// Bytes of a database's double-write file beyond which it gives its room back when its checkpoint is done. As long as a checkpoint
+    /// runs the file is as large as what it moves: nothing else makes it safe. 64 MiB: a checkpoint comes with some megabytes, and only
+    /// a large transaction goes beyond it; less for many databases on a small disk.
+    pub(crate) doublewrite_bytes: u64,
     /// A database that has had something in its WAL for this long is checkpointed, however little. 60 s.
     pub(crate) checkpoint_age: Duration,
     /// Bytes of log beyond which its oldest segments are dropped, as soon as nobody needs them. 256 MiB: a node that was
@@ -107,6 +113,7 @@ impl Default for Config {
             part_bytes: 4 << 20,
             wal_limit: 64 << 20,
             checkpoint_bytes: 4 << 20,
+            doublewrite_bytes: DOUBLEWRITE_BYTES,
             checkpoint_age: Duration::from_secs(60),
             log_limit: 256 << 20,
             scrub_bytes: 1 << 20,
@@ -191,6 +198,7 @@ impl Config {
             ("wal_limit", self.wal_limit, 0, largest),
             ("log_limit", self.log_limit, segment, largest),
             ("checkpoint_bytes", self.checkpoint_bytes, Config::PAGE, largest),
+            ("doublewrite_bytes", self.doublewrite_bytes, 0, largest),
             ("transaction_limit", self.transaction_limit, Config::PAGE, largest),
             ("part_bytes", self.part_bytes as u64, Config::PAGE, Config::LARGEST_PART),
             ("scrub_bytes", self.scrub_bytes, 0, largest),
@@ -263,10 +271,11 @@ mod tests {
             ("reader_patience", |config, n| config.reader_patience = ms_of(n), 0),
             ("snapshot_read_view_close_timeout", |config, n| config.snapshot_read_view_close_timeout = ms_of(n), 1),
         ];
-        let sizes: [(&str, Set, u64, u64); 14] = [
+        let sizes: [(&str, Set, u64, u64); 15] = [
             ("wal_limit", |config, n| config.wal_limit = n, 0, most),
             ("log_limit", |config, n| config.log_limit = n, Config::default().segment_bytes, most),
             ("checkpoint_bytes", |config, n| config.checkpoint_bytes = n, 64 << 10, most),
+            ("doublewrite_bytes", |config, n| config.doublewrite_bytes = n, 0, most),
             ("transaction_limit", |config, n| config.transaction_limit = n, 64 << 10, most),
             ("part_bytes", |config, n| config.part_bytes = n as usize, 64 << 10, 256 << 20),
             ("scrub_bytes", |config, n| config.scrub_bytes = n, 0, most),

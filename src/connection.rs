@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{OpenFlags, TransactionBehavior};
 
-use crate::error::{DROPPED, Error, ErrorKind, Result};
+use crate::error::{self, DAMAGED, DROPPED, Error, ErrorKind, Result};
 use crate::receipt::Receipt;
 use crate::shared::Hub;
+use crate::status;
 
 /// What a read of one connection sees.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -75,7 +76,14 @@ impl Connection {
         }
         // Names need no escaping: letters, digits, and three signs that mean nothing in a URI.
         let uri = format!("file:{name}?vfs={vfs}&read={}", options.read_level.as_str());
-        let inner = rusqlite::Connection::open_with_flags(uri, flags)?;
+        let inner = rusqlite::Connection::open_with_flags(uri, flags).map_err(|error| {
+            // The code says that a page is not what was written. What is known of a copy without files says more.
+            let known = status::unserved(hub, name).filter(|_| error::extended_code(&error) == Some(DAMAGED));
+            match known {
+                Some(known) => Error::caused(known.kind(), known.to_string(), error),
+                None => error.into(),
+            }
+        })?;
         inner.busy_timeout(hub.config.busy_timeout)?;
         Ok(Connection { inner, altered: Arc::default() })
     }

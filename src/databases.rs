@@ -130,6 +130,8 @@ pub(crate) struct Databases {
     dir: PathBuf,
     /// What all WALs have in memory.
     memory: Arc<WalMemory>,
+    /// How large each double-write file may stay.
+    doublewrite_bytes: AtomicU64,
     maps: Mutex<Maps>,
     /// Checkpoints that opening ended.
     redone: AtomicU64,
@@ -146,7 +148,13 @@ impl Databases {
         let watch = Watch::new(env.clock.clone());
         let env = Env { fs: watch.over(env.fs), ..env };
         let (maps, redone, drops) = Default::default();
-        Ok(Databases { env, watch, dir, memory, maps, redone, drops })
+        let doublewrite_bytes = AtomicU64::new(files::DOUBLEWRITE_BYTES);
+        Ok(Databases { env, watch, dir, memory, doublewrite_bytes, maps, redone, drops })
+    }
+
+    /// Double-write files that are larger give their room back, of databases that are opened from now on.
+    pub(crate) fn keep_doublewrites(&self, bytes: u64) {
+        self.doublewrite_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// The database called `name`, or with `create` an empty shape of it.
@@ -171,6 +179,8 @@ impl Databases {
                 maps.by_name.insert(name.to_string(), db.clone());
                 Ok(db)
             }
+            // It exists; whoever would create it finds the same when they read.
+            Some(db) if db.retired() == Some(Refusal::Damaged) => Err(Refusal::Damaged),
             _ => Err(Refusal::CannotOpen),
         }
     }
@@ -635,7 +645,9 @@ impl Databases {
     fn shape(&self, name: &str, geometry: Geometry) -> io::Result<Arc<Database>> {
         let outside = Some((self.env.fs.clone(), self.dir.clone()));
         let spill = SpillTo { memory: self.memory.clone(), outside };
-        Database::new(name, geometry, self.env.clock.clone(), &*self.env.rng, spill)
+        let db = Database::new(name, geometry, self.env.clock.clone(), &*self.env.rng, spill)?;
+        db.keep_doublewrite(self.doublewrite_bytes.load(Ordering::Relaxed));
+        Ok(db)
     }
 
     /// A call for one of the files that the disk has not answered for longer than `patience`, in words: whose file, for how long,

@@ -209,7 +209,7 @@ impl From<rusqlite::Error> for Error {
             },
             None => (ErrorKind::Sqlite, ""),
         };
-        let message = if words.is_empty() { error.to_string() } else { words.to_string() };
+        let message = if words.is_empty() { with_hint(error.to_string()) } else { words.to_string() };
         Error::caused(kind, message, error)
     }
 }
@@ -220,7 +220,22 @@ impl From<std::io::Error> for Error {
     }
 }
 
-fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+/// What SQLite says of a name in `ATTACH` or `VACUUM INTO`, and what to write for an ordinary file: it does not know that there are
+/// two kinds of names.
+pub(crate) fn with_hint(text: String) -> String {
+    match text.strip_prefix("unable to open database: ") {
+        Some(path) if path.contains('/') && !path.starts_with("file:") => format!(
+            "{text}; databases of the cluster have plain names; an ordinary file on the node's machine is 'file:{path}?vfs=unix'"
+        ),
+        None if text == "output file already exists" => format!(
+            "{text}; a plain name is that of a database of the cluster; an ordinary file on the node's machine, which must not exist, is \
+             'file:/DIR/FILE?vfs=unix'"
+        ),
+        _ => text,
+    }
+}
+
+pub(crate) fn extended_code(error: &rusqlite::Error) -> Option<i32> {
     match error {
         rusqlite::Error::SqliteFailure(failure, _) => Some(failure.extended_code),
         rusqlite::Error::SqlInputError { error, .. } => Some(error.extended_code),

@@ -37,6 +37,7 @@ use crate::config::MAX_SESSIONS;
 use crate::connection::{ConnectOptions, Connection};
 use crate::error::{self, Error, ErrorKind, Outcome};
 use crate::shared::Hub;
+use crate::status;
 use words::{Ask, Cell, Tell, Trouble};
 
 /// Largest thing a caller may say: one statement, or some rows for it.
@@ -181,7 +182,8 @@ pub(crate) fn serve(
     let opened = match (hub.is_closing(), DatabaseName::new(name)) {
         (true, _) => Err(Error::new(ErrorKind::Stopped, "this node is shutting down")),
         (false, Err(rule)) => Err(Error::new(ErrorKind::BadInput, rule.to_string())),
-        (false, Ok(_)) => Connection::open(hub, vfs, name, options),
+        // A connection would say it, too, and not why.
+        (false, Ok(_)) => status::unserved(hub, name).map_or_else(|| Connection::open(hub, vfs, name, options), Err),
     };
     let connection = match opened {
         Ok(connection) => connection,
@@ -615,7 +617,7 @@ fn trouble_of_sqlite(hub: &Hub, error: rusqlite::Error) -> Trouble {
     let error = Error::from(error);
     let mut trouble = trouble(hub, &error);
     if let Some((text, at)) = words.filter(|_| trouble.kind == "other") {
-        (trouble.text, trouble.at) = (text, at);
+        (trouble.text, trouble.at) = (error::with_hint(text), at);
     }
     trouble
 }

@@ -468,6 +468,13 @@ mod tests {
         for _ in 0..20 {
             let answer = String::from_utf8(call(dir.path(), b"{\"op\":\"health\"}", PATIENCE).unwrap()).unwrap();
             assert!(answer.contains("busy") && answer.contains("32 callers at the same time"), "{answer}");
+            // A session did not understand it.
+            let refused = crate::client::session::Session::open(dir.path(), "app", ReadLevel::Local, true).unwrap_err();
+            assert_eq!(refused.kind(), Some(crate::ErrorKind::Busy), "{refused:?}");
+            assert!(
+                refused.text.contains("32 callers at the same time") && refused.text.contains("end some"),
+                "{refused:?}"
+            );
         }
         drop(unheard);
         held.pop();

@@ -135,6 +135,10 @@ pub struct DatabaseStatus {
     pub wal: Bounded,
     /// Bytes of its WAL's pages that are outside of memory, because of `wal_limit`.
     pub wal_spilled: u64,
+    /// Bytes of its double-write file. One that is larger than the limit, `doublewrite_bytes`, gives its room back when its checkpoint
+    /// is done.
+    #[serde(default)]
+    pub doublewrite: Bounded,
     /// Position of its main file: entries behind it are in the WAL only.
     pub checkpointed: LogIndex,
     /// Index of the last entry that it shows.
@@ -259,6 +263,7 @@ pub(crate) fn of(hub: &Hub) -> Status {
                     hub.config.reader_wal_pin_max,
                 )),
                 wal_spilled: status.wal_spilled,
+                doublewrite: Bounded::of(status.doublewrite),
                 writers_waiting: status.writers_waiting as u64,
                 checkpointed: LogIndex(status.checkpointed.0),
                 position: LogIndex(status.position.0),

@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use shoaldb_vfs::doublewrite::{self, Plan};
+use shoaldb_vfs::doublewrite::{self, Found, Plan};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{File, Fs, Open};
 use shoaldb_vfs::files::{self, DatabaseFiles};
@@ -86,7 +86,7 @@ fn map(bytes: &[u8]) {
 
 fn double_write(bytes: &[u8]) {
     let (_fs, file) = file_of(bytes);
-    let Ok(Some(complete)) = doublewrite::read(file, OWNER) else { return };
+    let Ok(Found { complete: Some(complete), .. }) = doublewrite::read(file, OWNER) else { return };
     let Plan { to, pages, .. } = &complete.plan;
     for (place, (page, hash)) in pages.iter().enumerate() {
         let content = complete.page(place).expect("it was read before");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::admin::{self, Request, frame};
+use crate::admin::{self, Reply, Request, frame};
 use crate::connection::ReadLevel;
 use crate::error::{ErrorKind, Outcome};
 use crate::session::words::{self, Ask, Tell};
@@ -84,7 +84,7 @@ impl Session {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 Trouble::new("not_leader", format!("{}: no node runs in this directory", dir.display()))
             }
-            io::ErrorKind::UnexpectedEof => Trouble::new(
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Trouble::new(
                 "other",
                 format!("{}: the node hung up: it has too many callers, or is another user's", dir.display()),
             ),
@@ -102,9 +102,17 @@ impl Session {
         stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
         let request = Request::Session { name: name.to_string(), level: level.as_str().to_string(), create };
-        frame::write(&mut stream, &admin::encode(&request)).map_err(failed)?;
+        let written = frame::write(&mut stream, &admin::encode(&request));
         let mut from = BufReader::new(stream.try_clone().map_err(failed)?);
-        let node = match read(&mut from).map_err(failed)? {
+        let heard = match written.as_ref().map_err(io::Error::kind) {
+            // Whoever is turned away unheard is told so all the same.
+            Ok(()) | Err(io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                frame::read(&mut from, MAX_TELL)
+            }
+            Err(kind) => Err(kind.into()),
+        };
+        let heard = heard.or_else(|unheard| written.and(Err(unheard))).and_then(|json| first_word(&json));
+        let node = match heard.map_err(failed)? {
             Tell::Opened { node } => node.0,
             Tell::Failed(trouble) | Tell::Ended(trouble) => return Err(trouble),
             other => return Err(unexpected(&other)),
@@ -202,6 +210,14 @@ impl Session {
                 self.interrupter().interrupt();
             }
         }
+    }
+}
+
+/// What a node says first. It does not listen to one caller too many by far, and so says in the words of a call that it is one.
+fn first_word(json: &[u8]) -> io::Result<Tell> {
+    match (serde_json::from_slice(json), serde_json::from_slice(json)) {
+        (Err(_), Ok(Reply::Err { kind, text, .. })) => Ok(Tell::Failed(Trouble::new(&kind, text))),
+        (told, _) => told.map_err(io::Error::other),
     }
 }
 

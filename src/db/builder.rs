@@ -192,6 +192,13 @@ impl Builder {
         self
     }
 
+    /// Bytes of a database's double-write file beyond which it gives its room back when its checkpoint is done; default 64 MiB. Until
+    /// then it is as large as what the checkpoint moves, whatever this says. How large each is: [`crate::DatabaseStatus::doublewrite`].
+    pub fn doublewrite_bytes(mut self, bytes: u64) -> Builder {
+        self.config.doublewrite_bytes = bytes;
+        self
+    }
+
     /// How long a page may be in a database's WAL alone, even if nothing else is written; default 60 s.
     pub fn checkpoint_age(mut self, age: Duration) -> Builder {
         self.config.checkpoint_age = age;
@@ -330,8 +337,9 @@ impl Builder {
             bound = self.bind()?;
         }
         env.fs.create_dir_all(&self.dir, "dir.create").map_err(|error| {
-            let what = match error.kind() {
-                std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => {
+            let what = match (error.kind(), dangling(&self.dir)) {
+                (std::io::ErrorKind::AlreadyExists, Some(link)) => link,
+                (std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory, _) => {
                     "it is a file, or lies below one; name a directory".to_string()
                 }
                 _ => in_words(&error),
@@ -367,6 +375,7 @@ impl Builder {
 
         let databases =
             Databases::open(env.clone(), directory.databases_dir(), self.config.wal_limit).map_err(unusable)?;
+        databases.keep_doublewrites(self.config.doublewrite_bytes);
         let (mailbox, inputs) = crossbeam_channel::unbounded();
         let waiting = Waiting { clock: env.clock.clone(), pump: None };
         let session = env.rng.next_u64();
@@ -588,6 +597,18 @@ impl Replay {
         }
         done
     }
+}
+
+/// Which symbolic link on the way to a directory leads nowhere, in words. No directory is made where it points: that may be the
+/// place where a disk is to be mounted. The system itself is asked: a simulated disk has no links.
+fn dangling(dir: &Path) -> Option<String> {
+    let link = dir.ancestors().find(|path| path.is_symlink() && !path.exists())?;
+    let target = link.read_link().ok()?;
+    Some(format!(
+        "{} is a symbolic link to {}, which does not exist; mount the disk that has it, or make that directory, or name another one",
+        link.display(),
+        target.display()
+    ))
 }
 
 fn listen_error(error: ListenError) -> Error {

@@ -153,7 +153,7 @@ fn status_shows_a_person_what_is_in_use_and_what_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
     let limits =
         ["--wal-limit", "0", "--log-limit", "32MiB", "--tail-cache-limit", "8MiB", "--uncommitted-limit", "40MiB"];
-    let more = ["--apply-limit", "3MiB", "--inbox-limit", "2MiB"];
+    let more = ["--apply-limit", "3MiB", "--inbox-limit", "2MiB", "--doublewrite-bytes", "5MiB"];
     let (_node, data) = one_node(dir.path(), &[limits.as_slice(), &more].concat());
     works(&["sql", "app", "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(50000))", "--data", &data]);
     let reader = Waiting::begin(&data, "BEGIN; SELECT count(*) FROM t");
@@ -196,6 +196,10 @@ fn status_shows_a_person_what_is_in_use_and_what_keeps_it() {
 
     let mut wals = table(&words, "and their write-ahead logs\n");
     let database = &status["databases"][0];
+    assert_eq!(database["doublewrite"]["limit"], 5 << 20, "{status}");
+    let databases: Vec<&str> = words.lines().filter(|line| line.contains("/5 MiB")).collect();
+    let doublewrite = format!("  {}/5 MiB  ", size(&database["doublewrite"]["now"]));
+    assert!(databases.len() == 1 && databases[0].starts_with("app ") && databases[0].contains(&doublewrite), "{words}");
     let frames = database["wal_frames"].as_u64().unwrap();
     let (spilled, checkpointed) = (size(&database["wal_spilled"]), database["checkpointed"].to_string());
     assert!(frames > 12 && database["wal_spilled"] != 0, "{status}");
@@ -282,21 +286,33 @@ fn what_stands_in_the_way_is_named() {
     assert!(fails(&["demo", "--file", "/does/not/exist"], 1).contains("/does/not/exist"));
 
     let closed = format!("127.0.0.1:{}", free_ports(1)[0]);
-    assert!(fails(&["db", "list", "--endpoints", &closed], 4).contains(&closed));
-    assert!(fails(&["db", "list", "--data", &text(dir.path())], 4).contains("no node runs"));
+    assert!(fails(&["db", "list", "--endpoints", &closed], 1).contains(&closed));
     let two: Vec<String> = free_ports(2).iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    // Of what any node can do it says nothing of a leader that none is reached.
-    let receipt = "r1-00c0ffee00c0ffee-2-5-1047-3";
-    for (command, code) in [
-        (&["db", "drop", "app", "--yes"][..], 4),
-        (&["db", "list"], 4),
+    // Of what any node can do it says nothing of a leader that none is reached: `db list` and `member list` said so.
+    let commands: [(&[&str], i32); 15] = [
+        (&["status"], 4),
+        (&["health"], 4),
+        (&["transfer", "1"], 4),
+        (&["db", "create", "app"], 4),
+        (&["db", "drop", "app", "--yes"], 4),
+        (&["member", "promote", "2"], 4),
         (&["sql", "app", "SELECT 1"], 4),
-        (&["verify"], 1),
+        (&["sql", "app", ".tables"], 4),
+        (&["restore", "app", "x.db", "--yes"], 4),
+        (&["db", "list"], 1),
+        (&["member", "list"], 1),
         (&["backup", "app", "x.db"], 1),
-        (&["outcome", receipt], 1),
-    ] {
-        let reason = fails(&[command, &["--endpoints", &two.join(",")]].concat(), code);
-        assert!(two.iter().all(|address| reason.contains(address.as_str())), "each is named: {reason}");
+        (&["outcome", "r1-00c0ffee00c0ffee-2-5-1047-3"], 1),
+        (&["verify"], 1),
+        (&["verify", "app", "--deep"], 1),
+    ];
+    for (command, code) in commands {
+        let reason = fails(&[command, &["--data", &text(dir.path())]].concat(), code);
+        assert!(reason.contains("no node runs in this directory"), "{command:?}: {reason}");
+        let output = run(&[command, &["--endpoints", &two.join(",")]].concat());
+        let reason = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {reason}");
+        assert!(two.iter().all(|address| reason.contains(address.as_str())), "each is named: {command:?}: {reason}");
     }
     // No node can be there, so nobody is at fault but who typed it.
     for endpoints in ["foo", "", ":4001", "127.0.0.1:x", "127.0.0.1:4001,", "127.0.0.1:0"] {

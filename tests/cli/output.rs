@@ -208,3 +208,46 @@ fn with_a_log_of_json_the_reason_of_a_failure_is_an_object_too() {
         assert!(!last["fields"]["message"].as_str().unwrap().is_empty(), "{said}");
     }
 }
+
+/// It was plain text: what a program reads that starts another one must not depend on how wrong its settings are.
+#[test]
+fn wrong_usage_is_an_object_too_for_those_who_asked_for_objects() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad) = (text(&dir.path().join("good.toml")), text(&dir.path().join("bad.toml")));
+    std::fs::write(&good, "log_format = \"json\"\n").unwrap();
+    std::fs::write(&bad, "log_format = \"json\"\nlistn = 1\n").unwrap();
+    let json = ["--log-format", "json"];
+    let ended = |args: &[&str], variable: &str| {
+        let variable = Some(variable).filter(|format| !format.is_empty()).map(|format| ("SHOAL_LOG_FORMAT", format));
+        let output = shoal(args).envs(variable).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let wrong: [(&[&str], &str, &str); 9] = [
+        (&[&json[..], &["status", "--nix"]].concat(), "", "--nix"),
+        (&["status", "--nix", "--log-format=json"], "", "--nix"),
+        (&["status", "--nix"], "json", "--nix"),
+        (&["status", "--nix", "--config", &good], "", "--nix"),
+        (&["start", "--log-format", "json"], "", "required"),
+        (&["status", "--log-format", "json", "--config", "/does/not/exist"], "", "/does/not/exist"),
+        (&["status", "--log-format", "json", "--config", &bad], "", "listn"),
+        (&["status", "--log-format", "json"], "", "which node?"),
+        (&["status", "--log-format", "json", "--log", "a=b=c"], "", "--log"),
+    ];
+    for (args, variable, word) in wrong {
+        let said = ended(args, variable);
+        let object: serde_json::Value =
+            serde_json::from_str(said.trim_end()).unwrap_or_else(|error| panic!("{args:?}: {error}: {said}"));
+        let message = object["fields"]["message"].as_str().unwrap();
+        assert!(message.contains(word) && !message.starts_with("error: "), "{args:?}: {said}");
+    }
+    // The flag has the first word, also for text; and whoever asked for nothing reads it as before.
+    for (args, variable) in [
+        (&["status", "--nix", "--log-format", "text"][..], "json"),
+        (&["status", "--nix", "--", "--log-format=json"], ""),
+    ] {
+        assert!(ended(args, variable).starts_with("error: unexpected argument"), "{args:?}");
+    }
+    assert!(works(&["--log-format", "json", "--help"]).contains("Usage: shoal"));
+}

@@ -601,7 +601,18 @@ fn a_path_and_a_name_that_does_not_exist_are_told_apart_from_databases() {
         let reason = fails(&["sql", "app", &sql, "--data", &data], 1);
         assert!(reason.contains(&format!("'file:{file}?vfs=unix'")), "{reason}");
     }
-    works(&["sql", "app", &format!("VACUUM INTO 'file:{file}?vfs=unix'"), "--data", &data]);
+    let into = format!("VACUUM INTO 'file:{file}?vfs=unix'");
+    works(&["sql", "app", &into, "--data", &data]);
+    // A file that is there, and a name of the cluster, which is never there: it was "output file already exists" alone.
+    for sql in [&into, "VACUUM INTO 'plain.db'", "VACUUM INTO 'file:plain.db'"] {
+        let reason = fails(&["sql", "app", sql, "--data", &data], 1);
+        assert!(
+            reason.contains("output file already exists; a plain name is that of a database of the cluster"),
+            "{reason}"
+        );
+        assert!(reason.contains("'file:/DIR/FILE?vfs=unix'"), "{reason}");
+    }
+    assert!(!works(&["db", "list", "--data", &data]).contains("plain"));
     let attached = format!("ATTACH 'file:{file}?vfs=unix' AS p; SELECT x FROM p.t");
     assert_eq!(works(&["sql", "app", &attached, "--data", &data]), "7\n");
 

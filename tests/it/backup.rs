@@ -654,3 +654,45 @@ fn an_error_of_a_backup_names_the_file_that_was_asked_for() {
     assert!(error.contains("out.db: no backup was written") && !error.contains(".new-"), "{error}");
     assert_eq!(one.files(), [""; 0]);
 }
+
+/// It is SQLite's own way to a file, and no transaction: any node does it, and nobody else hears of it.
+#[test]
+fn vacuum_into_writes_an_ordinary_file_on_the_node_that_is_asked_or_says_what_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    leader
+        .write("app", |tx| {
+            Ok(tx.execute_batch(
+                "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(100000)); DELETE FROM t; INSERT INTO t VALUES (7)",
+            )?)
+        })
+        .unwrap();
+    cluster.assert_equal("app");
+    for node in cluster.nodes.iter().flatten() {
+        let db = node.connect("app").unwrap();
+        let before = node.checksum("app").unwrap();
+        let file = dir.path().join(format!("{}.db", node.id()));
+        db.execute("VACUUM INTO ?1", [format!("file:{}?vfs=unix", file.display())]).unwrap();
+        let plain = rusqlite::Connection::open(&file).unwrap();
+        let found = plain.query_row("SELECT x, (SELECT * FROM pragma_integrity_check) FROM t", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        });
+        assert_eq!(found.unwrap(), (7, "ok".to_string()));
+        assert_eq!(node.checksum("app").unwrap(), before, "nothing is replicated");
+
+        let refused = |name: &str| shoaldb::Error::from(db.execute("VACUUM INTO ?1", [name]).unwrap_err()).to_string();
+        let path = file.with_extension("other");
+        let words = refused(&path.display().to_string());
+        assert!(words.contains(&format!("'file:{}?vfs=unix'", path.display())), "{words}");
+        for name in ["other", "app", &format!("file:{}?vfs=unix", file.display())] {
+            let words = refused(name);
+            assert!(
+                words.contains("output file already exists; a plain name is that of a database of the cluster"),
+                "{words}"
+            );
+        }
+        assert!(!path.exists());
+        assert_eq!(node.databases().unwrap(), ["app"]);
+    }
+}

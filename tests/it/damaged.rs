@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use shoaldb::client::session::Session;
 use shoaldb::client::{Client, Doors};
-use shoaldb::{Builder, ErrorKind, Node};
+use shoaldb::rusqlite::{self, OpenFlags};
+use shoaldb::{Builder, ConnectOptions, ErrorKind, Node, ReadLevel};
 
 use crate::cluster::{Cluster, LONG, until};
 
@@ -41,11 +43,24 @@ fn asked(node: &Node, data: &Path, words: &[&str]) {
         node.checksum("app").map(drop).err(),
         node.read_view("app").map(drop).err(),
         node.is_leader().then(|| node.restore("app", &good).unwrap_err()),
+        node.connect_with("app", ConnectOptions { create: false, ..ConnectOptions::default() }).map(drop).err(),
+        node.connect_with("app", ConnectOptions { read_only: true, ..ConnectOptions::default() }).map(drop).err(),
     ];
     for error in errors.into_iter().flatten() {
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         said.push(error.to_string());
     }
+    for create in [false, true] {
+        let refused = Session::open(data, "app", ReadLevel::Local, create).unwrap_err();
+        assert_eq!(refused.kind(), Some(ErrorKind::Corrupt), "{refused:?}");
+        said.push(refused.text);
+    }
+    // Whoever knows nothing of this library has the code: it was "unable to open database file".
+    let uri = format!("file:app?vfs={}", node.vfs_name());
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let refused = shoaldb::rusqlite::Connection::open_with_flags(uri, flags).unwrap_err();
+    let rusqlite::Error::SqliteFailure(failure, _) = &refused else { panic!("{refused:?}") };
+    assert_eq!(failure.extended_code, shoaldb::error::DAMAGED, "{refused:?}");
     for text in said {
         assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
     }

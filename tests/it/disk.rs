@@ -767,3 +767,43 @@ fn a_panic_while_the_log_is_written_stops_the_node_in_words() {
     assert!(has_alarm(&node.status(), "panicked"), "{:?}", node.status().alarms);
     assert!(has(&node, 0));
 }
+
+/// What fails under a map ends the process. So no more is mapped than the design says: pages of WALs that have no room in memory, and
+/// the main file of a view.
+#[test]
+fn nothing_is_mapped_but_pages_that_spilled_and_what_a_view_lends() {
+    let dir = tempfile::tempdir().unwrap();
+    let mapped = || -> Vec<String> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let ours =
+            maps.lines().filter_map(|line| line.find(dir.path().to_str().unwrap()).map(|at| line[at..].to_string()));
+        let mut ours: Vec<String> = ours.collect();
+        ours.dedup();
+        ours
+    };
+    let limit = 256 << 10;
+    let node = Node::builder(1, dir.path()).wal_limit(limit).checkpoint_age(Duration::from_millis(50)).start().unwrap();
+    node.wait_leader(LONG).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(200000))")?))
+        .unwrap();
+    let in_file = |status: &Status| status.databases.iter().all(|db| db.checkpointed == db.position);
+    status(&node, "all is in the main file", in_file);
+    let db = node.connect("app").unwrap();
+    let sum = || db.query_row("SELECT sum(length(x)) FROM t", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(sum(), 200_000);
+    assert!(mapped().is_empty(), "what is read is not mapped: {:?}", mapped());
+
+    let view = node.read_view("app").unwrap();
+    let of_view = mapped();
+    assert!(of_view.len() == 1 && of_view[0].ends_with(".db"), "{of_view:?}");
+    // It keeps the WAL, too, which does not fit.
+    db.execute("INSERT INTO t VALUES (randomblob(1000000))", []).unwrap();
+    let with_spilled = mapped();
+    let (spilled, others): (Vec<_>, Vec<_>) = with_spilled.iter().partition(|name| name.ends_with(" (deleted)"));
+    assert!(node.status().databases[0].wal_spilled > 0 && !spilled.is_empty(), "{with_spilled:?}");
+    assert!(others.iter().all(|name| of_view.contains(name)), "{with_spilled:?}");
+    drop(view);
+    status(&node, "all is in the main file again", in_file);
+    assert_eq!(sum(), 1_200_000);
+    until("nothing is mapped", || mapped().is_empty());
+}

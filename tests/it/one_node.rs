@@ -244,6 +244,28 @@ fn a_file_in_the_place_of_the_directory_is_named() {
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
 }
 
+/// It was told as a file. Nothing is made where it points: a disk may have to be mounted there.
+#[test]
+fn a_link_that_leads_nowhere_in_the_place_of_the_directory_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (link, target) = (dir.path().join("link"), dir.path().join("disk/data"));
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    for path in [link.clone(), link.join("below")] {
+        let refused = Node::open(&path).unwrap_err().to_string();
+        let led = format!("{} is a symbolic link to {}, which does not exist", link.display(), target.display());
+        assert!(refused.starts_with(&format!("{}: cannot be made a data directory", path.display())), "{refused}");
+        assert!(
+            refused.contains(&led) && refused.contains("mount the disk that has it, or make that directory"),
+            "{refused}"
+        );
+    }
+    assert!(!dir.path().join("disk").exists() && link.is_symlink());
+    // And that helps.
+    std::fs::create_dir_all(&target).unwrap();
+    Node::open(&link).unwrap().shutdown().unwrap();
+    assert!(target.join("identity").exists());
+}
+
 /// Shows INV-19.
 #[test]
 fn a_stock_sqlite_is_kept_out_of_the_main_file() {

@@ -363,6 +363,8 @@ pub struct DatabaseStatus {
     pub pending_frames: u32,
     /// Bytes of its pages that are outside of memory.
     pub wal_spilled: u64,
+    /// Bytes of the double-write file, and beyond how many it gives its room back when its checkpoint is done.
+    pub doublewrite: (u64, u64),
     /// Position shown.
     pub position: Position,
     /// Checksum of the content at that position.
@@ -404,6 +406,9 @@ pub struct Database {
     wal: RwLock<VirtualWal>,
     /// Where the pages of the WAL are. They are put there without any lock: it may take as long as a disk takes.
     spill: Spill,
+    /// How large its double-write file may stay between two checkpoints, and how large it is.
+    doublewrite_keep: AtomicU64,
+    doublewrite_bytes: AtomicU64,
     state: Mutex<State>,
     /// The mapping through which frames are published, with WRITE held. Locked for as long as that takes.
     publisher: Mutex<ShmView>,
@@ -467,6 +472,8 @@ impl Database {
             rotten: Mutex::default(),
             wal: RwLock::new(wal),
             spill: Spill::new(spill, geometry.page_size),
+            doublewrite_keep: AtomicU64::new(files::DOUBLEWRITE_BYTES),
+            doublewrite_bytes: AtomicU64::new(0),
             state: Mutex::new(State {
                 view,
                 locks: LockTable::default(),
@@ -509,9 +516,15 @@ impl Database {
         state.checkpointed = Some(at);
         state.bound = true;
         state.position = at.position;
+        self.doublewrite_bytes.store(files.doublewrite_bytes(), Ordering::Relaxed);
         *slot = Some(files);
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// A double-write file that is larger gives its room back when its checkpoint is done, from the next one on.
+    pub fn keep_doublewrite(&self, bytes: u64) {
+        self.doublewrite_keep.store(bytes, Ordering::Relaxed);
     }
 
     /// Whether a log entry has created this database.
@@ -559,6 +572,10 @@ impl Database {
             wal_frames: state.wal_frames(),
             pending_frames: state.pending_frames(),
             wal_spilled: self.spill.outside(),
+            doublewrite: (
+                self.doublewrite_bytes.load(Ordering::Relaxed),
+                self.doublewrite_keep.load(Ordering::Relaxed),
+            ),
             position: state.position,
             checksum: state.hashes.checksum(),
             checkpointed: state.checkpointed.map_or(Position(0), |at| at.position),

@@ -61,13 +61,13 @@ pub struct Plan {
     pub pages: Vec<Listed>,
 }
 
-/// Writes the plan and its pages; `content` gives the pages in order. The caller syncs.
+/// Writes the plan and its pages; `content` gives the pages in order. The caller syncs. Returns how many bytes that are.
 pub fn write(
     file: &dyn File,
     owner: Owner,
     plan: &Plan,
     mut content: impl FnMut(PageNo, &mut Vec<u8>) -> io::Result<()>,
-) -> io::Result<()> {
+) -> io::Result<u64> {
     let mut bytes = encode_head(owner, plan);
     for (page, hash) in &plan.pages {
         bytes.extend_from_slice(&page.get().to_le_bytes());
@@ -83,7 +83,8 @@ pub fn write(
             bytes.clear();
         }
     }
-    file.write_at(&bytes, offset, "dw.write")
+    file.write_at(&bytes, offset, "dw.write")?;
+    Ok(offset + bytes.len() as u64)
 }
 
 fn encode_head(owner: Owner, plan: &Plan) -> Vec<u8> {
@@ -132,10 +133,23 @@ impl Complete {
     }
 }
 
-/// Reads a double-write of `owner`. `None`: empty, torn, of another owner or version; the checkpoint that wrote it had not
-/// begun to touch the main file, or its work was done long ago.
-pub fn read(file: Arc<dyn File>, owner: Owner) -> io::Result<Option<Complete>> {
+/// A double-write file as it is found.
+#[derive(Debug)]
+pub struct Found {
+    /// Its length in bytes.
+    pub len: u64,
+    /// `None`: empty, torn, of another owner or version; the checkpoint that wrote it had not begun to touch the main file, or its
+    /// work was done long ago.
+    pub complete: Option<Complete>,
+}
+
+/// Reads a double-write of `owner`.
+pub fn read(file: Arc<dyn File>, owner: Owner) -> io::Result<Found> {
     let len = file.len("dw.read")?;
+    Ok(Found { len, complete: read_within(file, owner, len)? })
+}
+
+fn read_within(file: Arc<dyn File>, owner: Owner, len: u64) -> io::Result<Option<Complete>> {
     let mut head = [0; HEAD_BYTES];
     if file.read_at(&mut head, 0, "dw.read")? < HEAD_BYTES {
         return Ok(None);
@@ -235,7 +249,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let (_fs, file) = written();
-        let complete = read(file, OWNER).unwrap().unwrap();
+        let complete = read(file, OWNER).unwrap().complete.unwrap();
         assert_eq!(complete.plan, plan());
         assert_eq!(complete.page(2).unwrap(), content(PageNo::new(9).unwrap()));
     }
@@ -269,17 +283,17 @@ mod tests {
             let mut byte = [0];
             file.read_at(&mut byte, offset, "t").unwrap();
             file.write_at(&[byte[0] ^ 0x40], offset, "t").unwrap();
-            assert!(read(file.clone(), OWNER).unwrap().is_none(), "byte {offset}");
+            assert!(read(file.clone(), OWNER).unwrap().complete.is_none(), "byte {offset}");
             file.write_at(&byte, offset, "t").unwrap();
         }
         for cut in [0, 1, 87, 88, 100, len - 1] {
             let (_fs, file) = written();
             file.set_len(cut, "t").unwrap();
-            assert!(read(file, OWNER).unwrap().is_none(), "cut to {cut}");
+            assert!(read(file, OWNER).unwrap().complete.is_none(), "cut to {cut}");
         }
-        assert!(read(file.clone(), OWNER).unwrap().is_some());
-        assert!(read(file.clone(), Owner { generation: 2, ..OWNER }).unwrap().is_none());
-        assert!(read(file, Owner { database: 8, ..OWNER }).unwrap().is_none());
+        assert!(read(file.clone(), OWNER).unwrap().complete.is_some());
+        assert!(read(file.clone(), Owner { generation: 2, ..OWNER }).unwrap().complete.is_none());
+        assert!(read(file, Owner { database: 8, ..OWNER }).unwrap().complete.is_none());
     }
 
     #[test]
@@ -291,6 +305,6 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        assert_eq!(read(file, OWNER).unwrap().unwrap().plan, small);
+        assert_eq!(read(file, OWNER).unwrap().complete.unwrap().plan, small);
     }
 }

@@ -51,8 +51,9 @@ use crate::transaction::Position;
 
 /// Consecutive pages are written in one call, up to this many bytes.
 const RUN_BYTES: usize = 1 << 20;
-/// A double-write that was larger than this gives its room back when its work is done.
-const KEPT_BYTES: u64 = 64 << 20;
+/// A double-write that was larger than this gives its room back when its work is done, if nothing else is said: a checkpoint comes
+/// with some megabytes, and room that is there already costs no search for it.
+pub const DOUBLEWRITE_BYTES: u64 = 64 << 20;
 
 /// Gives the content of one page of a checkpoint, appending it to the buffer.
 pub type Content<'a> = &'a mut dyn FnMut(PageNo, &mut Vec<u8>) -> io::Result<()>;
@@ -92,6 +93,10 @@ pub struct DatabaseFiles {
     sequence: u64,
     at: Checkpointed,
     doublewrite: Option<Arc<dyn File>>,
+    /// How large it is.
+    doublewrite_len: u64,
+    /// How large it may stay.
+    doublewrite_keep: u64,
     /// The checkpoint that only this double-write can end.
     unfinished: Option<Plan>,
     failed: Option<Arc<io::Error>>,
@@ -179,6 +184,8 @@ impl DatabaseFiles {
             sequence: 1,
             at,
             doublewrite: None,
+            doublewrite_len: 0,
+            doublewrite_keep: DOUBLEWRITE_BYTES,
             unfinished: None,
             failed: None,
             redone: false,
@@ -213,12 +220,18 @@ impl DatabaseFiles {
             sequence,
             at,
             doublewrite: doublewrite.clone(),
+            doublewrite_len: 0,
+            doublewrite_keep: DOUBLEWRITE_BYTES,
             unfinished: None,
             failed: None,
             redone: false,
         };
         let complete = match doublewrite {
-            Some(file) => doublewrite::read(file, owner).map_err(|error| of_file(error, &doublewrite_path))?,
+            Some(file) => {
+                let found = doublewrite::read(file, owner).map_err(|error| of_file(error, &doublewrite_path))?;
+                files.doublewrite_len = found.len;
+                found.complete
+            }
             None => None,
         };
         if let Some(complete) = complete.filter(|complete| complete.plan.to.position > at.position) {
@@ -251,6 +264,16 @@ impl DatabaseFiles {
             )));
         }
         Ok(files)
+    }
+
+    /// A double-write that was larger gives its room back when its work is done, from now on.
+    pub fn keep_doublewrite(&mut self, bytes: u64) {
+        self.doublewrite_keep = bytes;
+    }
+
+    /// Bytes of the double-write file.
+    pub fn doublewrite_bytes(&self) -> u64 {
+        self.doublewrite_len
     }
 
     /// Where the main file is.
@@ -342,10 +365,12 @@ impl DatabaseFiles {
                 let file = self.fs.open(&path, Open::CreateNew, "dw.create")?;
                 self.fs.sync_dir(&self.dir, "dw.create")?;
                 self.doublewrite = Some(file.clone());
+                self.doublewrite_len = 0;
                 file
             }
         };
-        doublewrite::write(&*file, self.owner, plan, content)?;
+        let written = doublewrite::write(&*file, self.owner, plan, content)?;
+        self.doublewrite_len = self.doublewrite_len.max(written);
         if planted::is(Bug::SkipDoubleWriteSync) { Ok(()) } else { file.sync_data("dw.sync") }
     }
 
@@ -405,13 +430,19 @@ impl DatabaseFiles {
         })
     }
 
-    fn give_back_room(&self) {
-        if let Some(file) = &self.doublewrite
-            && file.len("dw.shrink").is_ok_and(|len| len > KEPT_BYTES)
-            && let Err(error) = file.set_len(0, "dw.shrink")
-        {
-            // It stays as large as it is, and is used again.
-            tracing::warn!(database = self.owner.database, %error, "a double-write file keeps its room");
+    fn give_back_room(&mut self) {
+        let Some(file) = &self.doublewrite else { return };
+        // A write that failed may have made it longer than is known here.
+        let Ok(len) = file.len("dw.shrink") else { return };
+        self.doublewrite_len = len;
+        if len > self.doublewrite_keep {
+            match file.set_len(0, "dw.shrink") {
+                Ok(()) => self.doublewrite_len = 0,
+                // It stays as large as it is, and is used again.
+                Err(error) => {
+                    tracing::warn!(database = self.owner.database, %error, "a double-write file keeps its room");
+                }
+            }
         }
     }
 

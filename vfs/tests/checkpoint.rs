@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use shoaldb_vfs::database::{Checkpoint, Database};
-use shoaldb_vfs::env::Fs;
 use shoaldb_vfs::env::os::{OsClock, OsFs, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+use shoaldb_vfs::env::{Fs, Open};
 use shoaldb_vfs::error::{DAMAGED, NOT_COMMITTED, Refusal};
 use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::genesis::{AutoVacuum, Geometry};
@@ -236,6 +236,82 @@ fn a_database_is_found_again_where_its_checkpoint_left_it() {
         found.apply(transaction, *position).unwrap();
     }
     support::same_content(&shared, &found);
+}
+
+/// A follower whose pages nobody has read for long applies as fast as one that has them in memory: that needs no prefetching.
+#[test]
+fn an_entry_is_applied_with_a_read_of_one_hash_for_each_page_and_none_of_the_main_file() {
+    let (stage, db) = stage();
+    spill(&db, 300);
+    let shared = stage.database("app");
+    done(&shared);
+    let owner = stage.replicator.owner("app");
+    let (fs, dir) = (SimFs::new(1), std::path::Path::new("/db"));
+    fs.create_dir_all(dir, "test").unwrap();
+    for name in files::names(owner.database, owner.generation) {
+        let bytes = std::fs::read(stage.replicator.dir().join(&name)).unwrap();
+        fs.open(&dir.join(&name), Open::CreateNew, "test").unwrap().write_at(&bytes, 0, "test").unwrap();
+    }
+    let cold = Database::new("app", shared.geometry(), Arc::new(OsClock), &OsRng, SpillTo::nowhere()).unwrap();
+    cold.bind(DatabaseFiles::open(Arc::new(fs.clone()), dir, owner).unwrap()).unwrap();
+    let mut moved = Vec::new();
+    for _ in 0..2 {
+        db.execute("UPDATE t SET v = randomblob(length(v))", []).unwrap();
+        let (_, position, transaction) = stage.replicator.captured.lock().last().cloned().unwrap();
+        let (calls, reads, bytes) = (fs.counts(), fs.count("map.read"), fs.bytes_moved());
+        cold.apply(&transaction, position).unwrap();
+        let labels: Vec<_> = fs.counts().into_iter().filter(|(label, count)| calls.get(label) != Some(count)).collect();
+        assert!(labels.iter().all(|(label, _)| *label == "map.read"), "{labels:?}");
+        let pages = transaction.pages.len() as u64;
+        assert!(pages > 20 && fs.count("map.read") - reads <= pages, "{labels:?} for {pages} pages");
+        moved.push((fs.bytes_moved() - bytes, pages));
+    }
+    // Those that are in the WAL by then are known.
+    assert_eq!((moved[0].0, moved[1].0), (16 * moved[0].1, 0), "{moved:?}");
+    support::same_content(&shared, &cold);
+}
+
+/// What it is for needs all of its room, whatever it may keep; a start finds it as it was left.
+#[test]
+fn a_double_write_keeps_what_it_may_and_says_how_large_it_is() {
+    let (stage, db) = stage();
+    let shared = stage.database("app");
+    spill(&db, 300);
+    done(&shared);
+    let owner = stage.replicator.owner("app");
+    let [_, _, name] = files::names(owner.database, owner.generation);
+    let on_disk = || std::fs::metadata(stage.replicator.dir().join(&name)).unwrap().len();
+    // Each moves the same pages.
+    let again = || {
+        db.execute("UPDATE t SET v = randomblob(length(v))", []).unwrap();
+        done(&shared);
+        assert_eq!(shared.status().doublewrite.0, on_disk());
+        on_disk()
+    };
+    let pages = shared.status().pages.0;
+    assert_eq!(shared.status().doublewrite.1, 64 << 20, "the default");
+    // What the first one left, which moved more.
+    shared.keep_doublewrite(0);
+    assert_eq!(again(), 0);
+    shared.keep_doublewrite(u64::MAX);
+    let whole = again();
+    assert!(whole > 4096 * u64::from(pages / 2), "{whole} bytes for {pages} pages");
+    for (keep, stays) in [(0, 0), (whole - 1, 0), (whole, whole), (whole + 1, whole), (whole - 1, 0)] {
+        shared.keep_doublewrite(keep);
+        assert_eq!((again(), shared.status().doublewrite.1), (stays, keep), "of {whole}");
+    }
+    shared.keep_doublewrite(whole);
+    assert_eq!(again(), whole);
+    // A smaller one leaves the rest of a larger one behind it.
+    db.execute("INSERT INTO u VALUES (1)", []).unwrap();
+    done(&shared);
+    assert_eq!((shared.status().doublewrite.0, on_disk()), (whole, whole));
+    let dir = tempfile::tempdir().unwrap();
+    for name in files::names(owner.database, owner.generation) {
+        std::fs::copy(stage.replicator.dir().join(&name), dir.path().join(&name)).unwrap();
+    }
+    assert_eq!(DatabaseFiles::open(Arc::new(OsFs), dir.path(), owner).unwrap().doublewrite_bytes(), whole);
+    stage.compare("app");
 }
 
 /// Shows INV-28.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use shoaldb_vfs::database::Checkpoint;
 use shoaldb_vfs::error::{NOT_COMMITTED, READER_ENDED};
+use shoaldb_vfs::spill::{SpillTo, WalMemory};
 use support::{Stage, code, number};
 
 const ANY: Duration = Duration::ZERO;
@@ -46,6 +47,38 @@ fn checkpointed(stage: &Stage) -> bool {
     let db = stage.database("app");
     db.checkpoint().unwrap();
     db.status().pending_frames == 0
+}
+
+/// One page written again and again is as many frames as there were writes, of which nobody can reach but two.
+#[test]
+fn a_reader_keeps_each_frame_since_it_began_and_all_of_them_go_with_it() {
+    let stage = Stage::new();
+    let memory = WalMemory::new(u64::MAX);
+    *stage.replicator.spill.lock() = SpillTo { memory: memory.clone(), outside: None };
+    let db = stage.connect("app");
+    db.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 0)").unwrap();
+    let shared = stage.database("app");
+    // What a test notes of each transaction is no WAL.
+    let used = || {
+        stage.replicator.captured.lock().clear();
+        memory.used()
+    };
+    assert!(checkpointed(&stage));
+    assert_eq!((shared.status().wal_frames, used()), (0, 0));
+    let old = reader(&stage);
+    for n in 1..=100u32 {
+        db.execute("UPDATE t SET v = ?1", [n]).unwrap();
+        // Whatever is tried meanwhile.
+        shared.checkpoint().unwrap();
+        let frames = shared.status().wal_frames;
+        assert!((n..=n + 1).contains(&frames), "{frames} frames after {n} writes");
+        assert_eq!(used(), u64::from(frames) * 4096);
+    }
+    assert_eq!((number(&old, SUM), number(&db, SUM)), (1, 3));
+    drop(old);
+    assert!(checkpointed(&stage));
+    assert_eq!((shared.status().wal_frames, used()), (0, 0));
+    assert_eq!(number(&db, "SELECT v FROM t"), 100);
 }
 
 #[test]

@@ -76,6 +76,12 @@ pub(crate) fn of_any_node(client: &Client, error: Error) -> Failed {
     }
 }
 
+/// What the first node says that can, the leader before all others.
+pub(crate) fn of_cluster(question: &Question) -> Result<Status, Failed> {
+    let client = question.client()?;
+    client.databases().map_err(|error| of_any_node(&client, error))
+}
+
 /// What cannot be undone is asked for at a terminal, and said with `--yes` where there is none.
 pub(crate) fn confirm(yes: bool, question: &str, otherwise: &str) -> Result<(), Failed> {
     if yes {
@@ -337,7 +343,7 @@ fn print_status(known: &[&Status]) {
     print(&format!("\nqueues in memory, of the limit\n{queues}"));
     print(&format!("\nwhat else has a bound, of the limit\n{}", bounds_of(known)));
     if known.iter().any(|status| !status.databases.is_empty()) {
-        let mut databases = plain(&["database", "node", "pages", "page size", "position", "checksum"]);
+        let mut databases = plain(&["database", "node", "pages", "page size", "position", "double-write", "checksum"]);
         for status in known {
             for database in &status.databases {
                 databases.add_row([
@@ -346,6 +352,7 @@ fn print_status(known: &[&Status]) {
                     database.pages.to_string(),
                     database.page_size.to_string(),
                     database.position.to_string(),
+                    of(bytes(database.doublewrite.now), bytes(database.doublewrite.limit)),
                     database.checksum.clone(),
                 ]);
             }
@@ -519,7 +526,7 @@ pub(crate) fn done(json: bool, value: serde_json::Value, text: &str) {
 pub(crate) fn db(args: DbArgs) -> Result<(), Failed> {
     match args.act {
         DbAct::List { question } => {
-            let status = question.at.client()?.databases()?;
+            let status = of_cluster(&question)?;
             if question.json {
                 print(&format!("{:#}", json!(status.databases)));
                 return Ok(());

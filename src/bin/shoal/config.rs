@@ -7,6 +7,7 @@
 //! What the file says becomes the *default* of the flag of that name, which is what clap looks at last. Where a node is
 //! (`data`, `endpoints`) is asked for by hand, see [`defaults`].
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -60,6 +61,8 @@ pub(crate) struct Settings {
     inbox_limit: Option<String>,
     #[serde(deserialize_with = "size")]
     checkpoint_bytes: Option<String>,
+    #[serde(deserialize_with = "size")]
+    doublewrite_bytes: Option<String>,
     #[serde(deserialize_with = "time")]
     checkpoint_age: Option<String>,
     #[serde(deserialize_with = "size")]
@@ -119,26 +122,39 @@ pub(crate) fn defaults() -> &'static Settings {
     DEFAULTS.get_or_init(Settings::default)
 }
 
-/// Which file the command line, or else the variable, names. The line is looked at by hand: what the file says must be
-/// known before it is taken apart.
-fn named(mut args: impl Iterator<Item = std::ffi::OsString>) -> Option<PathBuf> {
+/// What the command line, or else the variable, says of an option. The line is looked at by hand: which file of settings there is,
+/// and how errors are told, must be known before it is taken apart.
+fn given(flag: &str, variable: &str) -> Option<OsString> {
+    let variable = || std::env::var_os(variable).filter(|value| !value.is_empty());
+    in_line(flag, std::env::args_os().skip(1)).or_else(variable)
+}
+
+fn in_line(flag: &str, mut args: impl Iterator<Item = OsString>) -> Option<OsString> {
     while let Some(arg) = args.next() {
         if arg == "--" {
             break;
         }
-        if arg == "--config" {
-            return args.next().map(PathBuf::from);
+        if arg == flag {
+            return args.next();
         }
-        if let Some(file) = arg.to_str().and_then(|arg| arg.strip_prefix("--config=")) {
-            return Some(PathBuf::from(file));
+        let value = arg.to_str().and_then(|arg| arg.strip_prefix(flag)?.strip_prefix('='));
+        if let Some(value) = value {
+            return Some(value.into());
         }
     }
-    std::env::var_os("SHOAL_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from)
+    None
+}
+
+/// Whether messages are to be objects, as far as that is known when the command line is not read yet; the file has the last word.
+pub(crate) fn wants_json() -> bool {
+    // Not `defaults()`, which would be those of no file from now on.
+    let of_file = || DEFAULTS.get()?.log_format.map(|format| format.word().into());
+    given("--log-format", "SHOAL_LOG_FORMAT").or_else(of_file).is_some_and(|format| format == LogFormat::Json.word())
 }
 
 /// Reads the file that is named, if one is, and gives the command line its defaults.
 pub(crate) fn apply(command: clap::Command) -> Result<clap::Command, Failed> {
-    let Some(path) = named(std::env::args_os().skip(1)) else { return Ok(command) };
+    let Some(path) = given("--config", "SHOAL_CONFIG").map(PathBuf::from) else { return Ok(command) };
     let usage = |text: String| Failed { code: Failed::USAGE, text };
     let text = std::fs::read_to_string(&path).map_err(|error| usage(format!("{}: {error}", path.display())))?;
     let settings = parse(&path, &text).map_err(usage)?;
@@ -189,6 +205,7 @@ impl Settings {
             one("apply_limit", own(&self.apply_limit)),
             one("inbox_limit", own(&self.inbox_limit)),
             one("checkpoint_bytes", own(&self.checkpoint_bytes)),
+            one("doublewrite_bytes", own(&self.doublewrite_bytes)),
             one("checkpoint_age", own(&self.checkpoint_age)),
             one("scrub_bytes", own(&self.scrub_bytes)),
             one("snapshot_rate", own(&self.snapshot_rate)),
@@ -348,7 +365,7 @@ mod tests {
 
     #[test]
     fn the_file_is_found_wherever_it_is_named() {
-        let named = |line: &str| super::named(line.split(' ').map(Into::into));
+        let named = |line: &str| super::in_line("--config", line.split(' ').map(Into::into));
         assert_eq!(named("start --config a.toml"), Some("a.toml".into()));
         assert_eq!(named("--config=b.toml status"), Some("b.toml".into()));
         assert_eq!(named("sql db -- --config"), None);

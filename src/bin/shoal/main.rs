@@ -7,7 +7,7 @@
 //! 1  failed, with the reason: what was asked for could be done in another state of the cluster, or on another node
 //! 2  wrong usage: what was asked for can never be done
 //! 3  it is not known whether it was done
-//! 4  no leader: of the nodes that were reached, none knows one
+//! 4  no leader: none of the nodes that were asked is reached and knows one. Of what any node can do, that none is reached is 1
 //! 5  of `start` alone: starting this directory again does not help. Its node was removed, or it is damaged
 //! ```
 #![deny(unsafe_code)]
@@ -63,7 +63,7 @@ struct Cli {
     /// A file of settings, such as contrib/shoal.toml. Flags win over variables, variables over the file.
     #[arg(long, global = true, value_name = "FILE", env = "SHOAL_CONFIG")]
     config: Option<std::path::PathBuf>,
-    /// How messages on standard error look.
+    /// How messages on standard error look; those about wrong usage, too.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SHOAL_LOG_FORMAT")]
     log_format: LogFormat,
     /// Which messages: error, warn, info, debug, trace, or as in RUST_LOG.
@@ -170,6 +170,7 @@ fn in_flags(text: &str) -> String {
 
 fn main() -> ExitCode {
     shoaldb::give_back_freed_memory();
+    say::set_json(config::wants_json());
     let result = command_line().and_then(|cli| set_up_log(&cli).map(|()| cli)).and_then(|cli| match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Start(args) => start::run(*args),
@@ -198,14 +199,24 @@ fn main() -> ExitCode {
 
 /// Flags, variables and the file of settings, in this order.
 fn command_line() -> Result<Cli, Failed> {
-    // Wrong usage, and `--help`, end the program here.
-    let matches = config::apply(Cli::command())?.get_matches();
-    taken(&matches)
+    let command = config::apply(Cli::command())?;
+    // The file is known now.
+    say::set_json(config::wants_json());
+    taken(&command.try_get_matches().map_err(wrong_usage)?)
+}
+
+/// `--help` ends the program here; so does wrong usage, with colours and all, unless messages are for a program.
+fn wrong_usage(error: clap::Error) -> Failed {
+    if !error.use_stderr() || !say::is_json() {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    Failed { code: Failed::USAGE, text: text.trim().trim_start_matches("error: ").to_string() }
 }
 
 /// What the line says, where a place that counts for more has the last word.
 fn taken(matches: &clap::ArgMatches) -> Result<Cli, Failed> {
-    let mut cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    let mut cli = Cli::from_arg_matches(matches).map_err(wrong_usage)?;
     if let (Command::Start(args), Some(matches)) = (&mut cli.command, matches.subcommand_matches("start")) {
         args.choose(matches.value_source("bootstrap"), matches.value_source("join"))?;
     }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::ask::{Question, done};
+use crate::ask::{Question, done, of_cluster};
 use crate::table::{plain, print};
 use crate::{Failed, units};
 
@@ -88,7 +88,7 @@ impl MemberArgs {
 pub(crate) fn run(args: MemberArgs) -> Result<(), Failed> {
     match args.act {
         MemberAct::List { question } => {
-            let status = question.client()?.databases()?;
+            let status = of_cluster(&question)?;
             if question.json {
                 print(&format!("{:#}", json!(status.members)));
                 return Ok(());

@@ -15,6 +15,11 @@ pub(crate) fn set_json(json: bool) {
     JSON.store(json, Ordering::Relaxed);
 }
 
+/// Whether they are objects.
+pub(crate) fn is_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
+
 /// A line for a person, whatever the log looks like.
 pub(crate) fn line(text: &str) {
     part(&format!("{text}\n"));
@@ -28,7 +33,7 @@ pub(crate) fn part(text: &str) {
 
 /// Why something failed.
 pub(crate) fn failed(text: &str) {
-    match JSON.load(Ordering::Relaxed) {
+    match is_json() {
         true => object(|| tracing::error!("{text}")),
         false => line(&format!("shoal: {text}")),
     }
@@ -36,7 +41,7 @@ pub(crate) fn failed(text: &str) {
 
 /// What one should know, and no failure.
 pub(crate) fn note(text: &str) {
-    match JSON.load(Ordering::Relaxed) {
+    match is_json() {
         true => object(|| tracing::info!("{text}")),
         false => line(&format!("note: {text}")),
     }

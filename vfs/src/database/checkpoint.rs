@@ -265,12 +265,14 @@ impl Database {
         let by_page: BTreeMap<PageNo, FrameNo> = frames.into_iter().collect();
         let plan = Plan { from: from.position, to: target.at, pages };
         self.writing.lock().pages = plan.pages.iter().map(|(page, _)| *page).collect();
+        files.keep_doublewrite(self.doublewrite_keep.load(Ordering::Relaxed));
         let written = files.checkpoint(&plan, &mut |page, out| {
             let frame = by_page.get(&page).ok_or_else(|| std::io::Error::other("a page without a frame"))?;
             let image = self.wal.read().image(*frame).ok_or_else(|| std::io::Error::other("a frame is gone"))?;
             out.extend_from_slice(&image);
             Ok(())
         });
+        self.doublewrite_bytes.store(files.doublewrite_bytes(), Ordering::Relaxed);
         if written.is_ok() || files.unfinished().is_none() {
             let mut writing = self.writing.lock();
             writing.pages = Vec::new();

@@ -108,6 +108,7 @@ impl Database {
         let mut state = self.state.lock();
         let result = mendable(&state).and_then(|()| self.exchange(&mut state, &files).map_err(ReplaceError::Io));
         if result.is_ok() {
+            self.doublewrite_bytes.store(files.doublewrite_bytes(), Ordering::Relaxed);
             *slot = Some(files);
             if serve {
                 state.retired = None;

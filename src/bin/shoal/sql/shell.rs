@@ -380,14 +380,7 @@ impl Shell {
             (None, _) if code == Failed::NO_LEADER && trouble.kind() == Some(ErrorKind::NotLeader) => {
                 format!("{}; `shoal health --data {dir}` says what is in the way", trouble.text)
             }
-            _ => match trouble.text.strip_prefix("unable to open database: ") {
-                Some(path) if path.contains('/') => format!(
-                    "{}; databases of the cluster have plain names; an ordinary file on the node's machine is \
-                     'file:{path}?vfs=unix'",
-                    trouble.text
-                ),
-                _ => trouble.text,
-            },
+            _ => trouble.text,
         };
         let text = match trouble.receipt {
             Some(receipt) => {

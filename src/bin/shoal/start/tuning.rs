@@ -51,6 +51,9 @@ pub(crate) struct Tuning {
     /// Pages in a write-ahead log beyond which they are moved to the database [default: 4MiB].
     #[arg(long, env = "SHOAL_CHECKPOINT_BYTES", value_name = "SIZE", value_parser = size)]
     checkpoint_bytes: Option<u64>,
+    /// Size beyond which the double-write file of a database gives its room back after a checkpoint [default: 64MiB].
+    #[arg(long, env = "SHOAL_DOUBLEWRITE_BYTES", value_name = "SIZE", value_parser = size)]
+    doublewrite_bytes: Option<u64>,
     /// How long a page may be in a write-ahead log alone [default: 1m].
     #[arg(long, env = "SHOAL_CHECKPOINT_AGE", value_name = "TIME", value_parser = time)]
     checkpoint_age: Option<Duration>,
@@ -106,6 +109,7 @@ impl Tuning {
         let builder = set(builder, self.apply_limit, Builder::apply_limit);
         let builder = set(builder, self.inbox_limit, Builder::inbox_limit);
         let builder = set(builder, self.checkpoint_bytes, Builder::checkpoint_bytes);
+        let builder = set(builder, self.doublewrite_bytes, Builder::doublewrite_bytes);
         let builder = set(builder, self.checkpoint_age, Builder::checkpoint_age);
         let builder = set(builder, self.scrub_bytes, Builder::scrub_bytes);
         let builder = set(builder, self.snapshot_rate, Builder::snapshot_rate);
