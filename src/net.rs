@@ -92,6 +92,8 @@ pub trait Calls: Send {
     fn send(&mut self, body: &[u8]) -> Result<(), RequestError>;
     /// Waits for the answer to the last call.
     fn receive(&mut self, timeout: Duration) -> Result<Vec<u8>, RequestError>;
+    /// The memory of an answer that nobody needs any more, for the next one.
+    fn reuse(&mut self, _answer: Vec<u8>) {}
 }
 
 /// Who this node is by now, for its side of a handshake.

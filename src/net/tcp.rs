@@ -343,7 +343,7 @@ impl Tcp {
         let handle = link.handle().map_err(|error| not_sent(error.to_string()))?;
         // Before anybody looks whether the transport stops: shutdown either finds it here or was seen.
         shared.calls.lock().insert(id, handle);
-        Ok(Call { shared: Arc::clone(shared), to, link, id })
+        Ok(Call { shared: Arc::clone(shared), to, link, id, spare: Vec::new() })
     }
 }
 
@@ -523,7 +523,7 @@ pub fn call_within(
         false => RequestError::NotSent(format!("{address}: {error}")),
     })?;
     put_request(&mut link, 1, body, address)?;
-    read_answer(&mut link, 1, deadline, address)
+    read_answer(&mut link, 1, Vec::new(), deadline, address)
 }
 
 fn put_request(link: &mut link::Link, id: u64, body: &[u8], whom: &str) -> Result<(), RequestError> {
@@ -537,9 +537,16 @@ fn put_request(link: &mut link::Link, id: u64, body: &[u8], whom: &str) -> Resul
     put.map_err(|error| RequestError::Lost(format!("{whom}: {error}")))
 }
 
-fn read_answer(link: &mut link::Link, id: u64, deadline: Instant, whom: &str) -> Result<Vec<u8>, RequestError> {
+/// `spare` is memory that the answer may have.
+fn read_answer(
+    link: &mut link::Link,
+    id: u64,
+    spare: Vec<u8>,
+    deadline: Instant,
+    whom: &str,
+) -> Result<Vec<u8>, RequestError> {
     let lost = |error: LinkError| RequestError::Lost(format!("{whom}: {error}"));
-    let (_, mut answer) = link.read(&[FrameKind::Response], Wait::Until(deadline)).map_err(lost)?;
+    let (_, mut answer) = link.read_into(spare, &[FrameKind::Response], Wait::Until(deadline)).map_err(lost)?;
     if answer.len() < 8 || answer[..8] != id.to_le_bytes() {
         return Err(RequestError::Lost(format!("{whom}: the answer is to another request")));
     }
@@ -554,6 +561,8 @@ struct Call {
     link: link::Link,
     /// Under which shutdown finds it, and of the request whose answer comes next.
     id: u64,
+    /// Memory for the next answer. What large ones have costs more to get from the system, and to give back, than to fill.
+    spare: Vec<u8>,
 }
 
 impl Call {
@@ -574,7 +583,14 @@ impl Calls for Call {
     }
 
     fn receive(&mut self, timeout: Duration) -> Result<Vec<u8>, RequestError> {
-        read_answer(&mut self.link, self.id, Instant::now() + timeout, &format!("node {}", self.to))
+        let spare = std::mem::take(&mut self.spare);
+        read_answer(&mut self.link, self.id, spare, Instant::now() + timeout, &format!("node {}", self.to))
+    }
+
+    fn reuse(&mut self, answer: Vec<u8>) {
+        if answer.capacity() > self.spare.capacity() {
+            self.spare = answer;
+        }
     }
 }
 

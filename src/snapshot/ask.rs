@@ -37,6 +37,9 @@ pub(crate) trait AskNode {
     fn ahead(&mut self, node: NodeId, ask: &Ask) {
         let _ = (node, ask);
     }
+
+    /// The memory of an object that nobody needs any more, for the next one.
+    fn reuse(&mut self, _object: Vec<u8>) {}
 }
 
 impl<F: FnMut(NodeId, &Ask) -> Result<Answer, String>> AskNode for F {
@@ -53,6 +56,9 @@ pub(crate) trait AskSource {
     fn ahead(&mut self, ask: &Ask) {
         let _ = ask;
     }
+
+    /// The memory of an object that nobody needs any more, for the next one.
+    fn reuse(&mut self, _object: Vec<u8>) {}
 }
 
 impl<F: FnMut(&Ask) -> Result<Answer, String>> AskSource for F {
@@ -72,6 +78,10 @@ impl AskSource for Source<'_> {
     fn ahead(&mut self, ask: &Ask) {
         self.1.ahead(self.0, ask);
     }
+
+    fn reuse(&mut self, object: Vec<u8>) {
+        self.1.reuse(object);
+    }
 }
 
 /// Asks over the node's transport.
@@ -81,7 +91,7 @@ pub(crate) struct Line<'a> {
 }
 
 /// Questions that may be on their way at a time, one of which is waited for.
-pub(crate) const AHEAD: usize = 4;
+pub(crate) const AHEAD: usize = 16;
 
 /// A connection that is open.
 struct Kept {
@@ -130,6 +140,12 @@ impl AskNode for Line<'_> {
             && kept.ahead(ask).is_err()
         {
             self.kept = None;
+        }
+    }
+
+    fn reuse(&mut self, object: Vec<u8>) {
+        if let Some(kept) = &mut self.kept {
+            kept.calls.reuse(object);
         }
     }
 }

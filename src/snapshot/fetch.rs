@@ -35,7 +35,7 @@ use shoaldb_vfs::transaction::Position;
 use super::ask::{AHEAD, AskSource};
 use super::copy::{Copy, disk, runs_of};
 use super::object::{
-    self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, Phase, RANGES_PER_OBJECT, ViewId,
+    self, ASKED_BYTES, Answer, Ask, HASHED_RANGES, Listed, Manifest, Object, Outcome, Phase, RANGES_PER_OBJECT, ViewId,
 };
 use super::{Staged, Stop, Transfer};
 use crate::catalogue::DatabaseId;
@@ -356,7 +356,7 @@ impl Fetch<'_> {
             let here = missing.iter().rev().take_while(|page| **page >= first).count() as u64;
             self.report(Phase::Fetch, (u64::from(count) - here) * u64::from(copy.listed.page_size.bytes()))?;
         }
-        let per_object = (OBJECT_BYTES / copy.listed.page_size.len()).max(1);
+        let per_object = (ASKED_BYTES / copy.listed.page_size.len()).max(1);
         let mut objects = missing.chunks(per_object);
         while let Some(pages) = objects.next() {
             let next = objects.clone().map(|pages| Object::Pages { database, runs: runs_of(pages) });
@@ -386,7 +386,9 @@ impl Fetch<'_> {
                 copy.write(*first, run)?;
                 rest = after;
             }
-            return self.report(Phase::Fetch, bytes.len() as u64);
+            let done = bytes.len() as u64;
+            self.ask.reuse(bytes);
+            return self.report(Phase::Fetch, done);
         }
         Err(Stop::GivenUp(format!("pages of database {database} came wrong {TRIES} times")))
     }

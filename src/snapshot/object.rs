@@ -63,6 +63,10 @@ const MANIFEST_VERSION: u8 = 2;
 pub(crate) const RANGE_PAGES: u32 = 64;
 /// Bytes of content that an object has at most; larger asks are refused.
 pub(crate) const OBJECT_BYTES: usize = 2 << 20;
+/// Bytes of pages that are asked for at once. Each goes through a processor half a dozen times (socket, checksum, hashes, file), and
+/// that is three times as quick as long as all of them fit into its cache.
+pub(crate) const ASKED_BYTES: usize = 256 << 10;
+const _: () = assert!(ASKED_BYTES <= OBJECT_BYTES);
 /// Range hashes in one object, at most.
 pub(crate) const RANGES_PER_OBJECT: u32 = 4096;
 /// Ranges whose page hashes are in one object, at most.

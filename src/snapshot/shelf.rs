@@ -4,7 +4,7 @@
 //! asked for       it is there             its bytes
 //!                 it is in the making     ask again in a moment; after MAKING it is made twice
 //!                 neither                 make it; a mark says so until it is put here, or came to nothing
-//! put             if PLACES are taken, the oldest goes
+//! put             if PLACES are taken, or BYTES, the oldest go
 //! kept            as long as at least two fetch from the view (`views.rs`)
 //! ```
 //!
@@ -17,11 +17,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::object::{Object, ViewId};
+use super::object::{ASKED_BYTES, Object, ViewId};
 
-/// Objects that are kept, of all views together: 16 MiB if all are as large as an object may be, a quarter of what a node that
-/// lends may grow by.
-pub(crate) const PLACES: usize = 8;
+/// Bytes of objects that are kept, of all views together: a quarter of what a node that lends may grow by.
+const BYTES: usize = 16 << 20;
+/// Objects that are kept, of all views together: those are full if all are as large as they are asked for.
+pub(crate) const PLACES: usize = BYTES / ASKED_BYTES;
 /// How long an object may be in the making before it is made once more: reading it from a slow disk, or a thread that got stuck.
 const MAKING: Duration = Duration::from_millis(100);
 
@@ -63,7 +64,9 @@ impl Shelf {
     pub(crate) fn put(&mut self, view: ViewId, object: &Object, bytes: Arc<Vec<u8>>) {
         self.unmark(view, object);
         self.made.retain(|(of, name, _)| (*of, name) != (view, object));
-        if self.made.len() == PLACES {
+        let bytes_of =
+            |made: &VecDeque<(ViewId, Object, Arc<Vec<u8>>)>| made.iter().map(|(.., it)| it.len()).sum::<usize>();
+        while self.made.len() == PLACES || !self.made.is_empty() && bytes_of(&self.made) + bytes.len() > BYTES {
             self.made.pop_front();
         }
         self.made.push_back((view, object.clone(), bytes));
@@ -139,5 +142,10 @@ mod tests {
         assert_eq!(kept, (2 * PLACES as u8..3 * PLACES as u8).collect::<Vec<_>>());
         shelf.keep(|view| view == OTHER);
         assert!(shelf.made.iter().all(|(view, ..)| *view == OTHER) && shelf.len() == PLACES / 2);
+        // Whoever asks for more at once finds room for fewer of them.
+        for number in 0..20 {
+            shelf.put(VIEW, &object(number), Arc::new(vec![0; 2 << 20]));
+        }
+        assert_eq!(shelf.len(), 8);
     }
 }

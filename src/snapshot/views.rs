@@ -58,15 +58,15 @@ const AHEAD: u64 = PLACES as u64 - 2;
 /// Who did not ask for that long is not waited for: it is writing to a slow disk, or has what it needs.
 const ASKED: Duration = Duration::from_millis(300);
 /// How long one that is ahead waits before it asks again.
-const HOLD: Duration = Duration::from_millis(5);
+const HOLD: Duration = Duration::from_millis(1);
 /// How long it does so in all before anything came of it: as long as some tens of objects take, by which the others began later.
 const HELD_AT_FIRST: Duration = Duration::from_millis(500);
 /// How long it does so for one object: who fetches gives a source up that is busy for a second (`fetch.rs`).
 const HELD_FOR_ONE: Duration = Duration::from_millis(300);
 /// And more for each object that was taken from the shelf: about as long as an object takes.
-const HELD_FOR_EACH: Duration = Duration::from_millis(10);
+const HELD_FOR_EACH: Duration = Duration::from_millis(2);
 /// When one should ask again for an object that somebody makes.
-const MADE_SOON: Duration = Duration::from_millis(2);
+const MADE_SOON: Duration = Duration::from_millis(1);
 
 /// What a view consists of.
 #[derive(Debug)]

@@ -38,8 +38,10 @@ use crate::mapfile::{Checkpointed, MapFile, Owner};
 use crate::page::{PageHash, PageNo};
 use crate::planted::{self, Bug};
 
-/// Bytes that are read at once while pages are compared, and that the disk is handed at once.
+/// Bytes that the disk is handed at once.
 const RUN_BYTES: usize = 1 << 20;
+/// Bytes that are read at once while pages are compared: they stay in a processor's cache until they are hashed.
+const COMPARED_BYTES: usize = 128 << 10;
 /// What is this near to what was written before is handed to the disk together with it.
 const SOON_GAP: u64 = 64 << 10;
 
@@ -253,7 +255,7 @@ impl Staging {
         let file = self.fs.open(&self.dir.join(name), Open::CreateNew, "stage.map")?;
         let map = MapFile::create(file, self.owner, self.at, &[])?;
         let mut checksum = PageHash::default();
-        let per_run = (RUN_BYTES / page_size.len()) as u32;
+        let per_run = (COMPARED_BYTES / page_size.len()) as u32;
         let mut bytes = Vec::new();
         let mut next = 1;
         while let Some(first) = PageNo::new(next).filter(|first| self.at.size.contains(*first)) {

@@ -122,13 +122,25 @@ impl Link {
 
     /// Reads one frame of an allowed type.
     pub(super) fn read(&mut self, allowed: &[FrameKind], wait: Wait) -> Result<(FrameKind, Vec<u8>), LinkError> {
+        self.read_into(Vec::new(), allowed, wait)
+    }
+
+    /// [`Link::read`] into memory that is there already, whatever is in it, as far as that goes.
+    pub(super) fn read_into(
+        &mut self,
+        mut body: Vec<u8>,
+        allowed: &[FrameKind],
+        wait: Wait,
+    ) -> Result<(FrameKind, Vec<u8>), LinkError> {
         let head = self.head(allowed, wait)?;
-        let mut body = Vec::new();
-        while body.len() < head.len {
-            let start = body.len();
-            let step = start.max(FIRST_STEP).min(head.len - start);
-            body.resize(start + step, 0);
-            self.fill(&mut body[start..], wait, false)?;
+        body.truncate(head.len);
+        let mut done = body.len();
+        self.fill(&mut body, wait, false)?;
+        while done < head.len {
+            let step = done.max(FIRST_STEP).min(head.len - done);
+            body.resize(done + step, 0);
+            self.fill(&mut body[done..], wait, false)?;
+            done += step;
         }
         head.check(&body)?;
         Ok((head.kind, body))

@@ -298,6 +298,22 @@ fn requests_are_answered() {
     assert!(matches!(unknown, Err(RequestError::NotSent(_))), "{unknown:?}");
 }
 
+/// What is left of an earlier answer in memory that the next one gets is no part of it, whichever is longer.
+#[test]
+fn an_answer_in_memory_that_was_used_before_is_that_answer() {
+    let (one, two) = (Node::new(1), Node::new(2));
+    one.knows(&two);
+    let mut calls = one.tcp.calls(NodeId(2), LONG).unwrap().unwrap();
+    for len in [10, 60_000, 3, 60_000, 0, 50_000, 65_000] {
+        let body = "x".repeat(len);
+        calls.send(body.as_bytes()).unwrap();
+        let mut answer = calls.receive(LONG).unwrap();
+        assert!(answer == format!("Some(1) said {body}").as_bytes(), "{len} bytes");
+        answer.fill(b'!');
+        calls.reuse(answer);
+    }
+}
+
 /// Over one connection, which ends with whoever keeps it, with the node and with the network.
 #[test]
 fn calls_that_follow_each_other_need_one_connection() {

@@ -26,6 +26,7 @@ struct Lender {
     dial: Duration,
     think: Duration,
     clock: Arc<SimClock>,
+    reused: Vec<Vec<u8>>,
 }
 
 /// Answers each question with an object that says which one it was.
@@ -58,6 +59,10 @@ impl Calls for Wire {
             return Err(RequestError::Lost("no answer".to_string()));
         }
         Ok(answer_to(&self.unanswered.pop_front().expect("a question")).encode())
+    }
+
+    fn reuse(&mut self, answer: Vec<u8>) {
+        self.lender.lock().reused.push(answer);
     }
 }
 
@@ -131,23 +136,35 @@ fn a_few_questions_are_on_their_way_at_a_time() {
         let ask = |line: &mut Line<'_>, number| {
             assert_eq!(line.ask(SOURCE, &page(number)), Ok(answer_to(&page(number).encode())))
         };
-        let asked = || lender.lock().asked.len();
+        let (asked, all) = (|| lender.lock().asked.len(), AHEAD as u32);
         ask(line, 1);
-        (2..20).for_each(|number| line.ahead(SOURCE, &page(number)));
+        (2..5 * all).for_each(|number| line.ahead(SOURCE, &page(number)));
         assert_eq!(asked(), 1 + AHEAD);
         ask(line, 2);
         assert_eq!(asked(), 1 + AHEAD, "it was on its way");
-        (3..20).for_each(|number| line.ahead(SOURCE, &page(number)));
+        (3..5 * all).for_each(|number| line.ahead(SOURCE, &page(number)));
         assert_eq!(asked(), 2 + AHEAD);
-        // Four answers come before this one's, and the next ask of something else makes room for those that come then.
-        ask(line, 50);
-        (20..30).for_each(|number| line.ahead(SOURCE, &page(number)));
-        ask(line, 51);
+        // As many answers come before this one's, and the next ask of something else makes room for those that come then.
+        ask(line, 10 * all);
+        (5 * all..7 * all).for_each(|number| line.ahead(SOURCE, &page(number)));
+        ask(line, 10 * all + 1);
         let before = asked();
-        (20..24).for_each(|number| ask(line, number));
+        (5 * all..6 * all).for_each(|number| ask(line, number));
         assert_eq!(asked(), before, "they are kept");
         ask(line, 3);
         assert_eq!(asked(), before + 1, "nobody came back to it for long");
+    });
+}
+
+/// The memory of an object goes to the connection that the next one comes on.
+#[test]
+fn the_memory_of_an_object_is_given_to_the_connection() {
+    with_line(|line, lender| {
+        line.reuse(vec![1; 9]);
+        assert!(lender.lock().reused.is_empty(), "there is no connection yet");
+        assert!(line.ask(SOURCE, &page(1)).is_ok());
+        Source(SOURCE, line).reuse(vec![2; 9]);
+        assert_eq!(lender.lock().reused, [vec![2; 9]]);
     });
 }
 

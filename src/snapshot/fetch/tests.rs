@@ -19,7 +19,8 @@ const APP: DatabaseId = DatabaseId(2);
 const AT: EntryId = EntryId { index: LogIndex(9), term: Term(1) };
 const SIZE: PageSize = PageSize::DEFAULT;
 /// Twelve objects and a bit.
-const PAGES: u32 = 12 * 512 + 40;
+const PAGES: u32 = 12 * PER_OBJECT + 40;
+const PER_OBJECT: u32 = (object::ASKED_BYTES / SIZE.len()) as u32;
 
 fn content(number: u32) -> Vec<u8> {
     (0..SIZE.len()).map(|at| (number as usize * 31 + at * 7) as u8).collect()
@@ -280,7 +281,7 @@ fn pages_that_are_here_are_copied_in_runs_and_no_other_one_is_asked_for() {
     const NOW: u32 = 202;
     let all_of_first: Vec<u32> = (1..=64).collect();
     // How many pages there were, which changed since, which rotted here, and with how many writes the new file is made: one for
-    // each range that is the same, for each run that is copied, and for each run that comes.
+    // each range that is the same, for each run that is copied, and for each run that comes, in as many objects as it needs.
     for (before, changed, rotten, writes) in [
         (NOW, &[][..], &[][..], 4),
         (NOW, &[1], &[], 3 + 1 + 1),
@@ -292,8 +293,8 @@ fn pages_that_are_here_are_copied_in_runs_and_no_other_one_is_asked_for() {
         (NOW, &[NOW], &[], 3 + 1 + 1),
         (NOW, &all_of_first, &[], 3 + 1),
         (150, &[], &[], 2 + 1 + 1),
-        (128, &[], &[], 2 + 1),
-        (129, &[], &[], 2 + 1 + 1),
+        (128, &[], &[], 2 + 2),
+        (129, &[], &[], 2 + 1 + 2),
         // What is around a rotten page is copied page by page.
         (NOW, &[20], &[10], 3 + (18 + 1) + 2),
         (NOW, &[], &[70], 3 + 63 + 1),
@@ -352,15 +353,15 @@ fn attempt(
 /// as all of the database then, whatever had come before, and a large one never came to its end.
 #[test]
 fn a_round_costs_what_changed_since_the_one_before() {
-    let (pages, fs) = (8 * 512, SimFs::new(1));
+    let (pages, fs) = (8 * PER_OBJECT, SimFs::new(1));
     let hub = hub_on(&fs, &Arc::default());
     let first = Version { pages, changed: &[] };
     // Ranges, hashes, five objects with pages; the view is gone before the sixth.
     let (stop, came, _) = attempt(&hub, &fs, &first, 9, 8);
-    assert_eq!((stop, came.len()), (Err(Stop::Lost("the view is closed".to_string())), 5 * 512));
+    assert_eq!((stop, came.len()), (Err(Stop::Lost("the view is closed".to_string())), 5 * PER_OBJECT as usize));
     // Of what came two pages changed.
-    let second = Version { pages, changed: &[7, 600] };
-    let wanted: Vec<u32> = [7, 600].into_iter().chain(5 * 512 + 1..=pages).collect();
+    let second = Version { pages, changed: &[7, 100] };
+    let wanted: Vec<u32> = [7, 100].into_iter().chain(5 * PER_OBJECT + 1..=pages).collect();
     let (done, came, reads) = attempt(&hub, &fs, &second, 12, usize::MAX);
     assert_eq!((done, came, reads), (Ok(()), wanted, 0));
 }
