@@ -73,6 +73,8 @@ pub(crate) const RANGES_PER_OBJECT: u32 = 4096;
 pub(crate) const HASHED_RANGES: usize = 256;
 /// Bytes of a reason.
 const TEXT_BYTES: usize = 1024;
+/// The kind of an answer that says: later.
+const BUSY: u8 = 3;
 /// Bytes of an answer before those of the object in it.
 pub(crate) const OBJECT_HEAD: usize = 17;
 
@@ -411,7 +413,7 @@ impl Answer {
                 out
             }
             Answer::Object { bytes } => hashed(2, bytes),
-            Answer::Busy { millis } => [&[3][..], &millis.to_le_bytes()].concat(),
+            Answer::Busy { millis } => [&[BUSY][..], &millis.to_le_bytes()].concat(),
             Answer::NotNeeded => vec![4],
             Answer::Gone => vec![5],
             Answer::No(text) => {
@@ -434,6 +436,11 @@ impl Answer {
         }
     }
 
+    /// Whether these are the bytes of [`Answer::Busy`].
+    pub(crate) fn is_later(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&BUSY)
+    }
+
     /// An object whose bytes are not what was hashed is damaged. One that is right stays in its buffer.
     pub(crate) fn decode(mut bytes: Vec<u8>) -> Result<Answer, Damaged> {
         let mut r = Reader::new(&bytes);
@@ -449,7 +456,7 @@ impl Answer {
                 bytes.drain(..OBJECT_HEAD);
                 return Ok(Answer::Object { bytes });
             }
-            3 => Answer::Busy { millis: r.u32("milliseconds")? },
+            BUSY => Answer::Busy { millis: r.u32("milliseconds")? },
             4 => Answer::NotNeeded,
             5 => Answer::Gone,
             6 => Answer::No(r.text(TEXT_BYTES, "reason")?.to_string()),

@@ -52,17 +52,18 @@ pub(crate) const LEASE: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(60);
 /// Objects that are made at the same time, for all nodes together.
 const SENDERS: usize = 4;
-/// How many objects more than another one a node may be sent: what that one wants next is still on the shelf then, also if two
-/// others were sent one that it does not want.
-const AHEAD: u64 = PLACES as u64 - 2;
+/// How many objects more than another one a node may be sent. What that one wants next is still on the shelf then: there is room
+/// for as many again, for what others are sent that it does not want, and for those that were asked for ahead of time, which come in
+/// another order when one of them has to wait.
+const AHEAD: u64 = PLACES as u64 / 2;
 /// Who did not ask for that long is not waited for: it is writing to a slow disk, or has what it needs.
-const ASKED: Duration = Duration::from_millis(300);
+const ASKED: Duration = Duration::from_millis(600);
 /// How long one that is ahead waits before it asks again.
-const HOLD: Duration = Duration::from_millis(1);
+const HOLD: Duration = Duration::from_millis(5);
 /// How long it does so in all before anything came of it: as long as some tens of objects take, by which the others began later.
 const HELD_AT_FIRST: Duration = Duration::from_millis(500);
 /// How long it does so for one object: who fetches gives a source up that is busy for a second (`fetch.rs`).
-const HELD_FOR_ONE: Duration = Duration::from_millis(300);
+const HELD_FOR_ONE: Duration = Duration::from_millis(600);
 /// And more for each object that was taken from the shelf: about as long as an object takes.
 const HELD_FOR_EACH: Duration = Duration::from_millis(2);
 /// When one should ask again for an object that somebody makes.
@@ -108,6 +109,7 @@ struct Fetcher {
     /// How long it was told to wait for others, in all, and for the object that it wants now.
     held: Duration,
     held_for_this: Duration,
+    held_until: Duration,
 }
 
 /// What becomes of a question for an object.
@@ -288,8 +290,12 @@ impl Views {
             }
             Some(Found::InTheMaking) => Turn::Wait(MADE_SOON),
             Some(Found::Missing) if lent.is_ahead(peer, fetcher, now) => {
-                fetcher.held += HOLD;
-                fetcher.held_for_this += HOLD;
+                // What it asked for at the same time waits at the same time.
+                if now >= fetcher.held_until {
+                    fetcher.held += HOLD;
+                    fetcher.held_for_this += HOLD;
+                    fetcher.held_until = now + HOLD;
+                }
                 Turn::Wait(HOLD)
             }
             Some(Found::Missing) => {

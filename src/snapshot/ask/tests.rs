@@ -27,6 +27,8 @@ struct Lender {
     think: Duration,
     clock: Arc<SimClock>,
     reused: Vec<Vec<u8>>,
+    /// To so many questions it says: later.
+    busy: usize,
 }
 
 /// Answers each question with an object that says which one it was.
@@ -53,10 +55,15 @@ impl Calls for Wire {
     }
 
     fn receive(&mut self, timeout: Duration) -> Result<Vec<u8>, RequestError> {
-        let lender = self.lender.lock();
+        let mut lender = self.lender.lock();
         lender.clock.advance(lender.think.min(timeout));
         if lender.think > timeout {
             return Err(RequestError::Lost("no answer".to_string()));
+        }
+        if lender.busy > 0 {
+            lender.busy -= 1;
+            self.unanswered.pop_front();
+            return Ok(Answer::Busy { millis: 5 }.encode());
         }
         Ok(answer_to(&self.unanswered.pop_front().expect("a question")).encode())
     }
@@ -153,6 +160,22 @@ fn a_few_questions_are_on_their_way_at_a_time() {
         assert_eq!(asked(), before, "they are kept");
         ask(line, 3);
         assert_eq!(asked(), before + 1, "nobody came back to it for long");
+    });
+}
+
+/// "Later" is said of a moment: to what went ahead it says nothing any more when that is asked for.
+#[test]
+fn what_went_ahead_and_was_not_there_yet_is_asked_again() {
+    with_line(|line, lender| {
+        assert!(line.ask(SOURCE, &page(1)).is_ok());
+        (2..4).for_each(|number| line.ahead(SOURCE, &page(number)));
+        lender.lock().busy = 2;
+        for number in [4, 2, 3] {
+            assert_eq!(line.ask(SOURCE, &page(number)), Ok(answer_to(&page(number).encode())));
+        }
+        // Whoever asks for it now hears it.
+        lender.lock().busy = 1;
+        assert_eq!(line.ask(SOURCE, &page(5)), Ok(Answer::Busy { millis: 5 }));
     });
 }
 
