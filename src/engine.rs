@@ -587,7 +587,7 @@ impl Engine {
         if let Some(batch) = persist {
             self.in_flight.push_back((batch.number, self.hub.waiting.clock.now()));
             if planted::is(Bug::LocalLogProof) {
-                batch.entries.iter().for_each(|entry| self.hub.pending.on_applied(entry.id));
+                batch.entries.iter().for_each(|entry| self.hub.pending.give_up_replaced(entry.id));
             }
             out.persist(batch);
         }

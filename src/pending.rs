@@ -129,6 +129,16 @@ impl Pending {
         }
     }
 
+    /// A planted mistake: what another leader's entry replaces in the log of this node counts as not committed.
+    pub(crate) fn give_up_replaced(&self, by: EntryId) {
+        let slots = self.slots.lock();
+        let there = slots.by_index.range(by.index..).flat_map(|(_, numbers)| numbers);
+        let replaced = |number: &u64| slots.entry(*number).is_some_and(|entry| entry.term < by.term);
+        let replaced: Vec<u64> = there.copied().filter(replaced).collect();
+        drop(slots);
+        replaced.into_iter().for_each(|number| self.decide(number, Decision::NotCommitted));
+    }
+
     /// Decides a proposal; the first decision stays.
     pub(crate) fn decide(&self, number: u64, decision: Decision) {
         let mut slots = self.slots.lock();

@@ -22,24 +22,28 @@ use super::faults::Mend;
 use super::wire::Packet;
 use super::world::{At, Ev, State};
 use crate::shared::Hub;
-use crate::types::{LogIndex, MessageKind, NodeId};
+use crate::types::{LogIndex, MessageKind, NodeId, Term};
 
 /// How long a minority is switched off, and nothing else goes wrong.
 const LULL: Duration = Duration::from_secs(10);
 /// Entries that a voter may lack when it counts as one that goes on by itself.
 const NEARLY: u64 = 64;
 
-/// How long an ambush waits for a candidate.
+/// How long an ambush waits for another leader.
 const AMBUSH: Duration = Duration::from_secs(4);
+/// How long that one stays cut off, at least: the others need the time to elect one more.
+const CAUGHT: Duration = Duration::from_secs(3);
 /// How often a new voter is looked at until others may be switched off for it, and how long after each other.
 const TRIES: u32 = 20;
 const TRY_MILLIS: u64 = 50;
 
-/// A leader that is cut off with one other voter.
+/// A leader that is cut off with one other voter; then whoever leads after it is cut off with it.
 #[derive(Clone, Copy)]
 pub(super) struct Ambush {
     leader: At,
+    term: Term,
     with: At,
+    caught: Option<At>,
     until: Duration,
 }
 
@@ -141,8 +145,10 @@ impl State {
         if others.len() < 4 || !members.voters_outgoing.is_empty() {
             return;
         }
+        let Some(term) = self.slots[leader].hub().map(|hub| hub.leadership().term) else { return };
         let with = others[self.dice.below(others.len() as u64) as usize];
-        self.ambush = Some(Ambush { leader, with, until: self.now + AMBUSH });
+        self.count("ambushes");
+        self.ambush = Some(Ambush { leader, term, with, caught: None, until: self.now + AMBUSH });
         self.on_mend(Mend::Links);
         self.at(AMBUSH, Ev::Mend(Mend::Links));
     }
@@ -152,26 +158,29 @@ impl State {
         if let Some(Late { node, leader }) = self.lateness {
             self.cut_off(3 - node - leader, None, false);
         }
-        if let Some(Ambush { leader, with, until }) = self.ambush {
+        if let Some(Ambush { leader, with, caught, until, .. }) = self.ambush {
             if self.now < until && self.strikes() {
-                self.cut_off(leader, Some(with), false);
+                self.cut_off(leader, caught.or(Some(with)), false);
             } else {
                 self.ambush = None;
             }
         }
     }
 
-    /// A vote arrives: the candidate and the leader before it are cut off from all others, before it can say that it leads.
-    pub(super) fn spring_ambush(&mut self, candidate: At, packet: &Packet) {
-        let wins = matches!(packet, Packet::Raft(message) if message.kind == MessageKind::VoteReply && !message.reject);
-        let Some(Ambush { leader, with, .. }) = self.ambush.filter(|_| wins && self.strikes()) else { return };
-        if candidate == leader || candidate == with || self.slots[leader].running.is_none() {
+    /// A leader's first word: it and the leader before it are cut off from all others before they hear it.
+    pub(super) fn spring_ambush(&mut self, from: At, packet: &Packet) {
+        let Packet::Raft(message) = packet else { return };
+        let Some(ambush) = self.ambush.filter(|ambush| ambush.caught.is_none() && self.strikes()) else { return };
+        let leads = matches!(message.kind, MessageKind::Append | MessageKind::Heartbeat) && message.term > ambush.term;
+        if !leads || from == ambush.leader || from == ambush.with || self.slots[ambush.leader].running.is_none() {
             return;
         }
-        self.ambush = None;
-        self.count("candidates cut off with the leader before them");
+        let long = CAUGHT + Duration::from_millis(self.dice.below(3000));
+        self.ambush = Some(Ambush { caught: Some(from), until: self.now + long, ..ambush });
+        self.count("new leaders cut off with the one before them");
         self.net.cut.iter_mut().flatten().for_each(|cut| *cut = false);
-        self.isolate(candidate, Some(leader), false, 5000);
+        self.cut_anew();
+        self.at(long, Ev::Mend(Mend::Links));
     }
 
     /// Of three founders one is late: nobody binds it for a while, and another one is away.

@@ -62,7 +62,10 @@ impl State {
             2 | 3 => self.rot(),
             _ => {}
         }
-        match self.dice.below(37) {
+        if self.shape.ambushes && self.dice.below(4) == 0 {
+            return self.begin_ambush();
+        }
+        match self.dice.below(36) {
             0..=2 => self.crash(at, true),
             3 | 4 => self.crash(at, false),
             5 => {
@@ -131,7 +134,6 @@ impl State {
             30 | 31 => self.jump(at),
             32 | 33 => self.distrust(at),
             34 => _ = self.switch_off(None),
-            35 => self.begin_ambush(),
             _ => {}
         }
     }

@@ -47,6 +47,8 @@ pub(super) struct Shape {
     pub(super) upgraded: bool,
     /// Whether a new leader may be cut off, with one other node, as soon as it leads.
     pub(super) hunts_leaders: bool,
+    /// Whether leaders are cut off with one other voter, and whoever leads after them is cut off with them, again and again.
+    pub(super) ambushes: bool,
     /// Whether files of logs stay that should go.
     pub(super) keeps_files: bool,
     /// Whether views are lent for long, and logs are so short that they move past them meanwhile.
@@ -67,6 +69,7 @@ impl Shape {
             slow_answers: 0,
             drift: 0,
             hunts_leaders: false,
+            ambushes: false,
             keeps_files: false,
             lends_long: false,
             wipes_late: false,
@@ -107,6 +110,7 @@ impl Shape {
             lends_long: dice.below(4) == 0,
             wipes_late: dice.below(6) == 0,
             switches_off: dice.below(2) == 0,
+            ambushes: dice.below(4) == 0,
         };
         if drawn.lends_long {
             // Fetched slowly, so that the log moves on meanwhile, or quickly, and nobody has a lease when it does.

@@ -138,7 +138,7 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "old programs that stopped",
         "logs whose files stay",
         "power cuts after a failed sync and a start",
-        "candidates cut off with the leader before them",
+        "new leaders cut off with the one before them",
         "unbound directories wiped",
         "minorities switched off",
         "voters switched off for new ones",

@@ -84,6 +84,7 @@ impl State {
             return self.lose(&packet);
         }
         let from_life = self.slots[from].life;
+        self.spring_ambush(from, &packet);
         if self.net.cut[from][to] || self.chance(self.net.loss) {
             self.count("messages lost");
             return self.lose(&packet);
@@ -172,7 +173,6 @@ impl State {
             other => other,
         };
         self.watch_duel(from, to, &packet);
-        self.spring_ambush(to, &packet);
         let (standing, cluster) = match judged {
             Ok(judged) => judged,
             Err(reject) => {
