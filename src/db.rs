@@ -437,7 +437,8 @@ impl Node {
         status::of(&self.inner.hub)
     }
 
-    /// What happens from now on. The receiver is bounded: a slow listener loses events and gets [`Event::Lagged`].
+    /// What happens from now on, and a removal of this node that it heard of before. The receiver is bounded: a slow listener
+    /// loses events and gets [`Event::Lagged`].
     pub fn events(&self) -> Receiver<Event> {
         self.inner.hub.events.listen()
     }

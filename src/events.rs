@@ -101,7 +101,7 @@ pub enum Event {
         /// Members that listen only.
         learners: Vec<NodeId>,
     },
-    /// This node was removed from its cluster; it stopped.
+    /// This node was removed from its cluster; it stopped. Who begins to listen later hears this first.
     Removed {
         /// What happened, in words.
         what: String,
@@ -155,12 +155,18 @@ pub(crate) struct Events {
 struct Listeners {
     all: Vec<Listener>,
     ended: bool,
+    /// [`Event::Removed`], once it was told: it stays true, and a node may hear of it before its owner can listen.
+    removed: Option<Event>,
 }
 
 impl Events {
     pub(crate) fn listen(&self) -> Receiver<Event> {
         let (to, from) = crossbeam_channel::bounded(QUEUE);
         let mut listeners = self.listeners.lock();
+        if let Some(removed) = &listeners.removed {
+            // Nothing is in the queue yet.
+            let _ = to.try_send(removed.clone());
+        }
         if !listeners.ended {
             listeners.all.push(Listener { to, lost: 0 });
         }
@@ -187,7 +193,11 @@ impl Events {
 
     /// Tells everybody; drops who has gone, counts what a full queue loses.
     pub(crate) fn tell(&self, event: &Event) {
-        self.listeners.lock().all.retain_mut(|listener| {
+        let mut listeners = self.listeners.lock();
+        if matches!(event, Event::Removed { .. }) {
+            listeners.removed = Some(event.clone());
+        }
+        listeners.all.retain_mut(|listener| {
             if listener.lost > 0 && listener.to.try_send(Event::Lagged(listener.lost)).is_ok() {
                 listener.lost = 0;
             }
@@ -206,6 +216,19 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A node that was removed while it was down hears of it before `Node::start` returns.
+    #[test]
+    fn who_listens_after_a_removal_is_told_of_it() {
+        let events = Events::default();
+        let before = events.listen();
+        let removed = Event::Removed { what: "node 3 was removed".to_string() };
+        events.tell(&Event::LeaderChanged { term: Term(1), leader: None });
+        events.tell(&removed);
+        let after = events.listen();
+        assert_eq!(after.try_iter().collect::<Vec<_>>(), [removed.clone()]);
+        assert_eq!(before.try_iter().last(), Some(removed));
+    }
 
     #[test]
     fn a_slow_listener_loses_events_and_is_told_how_many() {

@@ -88,9 +88,9 @@ pub struct Unreached {
 /// Calls to one node over one connection. After an error it is of no more use: what still came on it would be the answer to
 /// something else.
 pub trait Calls: Send {
-    /// Sends a call. Its answer must be taken before the next one is sent.
+    /// Sends a call. Several may be sent before an answer is taken: answers come in the order of the calls.
     fn send(&mut self, body: &[u8]) -> Result<(), RequestError>;
-    /// Waits for the answer to the last call.
+    /// Waits for the next answer.
     fn receive(&mut self, timeout: Duration) -> Result<Vec<u8>, RequestError>;
     /// The memory of an answer that nobody needs any more, for the next one.
     fn reuse(&mut self, _answer: Vec<u8>) {}

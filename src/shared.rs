@@ -842,7 +842,9 @@ impl Shared {
 
     /// This node cannot keep promises any more: it stops acknowledging, and says so once. It goes on serving reads.
     pub(crate) fn set_trouble(&self, what: String) {
-        self.end_promises(what.clone(), Event::DiskTrouble { what });
+        if self.end_promises(&what) {
+            self.events.tell(&Event::DiskTrouble { what });
+        }
     }
 
     /// The copy of a database was found damaged.
@@ -859,22 +861,25 @@ impl Shared {
 
     /// This node is no member any more: as with trouble, it acknowledges nothing from here on.
     pub(crate) fn set_removed(&self, what: String) {
-        self.removed.store(true, Ordering::Release);
-        self.end_promises(what.clone(), Event::Removed { what });
+        let was_told = self.removed.swap(true, Ordering::AcqRel);
+        // One that was in trouble before keeps those words, and must hear this all the same.
+        self.end_promises(&what);
+        if !was_told {
+            self.events.tell(&Event::Removed { what });
+        }
     }
 
-    fn end_promises(&self, what: String, event: Event) {
+    /// Whether this is the first reason.
+    fn end_promises(&self, what: &str) -> bool {
         let mut trouble = self.trouble.lock();
         let first = trouble.is_none();
         if first {
             tracing::error!(node = self.id.0, "{what}");
-            *trouble = Some(what);
+            *trouble = Some(what.to_string());
         }
         drop(trouble);
-        if first {
-            self.events.tell(&event);
-        }
         self.changed.notify();
+        first
     }
 
     /// The end, for the callers: every wait ends, every connection gets an error.

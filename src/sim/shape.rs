@@ -69,13 +69,17 @@ impl Shape {
             slow_answers: 0,
             drift: 0,
             hunts_leaders: false,
-            ambushes: false,
             keeps_files: false,
             lends_long: false,
             wipes_late: false,
             switches_off: false,
             ..self
         }
+    }
+
+    /// With an adversary that may have a favourite.
+    pub(super) fn stormy(self, dice: &SimRng) -> Shape {
+        Shape { ambushes: dice.below(4) == 0, ..self }
     }
 
     pub(super) fn draw(dice: &SimRng) -> Shape {
@@ -110,7 +114,7 @@ impl Shape {
             lends_long: dice.below(4) == 0,
             wipes_late: dice.below(6) == 0,
             switches_off: dice.below(2) == 0,
-            ambushes: dice.below(4) == 0,
+            ambushes: false,
         };
         if drawn.lends_long {
             // Fetched slowly, so that the log moves on meanwhile, or quickly, and nobody has a lease when it does.

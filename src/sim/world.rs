@@ -191,7 +191,7 @@ pub fn run(options: &Options) -> Report {
     let founders = usize::from(options.nodes);
     let n = founders + if options.storm { SPARE } else { 0 };
     let dice = SimRng::new(options.seed);
-    let shape = if options.storm { Shape::draw(&dice) } else { Shape::draw(&dice).tame() };
+    let shape = if options.storm { Shape::draw(&dice).stormy(&dice) } else { Shape::draw(&dice).tame() };
     if options.storm {
         // For the whole process, which is why a run without a storm, beside other tests, leaves it where it is.
         shoaldb_vfs::ffi::move_lock_page(shape.lock_page_at);

@@ -56,6 +56,8 @@ const SENDERS: usize = 4;
 /// for as many again, for what others are sent that it does not want, and for those that were asked for ahead of time, which come in
 /// another order when one of them has to wait.
 const AHEAD: u64 = PLACES as u64 / 2;
+/// Who is further behind is not waited for: it has a way of its own to go before it finds anything on the shelf.
+const FAR: u64 = 4 * PLACES as u64;
 /// Who did not ask for that long is not waited for: it is writing to a slow disk, or has what it needs.
 const ASKED: Duration = Duration::from_millis(600);
 /// How long one that is ahead waits before it asks again.
@@ -67,7 +69,7 @@ const HELD_FOR_ONE: Duration = Duration::from_millis(600);
 /// And more for each object that was taken from the shelf: about as long as an object takes.
 const HELD_FOR_EACH: Duration = Duration::from_millis(2);
 /// When one should ask again for an object that somebody makes.
-const MADE_SOON: Duration = Duration::from_millis(1);
+const MADE_SOON: Duration = Duration::from_millis(2);
 
 /// What a view consists of.
 #[derive(Debug)]
@@ -511,7 +513,8 @@ impl Lent {
     /// Whether this one should wait until another one has come closer.
     fn is_ahead(&self, peer: NodeId, fetcher: Fetcher, now: Duration) -> bool {
         let may_be_held = HELD_AT_FIRST + HELD_FOR_EACH * self.from_shelf;
-        let others = self.fetchers.iter().filter(|(other, it)| **other != peer && now < it.asked + ASKED);
+        let is_near = |it: &Fetcher| now < it.asked + ASKED && fetcher.objects < it.objects + FAR;
+        let others = self.fetchers.iter().filter(|(other, it)| **other != peer && is_near(it));
         let behind = others.map(|(_, it)| it.objects).min();
         let held_enough = fetcher.held >= may_be_held || fetcher.held_for_this >= HELD_FOR_ONE;
         !held_enough && behind.is_some_and(|objects| fetcher.objects >= objects + AHEAD)

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use crate::user::{LONG, Started, fails, free_ports, one_node, run, shoal, text, three_nodes, works, works_in_time};
 
 /// What is asked, the exit code, and a word of the reason. `F` and `L` are the directories of a follower and of the leader.
-const WITH_A_LEADER: [(&[&str], i32, &str); 24] = [
+const WITH_A_LEADER: [(&[&str], i32, &str); 25] = [
     (&["db", "create", "app", "--data", "F"], 1, "exists already"),
     (&["db", "create", "../a", "--data", "F"], 2, "../a"),
     (&["db", "create", "a", "--page-size", "1000", "--data", "F"], 2, "1000"),
@@ -17,6 +17,7 @@ const WITH_A_LEADER: [(&[&str], i32, &str); 24] = [
     (&["sql", "app", "INSERT INTO t VALUES (1)", "--data", "F"], 1, "is not the leader"),
     (&["restore", "app", "FILE", "--yes", "--data", "F"], 1, "is not the leader"),
     (&["restore", "app", "/does/not/exist", "--yes", "--data", "L"], 1, "/does/not/exist"),
+    (&["restore", "app", "/dev/zero", "--yes", "--data", "L"], 1, "not a regular file"),
     (&["restore", "../a", "FILE", "--yes", "--data", "L"], 2, "../a"),
     (&["backup", "none", "x.db", "--data", "F"], 1, "no database named none"),
     (&["backup", "../a", "x.db", "--data", "F"], 2, "../a"),
@@ -88,6 +89,20 @@ fn one_kind_of_failure_has_one_exit_code() {
         let output = run(&args.iter().map(String::as_str).collect::<Vec<_>>());
         let reason = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(4), "{args:?}: {reason}");
+    }
+}
+
+/// It hears of it before it is ready. A service manager would start one that ended otherwise again and again, and one that did not
+/// end would never be looked at.
+#[test]
+fn a_node_that_was_removed_while_it_was_down_ends_when_it_is_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let (members, mut nodes) = three_nodes(dir.path());
+    works_in_time(&["transfer", "1", "--endpoints", &members.endpoints()]);
+    nodes[2].take();
+    works(&["member", "remove", "3", "--data", &members.data(1)]);
+    for _ in 0..2 {
+        assert_eq!(members.start_with(3, &[]).ended(), 5);
     }
 }
 

@@ -91,7 +91,7 @@ enum Trouble {
 /// asks for no page again that came before.
 #[test]
 fn any_object_may_fail_and_what_came_before_it_is_not_fetched_again() {
-    const OBJECTS: usize = 2 + PAGES.div_ceil(512) as usize;
+    const OBJECTS: usize = 2 + PAGES.div_ceil(PER_OBJECT) as usize;
     for (which, forgets) in [0, 1, 2, 7, OBJECTS - 1].into_iter().flat_map(|which| [(which, false), (which, true)]) {
         for (trouble, times, ends) in [
             (Trouble::Silence, TRIES - 1, false),

@@ -266,12 +266,13 @@ fn those_who_fetch_at_the_same_time_are_kept_together() {
     let (mut now, mut slow) = (at(0), 2);
     // As many questions as may be on their way at a time; one that has to wait is asked again behind the others.
     let first = 2 + super::super::ask::AHEAD as u32;
-    let (mut quick, mut asked): (_, VecDeque<u32>) = (first, (2..first).collect());
+    let (mut quick, mut asked, mut made): (_, VecDeque<u32>, _) = (first, (2..first).collect(), Vec::new());
     while slow < 500 {
         for _ in 0..2 * asked.len() + AHEAD as usize {
             let Some(one) = asked.pop_front() else { break };
             match asks(&views, id, A, one, now) {
-                Ok(_) => {
+                Ok(was_there) => {
+                    made.extend((!was_there).then_some(one));
                     asked.push_back(quick);
                     quick += 1;
                 }
@@ -283,11 +284,16 @@ fn those_who_fetch_at_the_same_time_are_kept_together() {
         }
         now += HOLD;
         for _ in 0..2 {
-            assert_eq!(asks(&views, id, B, slow, now), Ok(true), "{slow}, and the other one asks for {asked:?}");
+            let was_there = asks(&views, id, B, slow, now).expect("it is behind");
+            made.extend((!was_there).then_some(slow));
             slow += 1;
         }
     }
     assert!(quick - first - slow <= AHEAD as u32, "{quick}");
+    let all = made.len();
+    made.sort_unstable();
+    made.dedup();
+    assert_eq!(made.len(), all, "some were made twice");
     assert!(on_shelf(&views) <= PLACES);
 }
 
@@ -326,6 +332,11 @@ fn whoever_is_ahead_does_not_wait_for_long() {
         assert!(waited <= HELD_FOR_ONE, "object {quick}: {waited:?} from {from:?}");
         now += Duration::from_millis(1);
     }
+    // Nor does anybody wait for one that is too far behind to find on the shelf what it wants.
+    let (views, id) = shared();
+    views.books.lock().all[0].from_shelf = 10_000;
+    views.books.lock().all[0].fetchers.entry(A).or_default().objects = FAR + 10;
+    assert_eq!(asks(&views, id, A, 3000, at(0)), Ok(false));
     // One that fetches alone waits for nobody, and the manifest is in memory for all of them.
     let (views, id) = shared();
     assert!((0..100).all(|_| matches!(views.turn(id, A, &Object::Manifest, at(0)), Turn::Make(None))));
