@@ -226,8 +226,8 @@ mod tests {
         events.tell(&Event::LeaderChanged { term: Term(1), leader: None });
         events.tell(&removed);
         let after = events.listen();
-        assert_eq!(after.try_iter().collect::<Vec<_>>(), [removed.clone()]);
-        assert_eq!(before.try_iter().last(), Some(removed));
+        assert_eq!(before.try_iter().last().as_ref(), Some(&removed));
+        assert_eq!(after.try_iter().collect::<Vec<_>>(), [removed]);
     }
 
     #[test]
