@@ -15,7 +15,8 @@
 //! whichever node that is about (`copy.rs`). Once every page is in place the view is of no more use, and its end is none of
 //! this.
 //!
-//! Memory: the hashes of ranges that differ (1 KiB each: 4 MiB for each GiB of 4-KiB pages, if all of it does), and one object.
+//! Memory: the hashes of ranges that differ (1 KiB each: 4 MiB for each GiB of 4-KiB pages, if all of it does), and one object,
+//! or as many more as may be on their way (`ask.rs`).
 //!
 //! Nothing is begun for which there is no room on the disk: whoever fetches keeps what it has, says how much it wants, and
 //! tries again later.

@@ -23,7 +23,7 @@
 //! Closing costs nothing but time: whoever fetched keeps what it has, and goes on with another view.
 //!
 //! **Several that fetch from one view** at about the same time want the same objects, in the same order if they began with nothing.
-//! What one of them was sent stays on a shelf for the others (`shelf.rs`), which has room for a few. So they are kept together:
+//! What one of them was sent stays on a shelf for the others (`shelf.rs`), which has room for 16 MiB. So they are kept together:
 //! one that was sent AHEAD objects more than another one is told to wait a moment, if that other one has asked a moment ago. What
 //! this may cost is bounded: HELD_AT_FIRST, and HELD_FOR_EACH object that was taken from the shelf. So one that is slow for good,
 //! or needs other things, is soon left behind, and nobody waits for who does not ask.
