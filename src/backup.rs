@@ -336,7 +336,7 @@ fn verdict(connection: &Connection) -> rusqlite::Result<String> {
 /// Opens a SQLite file and checks it. Reads all of it.
 fn open_source(path: &Path) -> Result<Source> {
     // To open a pipe may take for ever.
-    if std::fs::metadata(path).is_ok_and(|it| !it.is_file()) {
+    if path.metadata().is_ok_and(|it| !it.is_file()) {
         return Err(damaged(path, "not a regular file"));
     }
     let clean_wal = check_file(path)?;
