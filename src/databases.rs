@@ -286,11 +286,18 @@ impl Databases {
         Ok(())
     }
 
+    /// Files as they were left, with the settings of today.
+    fn open_files(&self, owner: Owner) -> io::Result<DatabaseFiles> {
+        let mut files = DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner)?;
+        files.keep_doublewrite(self.doublewrite_bytes.load(Ordering::Relaxed));
+        Ok(files)
+    }
+
     /// The files of each, in the same order.
     fn open_all(&self, all: &[(DatabaseId, DatabaseInfo)]) -> Vec<io::Result<DatabaseFiles>> {
         let (every, done) = (Every::second(self.env.clock.clone()), AtomicUsize::new(0));
         let open = |(id, info): &(DatabaseId, DatabaseInfo)| {
-            let files = DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner(*id, info, self.generation(*id)));
+            let files = self.open_files(owner(*id, info, self.generation(*id)));
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
             if done < all.len() && every.is_due() {
                 tracing::info!("starting: opened {done} of {} databases", all.len());
@@ -420,7 +427,7 @@ impl Databases {
     /// earlier life. What is begun and not ended counts for nothing, and is made anew: so this may be tried again, whatever failed.
     pub(crate) fn make(&self, id: DatabaseId, info: &DatabaseInfo) -> io::Result<Made> {
         let owner = owner(id, info, self.generation(id));
-        let found = match DatabaseFiles::open(self.env.fs.clone(), &self.dir, owner) {
+        let found = match self.open_files(owner) {
             Ok(files) => Some(files),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => None,
             Err(error) => return Err(error),

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use shoaldb_vfs::env::Fs;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng};
+use shoaldb_vfs::env::{Fs, Open};
 use shoaldb_vfs::mapfile::Checkpointed;
 use shoaldb_vfs::page::{PageCount, PageHash, PageNo};
 use shoaldb_vfs::staging::Staging;
@@ -101,6 +101,23 @@ fn what_a_start_reads_does_not_grow_with_a_database() {
     };
     let small = cost(1);
     assert_eq!(cost(5000), small, "calls, bytes");
+}
+
+/// A setting that was lowered waited for the next write to that database, which may never come.
+#[test]
+fn a_double_write_that_may_be_smaller_now_is_smaller_after_the_start() {
+    let (fs, env) = disk();
+    let dw = Path::new(DIR).join("3-2.dw");
+    two_generations(&env, 1);
+    fs.open(&dw, Open::CreateNew, "test").unwrap().write_at(&[7; 5000], 0, "test").unwrap();
+    for (keep, left) in [(5000, 5000), (4999, 0)] {
+        let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
+        databases.keep_doublewrites(keep);
+        databases.restore(&catalogue(), [(DatabaseId(3), 2)].into_iter().collect(), LogIndex(5)).unwrap();
+        assert_eq!(databases.get(DatabaseId(3)).unwrap().status().doublewrite, (left, keep));
+        assert_eq!(fs.peek(&dw).unwrap().len() as u64, left);
+        databases.stop();
+    }
 }
 
 fn some(count: u64) -> Vec<(DatabaseId, DatabaseInfo)> {

@@ -193,7 +193,8 @@ impl Builder {
     }
 
     /// Bytes of a database's double-write file beyond which it gives its room back when its checkpoint is done; default 64 MiB. Until
-    /// then it is as large as what the checkpoint moves, whatever this says. How large each is: [`crate::DatabaseStatus::doublewrite`].
+    /// then it is as large as what the checkpoint moves, whatever this says. With a smaller number than before, what is there gives its
+    /// room back at the start. How large each is: [`crate::DatabaseStatus::doublewrite`].
     pub fn doublewrite_bytes(mut self, bytes: u64) -> Builder {
         self.config.doublewrite_bytes = bytes;
         self

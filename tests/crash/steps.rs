@@ -5,8 +5,12 @@
 //! and the process dies before it, or with half of what it writes. (Dead behind a call is dead before the next one.) Then it is
 //! started again, and goes on. In the end all is judged as in the kill loop.
 //!
-//! Left out are steps that this load does not come to: `ckpt.len` (a file that becomes shorter), `dw.shrink` and
-//! `stage.sync_some` (64 and 4 MiB at once). The crash at every call of the simulated disk comes to these.
+//! So that a checkpoint makes a main file shorter (`ckpt.len`), the large rows go now and then, and a VACUUM follows; it runs on a
+//! connection of its own, since there is none within a transaction. So that it gives room back (`dw.shrink`), a worker keeps little for
+//! the double-write.
+//!
+//! Left out is a step that this load does not come to: `stage.sync_some` (4 MiB at once). The crash at every call of the simulated
+//! disk comes to it.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::Ordering;
@@ -24,16 +28,18 @@ const WRITERS: u64 = 2;
 const FIRST: &str = "dw.create";
 
 /// In the order in which they come, each on the next node.
-const RUNNING: [&str; 18] = [
+const RUNNING: [&str; 20] = [
     // A checkpoint: the table in vfs/src/files.rs.
     "dw.write",
     "dw.sync",
     "ckpt.page",
     "ckpt.hash",
+    "ckpt.len",
     "ckpt.sync",
     "ckpt.map_sync",
     "ckpt.record",
     "ckpt.record_sync",
+    "dw.shrink",
     // The next file of the log.
     "log.seal",
     "log.seal.sync",
@@ -123,12 +129,20 @@ fn ready(cluster: &Cluster) {
     }
 }
 
-/// Rows that are large, so that log and databases move on; a bounded number of them.
+/// Rows that are large, so that log and databases move on; a bounded number of them, which go at times.
 fn move_on(cluster: &Cluster, writers: &Writers) {
     let fill = "CREATE TABLE IF NOT EXISTS filler(id INTEGER PRIMARY KEY, v); \
                 INSERT OR REPLACE INTO filler VALUES (abs(random()) % 30, randomblob(15000))";
-    while !writers.stop.load(Ordering::SeqCst) {
-        let act = Act::Batch { sql: fill.to_string() };
+    for round in 1u64.. {
+        if writers.stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let act = match round % 60 {
+            58 => Act::Batch { sql: "DELETE FROM filler".to_string() },
+            // The one request that has no transaction around its statement.
+            59 => Act::Read { sql: "VACUUM".to_string(), linearizable: false },
+            _ => Act::Batch { sql: fill.to_string() },
+        };
         if cluster.try_on_leader(&act, Duration::from_millis(200)).is_err() {
             std::thread::sleep(Duration::from_millis(3));
         }

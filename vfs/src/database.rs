@@ -522,7 +522,8 @@ impl Database {
         Ok(())
     }
 
-    /// A double-write file that is larger gives its room back when its checkpoint is done, from the next one on.
+    /// A double-write file that is larger gives its room back when its checkpoint is done, from the next one on. For files that
+    /// are bound later: [`DatabaseFiles::keep_doublewrite`].
     pub fn keep_doublewrite(&self, bytes: u64) {
         self.doublewrite_keep.store(bytes, Ordering::Relaxed);
     }

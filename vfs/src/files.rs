@@ -29,7 +29,8 @@
 //! | `gap` | complete, from a position other than r to one beyond it | damage: the record was lost after the log moved on |
 //! | `short` | any | damage, if the main file is shorter than r says afterwards |
 //!
-//! After a failure in step 1 or 2 nothing has changed, and the next attempt begins with a new file. After a failure in step
+//! After a failure in step 1 or 2 nothing has changed: the double-write is emptied, whose room may be what others lack, and the next
+//! attempt begins with a new file. After a failure in step
 //! 3 for lack of room the same checkpoint is tried again, and no other, since the main file may be a mixture that only this
 //! double-write mends. After any other failure in 3 to 6 nothing is written here until the files are opened again.
 //!
@@ -266,9 +267,12 @@ impl DatabaseFiles {
         Ok(files)
     }
 
-    /// A double-write that was larger gives its room back when its work is done, from now on.
+    /// A double-write that is larger gives its room back when its work is done, from now on; one that has none does so at once.
     pub fn keep_doublewrite(&mut self, bytes: u64) {
         self.doublewrite_keep = bytes;
+        if self.doublewrite_len > bytes && self.unfinished.is_none() && self.failed.is_none() {
+            self.give_back_room();
+        }
     }
 
     /// Bytes of the double-write file.
@@ -330,7 +334,7 @@ impl DatabaseFiles {
         }
         if !again {
             self.write_doublewrite(plan, content).map_err(|error| {
-                self.doublewrite = None;
+                self.drop_doublewrite();
                 WriteError::Nothing(error)
             })?;
         }
@@ -362,10 +366,10 @@ impl DatabaseFiles {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
+                self.doublewrite_len = 0;
                 let file = self.fs.open(&path, Open::CreateNew, "dw.create")?;
                 self.fs.sync_dir(&self.dir, "dw.create")?;
                 self.doublewrite = Some(file.clone());
-                self.doublewrite_len = 0;
                 file
             }
         };
@@ -430,18 +434,33 @@ impl DatabaseFiles {
         })
     }
 
+    /// A double-write whose work is done.
     fn give_back_room(&mut self) {
-        let Some(file) = &self.doublewrite else { return };
-        // A write that failed may have made it longer than is known here.
+        let Some(file) = self.doublewrite.clone() else { return };
+        // An attempt that failed may have made it longer than is known here.
         let Ok(len) = file.len("dw.shrink") else { return };
         self.doublewrite_len = len;
         if len > self.doublewrite_keep {
-            match file.set_len(0, "dw.shrink") {
-                Ok(()) => self.doublewrite_len = 0,
-                // It stays as large as it is, and is used again.
-                Err(error) => {
-                    tracing::warn!(database = self.owner.database, %error, "a double-write file keeps its room");
-                }
+            self.shrink_doublewrite(&*file);
+        }
+    }
+
+    /// Steps 1 and 2 have failed. What they left counts for nothing, whole or torn: the main file was not touched, and is what its
+    /// record says. Where there was no room for it, others need what it took. The file is not synced, since a sync of it may
+    /// have failed: if the cut is lost in a crash, what comes back is as good as what step 1 leaves. The next attempt begins
+    /// with a new file.
+    fn drop_doublewrite(&mut self) {
+        let Some(file) = self.doublewrite.take() else { return };
+        self.shrink_doublewrite(&*file);
+    }
+
+    fn shrink_doublewrite(&mut self, file: &dyn File) {
+        match file.set_len(0, "dw.shrink") {
+            Ok(()) => self.doublewrite_len = 0,
+            // It stays as large as it is, until it is used again or replaced.
+            Err(error) => {
+                self.doublewrite_len = file.len("dw.shrink").unwrap_or(self.doublewrite_len);
+                tracing::warn!(database = self.owner.database, %error, "a double-write file keeps its room");
             }
         }
     }

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<(), Error> {
         builder = builder.env(phases::watch(file, args.die_at.as_deref())?);
         // So that checkpoints, compactions and snapshots go on all the time, to be interrupted.
         builder = builder.checkpoint_bytes(64 << 10).checkpoint_age(Duration::from_millis(200));
-        builder = builder.segment_bytes(64 << 10).log_limit(256 << 10);
+        builder = builder.segment_bytes(64 << 10).log_limit(256 << 10).doublewrite_bytes(32 << 10);
     }
     let node = builder.start()?;
     say(&Line::Event { event: Told::Started });

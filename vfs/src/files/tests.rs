@@ -216,6 +216,96 @@ fn a_failure_at_every_call_leaves_the_state_before_or_the_state_after() {
     }
 }
 
+/// It was as long as what had found room, on a disk that was full, until the next attempt; and what was told of it was the length
+/// that it had before.
+#[test]
+fn a_double_write_that_failed_gives_its_room_back() {
+    let dw = dir().join("9-1.dw");
+    let on_disk = |fs: &SimFs| fs.peek(&dw).map(|bytes| bytes.len() as u64);
+    for (label, failure) in [("dw.write", Failure::ENOSPC), ("dw.sync", Failure::ENOSPC), ("dw.sync", Failure::EIO)] {
+        // State 2 is the first that has another double-write before it.
+        for n in [1, 2] {
+            let (fs, mut files) = fresh(n);
+            for earlier in 1..n {
+                checkpoint(&mut files, earlier).unwrap();
+            }
+            fs.fail_at(Aim::At(label), 1, Lasts::Once, failure);
+            assert!(matches!(checkpoint(&mut files, n), Err(WriteError::Nothing(_))));
+            assert_eq!((files.doublewrite_bytes(), on_disk(&fs)), (0, Some(0)), "{label} {failure:?} {n}");
+            // The disk does not even take that: then it is told how long the file is.
+            fs.fail_at(Aim::At(label), 1, Lasts::Once, failure);
+            fs.fail_at(Aim::At("dw.shrink"), 1, Lasts::Once, Failure::EIO);
+            assert!(matches!(checkpoint(&mut files, n), Err(WriteError::Nothing(_))));
+            assert_eq!(Some(files.doublewrite_bytes()), on_disk(&fs), "{label} {failure:?} {n}");
+            let syncs = fs.count("dw.sync");
+            checkpoint(&mut files, n).unwrap();
+            assert_eq!(Some(files.doublewrite_bytes()), on_disk(&fs));
+            assert_eq!(fs.count("dw.sync"), syncs + 1, "of a new file");
+            drop(files);
+            assert_is(&fs, &open(&fs).unwrap(), n);
+        }
+    }
+}
+
+/// With a smaller limit it kept its room until the next write. What may have to be done again keeps it in any case.
+#[test]
+fn a_double_write_without_work_keeps_no_more_than_it_may() {
+    let (fs, mut files) = fresh(1);
+    let on_disk = || fs.peek(&dir().join("9-1.dw")).map(|bytes| bytes.len() as u64);
+    checkpoint(&mut files, 1).unwrap();
+    drop(files);
+    let mut files = open(&fs).unwrap();
+    let whole = files.doublewrite_bytes();
+    assert_eq!((on_disk(), whole > 512), (Some(whole), true));
+    let calls = fs.count("dw.shrink");
+    files.keep_doublewrite(whole);
+    assert_eq!((files.doublewrite_bytes(), on_disk(), fs.count("dw.shrink")), (whole, Some(whole), calls));
+    files.keep_doublewrite(whole - 1);
+    assert_eq!((files.doublewrite_bytes(), on_disk()), (0, Some(0)));
+    assert_is(&fs, &open(&fs).unwrap(), 1);
+    for failure in [Failure::ENOSPC, Failure::EIO] {
+        let (fs, mut files) = fresh(1);
+        fs.fail_at(Aim::At("ckpt.page"), 1, Lasts::Once, failure);
+        assert!(checkpoint(&mut files, 1).is_err());
+        files.keep_doublewrite(0);
+        assert_eq!(fs.count("dw.shrink"), 0);
+        drop(files);
+        let files = open(&fs).unwrap();
+        assert!(files.redone());
+        assert_is(&fs, &files, 1);
+    }
+}
+
+/// A power cut in or behind the attempt to give it back: whatever the disk has of the double-write then, the state before is there, or
+/// the one that was to come.
+/// Shows INV-26.
+#[test]
+fn a_crash_after_a_double_write_that_failed_loses_nothing() {
+    for (label, seed) in ["dw.write", "dw.sync"].into_iter().flat_map(|label| (0..200).map(move |seed| (label, seed))) {
+        for in_shrink in [true, false] {
+            let (fs, mut files) = fresh(seed);
+            fs.fail_at(Aim::At(label), 1, Lasts::Once, Failure::ENOSPC);
+            if in_shrink {
+                fs.crash_at(Aim::At("dw.shrink"), 1, seed);
+            }
+            assert!(matches!(checkpoint(&mut files, 1), Err(WriteError::Nothing(_))));
+            if !in_shrink {
+                fs.crash(seed);
+            }
+            drop(files);
+            fs.restart();
+            let mut files = open(&fs).unwrap();
+            let found = files.at().position.0;
+            assert!(found <= 1);
+            assert_is(&fs, &files, found);
+            for later in found + 1..=3 {
+                checkpoint(&mut files, later).unwrap();
+            }
+            assert_is(&fs, &files, 3);
+        }
+    }
+}
+
 /// The table in the module's text, a line each.
 #[test]
 fn every_case_of_opening() {
@@ -230,6 +320,7 @@ fn every_case_of_opening() {
     let (fs, mut files) = fresh(1);
     checkpoint(&mut files, 1).unwrap();
     fs.fail_at(Aim::At("dw.sync"), 1, Lasts::Once, Failure::EIO);
+    fs.fail_at(Aim::At("dw.shrink"), 1, Lasts::Once, Failure::EIO);
     assert!(matches!(checkpoint(&mut files, 2), Err(WriteError::Nothing(_))));
     fs.edit(&dw, |bytes| bytes[100] ^= 1);
     drop(files);
