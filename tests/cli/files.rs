@@ -76,6 +76,13 @@ fn a_file_in_and_out_and_what_stands_in_the_way() {
         assert_eq!((output.status.code(), &answer["exit_code"]), (Some(code), &code.into()), "{answer}");
         assert_eq!(reason, format!("shoal: {}\n", answer["error"].as_str().unwrap()));
     }
+    // A list of nodes, however many fail.
+    for asked in ["status", "health"] {
+        let output = run(&[asked, "--json", "--data", &data]);
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &answer[0]["exit_code"]), (Some(4), &4.into()), "{answer}");
+        assert!(answer[0]["error"].as_str().unwrap().contains("no node runs"), "{answer}");
+    }
     assert!(fails(&["restore", "app", &source, "--data", &data, "--yes"], 4).contains("no node runs"));
     assert!(fails(&["backup", "app", "x.db", "--data", &data], 1).contains("no node runs"));
 }

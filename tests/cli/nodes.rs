@@ -285,6 +285,13 @@ fn what_stands_in_the_way_is_named() {
     assert!(fails(&["demo", "--file", &text(&file)], 1).contains("file is not a database"));
     assert!(fails(&["demo", "--file", "/does/not/exist"], 1).contains("/does/not/exist"));
 
+    // Neither the lists of commands nor the hints name one that is for the program itself.
+    for line in [&["--log", "info"][..], &["work"], &["worke"], &["help"], &["--help"], &[]] {
+        let output = run(line);
+        let told = out(&output) + &String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("shoal") && !told.contains("worker"), "{line:?}: {told}");
+    }
+
     let closed = format!("127.0.0.1:{}", free_ports(1)[0]);
     assert!(fails(&["db", "list", "--endpoints", &closed], 1).contains(&closed));
     let two: Vec<String> = free_ports(2).iter().map(|port| format!("127.0.0.1:{port}")).collect();

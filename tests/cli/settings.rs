@@ -57,6 +57,31 @@ fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
     assert_eq!(node.terminate(), 0);
 }
 
+/// A script, or a unit, clears a variable that way: `SHOAL_LOG_FORMAT=` was wrong usage.
+#[test]
+fn a_variable_that_is_empty_counts_as_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = text(&dir.path().join("data"));
+    let help = works(&["start", "--help"]);
+    let named = help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap().trim());
+    let variables: Vec<&str> = named.chain(["SHOAL_ENDPOINTS", "SHOAL_HISTORY"]).collect();
+    assert!(variables.len() > 30 && variables.contains(&"SHOAL_LOG_FORMAT"), "{variables:?}");
+    let cleared = |args: &[&str]| {
+        let mut command = shoal(args);
+        command.envs(variables.iter().map(|name| (name, "")));
+        command
+    };
+    let node = Started::new(&mut cleared(&["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"]));
+    let ready = node.wait_line("ready");
+    assert!(serde_json::from_str::<serde_json::Value>(&ready).is_err(), "the default is text: {ready}");
+    works_in_time(&["health", "--data", &data]);
+    assert_eq!(out(&cleared(&["sql", "app", "SELECT 1", "--data", &data]).output().unwrap()), "1\n");
+    // What is needed is missing then.
+    let lacking = cleared(&["start", "--data", &data, "--listen", "127.0.0.1:0"]).output().unwrap();
+    let reason = String::from_utf8_lossy(&lacking.stderr);
+    assert!(lacking.status.code() == Some(2) && reason.contains("--id <ID>"), "{reason}");
+}
+
 #[test]
 fn a_file_that_is_wrong_is_wrong_usage() {
     let dir = tempfile::tempdir().unwrap();

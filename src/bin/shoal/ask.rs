@@ -281,7 +281,7 @@ pub(crate) fn status(args: StatusArgs) -> Result<(), Failed> {
             .iter()
             .map(|(door, answer)| match answer {
                 Ok(status) => json!({ "at": door, "status": status }),
-                Err(error) => json!({ "at": door, "error": error.to_string() }),
+                Err(error) => json!({ "at": door, "error": error.to_string(), "exit_code": Failed::code_of(error) }),
             })
             .collect();
         print(&format!("{:#}", json!(answers)));
@@ -477,7 +477,10 @@ pub(crate) fn health(args: HealthArgs) -> Result<(), Failed> {
             .iter()
             .map(|(door, answer)| match answer {
                 Ok(()) => json!({ "at": door, "healthy": true }),
-                Err(error) => json!({ "at": door, "healthy": false, "reason": error.to_string() }),
+                Err(error) => {
+                    let code = Failed::code_of(error);
+                    json!({ "at": door, "healthy": false, "error": error.to_string(), "exit_code": code })
+                }
             })
             .collect();
         print(&format!("{:#}", json!(answers)));

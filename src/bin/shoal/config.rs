@@ -1,6 +1,6 @@
 //! The file of settings, `--config shoal.toml`.
 //!
-//! A setting is looked for in the flags, then in the `SHOAL_*` variables, then here. The keys are the names of the flags, with
+//! A setting is looked for in the flags, then in the `SHOAL_*` variables, then here. A variable that is empty says nothing. The keys are the names of the flags, with
 //! underscores; `contrib/shoal.toml` has all of them. A key that is not known is an error, since it is a setting that its
 //! author believes in; so is a value that the flag would not take. Errors name file, line and key.
 //!
@@ -150,6 +150,14 @@ pub(crate) fn wants_json() -> bool {
     // Not `defaults()`, which would be those of no file from now on.
     let of_file = || DEFAULTS.get()?.log_format.map(|format| format.word().into());
     given("--log-format", "SHOAL_LOG_FORMAT").or_else(of_file).is_some_and(|format| format == LogFormat::Json.word())
+}
+
+/// A variable that is set to nothing is as good as not set: a script or a unit clears one that way.
+pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// Reads the file that is named, if one is, and gives the command line its defaults.

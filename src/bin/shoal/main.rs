@@ -57,20 +57,36 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 outcome unknown, 4 no leader; 5 a node that must not be started again as it is.
 Options that name a variable in their help, such as SHOAL_DATA, may be set by it, or in the file that --config names. The flag
-wins over the variable, and the variable over the file."
+wins over the variable, and the variable over the file. A variable that is empty counts as none."
 )]
 struct Cli {
     /// A file of settings, such as contrib/shoal.toml. Flags win over variables, variables over the file.
     #[arg(long, global = true, value_name = "FILE", env = "SHOAL_CONFIG")]
     config: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    messages: Messages,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// A worker, which another process of this program starts: no command for a person, so no list and no hint names it.
+#[derive(Parser, Debug)]
+#[command(name = "shoal worker")]
+struct WorkerCli {
+    #[command(flatten)]
+    messages: Messages,
+    #[command(flatten)]
+    args: worker::WorkerArgs,
+}
+
+#[derive(Args, Debug)]
+struct Messages {
     /// How messages on standard error look; those about wrong usage, too.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SHOAL_LOG_FORMAT")]
     log_format: LogFormat,
     /// Which messages: error, warn, info, debug, trace, or as in RUST_LOG.
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info", env = "SHOAL_LOG")]
     log: String,
-    #[command(subcommand)]
-    command: Command,
 }
 
 #[derive(ValueEnum, serde::Deserialize, Clone, Copy, Debug)]
@@ -105,8 +121,6 @@ enum Command {
     Verify(backup::VerifyArgs),
     Member(member::MemberArgs),
     Recover(recover::RecoverArgs),
-    #[command(hide = true)]
-    Worker(worker::WorkerArgs),
 }
 
 /// Why the program did not do what it was asked, in one line, and its exit code.
@@ -131,18 +145,23 @@ impl Failed {
     fn is_reader_gone(&self) -> bool {
         self.code == Failed::READER_GONE
     }
-}
 
-impl From<Error> for Failed {
-    fn from(error: Error) -> Failed {
-        let code = match error.kind() {
+    /// The exit code of a command that fails with this.
+    fn code_of(error: &Error) -> u8 {
+        match error.kind() {
             ErrorKind::BadInput => Failed::USAGE,
             ErrorKind::Unknown => Failed::UNKNOWN,
             // The words say where to ask.
             ErrorKind::NotLeader if error.leader().is_some() => 1,
             ErrorKind::NotLeader => Failed::NO_LEADER,
             _ => 1,
-        };
+        }
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        let code = Failed::code_of(&error);
         let text = error.to_string();
         Failed { code, text: if code == Failed::USAGE { in_flags(&text) } else { text } }
     }
@@ -171,7 +190,19 @@ fn in_flags(text: &str) -> String {
 fn main() -> ExitCode {
     shoaldb::give_back_freed_memory();
     say::set_json(config::wants_json());
-    let result = command_line().and_then(|cli| set_up_log(&cli).map(|()| cli)).and_then(|cli| match cli.command {
+    let result = if worker::is_meant() { work() } else { command_line().and_then(carry_out) };
+    let failures = [result.err(), table::written().err()];
+    // The command's own failure says more than that nobody can read it, and both are told.
+    let code = failures.iter().flatten().map(|failed| failed.code).next();
+    for Failed { text, .. } in failures.iter().flatten() {
+        say::failed(text);
+    }
+    code.map_or(ExitCode::SUCCESS, ExitCode::from)
+}
+
+fn carry_out(cli: Cli) -> Result<(), Failed> {
+    set_up_log(&cli.messages)?;
+    match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Start(args) => start::run(*args),
         Command::Sql(args) => sql::run(args),
@@ -186,20 +217,21 @@ fn main() -> ExitCode {
         Command::Verify(args) => backup::verify(args),
         Command::Member(args) => ask::or_error(args.json(), member::run(args)),
         Command::Recover(args) => recover::run(&args),
-        Command::Worker(args) => worker::run(&args).map_err(Failed::from),
-    });
-    let failures = [result.err(), table::written().err()];
-    // The command's own failure says more than that nobody can read it, and both are told.
-    let code = failures.iter().flatten().map(|failed| failed.code).next();
-    for Failed { text, .. } in failures.iter().flatten() {
-        say::failed(text);
     }
-    code.map_or(ExitCode::SUCCESS, ExitCode::from)
+}
+
+/// What a worker does until its parent is gone.
+fn work() -> Result<(), Failed> {
+    let command = config::without_empty_variables(WorkerCli::command());
+    let matches = command.try_get_matches_from(std::env::args_os().skip(1)).map_err(wrong_usage)?;
+    let WorkerCli { messages, args } = WorkerCli::from_arg_matches(&matches).map_err(wrong_usage)?;
+    set_up_log(&messages)?;
+    Ok(worker::run(&args)?)
 }
 
 /// Flags, variables and the file of settings, in this order.
 fn command_line() -> Result<Cli, Failed> {
-    let command = config::apply(Cli::command())?;
+    let command = config::apply(config::without_empty_variables(Cli::command()))?;
     // The file is known now.
     say::set_json(config::wants_json());
     taken(&command.try_get_matches().map_err(wrong_usage)?)
@@ -223,17 +255,17 @@ fn taken(matches: &clap::ArgMatches) -> Result<Cli, Failed> {
     Ok(cli)
 }
 
-fn set_up_log(cli: &Cli) -> Result<(), Failed> {
-    say::set_json(matches!(cli.log_format, LogFormat::Json));
+fn set_up_log(messages: &Messages) -> Result<(), Failed> {
+    say::set_json(matches!(messages.log_format, LogFormat::Json));
     let filter = tracing_subscriber::EnvFilter::builder()
-        .parse(&cli.log)
-        .map_err(|error| Failed { code: Failed::USAGE, text: format!("--log {}: {error}", cli.log) })?;
+        .parse(&messages.log)
+        .map_err(|error| Failed { code: Failed::USAGE, text: format!("--log {}: {error}", messages.log) })?;
     // What cannot be written is lost; to complain of it on standard error, which is what failed, would be the end of the program.
     let text = tracing_subscriber::fmt::layer()
         .with_writer(|| progress::Messages)
         .with_target(false)
         .log_internal_errors(false);
-    let log = match cli.log_format {
+    let log = match messages.log_format {
         LogFormat::Json => text.json().boxed(),
         LogFormat::Text => text.with_ansi(io::stderr().is_terminal()).boxed(),
     };

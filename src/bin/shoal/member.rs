@@ -49,7 +49,7 @@ enum MemberAct {
         #[command(flatten)]
         question: Question,
     },
-    /// Take a member out, for ever: its id is never used again.
+    /// Take a member out, for ever: its id is never used again. Done at once, without being asked about.
     #[command(after_help = "Example:\n  shoal member remove 3 --data data-1")]
     Remove {
         /// Its id.
@@ -58,7 +58,7 @@ enum MemberAct {
         #[command(flatten)]
         question: Question,
     },
-    /// Let a member that listens take the place of one that votes, in one step.
+    /// Let a member that listens take the place of one that votes, in one step. The id of who goes is never used again.
     #[command(after_help = "Example:\n  shoal member replace 3 5 --data data-1")]
     Replace {
         /// Who goes.

@@ -1,5 +1,5 @@
-//! `shoal worker`: a node that a parent process speaks to through pipes (`harness/wire.rs`). Hidden; the demo and the
-//! crash tests start it.
+//! `shoal worker`: a node that a parent process speaks to through pipes (`harness/wire.rs`). The demo and the crash tests
+//! start it; it is none of the commands that a person is told of.
 //!
 //! A few threads take requests, each with connections of its own, so that writers wait beside each other. When stdin
 //! ends, the parent is gone, and so is the worker: at once, as if it had been killed.
@@ -23,6 +23,11 @@ use crate::start::MemberArg;
 
 /// Requests that are carried out at the same time.
 const THREADS: usize = 32;
+
+/// Whether this process is to be one.
+pub(crate) fn is_meant() -> bool {
+    std::env::args_os().nth(1).is_some_and(|word| word == "worker")
+}
 
 /// Arguments of a worker.
 #[derive(clap::Args, Debug)]

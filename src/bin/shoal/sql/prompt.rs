@@ -72,7 +72,7 @@ fn complete(names: &[String], line: &str, at: usize) -> (usize, Vec<Pair>) {
 }
 
 fn history_file() -> Option<PathBuf> {
-    let named = std::env::var_os("SHOAL_HISTORY").map(PathBuf::from);
+    let named = std::env::var_os("SHOAL_HISTORY").filter(|file| !file.is_empty()).map(PathBuf::from);
     named.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".shoal_history")))
 }
 
