@@ -109,7 +109,7 @@ pub(crate) enum Reply {
 }
 
 /// Kinds that keep their meaning on the way from one node to another.
-const KINDS: [(ErrorKind, &str); 9] = [
+const KINDS: [(ErrorKind, &str); 10] = [
     (ErrorKind::NotLeader, "not_leader"),
     (ErrorKind::NotCommitted, "not_committed"),
     (ErrorKind::Unknown, "unknown"),
@@ -118,6 +118,7 @@ const KINDS: [(ErrorKind, &str); 9] = [
     (ErrorKind::BadInput, "bad_input"),
     (ErrorKind::Exists, "exists"),
     (ErrorKind::NotFound, "not_found"),
+    (ErrorKind::Removed, "removed"),
     (ErrorKind::Corrupt, "corrupt"),
 ];
 

@@ -46,6 +46,8 @@ pub enum ErrorKind {
     Exists,
     /// What was asked for does not exist.
     NotFound,
+    /// The id is that of a node that was removed from the cluster, and is never used again.
+    Removed,
     /// Bytes on disk are not what was written.
     Corrupt,
     /// The operating system refused something.

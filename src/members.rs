@@ -116,9 +116,8 @@ impl Refusal {
             Refusal::Silent(_) | Refusal::Unbound(_) => ErrorKind::Timeout,
             Refusal::Member(_) | Refusal::Voter(_) | Refusal::AddressTaken { .. } => ErrorKind::Exists,
             Refusal::Catalogue(Refused::NoSuchMember(_)) | Refusal::NoVoter(_) => ErrorKind::NotFound,
-            Refusal::Catalogue(
-                Refused::RemovedMember(_) | Refused::MemberAlready(_) | Refused::OtherIncarnation { .. },
-            ) => ErrorKind::Exists,
+            Refusal::Catalogue(Refused::RemovedMember(_)) => ErrorKind::Removed,
+            Refusal::Catalogue(Refused::MemberAlready(_) | Refused::OtherIncarnation { .. }) => ErrorKind::Exists,
             // What no state of the cluster makes right.
             Refusal::Catalogue(_) | Refusal::NoAddress(_) => ErrorKind::BadInput,
         }

@@ -149,8 +149,8 @@ impl RaftThread {
         }
     }
 
-    /// Asks one door after another to be let in, until it is; `None` if the node was stopped before. Whatever is refused
-    /// is an alarm and asked again, since somebody may be repairing it.
+    /// Asks one door after another to be let in, until it is; `None` if the node was stopped before, or its id was removed from the
+    /// cluster, which is never undone. Whatever else is refused is an alarm and asked again, since somebody may be repairing it.
     fn join(&self, joining: Joining, directory: &Directory) -> Result<Option<Opened>> {
         let Joining { mut identity, doors, address } = joining;
         let doors = self.hub.doors.get_or_init(|| doors);
@@ -161,6 +161,10 @@ impl RaftThread {
                 .and_then(admin::Letter::read)
             {
                 Ok(letter) => return let_in(&self.hub, directory, &mut identity, letter).map(Some),
+                Err(error) if error.kind() == ErrorKind::Removed => {
+                    self.hub.set_removed(format!("{door} says: {error}, with an empty data directory"));
+                    return Ok(None);
+                }
                 Err(error) => {
                     let what = format!("node {} is in no cluster yet: {door}: {error}", self.hub.id);
                     let told = self.hub.findings.lock().alarms.insert("join".to_string(), what.clone());

@@ -106,6 +106,27 @@ fn a_node_that_was_removed_while_it_was_down_ends_when_it_is_started() {
     }
 }
 
+/// It asked for ever, and a service manager that looks at the process alone saw nothing wrong.
+#[test]
+fn an_id_that_was_removed_is_told_so_once_and_not_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let (data, again) = (text(&dir.path().join("data")), text(&dir.path().join("again")));
+    let node = Started::new(&mut shoal(&["start", "--id", "1", "--data", &data, "--listen", &address]));
+    node.wait_line("ready");
+    works_in_time(&["health", "--data", &data]);
+    works(&["member", "add", "4=127.0.0.1:4999", "--data", &data]);
+    works(&["member", "remove", "4", "--data", &data]);
+    // The directory has not even an identity yet the first time, and one of no cluster the second.
+    for _ in 0..2 {
+        let start = ["start", "--id", "4", "--data", &again, "--listen", "127.0.0.1:0", "--join", &address];
+        let started = Started::new(&mut shoal(&start));
+        let reason = started.wait_line("shoal: ");
+        assert_eq!(started.ended(), 5, "{reason}");
+        assert!(reason.contains(&address) && reason.contains("join under a new id"), "{reason}");
+    }
+}
+
 #[test]
 fn a_data_directory_that_is_not_there_is_told_by_all_commands_alike() {
     let dir = tempfile::tempdir().unwrap();
