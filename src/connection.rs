@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{OpenFlags, TransactionBehavior};
 
-use crate::error::{self, DAMAGED, DROPPED, Error, ErrorKind, Result};
+use crate::error::{DROPPED, Error, ErrorKind, Result};
 use crate::receipt::Receipt;
 use crate::shared::Hub;
 use crate::status;
@@ -66,6 +66,10 @@ impl Connection {
         if let Err(error) = crate::catalogue::DatabaseName::new(name) {
             return Err(Error::new(ErrorKind::BadInput, error.to_string()));
         }
+        // SQLite would find out when it reads, and by a code that cannot say why.
+        if let Some(known) = status::unserved(hub, name) {
+            return Err(known);
+        }
         let mut flags = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         flags |= match options.read_only {
             true => OpenFlags::SQLITE_OPEN_READ_ONLY,
@@ -76,14 +80,7 @@ impl Connection {
         }
         // Names need no escaping: letters, digits, and three signs that mean nothing in a URI.
         let uri = format!("file:{name}?vfs={vfs}&read={}", options.read_level.as_str());
-        let inner = rusqlite::Connection::open_with_flags(uri, flags).map_err(|error| {
-            // The code says that a page is not what was written. What is known of a copy without files says more.
-            let known = status::unserved(hub, name).filter(|_| error::extended_code(&error) == Some(DAMAGED));
-            match known {
-                Some(known) => Error::caused(known.kind(), known.to_string(), error),
-                None => error.into(),
-            }
-        })?;
+        let inner = rusqlite::Connection::open_with_flags(uri, flags)?;
         inner.busy_timeout(hub.config.busy_timeout)?;
         Ok(Connection { inner, altered: Arc::default() })
     }

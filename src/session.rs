@@ -37,7 +37,6 @@ use crate::config::MAX_SESSIONS;
 use crate::connection::{ConnectOptions, Connection};
 use crate::error::{self, Error, ErrorKind, Outcome};
 use crate::shared::Hub;
-use crate::status;
 use words::{Ask, Cell, Tell, Trouble};
 
 /// Largest thing a caller may say: one statement, or some rows for it.
@@ -182,8 +181,7 @@ pub(crate) fn serve(
     let opened = match (hub.is_closing(), DatabaseName::new(name)) {
         (true, _) => Err(Error::new(ErrorKind::Stopped, "this node is shutting down")),
         (false, Err(rule)) => Err(Error::new(ErrorKind::BadInput, rule.to_string())),
-        // A connection would say it, too, and not why.
-        (false, Ok(_)) => status::unserved(hub, name).map_or_else(|| Connection::open(hub, vfs, name, options), Err),
+        (false, Ok(_)) => Connection::open(hub, vfs, name, options),
     };
     let connection = match opened {
         Ok(connection) => connection,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::DatabaseId;
 use crate::config::{MAX_CALLERS, MAX_SESSIONS};
-use crate::error::{Error, ErrorKind};
+use crate::error::{DAMAGED, Error, ErrorKind};
 use crate::net::Unreached;
 use crate::raft::{CoreStatus, PeerStatus as Peer, Role};
 use crate::shared::Hub;
@@ -450,7 +450,8 @@ pub(crate) fn unserved(hub: &Hub, name: &str) -> Option<Error> {
     let words =
         words.unwrap_or_else(|| format!("database {name} is damaged and not served on this node; see its alarms"));
     let advice = if alone { "" } else { "; use another node until then" };
-    Some(Error::new(ErrorKind::Corrupt, format!("{words}{advice}")))
+    let code = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(DAMAGED), None);
+    Some(Error::caused(ErrorKind::Corrupt, format!("{words}{advice}"), code))
 }
 
 /// Whether the node can do its part: it belongs to a cluster, has applied the first entry of a leader that it knows (before

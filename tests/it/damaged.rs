@@ -43,6 +43,8 @@ fn asked(node: &Node, data: &Path, words: &[&str]) {
         node.checksum("app").map(drop).err(),
         node.read_view("app").map(drop).err(),
         node.is_leader().then(|| node.restore("app", &good).unwrap_err()),
+        node.connect("app").map(drop).err(),
+        node.write("app", |_| Ok(())).err(),
         node.connect_with("app", ConnectOptions { create: false, ..ConnectOptions::default() }).map(drop).err(),
         node.connect_with("app", ConnectOptions { read_only: true, ..ConnectOptions::default() }).map(drop).err(),
     ];
@@ -55,6 +57,9 @@ fn asked(node: &Node, data: &Path, words: &[&str]) {
         assert_eq!(refused.kind(), Some(ErrorKind::Corrupt), "{refused:?}");
         said.push(refused.text);
     }
+    let refused = node.connect("app").unwrap_err();
+    let code = refused.sqlite().and_then(rusqlite::Error::sqlite_error).map(|error| error.extended_code);
+    assert_eq!(code, Some(shoaldb::error::DAMAGED), "{refused}");
     // Whoever knows nothing of this library has the code: it was "unable to open database file".
     let uri = format!("file:app?vfs={}", node.vfs_name());
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
