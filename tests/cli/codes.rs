@@ -92,8 +92,9 @@ fn one_kind_of_failure_has_one_exit_code() {
     }
 }
 
-/// It hears of it before it is ready. A service manager would start one that ended otherwise again and again, and one that did not
-/// end would never be looked at.
+/// It may hear of it before anybody listens. A service manager would start one that ended otherwise again and again, and one that did
+/// not end would never be looked at. Without what `Node::events` tells late listeners one in some ten starts did not, more where
+/// processors are short; which is tested by itself there.
 #[test]
 fn a_node_that_was_removed_while_it_was_down_ends_when_it_is_started() {
     let dir = tempfile::tempdir().unwrap();
@@ -101,8 +102,10 @@ fn a_node_that_was_removed_while_it_was_down_ends_when_it_is_started() {
     works_in_time(&["transfer", "1", "--endpoints", &members.endpoints()]);
     nodes[2].take();
     works(&["member", "remove", "3", "--data", &members.data(1)]);
-    for _ in 0..2 {
-        assert_eq!(members.start_with(3, &[]).ended(), 5);
+    for _ in 0..8 {
+        let node = members.start_with(3, &[]);
+        node.wait_line("shoal: ");
+        assert_eq!(node.ended(), 5);
     }
 }
 
