@@ -1,9 +1,10 @@
 //! Calls that are under way (`strand.rs`), and questions that wait for an answer.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::members::Change;
-use super::strand::{Outcome, Said, Strand, Told};
+use super::strand::{Act, Outcome, Said, Strand, Told};
 use super::wire::Packet;
 use super::world::{At, Ev, State};
 use crate::admin;
@@ -32,6 +33,33 @@ pub(super) struct Held {
     pub(super) purpose: Purpose,
     /// Which time it stands still: whatever it waited for before does not count any more.
     time: u64,
+    lines: BTreeMap<u64, Line>,
+    /// The line on which it waits for an answer.
+    awaits: Option<u64>,
+}
+
+/// Questions that follow each other over one connection.
+#[derive(Default)]
+struct Line {
+    /// Tickets of those whose answers were not told yet.
+    asked: VecDeque<u64>,
+    /// Answers that have come.
+    answers: BTreeMap<u64, Vec<u8>>,
+    ended: Option<RequestError>,
+}
+
+impl Line {
+    /// What is told next, if that is known.
+    fn next(&mut self) -> Option<Result<Vec<u8>, RequestError>> {
+        let Some(first) = self.asked.front() else {
+            return Some(Err(RequestError::Lost("nothing was asked".to_string())));
+        };
+        if let Some(answer) = self.answers.remove(first) {
+            self.asked.pop_front();
+            return Some(Ok(answer));
+        }
+        self.ended.clone().map(Err)
+    }
 }
 
 impl Held {
@@ -46,6 +74,8 @@ impl Held {
 pub(super) enum Asker {
     /// A call, at this time.
     Call(u64, u64),
+    /// A call, over one of its lines.
+    Line { call: u64, line: u64 },
     /// A node that wants to join, in this life.
     Joiner(At, u64),
 }
@@ -77,6 +107,7 @@ impl State {
         let Some(Ticket { asker, .. }) = self.tickets.remove(&ticket) else { return };
         match asker {
             Asker::Call(call, time) => self.resume(call, time, Told::Answer(answer)),
+            Asker::Line { call, line } => self.answered_on_line(call, line, ticket, answer),
             Asker::Joiner(at, life) => self.on_letter(at, life, answer),
         }
     }
@@ -110,7 +141,7 @@ impl State {
             Ok(strand) => {
                 self.serial += 1;
                 let call = self.serial;
-                self.held.insert(call, Held { strand, at, purpose, time: 0 });
+                self.held.insert(call, Held { strand, at, purpose, time: 0, lines: BTreeMap::new(), awaits: None });
                 self.resume(call, 0, Told::GoOn);
             }
             Err(error) => self.fail(format!("no thread for a call: {error}")),
@@ -125,11 +156,78 @@ impl State {
         }
     }
 
-    fn resume(&mut self, call: u64, time: u64, told: Told) {
-        let Some(held) = self.held.get_mut(&call).filter(|held| held.time == time) else { return };
-        held.time += 1;
-        let (at, time) = (held.at, held.time);
-        match held.strand.resume(told) {
+    fn resume(&mut self, call: u64, mut time: u64, mut told: Told) {
+        while let Some(held) = self.held.get_mut(&call).filter(|held| held.time == time) {
+            held.time += 1;
+            held.awaits = None;
+            let at = held.at;
+            time = held.time;
+            let (acts, said) = held.strand.resume(told);
+            for act in acts {
+                self.carry_out(call, at, act);
+            }
+            let Some(known) = self.stands_still(call, time, at, said) else { return self.turn_soon(at) };
+            told = Told::Answer(known);
+        }
+    }
+
+    /// A question on a line goes on its way, or the line is given up.
+    fn carry_out(&mut self, call: u64, at: At, act: Act) {
+        match act {
+            Act::Sends { line, to, body } => {
+                self.serial += 1;
+                let ticket = self.serial;
+                let Some(held) = self.held.get_mut(&call) else { return };
+                let known = held.lines.entry(line).or_default();
+                let ahead = !known.asked.is_empty();
+                known.asked.push_back(ticket);
+                if known.ended.is_some() {
+                    return;
+                }
+                if ahead {
+                    self.count("questions sent ahead");
+                }
+                let to = usize::from(to.0).saturating_sub(1);
+                self.tickets.insert(ticket, Ticket { asker: Asker::Line { call, line }, to });
+                let me = self.slots[at].id;
+                self.transmit(at, to, Packet::Question { ticket, from: Some(me), body });
+            }
+            Act::HangsUp { line } => {
+                let line = self.held.get_mut(&call).and_then(|held| held.lines.remove(&line));
+                self.hang_up(line);
+            }
+        }
+    }
+
+    /// Nobody waits any more for what was asked on these lines.
+    fn hang_up(&mut self, lines: impl IntoIterator<Item = Line>) {
+        for ticket in lines.into_iter().flat_map(|line| line.asked) {
+            self.tickets.remove(&ticket);
+        }
+    }
+
+    /// An answer came on a line, or there will be none: then the connection has ended.
+    fn answered_on_line(&mut self, call: u64, line: u64, ticket: u64, answer: Result<Vec<u8>, RequestError>) {
+        let Some(held) = self.held.get_mut(&call) else { return };
+        let Some(known) = held.lines.get_mut(&line) else { return };
+        let in_order = known.asked.front() == Some(&ticket);
+        match answer {
+            Ok(answer) => _ = known.answers.insert(ticket, answer),
+            Err(error) => known.ended = Some(error),
+        }
+        let told = if held.awaits == Some(line) { known.next() } else { None };
+        let time = held.time;
+        if !in_order {
+            self.count("answers out of their order");
+        }
+        if let Some(told) = told {
+            self.resume(call, time, Told::Answer(told));
+        }
+    }
+
+    /// Why a call stands still. What it waits for, if that is there already.
+    fn stands_still(&mut self, call: u64, time: u64, at: At, said: Said) -> Option<Result<Vec<u8>, RequestError>> {
+        match said {
             Said::Pauses => {
                 let micros = 300 + self.dice.below(2000);
                 self.after_micros(micros, Ev::GoOn { call, time });
@@ -138,13 +236,25 @@ impl State {
                 let me = self.slots[at].id;
                 self.ask(Asker::Call(call, time), at, usize::from(to.0).saturating_sub(1), Some(me), body, limit);
             }
+            Said::Awaits { line, limit } => {
+                let held = self.held.get_mut(&call)?;
+                let known = held.lines.entry(line).or_default();
+                let next = known.next();
+                if next.is_some() {
+                    return next;
+                }
+                held.awaits = Some(line);
+                let ticket = known.asked.front().copied()?;
+                self.at(limit, Ev::NoAnswer { ticket, arrived: true });
+            }
             Said::Panicked(what) => self.fail(format!("panic: {what}")),
             Said::Over(outcome) => {
-                let Some(held) = self.held.remove(&call) else { return };
+                let held = self.held.remove(&call)?;
+                self.hang_up(held.lines.into_values());
                 self.ended(at, held.purpose, outcome);
             }
         }
-        self.turn_soon(at);
+        None
     }
 
     fn ended(&mut self, at: At, purpose: Purpose, outcome: Outcome) {
@@ -168,8 +278,9 @@ impl State {
     pub(super) fn end_calls_of(&mut self, at: At) {
         let calls: Vec<u64> = self.held.iter().filter(|(_, held)| held.at == at).map(|(call, _)| *call).collect();
         for call in calls {
-            let Some(Held { strand, purpose, .. }) = self.held.remove(&call) else { continue };
+            let Some(Held { strand, purpose, lines, .. }) = self.held.remove(&call) else { continue };
             drop(strand);
+            self.hang_up(lines.into_values());
             match purpose {
                 Purpose::Serve(Caller::Person(change)) => self.settle_change(at, &change, None),
                 Purpose::Serve(Caller::Ticket { ticket, .. }) => {

@@ -7,6 +7,7 @@
 //! ```text
 //! the call waits for             it says     it goes on when
 //! an answer of another node      Asks        the answer comes, or it is clear that none will
+//! the next one on a line         Awaits      the same; questions that follow each other on a line may all be on their way
 //! a condition, or time           Pauses      some time has passed; it looks again
 //! ```
 //!
@@ -22,7 +23,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::net::RequestError;
+use crate::net::{Calls, RequestError};
 use crate::snapshot::rounds::Rounds;
 use crate::types::NodeId;
 
@@ -36,10 +37,25 @@ pub(super) enum Outcome {
 
 /// What a call says when it stands still.
 pub(super) enum Said {
-    Asks { to: NodeId, body: Vec<u8>, limit: Duration },
+    Asks {
+        to: NodeId,
+        body: Vec<u8>,
+        limit: Duration,
+    },
+    /// The answer to the oldest question on this line that has none.
+    Awaits {
+        line: u64,
+        limit: Duration,
+    },
     Pauses,
     Over(Outcome),
     Panicked(String),
+}
+
+/// What a call has done to its lines since it stood still: for that it need not wait.
+pub(super) enum Act {
+    Sends { line: u64, to: NodeId, body: Vec<u8> },
+    HangsUp { line: u64 },
 }
 
 /// What the world tells a call that stands still.
@@ -54,8 +70,11 @@ pub(super) enum Told {
 struct ProcessGone;
 
 struct Side {
-    says: Sender<Said>,
+    says: Sender<(Vec<Act>, Said)>,
     hears: Receiver<Told>,
+    acts: Vec<Act>,
+    /// Lines that it has opened so far.
+    lines: u64,
 }
 
 thread_local! {
@@ -65,7 +84,7 @@ thread_local! {
 /// A call that stands still.
 pub(super) struct Strand {
     tells: Sender<Told>,
-    heard: Receiver<Said>,
+    heard: Receiver<(Vec<Act>, Said)>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -79,23 +98,24 @@ impl Strand {
             if !matches!(hears.recv(), Ok(Told::GoOn)) {
                 return;
             }
-            SIDE.set(Some(Side { says, hears }));
+            SIDE.set(Some(Side { says, hears, acts: Vec::new(), lines: 0 }));
             let said = match catch_unwind(AssertUnwindSafe(body)) {
                 Ok(outcome) => Said::Over(outcome),
                 Err(payload) if payload.is::<ProcessGone>() => return,
                 Err(payload) => Said::Panicked(words_of(&*payload)),
             };
-            let _ = last.send(said);
+            let _ = last.send((take_acts(), said));
         })?;
         Ok(Strand { tells, heard, thread: Some(thread) })
     }
 
-    /// Lets the call run until it has to wait again, or is over.
-    pub(super) fn resume(&self, told: Told) -> Said {
+    /// Lets the call run until it has to wait again, or is over. What it did, and why it stands still.
+    pub(super) fn resume(&self, told: Told) -> (Vec<Act>, Said) {
+        let panicked = |what: &str| (Vec::new(), Said::Panicked(what.to_string()));
         if self.tells.send(told).is_err() {
-            return Said::Panicked("a call that is over was resumed".to_string());
+            return panicked("a call that is over was resumed");
         }
-        self.heard.recv().unwrap_or_else(|_| Said::Panicked("a call ended without a word".to_string()))
+        self.heard.recv().unwrap_or_else(|_| panicked("a call ended without a word"))
     }
 }
 
@@ -115,14 +135,19 @@ pub(super) fn words_of(payload: &(dyn Any + Send)) -> String {
     owned.or_else(|| payload.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default()
 }
 
+fn take_acts() -> Vec<Act> {
+    SIDE.with_borrow_mut(|side| side.as_mut().map(|side| std::mem::take(&mut side.acts)).unwrap_or_default())
+}
+
 fn stand_still(said: Said) -> Option<Told> {
     // A call that is being unwound waits for nothing.
     if std::thread::panicking() {
         return None;
     }
+    let acts = take_acts();
     let told = SIDE.with_borrow(|side| {
         let side = side.as_ref()?;
-        let told = side.says.send(said).ok().and_then(|()| side.hears.recv().ok());
+        let told = side.says.send((acts, said)).ok().and_then(|()| side.hears.recv().ok());
         Some(told.unwrap_or(Told::End))
     })?;
     if matches!(told, Told::End) {
@@ -142,4 +167,48 @@ pub(super) fn ask(to: NodeId, body: Vec<u8>, limit: Duration) -> Option<Result<V
         Told::Answer(answer) => Some(answer),
         Told::GoOn | Told::End => Some(Err(RequestError::Lost("there was no answer".to_string()))),
     }
+}
+
+/// A line to another node, if this is a call of this kind: what takes the place of a connection.
+pub(super) fn open(to: NodeId) -> Option<Line> {
+    let number = SIDE.with_borrow_mut(|side| {
+        let side = side.as_mut()?;
+        side.lines += 1;
+        Some(side.lines)
+    })?;
+    Some(Line { number, to })
+}
+
+/// See [`open`].
+pub(super) struct Line {
+    number: u64,
+    to: NodeId,
+}
+
+impl Calls for Line {
+    fn send(&mut self, body: &[u8]) -> Result<(), RequestError> {
+        note(Act::Sends { line: self.number, to: self.to, body: body.to_vec() });
+        Ok(())
+    }
+
+    fn receive(&mut self, limit: Duration) -> Result<Vec<u8>, RequestError> {
+        match stand_still(Said::Awaits { line: self.number, limit }) {
+            Some(Told::Answer(answer)) => answer,
+            _ => Err(RequestError::Lost("there was no answer".to_string())),
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        note(Act::HangsUp { line: self.number });
+    }
+}
+
+fn note(act: Act) {
+    SIDE.with_borrow_mut(|side| {
+        if let Some(side) = side {
+            side.acts.push(act);
+        }
+    });
 }

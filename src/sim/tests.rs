@@ -106,6 +106,8 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "snapshots installed after an attempt that a crash ended",
         "snapshots fetched on from another node",
         "answers about snapshots damaged",
+        "questions sent ahead",
+        "answers out of their order",
         "views gone",
         "views superseded",
         "views shared",

@@ -186,7 +186,10 @@ impl State {
     /// A process that others fetch from is gone.
     pub(super) fn source_died(&mut self, at: At) {
         let fetches = |asker: Asker| {
-            let Asker::Call(call, _) = asker else { return false };
+            let call = match asker {
+                Asker::Call(call, _) | Asker::Line { call, .. } => call,
+                Asker::Joiner(..) => return false,
+            };
             let Some(held) = self.held.get(&call) else { return false };
             matches!(held.purpose, Purpose::Rounds) && self.noticed[held.at].view.is_some()
         };

@@ -1,7 +1,9 @@
 //! The network between the nodes: what travels, and who is let in.
 //!
 //! Messages may be lost, come twice, late, and in another order. A question or its answer comes once or not at all; who asked
-//! hears soon that a connection has ended, or, now and then, nothing until its patience is over.
+//! hears soon that a connection has ended, or, now and then, nothing until its patience is over. Of questions that follow each other
+//! over one connection each takes its own time; their answers are told in their order, and when one gets lost the connection has
+//! ended.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use crate::found::format::FoundMessage;
 use crate::net::codec;
 use crate::net::frame::FrameKind;
 use crate::net::handshake::{Hello, Judge, PROTOCOL, Purpose, Reject, RejectReason, Standing, Welcome};
-use crate::net::{RequestError, Transport};
+use crate::net::{Calls, RequestError, Transport};
 use crate::shared::{Hub, Input};
 use crate::types::{ClusterId, Message, MessageKind, NodeId};
 
@@ -69,6 +71,10 @@ impl Transport for Wire {
         // What is one event here asks nobody: the upkeep learns from `State::floor_from_leader`.
         let in_an_event = || Err(RequestError::NotSent("there are no questions in the middle of an event".to_string()));
         strand::ask(to, body, limit).unwrap_or_else(in_an_event)
+    }
+    fn calls(&self, to: NodeId, _: Duration) -> Option<Result<Box<dyn Calls>, RequestError>> {
+        // That it leads nowhere shows with the first question.
+        strand::open(to).map(|line| Ok(Box::new(line) as Box<dyn Calls>))
     }
     fn set_peer(&self, _: NodeId, _: &str) {}
     fn remove_peer(&self, _: NodeId) {}
