@@ -10,8 +10,11 @@
 //!   the first one's directory is wiped, and the leader is cut off
 //! the applier stalls in the middle of a transaction that came in parts;   a view that is cut then begins earlier than its pages; the
 //!   of two learners one comes much later than the other                    log may move past it when nobody has a lease
+//! a writer leaves its transaction open on a leader; another node leads   a transaction takes effect only on what it was built on
+//!   for a while, of which the first one applies nothing until it leads
+//!   again, and the writer goes on
 //! as soon as a new node votes, others are switched off: as many as may   who votes can do its part
-//!   be down
+//!   be down; in some runs each new one needs a snapshot that comes slowly
 //! ```
 
 use std::time::Duration;
@@ -35,6 +38,8 @@ const AMBUSH: Duration = Duration::from_secs(4);
 const CAUGHT: Duration = Duration::from_secs(3);
 /// How often a new voter is looked at until others may be switched off for it, and how long after each other.
 const TRIES: u32 = 20;
+/// The same where that is what a run is about: whoever was down comes back in this time.
+const PATIENT_TRIES: u32 = 100;
 const TRY_MILLIS: u64 = 50;
 
 /// A leader that is cut off with one other voter; then whoever leads after it is cut off with it.
@@ -135,6 +140,24 @@ impl State {
         true
     }
 
+    /// A writer leaves its transaction open on this node, if that leads: somebody else leads for a while. When this node leads again
+    /// it has in its log what was committed meanwhile, and has not applied it. When the writer should go on then.
+    pub(super) fn lead_past_a_writer(&mut self, at: At) -> Option<Duration> {
+        let leads = self.slots[at].hub().is_some_and(|hub| hub.is_ready_leader());
+        if !self.shape.returns || !leads || !self.strikes() {
+            return None;
+        }
+        let other = self.companion(at)?;
+        self.count("writers that others led past");
+        self.transfer(other);
+        let back = 150 + self.dice.below(500);
+        self.after_millis(back, Ev::Transfer(at));
+        let goes_on = back + 20 + self.dice.below(150);
+        let stalled = goes_on + 20 + self.dice.below(300);
+        self.slots[at].apply_stalled_until = self.now + Duration::from_millis(stalled);
+        Some(Duration::from_millis(goes_on))
+    }
+
     /// The leader is cut off with one other voter: what it proposes now is in two logs. Somebody else will campaign.
     pub(super) fn begin_ambush(&mut self) {
         let Some((leader, members)) = self.newest_leader().filter(|_| self.ambush.is_none() && self.duel.is_none())
@@ -224,8 +247,9 @@ impl State {
         self.known_voters.extend(members.voters.iter().copied());
         if let Some(fresh) = fresh.filter(|_| !founding && self.shape.switches_off) {
             // What goes wrong meanwhile might excuse it.
-            self.hushed_until = self.now + Duration::from_millis(TRY_MILLIS * u64::from(TRIES));
-            self.switch_off_for(fresh, TRIES);
+            let tries = if self.shape.crowds { PATIENT_TRIES } else { TRIES };
+            self.hushed_until = self.now + Duration::from_millis(TRY_MILLIS * u64::from(tries));
+            self.switch_off_for(fresh, tries);
         }
     }
 
@@ -261,10 +285,10 @@ impl State {
             let Some(running) = slot.running.as_ref() else { return false };
             let seated = running.seat.as_ref().is_some_and(|seat| !seat.engine_over && !seat.apply_over);
             let there = seated && !running.crippled && bound(at) == Ok(true) && !self.is_out(at);
-            // A new voter has not been in trouble: it is as good as it has to be.
+            // A new voter has not been in trouble: it is as good as it has to be, whatever it has applied by now.
             let applied = running.hub.applied().index;
-            let near = Some(at) == fresh || applied.0 + NEARLY >= committed.0 && applied >= start;
-            there && near && running.hub.trouble().is_none() && self.know_they_are_bound([at])
+            let near = applied.0 + NEARLY >= committed.0 && applied >= start && self.know_they_are_bound([at]);
+            there && (near || Some(at) == fresh) && running.hub.trouble().is_none()
         };
         let mut may_go: Vec<At> = voters.iter().copied().filter(|at| Some(*at) != fresh).collect();
         let spare = (voters.len() - 1) / 2;

@@ -308,7 +308,7 @@ impl State {
     }
 
     /// Another voter, if anybody knows who votes.
-    fn companion(&self, at: At) -> Option<At> {
+    pub(super) fn companion(&self, at: At) -> Option<At> {
         let (_, members) = self.newest_leader()?;
         let others = members.voters.iter().map(|id| usize::from(id.0) - 1).filter(|other| *other != at);
         let others: Vec<At> = others.collect();

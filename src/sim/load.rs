@@ -162,6 +162,7 @@ pub(super) fn act(world: &Arc<World>) {
         let at = state.somewhere();
         let kind = state.dice.below(100);
         let kind = if state.calm { state.calm_kind() } else { kind };
+        let kind = if state.shape.returns && state.has_due_writer() { 95 } else { kind };
         // A commit that was accepted is shown when its call goes on, and that is when this one, above it on the stack, has
         // ended: a read that waits for it would wait until its time is up.
         if !state.calm && (70..=77).contains(&kind) && state.calls.contains(&at) && state.dice.below(8) > 0 {

@@ -26,7 +26,7 @@ use crate::error::ErrorKind;
 use crate::net::RequestError;
 use crate::node;
 use crate::shared::Hub;
-use crate::types::{Membership, NodeId};
+use crate::types::{LogIndex, Membership, NodeId};
 
 /// Members at the same time.
 const MOST: usize = 7;
@@ -120,6 +120,9 @@ impl State {
         let pick =
             |state: &State, of: &[NodeId]| (!of.is_empty()).then(|| of[state.dice.below(of.len() as u64) as usize]);
         let lost = self.lost_voter(&members);
+        if self.shape.crowds {
+            return self.let_one_in(leader, &members);
+        }
         let kind = self.dice.below(if self.is_late_for_a_change() { 4 } else { 12 });
         match kind {
             0..=3 => self.add_node(&members, kind < 2),
@@ -148,6 +151,20 @@ impl State {
                 self.wipe(at);
             }
             _ => {}
+        }
+    }
+
+    /// Lets a node in that needs a snapshot, once the one before it votes. Whether it may vote yet is asked all the time.
+    fn let_one_in(&mut self, leader: At, members: &Membership) {
+        let learner = members.learners.first().copied();
+        if let Some(node) = learner.filter(|_| self.dice.below(2) == 0) {
+            return self.request_change(Change::Promote(node));
+        }
+        let needed = self.slots[leader].hub().is_some_and(|hub| hub.core_start() > LogIndex(1));
+        let comes = self.slots.iter().any(|slot| slot.started && !slot.wiped && !members.voters.contains(&slot.id));
+        if self.is_late_for_a_change() || needed && !comes {
+            let as_learner = self.dice.below(2) == 0;
+            self.add_node(members, as_learner);
         }
     }
 

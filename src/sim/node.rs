@@ -442,6 +442,7 @@ impl State {
                 ("fences", &counters.fences),
                 ("detaches", &counters.detaches),
                 ("transactions applied", &counters.applied),
+                ("transactions refused for their base", &counters.passed_by),
                 ("transactions accepted", &counters.accepted),
                 ("readers ended", &counters.readers_ended),
                 ("checkpoints", &counters.checkpoints),

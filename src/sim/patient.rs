@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::check::Seen;
 use super::load::{begin, see, text};
-use super::world::{At, World};
+use super::world::{At, State, World};
 use crate::connection::Connection;
 
 /// A reader that keeps its transaction open.
@@ -113,7 +113,8 @@ pub(super) fn patient_write(world: &Arc<World>, at: At, begins: bool) {
         Ok(ord) => {
             let mut state = world.state.lock();
             let patience = state.dice.below(state.shape.patience + 1);
-            let until = state.now + Duration::from_millis(patience);
+            let patience = state.lead_past_a_writer(at).unwrap_or(Duration::from_millis(patience));
+            let until = state.now + patience;
             if state.slots[at].life == session.life
                 && let Some(running) = state.slots[at].running.as_deref_mut()
             {
@@ -129,6 +130,14 @@ pub(super) fn patient_write(world: &Arc<World>, at: At, begins: bool) {
         Err(error) => world.state.lock().never_asked(at, unique, &text(&error)),
     }
     world.put_back(session);
+}
+
+impl State {
+    /// Whether a writer that left its transaction open should go on now.
+    pub(super) fn has_due_writer(&self) -> bool {
+        let running = self.slots.iter().filter_map(|slot| slot.running.as_ref());
+        running.into_iter().any(|running| running.inside.writers.lock().iter().any(|writer| self.now >= writer.until))
+    }
 }
 
 fn end_writer(world: &Arc<World>, at: At, writer: OpenWriter) {

@@ -49,6 +49,10 @@ pub(super) struct Shape {
     pub(super) hunts_leaders: bool,
     /// Whether leaders are cut off with one other voter, and whoever leads after them is cut off with them, again and again.
     pub(super) ambushes: bool,
+    /// Whether others lead for a while as soon as a writer leaves its transaction open on a leader.
+    pub(super) returns: bool,
+    /// Whether people let one node after the other in, behind short logs, and voters are switched off for each as soon as it votes.
+    pub(super) crowds: bool,
     /// Whether files of logs stay that should go.
     pub(super) keeps_files: bool,
     /// Whether views are lent for long, and logs are so short that they move past them meanwhile.
@@ -78,8 +82,23 @@ impl Shape {
     }
 
     /// With an adversary that may have a favourite.
-    pub(super) fn stormy(self, dice: &SimRng) -> Shape {
-        Shape { ambushes: dice.below(4) == 0, ..self }
+    pub(super) fn stormy(self, dice: &SimRng, seed: u64) -> Shape {
+        let shape = Shape { ambushes: dice.below(4) == 0, ..self };
+        match seed % 16 {
+            13 => Shape {
+                crowds: true,
+                switches_off: true,
+                changes: 500,
+                slow_answers: 0,
+                rots: false,
+                upgrades: false,
+                ambushes: false,
+                ..shape
+            },
+            // Whoever is to lead for a while must come to it.
+            14 => Shape { returns: true, cut_votes: 0, late_votes: 0, hunts_leaders: false, ambushes: false, ..shape },
+            _ => shape,
+        }
     }
 
     pub(super) fn draw(dice: &SimRng) -> Shape {
@@ -115,6 +134,8 @@ impl Shape {
             wipes_late: dice.below(6) == 0,
             switches_off: dice.below(2) == 0,
             ambushes: false,
+            returns: false,
+            crowds: false,
         };
         if drawn.lends_long {
             // Fetched slowly, so that the log moves on meanwhile, or quickly, and nobody has a lease when it does.
@@ -135,6 +156,7 @@ impl Shape {
             return (8 << 10, 24 << 10, 2_000);
         }
         // One page, on some nodes: what changes more pages goes in parts.
-        (64 << 10, 192 << 10, if id.0.is_multiple_of(2) { 4 << 20 } else { 5_000 })
+        let part_bytes = if id.0.is_multiple_of(2) { 4 << 20 } else { 5_000 };
+        if self.crowds { (8 << 10, 24 << 10, part_bytes) } else { (64 << 10, 192 << 10, part_bytes) }
     }
 }

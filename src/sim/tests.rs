@@ -78,6 +78,8 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "transactions in parts",
         "parts refused",
         "idle writers",
+        "writers that others led past",
+        "transactions refused for their base",
         "calls interrupted by others",
         "rolled back in the middle of an apply",
         "wal-indexes made anew",

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::calls::Asker;
 use super::strand;
 use super::world::{At, Ev, State};
 use crate::found::format::FoundMessage;
@@ -104,12 +105,21 @@ impl State {
             if packet.ticket().is_some() && self.stormy && self.chance(self.shape.slow_answers) {
                 micros += self.dice.below(800_000);
             }
+            if self.shape.crowds && self.stormy && self.is_on_a_line(&packet) {
+                micros += 300_000 + self.dice.below(500_000);
+            }
             // Whoever needs a snapshot then has none before it is over.
             if packet.ticket().is_some() && self.lull.is_some() {
                 micros += 1_500_000 + self.dice.below(1_500_000);
             }
             self.after_micros(micros, Ev::Deliver { from, from_life, to, packet: packet.clone() });
         }
+    }
+
+    /// Whether this is about a snapshot.
+    fn is_on_a_line(&self, packet: &Packet) -> bool {
+        let ticket = packet.ticket().and_then(|ticket| self.tickets.get(&ticket));
+        ticket.is_some_and(|ticket| matches!(ticket.asker(), Asker::Line { .. }))
     }
 
     /// A question or an answer got lost.

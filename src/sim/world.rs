@@ -191,7 +191,7 @@ pub fn run(options: &Options) -> Report {
     let founders = usize::from(options.nodes);
     let n = founders + if options.storm { SPARE } else { 0 };
     let dice = SimRng::new(options.seed);
-    let shape = if options.storm { Shape::draw(&dice).stormy(&dice) } else { Shape::draw(&dice).tame() };
+    let shape = if options.storm { Shape::draw(&dice).stormy(&dice, options.seed) } else { Shape::draw(&dice).tame() };
     if options.storm {
         // For the whole process, which is why a run without a storm, beside other tests, leaves it where it is.
         shoaldb_vfs::ffi::move_lock_page(shape.lock_page_at);
@@ -208,7 +208,7 @@ pub fn run(options: &Options) -> Report {
         state: Mutex::new(State {
             slots: slots(&dice),
             net: Net { cut: vec![vec![false; n]; n], loss: 0, twice: 0, delay: 1 + dice.below(3000) },
-            storm: 300 + dice.below(4000),
+            storm: 300 + dice.below(4000) + if shape.crowds { 3000 } else { 0 },
             rush: 3 + dice.below(40),
             shape,
             duel: None,

@@ -336,6 +336,8 @@ pub struct Counters {
     pub detaches: AtomicU64,
     /// Transactions that the applier published.
     pub applied: AtomicU64,
+    /// Transactions that were refused: the database had moved on from the position that they were built on.
+    pub passed_by: AtomicU64,
     /// Local transactions that were accepted and published.
     pub accepted: AtomicU64,
     /// Read transactions that were ended, since they kept too much of the WAL.

@@ -350,6 +350,7 @@ fn an_entry_that_is_refused_fences_nobody() {
     db.execute_batch("BEGIN; INSERT INTO u VALUES (2)").unwrap();
     let again = stage.database("app").apply(&old, Position(position.0 + 1000));
     assert!(matches!(again, Err(ApplyError::WrongBase { .. })), "{again:?}");
+    assert_eq!(stage.database("app").counters.passed_by.load(Ordering::Relaxed), 1);
     let mut diverged = old.clone();
     diverged.base = position;
     diverged.checksum_after.0 ^= 1;

@@ -111,7 +111,10 @@ impl Database {
         self.wait_published(&mut state);
         // Not earlier: a publication that failed retires the database, one that succeeded moves the position.
         allowed(&state).map_err(ApplyError::Retired)?;
-        let checksum = check_applicable(&state, transaction)?;
+        let checksum = check_applicable(&state, transaction).inspect_err(|error| {
+            let passed_by = matches!(error, ApplyError::WrongBase { base, position } if base < position);
+            self.counters.passed_by.fetch_add(u64::from(passed_by), Ordering::Relaxed);
+        })?;
         self.take_write_for_apply(&mut state).map_err(ApplyError::Io)?;
         // The state lock is free meanwhile: readers come and go, and WRITE is ours.
         let pages = transaction.pages.iter().map(|page| (page.number, page.image.clone()));
