@@ -101,7 +101,7 @@ pub enum Event {
         /// Members that listen only.
         learners: Vec<NodeId>,
     },
-    /// This node was removed from its cluster; it stopped. Who begins to listen later hears this first.
+    /// This node was removed from its cluster, or asked to be let in with an id that was; it stopped. Who begins to listen later hears this first.
     Removed {
         /// What happened, in words.
         what: String,
