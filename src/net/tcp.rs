@@ -27,7 +27,7 @@ mod accept;
 mod dial;
 mod link;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -343,7 +343,8 @@ impl Tcp {
         let handle = link.handle().map_err(|error| not_sent(error.to_string()))?;
         // Before anybody looks whether the transport stops: shutdown either finds it here or was seen.
         shared.calls.lock().insert(id, handle);
-        Ok(Call { shared: Arc::clone(shared), to, link, id, spare: Vec::new() })
+        let asked = VecDeque::new();
+        Ok(Call { shared: Arc::clone(shared), to, link, id, asked, spare: Vec::new() })
     }
 }
 
@@ -559,8 +560,11 @@ struct Call {
     shared: Arc<Shared>,
     to: NodeId,
     link: link::Link,
-    /// Under which shutdown finds it, and of the request whose answer comes next.
+    /// Under which shutdown finds it.
     id: u64,
+    /// The requests that are not answered yet, in their order. Each has an id of its own, which its answer repeats: so one that
+    /// was left out, or came twice, ends the connection and is not taken for the answer to another request.
+    asked: VecDeque<u64>,
     /// Memory for the next answer. What large ones have costs more to get from the system, and to give back, than to fill.
     spare: Vec<u8>,
 }
@@ -579,12 +583,19 @@ impl Calls for Call {
         if self.shared.is_blocked(self.to) {
             return Err(self.not_sent(DialError::Blocked));
         }
-        put_request(&mut self.link, self.id, body, &format!("node {}", self.to))
+        let id = self.shared.next_id();
+        put_request(&mut self.link, id, body, &format!("node {}", self.to))?;
+        self.asked.push_back(id);
+        Ok(())
     }
 
     fn receive(&mut self, timeout: Duration) -> Result<Vec<u8>, RequestError> {
+        let whom = format!("node {}", self.to);
+        let Some(id) = self.asked.pop_front() else {
+            return Err(RequestError::Lost(format!("{whom}: nothing was asked")));
+        };
         let spare = std::mem::take(&mut self.spare);
-        read_answer(&mut self.link, self.id, spare, Instant::now() + timeout, &format!("node {}", self.to))
+        read_answer(&mut self.link, id, spare, Instant::now() + timeout, &whom)
     }
 
     fn reuse(&mut self, answer: Vec<u8>) {

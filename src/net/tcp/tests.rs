@@ -349,6 +349,60 @@ fn calls_that_follow_each_other_need_one_connection() {
     assert!(calls.send(b"x").is_err());
 }
 
+/// Passes on what two nodes say, but for the second answer of each connection, of which there are so many.
+fn relay(to: std::net::SocketAddr, copies: usize) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let pass_back = move |mut from: TcpStream, mut to: TcpStream| {
+        let (mut head, mut answers) = ([0; frame::HEAD], 0);
+        while from.read_exact(&mut head).is_ok() {
+            let parsed = frame::Head::parse(&head).unwrap();
+            let mut bytes = head.to_vec();
+            bytes.resize(frame::HEAD + parsed.len, 0);
+            if from.read_exact(&mut bytes[frame::HEAD..]).is_err() {
+                return;
+            }
+            answers += usize::from(parsed.kind == FrameKind::Response);
+            let times = if parsed.kind == FrameKind::Response && answers == 2 { copies } else { 1 };
+            if to.write_all(&bytes.repeat(times)).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::spawn(move || {
+        for dialed in listener.incoming().map_while(Result::ok) {
+            let Ok(onward) = TcpStream::connect(to) else { return };
+            let (mut there, mut back) = (dialed.try_clone().unwrap(), onward.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut there, &mut back));
+            std::thread::spawn(move || pass_back(onward, dialed));
+        }
+    });
+    address
+}
+
+/// Several requests are on their way over one connection, and their answers come in the same order. All of them had the same id: if one
+/// answer had been left out, or had come twice, each later one would have been taken for the answer to another request.
+#[test]
+fn an_answer_that_is_left_out_or_comes_twice_is_not_taken_for_another_one() {
+    for (copies, right) in [(1, 4), (0, 1), (2, 2)] {
+        let (one, two) = (Node::new(1), Node::new(2));
+        one.tcp.set_peer(NodeId(2), &relay(two.tcp.local_addr(), copies));
+        let mut calls = one.tcp.calls(NodeId(2), LONG).unwrap().unwrap();
+        for body in ["a", "b", "c", "d"] {
+            calls.send(body.as_bytes()).unwrap();
+        }
+        for (at, body) in ["a", "b", "c", "d"].iter().enumerate() {
+            let answer = calls.receive(LONG);
+            if at == right {
+                let lost = matches!(&answer, Err(RequestError::Lost(why)) if why.contains("to another request"));
+                assert!(lost, "{copies} of the second answer: {answer:?}");
+                break;
+            }
+            assert_eq!(answer.unwrap(), format!("Some(1) said {body}").as_bytes(), "{copies} of the second answer");
+        }
+    }
+}
+
 #[test]
 fn a_request_without_an_answer_is_lost_and_not_unsent() {
     let (one, two) = (Node::new(1), Node::new(2));
