@@ -12,6 +12,8 @@
 //! trouble      whoever meets it      everybody: the node stops acknowledging
 //! ```
 //!
+//! What other nodes say of themselves is in `shared/peers.rs`.
+//!
 //! Lock order: none of these locks is held while another one is taken, except that `databases` may take a database's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -43,6 +45,8 @@ use crate::receipt::{Receipt, ReceiptOutcome, Unsettled};
 use crate::signal::{Signal, Waiting};
 use crate::snapshot::Snapshots;
 use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, Message, NodeId, Term};
+
+mod peers;
 
 /// What comes to the engine's mailbox.
 pub(crate) enum Input {
@@ -393,11 +397,6 @@ impl Shared {
         self.log_lacks_room.load(Ordering::Acquire)
     }
 
-    /// Where members may be, if they are not where the catalogue has them.
-    pub(crate) fn set_hints(&self, hints: BTreeMap<NodeId, String>) {
-        *self.hints.lock() = hints;
-    }
-
     /// The founding goes on, or not, for these reasons.
     pub(crate) fn set_obstacles(&self, obstacles: Vec<String>) {
         *self.obstacles.lock() = obstacles;
@@ -411,30 +410,6 @@ impl Shared {
     /// Whether a node is a member, as far as this one knows.
     pub(crate) fn is_member(&self, node: NodeId) -> bool {
         self.with_catalogue(|catalogue| catalogue.member(node).is_some()) == Ok(true)
-    }
-
-    /// A node said which protocol version it speaks.
-    pub(crate) fn hear_version(&self, node: NodeId, newest: u16) {
-        let members = self.with_catalogue(|catalogue| catalogue.members().map(|(id, _)| id).collect::<BTreeSet<_>>());
-        let members = members.unwrap_or_default();
-        self.heard.lock().speaks(node, newest, |id| members.contains(&id));
-    }
-
-    /// A member that has not announced that it speaks this protocol version, in words; `None` if all have. A member that is away
-    /// counts by what it said last, and one that never dialed this process has said nothing.
-    pub(crate) fn who_does_not_know(&self, protocol: u16) -> Option<String> {
-        if self.config.speaks.1 < protocol {
-            return Some(format!("node {} speaks protocol {}", self.id, self.config.speaks.1));
-        }
-        let members = self.with_catalogue(|catalogue| catalogue.members().map(|(id, _)| id).collect::<Vec<_>>());
-        let heard = self.heard.lock();
-        let others = members.unwrap_or_default().into_iter().filter(|id| *id != self.id);
-        let lacks = |id: NodeId| match heard.version(id) {
-            Some(newest) if newest >= protocol => None,
-            Some(newest) => Some(format!("node {id} speaks protocol {newest}")),
-            None => Some(format!("node {id} has not said which protocol it speaks")),
-        };
-        others.into_iter().find_map(lacks)
     }
 
     /// Somebody said over a port what is none of our words, `what`; their connection is ended.
@@ -459,105 +434,6 @@ impl Shared {
         self.malformed.lock().count()
     }
 
-    /// A member said where that node is reached, or it is what this one says of itself.
-    pub(crate) fn hear_address(&self, node: NodeId, address: String) {
-        self.heard.lock().vouch(node, address);
-    }
-
-    /// A node said where it is reached itself. `false` if it is no member, and there are too many such.
-    pub(crate) fn introduce(&self, node: NodeId, address: String) -> bool {
-        let member = self.is_member(node);
-        self.heard.lock().introduce(node, address, member)
-    }
-
-    /// Whether this is another address of a node than it is reached at so far.
-    pub(crate) fn is_news(&self, node: NodeId, address: &str) -> bool {
-        if address.is_empty() {
-            return false;
-        }
-        if let Some(heard) = self.heard.lock().address(node) {
-            return heard != address;
-        }
-        let known = |catalogue: &mut Catalogue| catalogue.member(node).is_some_and(|member| member.address == address);
-        self.with_catalogue(known) != Ok(true)
-    }
-
-    /// Members that are reached elsewhere than the catalogue says, with their data directories. What both know is
-    /// forgotten.
-    pub(crate) fn moved(&self) -> Vec<(NodeId, Incarnation, String)> {
-        let heard = self.heard.lock().addresses().clone();
-        let moved = self.with_catalogue(|catalogue| {
-            let same = heard
-                .iter()
-                .filter(|(id, address)| catalogue.member(**id).is_some_and(|member| member.address == **address));
-            let same = same.map(|(id, _)| *id).collect::<BTreeSet<_>>();
-            let moved = heard
-                .iter()
-                .filter(|(id, _)| !same.contains(id))
-                .filter_map(|(id, address)| Some((*id, catalogue.member(*id)?.incarnation?, address.clone())));
-            (moved.collect::<Vec<_>>(), same)
-        });
-        let (moved, same) = moved.unwrap_or_default();
-        self.heard.lock().forget(|id, _| same.contains(&id));
-        moved
-    }
-
-    /// Nodes that are no members and are not reached are not dialed for ever.
-    pub(crate) fn forget_unreached(&self) {
-        let Some(transport) = self.transport() else { return };
-        let strangers = self.heard.lock().strangers();
-        let reached: BTreeSet<NodeId> = strangers.into_iter().filter(|id| transport.is_connected(*id)).collect();
-        let gone = self.heard.lock().take_unreached(self.waiting.clock.now(), |id| reached.contains(&id));
-        if gone.is_empty() {
-            return;
-        }
-        let names: Vec<String> = gone.iter().map(ToString::to_string).collect();
-        tracing::info!("nodes {} are no members and are not reached: not dialed any more", names.join(", "));
-        gone.iter().for_each(|id| transport.forget_peer(*id));
-        // One may have become a member just now, and must be dialed.
-        if gone.into_iter().any(|id| self.is_member(id)) {
-            self.members_changed();
-        }
-        // Others, who are connected to this node, may have waited for a place.
-        transport.recheck();
-    }
-
-    /// Members or their incarnations changed: connections are judged again, new members are dialed.
-    pub(crate) fn members_changed(&self) {
-        let Some(transport) = self.transport() else { return };
-        let members = self.with_catalogue(|catalogue| {
-            let members = catalogue.members().map(|(id, member)| (id, member.address.clone())).collect::<Vec<_>>();
-            (members, catalogue.removed().collect::<Vec<_>>())
-        });
-        let (members, removed) = members.unwrap_or_default();
-        let mut heard = {
-            let mut heard = self.heard.lock();
-            heard.on_members(|id| members.iter().any(|(member, _)| *member == id), |id| removed.contains(&id));
-            heard.addresses().clone()
-        };
-        for (id, address) in members {
-            transport.set_peer(id, heard.get(&id).unwrap_or(&address));
-            heard.remove(&id);
-        }
-        let hints = self.hints.lock().clone();
-        hints.iter().for_each(|(id, address)| transport.hint_peer(*id, address));
-        // Members of which this node's catalogue does not know yet: one of them may be the leader who will tell.
-        heard.iter().for_each(|(id, address)| transport.set_peer(*id, address));
-        removed.into_iter().for_each(|id| transport.remove_peer(id));
-        transport.recheck();
-    }
-
-    /// While a listed node is not bound to a data directory: looks again at who is connected, so that this leader binds
-    /// it. A proposal to bind can be lost like any other, and a connection made before this node led was not looked at.
-    pub(crate) fn recheck_unbound(&self) {
-        let unbound = |catalogue: &mut Catalogue| catalogue.members().any(|(_, member)| member.incarnation.is_none());
-        if self.with_catalogue(unbound) == Ok(true)
-            && let Some(transport) = self.transport()
-        {
-            transport.recheck();
-        }
-    }
-
     pub(crate) fn set_kept(&self, kept: &Arc<dyn Kept>) {
         // Set once, by whoever started the node.
         let _ = self.kept.set(Arc::downgrade(kept));
@@ -566,13 +442,6 @@ impl Shared {
     /// See [`Kept::usage`]; none in a simulation.
     pub(crate) fn kept(&self) -> Option<(usize, usize)> {
         Some(self.kept.get()?.upgrade()?.usage())
-    }
-
-    /// What is in use of what there may be of nodes that are no members.
-    pub(crate) fn strangers(&self) -> [(usize, usize); 2] {
-        let members = self.with_catalogue(|catalogue| catalogue.members().map(|(id, _)| id).collect::<BTreeSet<_>>());
-        let members = members.unwrap_or_default();
-        self.heard.lock().usage(|id| members.contains(&id))
     }
 
     /// Who turns the engine, from now on.
