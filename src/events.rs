@@ -44,8 +44,9 @@ pub enum Event {
         /// The position.
         position: LogIndex,
     },
-    /// A snapshot is on its way: from this node (it lends a view of its databases) or to it. One that is gone on with, after its
-    /// view or its source was lost, is of a later entry and told again.
+    /// A snapshot is on its way: from this node (it lends a view of its databases) or to it. Told once on each side for the other
+    /// node and an entry, however often the transfer is interrupted. If it goes on with a view of a later entry, or from another node,
+    /// that is another snapshot, which is told of as well.
     SnapshotStarted {
         /// The other node.
         peer: NodeId,

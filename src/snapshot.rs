@@ -183,8 +183,8 @@ pub(crate) struct Snapshots {
     pub(crate) transfer: Mutex<Option<Transfer>>,
     /// The entry of a snapshot that is fetched, or waits to be installed.
     coming: Mutex<Option<LogIndex>>,
-    /// The last one to this node that was told of: where it came from, and the entry.
-    pub(crate) begun: Mutex<Option<(NodeId, LogIndex)>>,
+    /// Transfers to this node that were told of: where from, and of which entry. None that its log has passed.
+    begun: Mutex<BTreeSet<(NodeId, LogIndex)>>,
     /// Something of the above is there.
     pub(crate) signal: Signal,
 }
@@ -216,6 +216,14 @@ impl Snapshots {
 
     pub(crate) fn set_coming(&self, index: LogIndex) {
         *self.coming.lock() = Some(index);
+    }
+
+    /// A view was lent to this node, whose log has `have`: whether another transfer begins with that. One that is opened again, for
+    /// whatever reason, is the same one if its source and its entry are.
+    pub(crate) fn begins(&self, transfer: (NodeId, LogIndex), have: LogIndex) -> bool {
+        let mut begun = self.begun.lock();
+        begun.retain(|(_, index)| *index > have);
+        begun.insert(transfer)
     }
 
     /// It is installed, or came to nothing.

@@ -77,8 +77,7 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
     let transfer = Transfer { source, index: at.index, phase: Phase::Compare, done: 0, total: 0, began };
     // Whoever is told that it begins finds it in the status.
     *hub.snapshots.transfer.lock() = Some(transfer);
-    // A view that is opened again, because its answers got lost, is the same snapshot.
-    if hub.snapshots.begun.lock().replace((source, at.index)) != Some((source, at.index)) {
+    if hub.snapshots.begins((source, at.index), have) {
         hub.events.tell(&Event::SnapshotStarted { peer: source, index: at.index, receiving: true });
     }
     let mut fetch = Fetch { hub, source, ask, view, at, reported: began, transfer, received: 0 };

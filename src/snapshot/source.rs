@@ -75,12 +75,8 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             if have >= log_start && log_start.0 > 0 {
                 return Answer::NotNeeded;
             }
-            if let Some((view, at, is_new)) = hub.snapshots.views.reuse(from, (have, shown), log_start, now) {
-                // One that asks for what it was lent already has only lost the answer.
-                if is_new {
-                    hub.events.tell(&Event::SnapshotStarted { peer: from, index: at.index, receiving: false });
-                }
-                return Answer::Opened { view, at };
+            if let Some((view, at)) = hub.snapshots.views.reuse(from, (have, shown), log_start, now) {
+                return lent(hub, from, view, at);
             }
             // A view of what is shown here so far would be refused.
             if hub.applied().index < shown {
@@ -90,8 +86,7 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
                 Ok(cut) => {
                     let at = cut.at;
                     let view = hub.snapshots.views.lend(hub.session, cut, from, now);
-                    hub.events.tell(&Event::SnapshotStarted { peer: from, index: at.index, receiving: false });
-                    Answer::Opened { view, at }
+                    lent(hub, from, view, at)
                 }
                 Err(answer) => answer,
             }
@@ -139,6 +134,15 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             Answer::Yes
         }
     }
+}
+
+/// A view of everything was lent. Who listens here is told once for a transfer: one that asks again has lost the answer, or its
+/// lease, or gave up and goes on.
+fn lent(hub: &Hub, to: NodeId, view: ViewId, at: EntryId) -> Answer {
+    if hub.snapshots.views.begins(to, at.index) {
+        hub.events.tell(&Event::SnapshotStarted { peer: to, index: at.index, receiving: false });
+    }
+    Answer::Opened { view, at }
 }
 
 /// Everybody who is named.

@@ -30,9 +30,13 @@
 //!
 //! Leases are kept by node, not counted, so that one that is given back twice, or never, counts once.
 //!
+//! **A transfer** is one node and one entry, as it is on the other side (`fetch.rs`). Who comes back to the same entry, after its
+//! lease ended, it gave up or it was started again, goes on with what it has: the same transfer, and its beginning was told. It is over
+//! when that node has installed it. One that needs the same entry again after that, since it lost its disk, begins another one.
+//!
 //! Deliberately absent: how a view is opened, and what is sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -64,7 +68,7 @@ const ASKED: Duration = Duration::from_millis(600);
 const HOLD: Duration = Duration::from_millis(5);
 /// How long it does so in all before anything came of it: as long as some tens of objects take, by which the others began later.
 const HELD_AT_FIRST: Duration = Duration::from_millis(500);
-/// How long it does so for one object: who fetches gives a source up that is busy for a second (`fetch.rs`).
+/// How long it does so for one object: so that one that asks on and is not served for that does not stop the other altogether.
 const HELD_FOR_ONE: Duration = Duration::from_millis(600);
 /// And more for each object that was taken from the shelf: about as long as an object takes.
 const HELD_FOR_EACH: Duration = Duration::from_millis(2);
@@ -111,6 +115,8 @@ struct Fetcher {
     /// How long it was told to wait for others, in all, and for the object that it wants now.
     held: Duration,
     held_for_this: Duration,
+    /// Up to when that is counted already. It has several questions on their way, and what they are all told to wait passes once: a
+    /// question that comes before this moment is told to wait as well, and nothing is added for it.
     held_until: Duration,
 }
 
@@ -176,6 +182,8 @@ struct Books {
     all: Vec<Lent>,
     /// The last view of everything whose lease a node lost, by silence or with the view: it may have installed it all the same.
     lost: BTreeMap<NodeId, (ViewId, EntryId)>,
+    /// Transfers that were told of and are not over: entries that nothing can be lent of any more are none of them.
+    begun: BTreeMap<NodeId, BTreeSet<LogIndex>>,
     /// The entry that a node goes on behind, and until when it is believed to.
     pins: BTreeMap<NodeId, (LogIndex, Duration)>,
     /// Where the log begins, or is about to: a pin before it would keep nothing.
@@ -207,15 +215,14 @@ impl Drop for Sending<'_> {
 }
 
 impl Views {
-    /// Lends `to`, whose log has `have` and whose databases show `shown`, a view that is there already, if one will do; with
-    /// `true` if it did not have that one.
+    /// Lends `to`, whose log has `have` and whose databases show `shown`, a view that is there already, if one will do.
     pub(crate) fn reuse(
         &self,
         to: NodeId,
         (have, shown): (LogIndex, LogIndex),
         log_start: LogIndex,
         now: Duration,
-    ) -> Option<(ViewId, EntryId, bool)> {
+    ) -> Option<(ViewId, EntryId)> {
         let all = &mut self.books.lock().all;
         let fits = |lent: &&mut Lent| {
             let at = lent.cut.at.index;
@@ -228,10 +235,10 @@ impl Views {
         };
         // The newest: it is the last one that was opened.
         let lent = all.iter_mut().rev().find(fits)?;
-        let is_new = lent.leases.insert(to, now + LEASE).is_none();
+        lent.leases.insert(to, now + LEASE);
         lent.fetchers.remove(&to);
         lent.used = now;
-        Some((lent.id, lent.cut.at, is_new))
+        Some((lent.id, lent.cut.at))
     }
 
     /// Lends `to` a view of one database that is there already, if it is of `beyond` or a later entry.
@@ -264,6 +271,11 @@ impl Views {
         let (progress, fetchers) = (BTreeMap::new(), BTreeMap::new());
         all.push(Lent { id, cut: Arc::new(cut), leases, progress, fetchers, from_shelf: 0, opened: now, used: now });
         id
+    }
+
+    /// `peer` was lent a view of this entry: whether another transfer begins with that.
+    pub(crate) fn begins(&self, peer: NodeId, index: LogIndex) -> bool {
+        self.books.lock().begun.entry(peer).or_default().insert(index)
     }
 
     /// A view that `peer` has a lease of, which is renewed.
@@ -340,6 +352,7 @@ impl Views {
         let mut books = self.books.lock();
         books.start = books.start.max(start);
         books.pins.retain(|_, (index, _)| *index >= start);
+        books.begun.values_mut().for_each(|entries| entries.retain(|index| *index >= start));
     }
 
     /// `peer` has said to this leader that its log goes so far. What it needs from there on, it keeps by saying so.
@@ -370,6 +383,11 @@ impl Views {
             all.retain(|lent| !lent.leases.is_empty() || idles(lent));
         }
         books.tidy();
+        if let Some(at) = there.filter(|_| outcome == Outcome::Installed)
+            && let Some(entries) = books.begun.get_mut(&peer)
+        {
+            entries.retain(|index| *index > at.index);
+        }
         // Its log goes on behind it, and what says so to Raft may be late or lost.
         if let Some(at) = there.filter(|at| outcome == Outcome::Installed && at.index >= books.start) {
             books.pins.insert(peer, (at.index, now + LEASE));
@@ -407,6 +425,7 @@ impl Views {
         books.tidy();
         books.lose(lost);
         books.lost.retain(|peer, _| is_member(*peer));
+        books.begun.retain(|peer, entries| is_member(*peer) && !entries.is_empty());
         closed
     }
 

@@ -174,6 +174,50 @@ fn three_that_ask_at_once_are_lent_one_view() {
     assert_eq!(events.try_iter().collect::<Vec<_>>(), [begun, ended].concat());
 }
 
+/// One that had no room and came back, or was silent for longer than its lease, was told of each time, as long as somebody else kept the
+/// view; and without anybody else, too, as long as nothing was written.
+#[test]
+fn a_transfer_is_told_of_once_however_often_its_view_is_lent() {
+    let (hub, _) = hub_with_app(&SimFs::new(1), Config { snapshot_chunk_max_size: 0, ..Config::default() });
+    let (views, other) = (&hub.snapshots.views, NodeId(3));
+    hub.core_status.lock().as_mut().unwrap().membership.learners = vec![other];
+    let events = hub.events.listen();
+    let index = hub.applied().index;
+    let say = |peer, ask: Ask| Answer::decode(serve(&hub, Some(peer), &ask.encode())).unwrap();
+    let open = |peer| match say(peer, Ask::Open { have: LogIndex(0), shown: LogIndex(0) }) {
+        Answer::Opened { view, .. } => view,
+        answer => panic!("{answer:?}"),
+    };
+    let ends = |peer, view, outcome| assert_eq!(say(peer, Ask::Done { view, outcome, index }), Answer::Yes);
+    let told = || events.try_iter().collect::<Vec<_>>();
+    let started = |peer| Event::SnapshotStarted { peer, index, receiving: false };
+    let finished = |peer| Event::SnapshotFinished { peer, index, receiving: false };
+
+    let view = open(PEER);
+    assert_eq!((open(other), told()), (view, vec![started(PEER), started(other)]));
+    // It gave up, and then it was silent; the other one keeps the view.
+    ends(PEER, view, Outcome::GivenUp);
+    assert_eq!((open(PEER), told()), (view, vec![]));
+    let limits = Limits { is_pressed: false, age: Duration::from_secs(3600), pinned_bytes: u64::MAX };
+    let later = Duration::from_secs(29);
+    assert!(views.renew(view, other, later).is_some());
+    views.sweep(later + Duration::from_secs(1), limits, |_| true);
+    assert_eq!(views.counts(), (1, 1));
+    assert_eq!((open(PEER), told()), (view, vec![]));
+    // Both gave up: that closes the view, and the next one is of the same entry.
+    ends(PEER, view, Outcome::GivenUp);
+    ends(other, view, Outcome::GivenUp);
+    let another = open(PEER);
+    assert!(another != view && told().is_empty());
+    // Each beginning has one end. Who needs the same again has lost its disk.
+    ends(PEER, another, Outcome::Installed);
+    ends(PEER, another, Outcome::Installed);
+    assert_eq!(told(), [finished(PEER)]);
+    let third = open(PEER);
+    ends(PEER, third, Outcome::Installed);
+    assert_eq!(told(), [started(PEER), finished(PEER)]);
+}
+
 const APP: DatabaseId = DatabaseId(2);
 const PEER: NodeId = NodeId(2);
 

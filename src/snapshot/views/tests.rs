@@ -29,7 +29,7 @@ fn a_view_is_lent_again_to_whom_it_suits() {
     let views = Views::default();
     let id = views.lend(7, cut(100), A, at(0));
     let reuse_beyond = |to, have, shown, start| {
-        views.reuse(to, (LogIndex(have), LogIndex(shown)), LogIndex(start), at(1)).map(|(id, ..)| id)
+        views.reuse(to, (LogIndex(have), LogIndex(shown)), LogIndex(start), at(1)).map(|(id, _)| id)
     };
     let reuse = |to, have, start| reuse_beyond(to, have, have, start);
     assert_eq!(reuse(B, 10, 100), Some(id));
@@ -65,7 +65,7 @@ fn a_lease_is_kept_by_asking_and_ends_by_silence() {
     assert_eq!(views.sweep(at(91), LIMITS, everybody), 0, "nobody uses it, but somebody may soon");
     assert_eq!((views.counts(), views.floor()), ((1, 0), None));
     assert!(views.renew(id, A, at(92)).is_none());
-    assert_eq!(views.reuse(A, (LogIndex(1), LogIndex(1)), LogIndex(100), at(92)).map(|(again, ..)| again), Some(id));
+    assert_eq!(views.reuse(A, (LogIndex(1), LogIndex(1)), LogIndex(100), at(92)).map(|(again, _)| again), Some(id));
     assert_eq!(views.sweep(at(92 + 61), LIMITS, everybody), 1);
     assert_eq!(views.counts(), (0, 0));
 }
@@ -146,6 +146,40 @@ fn who_lost_its_lease_may_still_say_that_it_has_installed() {
     let id = views.lend(7, cut(100), A, at(0));
     views.sweep(at(1), LIMITS, |node| node != A);
     assert_eq!(views.give_back(id, A, Outcome::Installed, at(1)), None);
+}
+
+/// One node and one entry, until it is installed; and nothing is kept for ever of who begins again and again.
+#[test]
+fn a_transfer_begins_once_and_is_over_when_it_is_installed() {
+    let views = Views::default();
+    let began = |peer, index| views.begins(peer, LogIndex(index));
+    let first = views.lend(7, cut(100), A, at(0));
+    assert_eq!((began(A, 100), began(A, 100), began(B, 100), began(B, 100)), (true, false, true, false));
+    assert_eq!(
+        (began(A, 200), began(A, 100)),
+        (true, false),
+        "back to the older one, as when the newer view was closed"
+    );
+    // Neither of these is its end.
+    views.sweep(at(30), LIMITS, |_| true);
+    assert!(!began(A, 100));
+    let again = views.lend(7, cut(100), A, at(31));
+    views.give_back(again, A, Outcome::GivenUp, at(32));
+    views.give_back(again, A, Outcome::Installed, at(32));
+    assert!(!began(A, 100), "it was given back already");
+    // Who has installed one of them has passed those before as well; it may have lost its disk since.
+    let installed = views.lend(7, cut(100), A, at(33));
+    views.give_back(first, A, Outcome::Installed, at(34));
+    views.give_back(installed, A, Outcome::Installed, at(34));
+    assert_eq!((began(A, 200), began(B, 100)), (false, false));
+    assert_eq!((began(A, 100), began(A, 100)), (true, false));
+    // What the log has passed is lent to nobody any more, and who is no member is lent nothing.
+    let kept = || views.books.lock().begun.values().map(BTreeSet::len).sum::<usize>();
+    assert_eq!(kept(), 3);
+    views.close_before(LogIndex(101));
+    assert_eq!(kept(), 1);
+    views.sweep(at(35), LIMITS, |peer| peer != A);
+    assert!(views.books.lock().begun.is_empty());
 }
 
 #[test]
