@@ -11,7 +11,8 @@
 //!
 //! So the way there and back costs nothing but at the beginning. A question that went ahead is a hint: if another one is asked in
 //! between, the answers that come before its own are kept for whoever asks for them. There are [`AHEAD`] at most that wait for an
-//! answer, and as many answers that wait in memory, the rest in the buffers of the connection.
+//! answer, and as many answers that wait in memory, of [`KEPT_BYTES`] together, the rest in the buffers of the connection. How
+//! large an answer is the other node says; one of which nothing is kept is asked for again.
 //!
 //! Each question has one deadline, for the connection that may have to be opened and for the answer. One that stands behind another
 //! that went ahead has its time from the answer to that one on.
@@ -24,7 +25,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::object::{Answer, Ask};
+use super::object::{ASKED_BYTES, Answer, Ask, OBJECT_BYTES, OBJECT_HEAD};
 use crate::net::{Calls, RequestError};
 use crate::shared::Hub;
 use crate::types::NodeId;
@@ -92,6 +93,8 @@ pub(crate) struct Line<'a> {
 
 /// Questions that may be on their way at a time, one of which is waited for.
 pub(crate) const AHEAD: usize = 16;
+/// Bytes of answers that wait for whoever asks for them: room for all that are asked for ahead, one with hashes among them.
+const KEPT_BYTES: usize = (AHEAD - 1) * (ASKED_BYTES + OBJECT_HEAD) + OBJECT_BYTES;
 
 /// A connection that is open.
 struct Kept {
@@ -173,13 +176,18 @@ impl Kept {
                 continue;
             }
             self.answers.push_back((asked, answer));
-            if self.answers.len() > AHEAD {
+            while self.answers.len() > AHEAD || self.kept_bytes() > KEPT_BYTES {
                 self.answers.pop_front();
             }
             until = hub.deadline(limit);
         }
         self.calls.send(body)?;
         self.calls.receive(until.saturating_sub(hub.waiting.clock.now()))
+    }
+
+    /// What the answers have that wait.
+    fn kept_bytes(&self) -> usize {
+        self.answers.iter().map(|(_, answer)| answer.len()).sum()
     }
 
     fn ahead(&mut self, ask: &Ask) -> Result<(), RequestError> {

@@ -95,12 +95,16 @@ pub(super) struct Complete {
 }
 
 impl Complete {
-    pub(super) fn hash(&self, number: u32) -> io::Result<PageHash> {
-        let missing = || io::Error::other(format!("page {number} of database {} has no hash", self.listed.id));
+    /// What is wrong with the own copy is told by whoever looks after that, and is no fault of the new files.
+    pub(super) fn hash(&self, number: u32) -> Result<PageHash, Stop> {
+        let missing = || disk(format!("page {number} of database {} has no hash", self.listed.id));
         let page = PageNo::new(number).ok_or_else(missing)?;
         match self.part.hash(page) {
             Some(hash) => Ok(hash),
-            None => self.local.as_ref().ok_or_else(missing)?.hash(page).map_err(io::Error::other),
+            None => {
+                let hash = self.local.as_ref().ok_or_else(missing)?.hash(page);
+                hash.map_err(|error| Stop::Lost(format!("the own copy of a database: {error}")))
+            }
         }
     }
 

@@ -46,10 +46,14 @@ use crate::types::{EntryId, LogIndex, NodeId};
 
 /// How often a question is asked before the other node counts as lost.
 const TRIES: usize = 3;
-/// How often a node that is busy is asked again.
-const BUSY_TRIES: usize = 200;
-/// How long this node lets itself be told to wait: an answer is only bytes from the network.
+/// How long a node may be busy, from the first time that it said so to one question until that is answered. It says so for the
+/// milliseconds in which an object is made, and for as many seconds as `snapshot_rate` has others served before; who is never
+/// served is better off with another node.
+const BUSY_FOR: Duration = Duration::from_secs(60);
+/// How long this node lets itself be told to wait: an answer is only bytes from the network. And how long it waits at least, so
+/// that time passes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// The other node hears of this one at least this often, so that it keeps the view.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -70,7 +74,7 @@ struct Fetch<'a> {
 pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Result<Staged, Stop> {
     let have = hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed);
     let asked = hub.waiting.clock.now();
-    let (view, at) = open(hub, have, ask)?;
+    let (view, at) = open(hub, have, ask).inspect_err(|stop| note_lost(hub, source, 0, stop))?;
     let micros = (hub.waiting.clock.now() - asked).as_micros() as u64;
     tracing::info!(node = hub.id.0, source = source.0, index = at.index.0, micros, "a view was lent");
     let began = hub.waiting.clock.now();
@@ -88,6 +92,7 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
         // The files are whole. A view that is closed by now is not needed any more.
         Ok(_) => _ = fetch.tell(Phase::Install),
         Err(stop) => {
+            note_lost(hub, source, fetch.received, stop);
             hub.snapshots.set_over();
             let outcome = if *stop == Stop::NotNeeded { Outcome::NotNeeded } else { Outcome::GivenUp };
             // If it does not arrive, the lease ends by itself.
@@ -95,6 +100,13 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
         }
     }
     staged
+}
+
+/// That an attempt was lost is nothing that anybody has to do something about; how much travelled for it is of interest.
+fn note_lost(hub: &Hub, source: NodeId, received: u64, stop: &Stop) {
+    if let Stop::Lost(why) = stop {
+        tracing::info!(node = hub.id.0, source = source.0, received, "a snapshot was interrupted: {why}");
+    }
 }
 
 /// Fetches one database, as it is in a view that was opened for that. Blocks for as long as it takes. The files, and how many
@@ -132,21 +144,37 @@ fn check_room(hub: &Hub, wanted: impl IntoIterator<Item = (DatabaseId, u64)>) ->
 
 fn open(hub: &Hub, have: LogIndex, ask: &mut dyn AskSource) -> Result<(ViewId, EntryId), Stop> {
     let shown = shown(hub).max(have);
-    for _ in 0..BUSY_TRIES {
+    let mut patience = Patience::default();
+    loop {
         match ask.ask(&Ask::Open { have, shown }).map_err(Stop::Lost)? {
             Answer::Opened { view, at } if at.index > have => return Ok((view, at)),
             Answer::Opened { .. } | Answer::NotNeeded => return Err(Stop::NotNeeded),
-            Answer::Busy { millis } => pause(hub, millis)?,
+            Answer::Busy { millis } => patience.pause(hub, millis)?,
             Answer::No(why) => return Err(Stop::Refused(why)),
             other => return Err(Stop::GivenUp(format!("an answer that makes no sense: {other:?}"))),
         }
     }
-    Err(Stop::Lost("it is busy all the time".to_string()))
+}
+
+/// With a node that is busy, about one question.
+#[derive(Default)]
+struct Patience {
+    ends: Option<Duration>,
+}
+
+impl Patience {
+    /// Waits as the other node wishes, if it has not been busy for too long.
+    fn pause(&mut self, hub: &Hub, millis: u32) -> Result<(), Stop> {
+        if hub.waiting.clock.now() >= *self.ends.get_or_insert_with(|| hub.deadline(BUSY_FOR)) {
+            return Err(Stop::Lost("it is busy all the time".to_string()));
+        }
+        pause(hub, millis)
+    }
 }
 
 /// Waits as the other node wishes, but not for long, and not if this one ends.
 fn pause(hub: &Hub, millis: u32) -> Result<(), Stop> {
-    let limit = Duration::from_millis(u64::from(millis)).min(LONGEST_PAUSE);
+    let limit = Duration::from_millis(u64::from(millis)).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
     let stopped = hub.upkeep.wait(&hub.waiting, hub.deadline(limit), limit, || hub.is_stopped().then_some(()));
     if stopped.is_some() { Err(Stop::GivenUp(STOPPED.to_string())) } else { Ok(()) }
 }
@@ -166,7 +194,7 @@ fn shown(hub: &Hub) -> LogIndex {
 
 impl Fetch<'_> {
     fn run(&mut self, have: LogIndex) -> Result<Staged, Stop> {
-        let bytes = self.object(Object::Manifest, &[])?;
+        let bytes = self.object(&self.asking_for(Object::Manifest), &[])?;
         let manifest = Manifest::decode(&bytes).map_err(|damaged| Stop::GivenUp(format!("manifest: {damaged}")))?;
         if manifest.at != self.at || manifest.at.index <= have {
             return Err(Stop::GivenUp(format!("a manifest of {:?} in a view of {:?}", manifest.at, self.at)));
@@ -190,26 +218,24 @@ impl Fetch<'_> {
         Ok(Staged { source: self.source, view: self.view, manifest, files, received: self.received })
     }
 
+    fn asking_for(&self, object: Object) -> Ask {
+        Ask::Fetch { view: self.view, object }
+    }
+
     /// One object, asked for until it comes whole. Those that are next are on their way while this one is put in place.
-    fn object(&mut self, object: Object, next: &[Object]) -> Result<Vec<u8>, Stop> {
-        let ask = Ask::Fetch { view: self.view, object };
+    fn object(&mut self, ask: &Ask, next: &[Ask]) -> Result<Vec<u8>, Stop> {
         if !next.is_empty() {
-            self.ask.ahead(&ask);
+            self.ask.ahead(ask);
         }
-        for object in next {
-            self.ask.ahead(&Ask::Fetch { view: self.view, object: object.clone() });
-        }
-        let (mut busy, mut failures) = (0, Vec::new());
-        while failures.len() < TRIES && busy < BUSY_TRIES {
-            match self.ask.ask(&ask) {
+        next.iter().for_each(|next| self.ask.ahead(next));
+        let (mut patience, mut failures) = (Patience::default(), Vec::new());
+        while failures.len() < TRIES {
+            match self.ask.ask(ask) {
                 Ok(Answer::Object { bytes }) => {
                     self.received += bytes.len() as u64;
                     return Ok(bytes);
                 }
-                Ok(Answer::Busy { millis }) => {
-                    busy += 1;
-                    pause(self.hub, millis)?;
-                }
+                Ok(Answer::Busy { millis }) => patience.pause(self.hub, millis)?,
                 Ok(Answer::Gone) => return Err(Stop::Lost("the view is closed".to_string())),
                 Ok(Answer::No(why)) => return Err(Stop::Refused(why)),
                 Ok(other) => failures.push(format!("{other:?}")),
@@ -219,7 +245,7 @@ impl Fetch<'_> {
                 return Err(Stop::GivenUp(STOPPED.to_string()));
             }
         }
-        Err(Stop::Lost(failures.pop().unwrap_or_else(|| "it is busy all the time".to_string())))
+        Err(Stop::Lost(failures.pop().unwrap_or_default()))
     }
 
     /// What came is remembered by its hashes as long as the transfer goes on.
@@ -315,7 +341,7 @@ impl Fetch<'_> {
         let (mut first, all) = (0, object::ranges_of(size));
         while first < all {
             let count = RANGES_PER_OBJECT.min(all - first);
-            let bytes = self.object(Object::Ranges { database, first, count }, &[])?;
+            let bytes = self.object(&self.asking_for(Object::Ranges { database, first, count }), &[])?;
             let hashes = object::numbers(&bytes).filter(|hashes| hashes.len() == count as usize);
             let hashes = hashes.ok_or_else(|| Stop::GivenUp(format!("{} bytes for {count} ranges", bytes.len())))?;
             for (range, hash) in (first..).zip(hashes) {
@@ -342,7 +368,7 @@ impl Fetch<'_> {
     fn differing(&mut self, copy: &mut Copy, ranges: &[u32], then: Option<&[u32]>) -> Result<(), Stop> {
         let (size, database) = (copy.listed.at.size, copy.listed.id);
         let hashes_of = |ranges: &[u32]| Object::Hashes { database, ranges: ranges.to_vec() };
-        let bytes = self.object(hashes_of(ranges), &[])?;
+        let bytes = self.object(&self.asking_for(hashes_of(ranges)), &[])?;
         let wrong = || Stop::GivenUp(format!("{} bytes for the pages of {} ranges", bytes.len(), ranges.len()));
         let mut hashes = object::numbers(&bytes).ok_or_else(wrong)?.into_iter().map(PageHash);
         let mut missing = Vec::new();
@@ -357,21 +383,20 @@ impl Fetch<'_> {
             self.report(Phase::Fetch, (u64::from(count) - here) * u64::from(copy.listed.page_size.bytes()))?;
         }
         let per_object = (ASKED_BYTES / copy.listed.page_size.len()).max(1);
-        let mut objects = missing.chunks(per_object);
-        while let Some(pages) = objects.next() {
-            let next = objects.clone().map(|pages| Object::Pages { database, runs: runs_of(pages) });
-            let next: Vec<Object> = next.chain(then.map(hashes_of)).take(AHEAD - 1).collect();
-            self.pages(copy, pages, &next)?;
+        let objects = missing.chunks(per_object).map(|pages| Object::Pages { database, runs: runs_of(pages) });
+        let asks: Vec<Ask> = objects.chain(then.map(hashes_of)).map(|object| self.asking_for(object)).collect();
+        for (at, pages) in missing.chunks(per_object).enumerate() {
+            let next = &asks[at + 1..];
+            self.pages(copy, pages, &asks[at], &next[..next.len().min(AHEAD - 1)])?;
         }
         Ok(())
     }
 
     /// Asks for pages, ascending, until each is what its hash says.
-    fn pages(&mut self, copy: &mut Copy, pages: &[PageNo], next: &[Object]) -> Result<(), Stop> {
+    fn pages(&mut self, copy: &mut Copy, pages: &[PageNo], ask: &Ask, next: &[Ask]) -> Result<(), Stop> {
         let (database, len) = (copy.listed.id, copy.listed.page_size.len());
-        let runs = runs_of(pages);
         for _ in 0..TRIES {
-            let bytes = self.object(Object::Pages { database, runs: runs.clone() }, next)?;
+            let bytes = self.object(ask, next)?;
             let unverified = planted::is(Bug::InstallUnverified);
             let right = bytes.len() == pages.len() * len
                 && pages.iter().zip(bytes.chunks(len)).all(|(page, content)| {
@@ -381,9 +406,9 @@ impl Fetch<'_> {
                 continue;
             }
             let mut rest = &bytes[..];
-            for (first, count) in &runs {
-                let (run, after) = rest.split_at(*count as usize * len);
-                copy.write(*first, run)?;
+            for (first, count) in runs_of(pages) {
+                let (run, after) = rest.split_at(count as usize * len);
+                copy.write(first, run)?;
                 rest = after;
             }
             let done = bytes.len() as u64;
@@ -402,7 +427,11 @@ impl Fetch<'_> {
                 stop = Some(why);
                 return Err(std::io::Error::other("the transfer ended"));
             }
-            (first.get()..first.get() + count).map(|number| complete.hash(number)).collect::<Result<Vec<_>, _>>()
+            let hashes = (first.get()..first.get() + count).map(|number| complete.hash(number));
+            hashes.collect::<Result<Vec<_>, Stop>>().map_err(|why| {
+                stop = Some(why);
+                std::io::Error::other("a hash is gone")
+            })
         });
         let files = finished.map_err(|error| stop.unwrap_or_else(|| disk(error)))?;
         complete.keep(&mut self.hub.snapshots.parts.lock());

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! 1 open     a view of it on another voter, of an entry that is not before what this node had applied when it first asked. One that
-//!            is busy, or has not come so far, is asked again for a while, and then the next one
+//!            is busy, or has not come so far, is asked again for a while, and then the next one. If there is no other one it is asked
+//!            on, and an alarm says so
 //! 2 agree    every other voter is asked for its checksum of the database at the position of that view. Who is not there yet,
 //!            or does not answer, is asked again; who has passed it cannot say any more
 //! 3 fetch    once a majority of the voters has the checksum of the view: pages by their hashes, what is whole here is copied
@@ -39,8 +40,8 @@ use crate::types::{EntryId, LogIndex, Membership, NodeId};
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// Time until the next attempt after one that failed.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How often in a row a lender may be busy until the next one is asked: some seconds, as this is stepped.
-const BUSY_TRIES: usize = 20;
+/// How long a lender may be busy, or not far enough, until the next one is asked, or somebody is told that there is none.
+const BUSY_FOR: Duration = Duration::from_secs(5);
 
 /// A view that was opened, and who has the same.
 struct Attempt {
@@ -60,8 +61,8 @@ struct Patient {
     attempt: Option<Attempt>,
     /// How many lenders were tried.
     tried: usize,
-    /// How often in a row the one whose turn it is was busy.
-    busy: usize,
+    /// Since when the one whose turn it is has been busy.
+    busy: Option<Duration>,
     /// The entry that a view is to be of at least, from the first question until one is lent. If it went along with what is applied
     /// here, a lender that is always a little behind would be one that is busy for ever.
     beyond: Option<LogIndex>,
@@ -123,16 +124,21 @@ impl Repairs {
                         give_back(&attempt, ask);
                     }
                     patient.tried += 1;
-                    patient.busy = 0;
+                    patient.busy = None;
                     patient.not_before = now + PAUSE;
-                    let what = format!("database {} is not repaired yet: {why}", name_of(hub, id));
-                    let told = hub.findings.lock().alarms.insert(alarm_about(id), what.clone());
-                    if told.as_ref() != Some(&what) {
-                        tracing::warn!(node = hub.id.0, "{what}");
-                    }
+                    alarm(hub, id, &why);
                 }
             }
         }
+    }
+}
+
+/// Why a database is not repaired yet: the log has it once.
+fn alarm(hub: &Hub, id: DatabaseId, why: &str) {
+    let what = format!("database {} is not repaired yet: {why}", name_of(hub, id));
+    let told = hub.findings.lock().alarms.insert(alarm_about(id), what.clone());
+    if told.as_ref() != Some(&what) {
+        tracing::warn!(node = hub.id.0, "{what}");
     }
 }
 
@@ -157,7 +163,11 @@ fn treat(
     if patient.attempt.is_none() {
         let Some(attempt) = open(hub, id, patient, membership, ask)? else { return Ok(None) };
         // What comes of it or not, the next one is to be a newer one: of an old one the others cannot tell the checksum any more.
-        (patient.attempt, patient.busy, patient.beyond) = (Some(attempt), 0, None);
+        (patient.attempt, patient.beyond) = (Some(attempt), None);
+        if patient.busy.take().is_some() {
+            // What was said of one that was busy.
+            hub.findings.lock().alarms.remove(&alarm_about(id));
+        }
     }
     let Some(attempt) = &mut patient.attempt else { return Ok(None) };
     if !agree(hub, id, attempt, membership, ask)? {
@@ -167,8 +177,9 @@ fn treat(
     let (source, view, at) = (*source, *view, *at);
     match fetch::fetch_one(hub, source, (view, at), listed, &mut Source(source, ask)) {
         Ok((files, received)) => {
-            // The view is given back once the copy counts.
+            // The view is given back once the copy counts. If it does not come to that, it is somebody else's turn.
             patient.attempt = None;
+            patient.tried += 1;
             patient.not_before = hub.waiting.clock.now() + PAUSE;
             Ok(Some(Mended { source, view, at, database: id, files, received }))
         }
@@ -205,9 +216,17 @@ fn open(
         }
         // It is asked again at the next step.
         Answer::Busy { .. } => {
-            patient.busy += 1;
-            let passed = patient.busy >= BUSY_TRIES && lenders.len() > 1;
-            if passed { Err(from(format!("it is busy, or not at entry {beyond} yet"))) } else { Ok(None) }
+            let now = hub.waiting.clock.now();
+            if now < *patient.busy.get_or_insert(now) + BUSY_FOR {
+                return Ok(None);
+            }
+            let why = from(format!("it is busy, or not at entry {beyond} yet"));
+            if lenders.len() > 1 {
+                return Err(why);
+            }
+            let advice = "see there what `shoal status` says, and why that node does not get on";
+            alarm(hub, id, &format!("{why}, and there is no other voter to ask; it is asked again; {advice}"));
+            Ok(None)
         }
         Answer::No(why) => Err(from(why)),
         answer => Err(from(format!("an answer that makes no sense: {answer:?}"))),

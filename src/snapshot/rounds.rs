@@ -33,8 +33,8 @@ pub(crate) struct Rounds {
     not_before: Duration,
     /// When the source was last told that a snapshot waits to be installed.
     kept: Duration,
-    /// Which of the other nodes is asked first when the one who offers refuses.
-    turn: usize,
+    /// From whom an attempt came to nothing since the last snapshot was whole; the one that failed last is the last of them.
+    failed: Vec<NodeId>,
     repairs: Repairs,
 }
 
@@ -114,23 +114,21 @@ impl Rounds {
         for source in self.sources(hub, offered_by) {
             match fetch::fetch(hub, source, &mut Source(source, ask)) {
                 Ok(staged) => {
+                    self.failed.clear();
                     hub.findings.lock().alarms.remove(ALARM);
                     hub.snapshots.set_staged(staged);
                     return hub.upkeep.notify();
                 }
-                Err(Stop::NotNeeded) if source == offered_by => return,
+                Err(Stop::NotNeeded) if source == offered_by => return self.failed.clear(),
                 // Its log would do, and this node goes on by the leader's.
                 Err(Stop::NotNeeded) => {}
-                Err(Stop::Lost(why)) => {
-                    tracing::info!(node = hub.id.0, source = source.0, "a snapshot was interrupted: {why}");
-                    self.turn += usize::from(source != offered_by);
-                    return;
-                }
+                Err(Stop::Lost(_)) => return self.put_last(source),
                 Err(Stop::Refused(why)) => {
                     refused.get_or_insert_with(|| format!("no snapshot from node {source}: {why}"));
                 }
                 Err(Stop::GivenUp(_)) if hub.is_stopped() => return,
                 Err(Stop::GivenUp(why)) => {
+                    self.put_last(source);
                     return self.give_up(hub, format!("no snapshot from node {source}: {why}; it is tried again"));
                 }
             }
@@ -141,16 +139,20 @@ impl Rounds {
     }
 
     /// Who may have a snapshot: the one who offered it; but a single damaged page keeps it from serving any, and then whoever is
-    /// far enough will do. Each of the others has its turn to be the first of them: one that is down takes its time.
+    /// far enough will do. One from whom it came to nothing comes behind those from whom it did not, and behind those from whom it
+    /// did before: one that is down takes its time, and one that fails each time would be the only one that is ever asked.
     fn sources(&self, hub: &Hub, offered_by: NodeId) -> Vec<NodeId> {
         let core = hub.core_status.lock();
         let all = core.iter().flat_map(|core| core.membership.voters.iter().chain(&core.membership.learners)).copied();
-        let mut others: Vec<NodeId> = all.filter(|id| *id != offered_by && *id != hub.id).collect();
-        if !others.is_empty() {
-            let first = self.turn % others.len();
-            others.rotate_left(first);
-        }
-        std::iter::once(offered_by).chain(others).collect()
+        let others = all.filter(|id| *id != offered_by && *id != hub.id);
+        let mut sources: Vec<NodeId> = std::iter::once(offered_by).chain(others).collect();
+        sources.sort_by_key(|source| self.failed.iter().position(|failed| failed == source));
+        sources
+    }
+
+    fn put_last(&mut self, source: NodeId) {
+        self.failed.retain(|failed| *failed != source);
+        self.failed.push(source);
     }
 
     fn give_up(&mut self, hub: &Hub, what: String) {

@@ -55,7 +55,7 @@ use crate::replicator::Receipt;
 use crate::shm::{ShmFile, ShmView};
 use crate::spill::{Spill, SpillTo};
 use crate::transaction::{PageImage, Position};
-use crate::view::LeftViews;
+use crate::view::{LeftViews, ViewRef};
 use crate::wal::header::WalHeader;
 use crate::wal::index::{self, IndexHeader};
 use crate::wal::store::VirtualWal;
@@ -608,10 +608,14 @@ impl Database {
     }
 
     /// Nothing may use this database any more, for the given reason: new transactions are refused with it, and waits for
-    /// WRITE end. The first reason stays. Read views are closed.
+    /// WRITE end. The first reason stays. Read views are closed, but for those [of damaged databases](Database::view_of_damaged)
+    /// of one that is found to be just that.
     pub fn retire(&self, reason: Refusal) {
-        self.retire_in(&mut self.state.lock(), reason);
-        self.close_views();
+        let mut state = self.state.lock();
+        self.retire_in(&mut state, reason);
+        let views = state.views.take_for(reason);
+        drop(state);
+        views.iter().for_each(ViewRef::close);
     }
 
     /// [`Database::retire`] for a database that a log entry dropped. Its read views go on, and are not its own any more: neither

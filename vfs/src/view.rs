@@ -13,7 +13,7 @@
 //! **The gate.** Whoever opens a view shuts it, and it opens when the view is closed *and* the last page that it lent is
 //! given back: a [`LentPage`] is a slice of the mapping. So closing waits for nobody, and a file is never cut
 //! under somebody who reads from it. A view is closed by [`ReadView::close`], with its last clone, and when its database is
-//! retired; but one of a database that was dropped goes on.
+//! retired; but one of a database that was dropped goes on, and so does one for whoever mends it of a database that is damaged.
 //!
 //! ```text
 //! ReadView, clones ── Handle ──(until it is closed)── Content ── frames, mapping, gate

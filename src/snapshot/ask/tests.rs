@@ -29,6 +29,8 @@ struct Lender {
     reused: Vec<Vec<u8>>,
     /// To so many questions it says: later.
     busy: usize,
+    /// Its objects have so many bytes at least.
+    pads: usize,
 }
 
 /// Answers each question with an object that says which one it was.
@@ -65,7 +67,9 @@ impl Calls for Wire {
             self.unanswered.pop_front();
             return Ok(Answer::Busy { millis: 5 }.encode());
         }
-        Ok(answer_to(&self.unanswered.pop_front().expect("a question")).encode())
+        let mut object = self.unanswered.pop_front().expect("a question");
+        object.resize(object.len().max(lender.pads), 0);
+        Ok(answer_to(&object).encode())
     }
 
     fn reuse(&mut self, answer: Vec<u8>) {
@@ -161,6 +165,28 @@ fn a_few_questions_are_on_their_way_at_a_time() {
         ask(line, 3);
         assert_eq!(asked(), before + 1, "nobody came back to it for long");
     });
+}
+
+/// How large an answer is its sender says. Sixteen that wait because something else is asked in between had sixteen times that.
+#[test]
+fn answers_that_wait_have_a_bound_in_bytes() {
+    // As large as what is asked for, as an object may be, and as one that no node makes.
+    let asked_for = ASKED_BYTES + OBJECT_HEAD;
+    for (bytes, kept) in [(asked_for, AHEAD), (OBJECT_BYTES, KEPT_BYTES / OBJECT_BYTES), (KEPT_BYTES + 1, 0)] {
+        with_line(|line, lender| {
+            assert!(line.ask(SOURCE, &page(1)).is_ok());
+            let all = AHEAD as u32 - 1;
+            (2..2 + all).for_each(|number| line.ahead(SOURCE, &page(number)));
+            lender.lock().pads = bytes - OBJECT_HEAD;
+            assert!(line.ask(SOURCE, &page(100)).is_ok());
+            let waiting = line.kept.as_ref().unwrap().kept_bytes();
+            assert!(waiting <= KEPT_BYTES, "{waiting} bytes wait");
+            lender.lock().pads = 0;
+            let before = lender.lock().asked.len();
+            (2..2 + all).for_each(|number| assert!(line.ask(SOURCE, &page(number)).is_ok()));
+            assert_eq!(lender.lock().asked.len() - before, (all as usize).saturating_sub(kept), "{bytes}");
+        });
+    }
 }
 
 /// "Later" is said of a moment: to what went ahead it says nothing any more when that is asked for.

@@ -196,7 +196,7 @@ fn a_lender_that_is_busy_for_ever_is_passed_over_and_the_next_one_is_asked_for_w
         }
         bench.clock.advance(PAUSE / 10);
     }
-    assert!(lent && asked == BUSY_TRIES, "{asked}");
+    assert!(lent && asked == 1 + BUSY_FOR.as_millis() / (PAUSE / 10).as_millis(), "{asked}");
     let alarms = bench.hub.findings.lock().alarms.clone();
     assert!(alarms.values().any(|alarm| alarm.contains("node 2: it is busy")), "{alarms:?}");
 }
@@ -207,7 +207,7 @@ fn lenders_that_are_busy_are_asked_in_turn_without_end() {
     for (voters, all) in [(&[1, 2, 3][..], 2), (&[1, 2][..], 1)] {
         let mut bench = Bench::new(Damage::Diverged, voters);
         let mut turns: Vec<NodeId> = Vec::new();
-        for _ in 0..10 * BUSY_TRIES {
+        for _ in 0..10 * BUSY_FOR.as_secs() {
             bench.repairs.step(&bench.hub, &mut |node: NodeId, ask: &Ask| {
                 assert!(matches!(ask, Ask::OpenOne { .. }), "{ask:?}");
                 if turns.last() != Some(&node) {
@@ -221,6 +221,76 @@ fn lenders_that_are_busy_are_asked_in_turn_without_end() {
         assert_eq!(turns, wanted);
         assert_eq!(turns.len() > 4, all > 1);
     }
+}
+
+/// A lender that was busy for good, or did not get on, and there was no other one: the database was not served, and nobody was told what
+/// that waits for.
+#[test]
+fn when_the_only_lender_is_busy_people_are_told_until_it_lends() {
+    let mut bench = Bench::new(Damage::Rotten, &[1, 2]);
+    let mut alarms = |busy: bool| {
+        bench.repairs.step(&bench.hub, &mut |node: NodeId, ask: &Ask| match ask {
+            Ask::OpenOne { .. } if busy => Ok(Answer::Busy { millis: 50 }),
+            Ask::OpenOne { database, beyond } => {
+                let at = EntryId { index: *beyond, term: Term(1) };
+                let state = Checkpointed { position: AT, size: PageCount(1), checksum: RIGHT };
+                let listed = Listed { id: *database, page_size: PageSize::DEFAULT, at: state };
+                Ok(Answer::OpenedOne { view: ViewId(u64::from(node.0)), at, listed })
+            }
+            // It lends, and what the others have is not known yet.
+            _ => Err("no answer".to_string()),
+        });
+        bench.clock.advance(PAUSE);
+        bench.hub.findings.lock().alarms.values().cloned().collect::<Vec<_>>()
+    };
+    let steps = BUSY_FOR.as_secs() / PAUSE.as_secs();
+    for step in 0..steps {
+        assert_eq!(alarms(true), [""; 0], "step {step}");
+    }
+    for _ in 0..3 {
+        let told = alarms(true);
+        assert_eq!(told.len(), 1);
+        for words in ["database app is not repaired yet", "node 2: it is busy", "no other voter", "`shoal status`"] {
+            assert!(told[0].contains(words), "{told:?}");
+        }
+    }
+    // It goes on.
+    assert_eq!(alarms(false), [""; 0]);
+}
+
+/// What was fetched and did not get to count may not get there from the same lender either.
+#[test]
+fn after_a_copy_that_did_not_come_to_count_the_next_lender_is_asked() {
+    let mut bench = Bench::new(Damage::Diverged, &[1, 2, 3]);
+    let page = vec![7; PageSize::DEFAULT.len()];
+    let hash = PageHash::of(shoaldb_vfs::page::PageNo::FIRST, &page);
+    let mut lenders = Vec::new();
+    for _ in 0..4 {
+        bench.repairs.step(&bench.hub, &mut |node: NodeId, ask: &Ask| match ask {
+            Ask::OpenOne { database, beyond } => {
+                lenders.push(node.0);
+                let at = EntryId { index: *beyond, term: Term(1) };
+                let state = Checkpointed { position: AT, size: PageCount(1), checksum: hash };
+                let listed = Listed { id: *database, page_size: PageSize::DEFAULT, at: state };
+                Ok(Answer::OpenedOne { view: ViewId(u64::from(node.0)), at, listed })
+            }
+            Ask::Sum { at, .. } => Ok(Answer::Sum { position: *at, checksum: hash }),
+            Ask::Fetch { object, .. } => {
+                let bytes = match object {
+                    Object::Ranges { .. } => super::super::object::range_hash(&[hash]).to_le_bytes().to_vec(),
+                    Object::Hashes { .. } => super::super::object::hashes_as_bytes(&[hash]),
+                    _ => page.clone(),
+                };
+                Ok(Answer::Object { bytes })
+            }
+            _ => Ok(Answer::Yes),
+        });
+        assert!(bench.hub.snapshots.has_mended());
+        // It cannot be shown, say.
+        bench.hub.snapshots.drop_mended();
+        bench.clock.advance(PAUSE);
+    }
+    assert_eq!(lenders, [2, 3, 2, 3]);
 }
 
 /// Until the next start it kept as much room as the database has.

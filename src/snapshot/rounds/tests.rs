@@ -269,3 +269,74 @@ fn who_is_refused_by_the_leader_asks_the_others_in_turn() {
     // What the leader has is enough.
     assert_eq!(asks(&|_| Ok(Answer::NotNeeded)), [3]);
 }
+
+/// A leader that offers each second and can send nothing, since its disk fails, say, was asked for ever, and nobody else was. Nor does
+/// it help that it comes from there what no new file can be made of.
+#[test]
+fn whoever_fails_is_asked_again_behind_the_others() {
+    let at = EntryId { index: LogIndex(9), term: Term(1) };
+    for gives_up in [false, true] {
+        let (upkeep, clock) = upkeep_on(&SimFs::new(1));
+        let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+        let voters = [hub.id.0, 3, 5, 6].map(NodeId).to_vec();
+        hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+        let (catalogue, membership) = (Catalogue::new(ClusterId(1)), Membership::default());
+        let manifest = Manifest { at, reach: at.index, membership, catalogue, databases: Vec::new() }.encode();
+        let mut asks = |answers: &dyn Fn(NodeId) -> Option<Vec<u8>>| {
+            hub.snapshots.offer(PEER);
+            let mut asked = Vec::new();
+            rounds.step(hub, &mut |node: NodeId, ask: &Ask| {
+                asked.extend(Some(node.0).filter(|_| matches!(ask, Ask::Open { .. })));
+                match ask {
+                    Ask::Open { .. } => Ok(Answer::Opened { view: ViewId(4), at }),
+                    Ask::Fetch { .. } => {
+                        answers(node).map(|bytes| Answer::Object { bytes }).ok_or_else(|| "no answer".to_string())
+                    }
+                    _ => Ok(Answer::Yes),
+                }
+            });
+            clock.advance(AFTER_GIVING_UP);
+            asked
+        };
+        let fails = |_| gives_up.then(|| b"no manifest".to_vec());
+        // Also one that failed before has its turn again, after those that failed since.
+        for asked in [3, 5, 6, 3, 5] {
+            assert_eq!(asks(&fails), [asked]);
+        }
+        assert_eq!(asks(&|_| Some(manifest.clone())), [6]);
+        // That one is over, and the next one begins with whoever offers it.
+        drop(hub.snapshots.take_staged());
+        hub.snapshots.end_install();
+        assert_eq!(asks(&fails), [3]);
+    }
+}
+
+/// It is the same one as long as source and entry are the same, however often a view is opened and by whom in between.
+#[test]
+fn whoever_fetches_tells_of_each_transfer_once() {
+    let (upkeep, _) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    let voters = [hub.id.0, 3, 5].map(NodeId).to_vec();
+    hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+    let events = hub.events.listen();
+    let mut begun = |index: u64| {
+        let at = EntryId { index: LogIndex(index), term: Term(1) };
+        hub.snapshots.offer(PEER);
+        rounds.step(hub, &mut |_: NodeId, ask: &Ask| match ask {
+            Ask::Open { .. } => Ok(Answer::Opened { view: ViewId(4), at }),
+            _ => Err("no answer".to_string()),
+        });
+        let begun = |event| match event {
+            Event::SnapshotStarted { peer, index, receiving: true } => Some((peer.0, index.0)),
+            _ => None,
+        };
+        events.try_iter().filter_map(begun).collect::<Vec<_>>()
+    };
+    // Each attempt is with the other one of the two.
+    assert_eq!([9, 9, 9, 9].map(&mut begun), [vec![(3, 9)], vec![(5, 9)], vec![], vec![]]);
+    assert_eq!([10, 9, 10, 9].map(&mut begun), [vec![(3, 10)], vec![], vec![], vec![]]);
+    // What the log has passed is nothing that anybody has to remember.
+    hub.core_status.lock().as_mut().unwrap().committed = LogIndex(9);
+    assert_eq!(begun(10), []);
+    assert_eq!(hub.snapshots.begun.lock().len(), 1);
+}

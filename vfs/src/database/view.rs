@@ -41,6 +41,8 @@ pub(super) struct Views {
     earlier: usize,
     /// Those that may be open.
     open: Vec<ViewRef>,
+    /// And those that may be open of whoever takes what is whole of a damaged database.
+    of_damaged: Vec<ViewRef>,
     /// The database was dropped: nothing waits for its views, and nobody mends what they show.
     left: bool,
 }
@@ -69,7 +71,14 @@ impl Views {
 
     /// The views to be closed, which must happen without any lock of the database.
     pub(super) fn take(&mut self) -> Vec<ViewRef> {
-        std::mem::take(&mut self.open)
+        let mut all = std::mem::take(&mut self.open);
+        all.append(&mut self.of_damaged);
+        all
+    }
+
+    /// The views to be closed, in the same way, if the database is retired for this reason.
+    pub(super) fn take_for(&mut self, reason: Refusal) -> Vec<ViewRef> {
+        if reason == Refusal::Damaged { std::mem::take(&mut self.open) } else { self.take() }
     }
 }
 
@@ -116,6 +125,7 @@ impl Drop for Hold {
             state.views.earlier -= 1;
         }
         state.views.open.retain(ViewRef::is_held);
+        state.views.of_damaged.retain(ViewRef::is_held);
         db.changed.notify_all();
     }
 }
@@ -124,16 +134,21 @@ impl Database {
     /// A view of what is published now, one consistent state. Checkpoints of this database are gated until the view is
     /// closed and the last page that it lent is given back; everything else goes on.
     pub fn read_view(self: &Arc<Database>) -> Result<ReadView, ViewError> {
-        self.view_if(|retired| retired.is_none())
+        self.view_if(|retired| retired.is_none(), |views| &mut views.open)
     }
 
     /// [`Database::read_view`] of a database that may have been retired as damaged: what is whole of it is of use to whoever
-    /// mends it. Each page that is lent is what its hash says, as always; whether the hash is right is the caller's business.
+    /// mends it. Each page that is lent is what its hash says, as always; whether the hash is right is the caller's business. It
+    /// stays open if the database is found to be damaged meanwhile, as by a look at this view.
     pub fn view_of_damaged(self: &Arc<Database>) -> Result<ReadView, ViewError> {
-        self.view_if(|retired| matches!(retired, None | Some(Refusal::Damaged)))
+        self.view_if(|retired| matches!(retired, None | Some(Refusal::Damaged)), |views| &mut views.of_damaged)
     }
 
-    fn view_if(self: &Arc<Database>, allowed: impl Fn(Option<Refusal>) -> bool) -> Result<ReadView, ViewError> {
+    fn view_if(
+        self: &Arc<Database>,
+        allowed: impl Fn(Option<Refusal>) -> bool,
+        list: impl FnOnce(&mut Views) -> &mut Vec<ViewRef>,
+    ) -> Result<ReadView, ViewError> {
         let mut state = self.state.lock();
         if let Some(why) = state.retired.filter(|_| !allowed(state.retired)) {
             return Err(ViewError::Retired(why));
@@ -184,7 +199,7 @@ impl Database {
             drop(state);
             view.close();
         } else {
-            state.views.open.push(reference);
+            list(&mut state.views).push(reference);
         }
         Ok(view)
     }
