@@ -98,9 +98,8 @@ fn follower(cluster: &Cluster, writers: usize) {
     for percent in KILLED_AT {
         let mut learner = cluster.learner();
         row(cluster, &format!("learner killed at {percent} %"), writers, cluster.bytes, |watch| {
-            let had = cluster.kill_at(&learner, percent);
-            let came = cluster.join(&mut learner, watch);
-            Came { bytes: had + came.bytes, ..came }
+            cluster.kill_at(&learner, percent);
+            cluster.join(&mut learner, watch)
         });
         cluster.leave(learner);
     }

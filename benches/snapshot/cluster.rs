@@ -120,15 +120,12 @@ impl Cluster {
         micros
     }
 
-    /// Starts a learner, and kills it when it has so many percent; how many bytes it had then.
-    pub(crate) fn kill_at(&self, learner: &Learner, percent: u64) -> u64 {
+    /// Starts a learner, and kills it when it has so many percent.
+    pub(crate) fn kill_at(&self, learner: &Learner, percent: u64) {
         let mut process = self.seats[learner.seat].spawn();
         loop {
             match next(&mut process) {
-                Said::Done(at, had) if at >= percent => {
-                    process.kill();
-                    return had;
-                }
+                Said::Done(at) if at >= percent => return process.kill(),
                 Said::Installed(..) => panic!("it was installed before it could be killed"),
                 _ => {}
             }
@@ -145,17 +142,12 @@ impl Cluster {
         let committed = self.node.status().committed.0;
         let process = learner.process.insert(self.seats[learner.seat].spawn());
         watch.learner(process.id());
-        let (mut came, mut had, mut installed, mut applied) = (Came::default(), 0, false, 0);
+        let (mut came, mut installed, mut applied) = (Came::default(), false, 0);
         while !installed || applied < committed {
             match next(process) {
-                Said::Done(percent, done) => {
-                    // Another attempt began: what came in the one before counts as well.
-                    if done < had {
-                        came.bytes += had;
-                    }
-                    had = done;
-                    seen(percent);
-                }
+                Said::Done(percent) => seen(percent),
+                // What came in an attempt that ended counts as well, whether it is in place by now or not.
+                Said::Interrupted(bytes) => came.bytes += bytes,
                 Said::Installed(bytes, millis) => {
                     came.bytes += bytes;
                     came.millis = millis;

@@ -3,7 +3,9 @@
 //! ```text
 //! it prints                        when
 //! ... a view was lent ... micros=N  its log says so
-//! done PERCENT BYTES               so much of a snapshot is in place
+//! ... was interrupted ... received=N
+//!                                  its log says what came in an attempt that did not come to its end
+//! done PERCENT                     so much of a snapshot is in place
 //! installed BYTES MILLIS           a snapshot counts: what came for it in this attempt, and how long that took
 //! compacted                        its log does not begin with the first entry any more
 //! at INDEX                         it has applied so much
@@ -42,13 +44,13 @@ pub(crate) fn run(seat: &Seat) {
         return until_input_ends();
     }
     std::thread::spawn(move || {
-        let (mut done, mut applied) = ((0, 0), 0);
+        let (mut done, mut applied) = (0, 0);
         loop {
             let status = told.status();
             if let Some(snapshot) = status.snapshot.filter(|snapshot| snapshot.total > 0) {
-                let now = (snapshot.done * 100 / snapshot.total, snapshot.done);
-                if now.0 != done.0 {
-                    println!("done {} {}", now.0, now.1);
+                let now = snapshot.done * 100 / snapshot.total;
+                if now != done {
+                    println!("done {now}");
                     done = now;
                 }
             }
@@ -66,8 +68,10 @@ pub(crate) fn run(seat: &Seat) {
 pub(crate) enum Said {
     /// It was lent a view after so many microseconds.
     Lent(u64),
-    /// It has so many percent of a snapshot, and so many bytes.
-    Done(u64, u64),
+    /// It has so many percent of a snapshot in place.
+    Done(u64),
+    /// An attempt ended before its end: bytes that came in it.
+    Interrupted(u64),
     /// A snapshot counts: bytes that came, milliseconds since it began.
     Installed(u64, u64),
     /// Its log dropped entries.
@@ -84,15 +88,20 @@ pub(crate) fn next(process: &mut Process) -> Said {
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |text: &str| text.parse::<u64>().expect("a number");
         match words[..] {
-            ["done", percent, bytes] => return Said::Done(number(percent), number(bytes)),
+            ["done", percent] => return Said::Done(number(percent)),
             ["installed", bytes, millis] => return Said::Installed(number(bytes), number(millis)),
             ["compacted"] => return Said::Compacted,
             ["at", index] => return Said::At(number(index)),
-            _ if line.contains("a view was lent") => {
-                let micros = words.iter().find_map(|word| word.strip_prefix("micros=")).expect("how long it took");
-                return Said::Lent(number(micros));
+            _ if line.contains("a view was lent") => return Said::Lent(number(field(&words, "micros="))),
+            _ if line.contains("a snapshot was interrupted") => {
+                return Said::Interrupted(number(field(&words, "received=")));
             }
             _ => {}
         }
     }
+}
+
+/// What a line of the log says of something.
+fn field<'a>(words: &[&'a str], name: &str) -> &'a str {
+    words.iter().rev().find_map(|word| word.strip_prefix(name)).expect("it is in the line")
 }

@@ -19,7 +19,9 @@
 //! three      three learners with nothing at once
 //! ```
 //!
-//! What was sent is told in parts of the database, or of what changed of it; what the leader read for that, too. Memory is what
+//! What was sent is told in parts of the database, or of what changed of it; what the leader read for that, too. It is what the
+//! leader sent; if that is another process, what came to the learner in all attempts, without what was still in the buffers of a
+//! connection when that broke, 4 MB at the most. Memory is what
 //! `RssAnon` and `RssShmem` grew by at the most in the leader and were at the most in the learner, seen every 20 ms. "cpu" is what
 //! leader and learner used of it. "transfer" is how long it was, at the most, from the learner's first question until the snapshot
 //! counts there. Beside each: `cp` and `fsync` of the main file, right after it. A learner is caught up when it has applied what was
