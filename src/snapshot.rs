@@ -62,6 +62,8 @@ use views::Views;
 
 /// The name of the alarm about a snapshot that this node cannot fetch or install.
 pub(crate) const ALARM: &str = "snapshot";
+/// The name of the one about a snapshot that nobody sends; it ends when a view is lent.
+pub(crate) const UNSENT: &str = "snapshot that nobody sends";
 
 /// Ends that sources are still to be told of, at most: one of a snapshot, others of copies of single databases.
 const MOST_REPORTS: usize = 16;
@@ -149,11 +151,16 @@ struct Report {
 pub(crate) enum Stop {
     /// The log will do.
     NotNeeded,
-    /// The view is closed, or the other node does not answer: begin anew with another view.
+    /// Nobody failed: the view is closed, or something of this node's own passes by itself. Begin anew with another view
+    /// of the same node.
+    Again(String),
+    /// The other node does not answer, or is busy all the time: begin anew with a view of another one.
     Lost(String),
     /// The other node cannot serve it; yet another one may.
     Refused(String),
-    /// Something on this node that another view will not change by itself.
+    /// What the other node sent is of no use.
+    Wrong(String),
+    /// Something on this node, as want of room, that no other view will change.
     GivenUp(String),
 }
 

@@ -103,7 +103,7 @@ impl Complete {
             Some(hash) => Ok(hash),
             None => {
                 let hash = self.local.as_ref().ok_or_else(missing)?.hash(page);
-                hash.map_err(|error| Stop::Lost(format!("the own copy of a database: {error}")))
+                hash.map_err(|error| Stop::Again(format!("the own copy of a database: {error}")))
             }
         }
     }
@@ -266,7 +266,7 @@ impl Copy {
         let mut pages = Vec::with_capacity(count as usize * self.listed.page_size.len());
         match local.append_pages(first, count, &mut pages) {
             Ok(()) => Ok(Some(pages)),
-            Err(ViewError::Closed) => Err(Stop::Lost("the own view is closed".to_string())),
+            Err(ViewError::Closed) => Err(Stop::Again("the own view is closed".to_string())),
             Err(_) => Ok(None),
         }
     }

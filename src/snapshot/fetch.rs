@@ -23,7 +23,8 @@
 //!
 //! A database that is damaged on this node is fetched in the same way, alone ([`fetch_one`]).
 //!
-//! Deliberately absent: threads and retries after a failure (`node.rs`), and making it count (`install.rs`).
+//! Deliberately absent: retries after a failure (`rounds.rs`), the thread (`node.rs`), and making it count
+//! (`install.rs`).
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -38,7 +39,7 @@ use super::copy::{Copy, disk, runs_of};
 use super::object::{
     self, ASKED_BYTES, Answer, Ask, HASHED_RANGES, Listed, Manifest, Object, Outcome, Phase, RANGES_PER_OBJECT, ViewId,
 };
-use super::{Staged, Stop, Transfer};
+use super::{Staged, Stop, Transfer, UNSENT};
 use crate::catalogue::DatabaseId;
 use crate::events::Event;
 use crate::shared::Hub;
@@ -50,6 +51,9 @@ const TRIES: usize = 3;
 /// milliseconds in which an object is made, and for as many seconds as `snapshot_rate` has others served before; who is never
 /// served is better off with another node.
 const BUSY_FOR: Duration = Duration::from_secs(60);
+/// The same until a view is lent: nothing is lost yet if another node is asked for one, and whatever else the thread has
+/// to do waits.
+const OPEN_BUSY_FOR: Duration = Duration::from_secs(5);
 /// How long this node lets itself be told to wait: an answer is only bytes from the network. And how long it waits at least, so
 /// that time passes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -75,6 +79,7 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
     let have = hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed);
     let asked = hub.waiting.clock.now();
     let (view, at) = open(hub, have, ask).inspect_err(|stop| note_lost(hub, source, 0, stop))?;
+    hub.findings.lock().alarms.remove(UNSENT);
     let micros = (hub.waiting.clock.now() - asked).as_micros() as u64;
     tracing::info!(node = hub.id.0, source = source.0, index = at.index.0, micros, "a view was lent");
     let began = hub.waiting.clock.now();
@@ -86,17 +91,22 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
     }
     let mut fetch = Fetch { hub, source, ask, view, at, reported: began, transfer, received: 0 };
     hub.snapshots.set_coming(at.index);
-    let staged = fetch.run(have);
+    let mut staged = fetch.run(have);
     fetch.remember(&staged);
+    // A view that is gone before anything came of it is as good as none.
+    if let Err(Stop::Again(why)) = &staged
+        && fetch.received == 0
+    {
+        staged = Err(Stop::Lost(why.clone()));
+    }
     match &staged {
         // The files are whole. A view that is closed by now is not needed any more.
         Ok(_) => _ = fetch.tell(Phase::Install),
         Err(stop) => {
             note_lost(hub, source, fetch.received, stop);
             hub.snapshots.set_over();
-            let outcome = if *stop == Stop::NotNeeded { Outcome::NotNeeded } else { Outcome::GivenUp };
             // If it does not arrive, the lease ends by itself.
-            let _ = fetch.ask.ask(&Ask::Done { view, outcome, index: at.index });
+            let _ = fetch.ask.ask(&Ask::Done { view, outcome: Outcome::GivenUp, index: at.index });
         }
     }
     staged
@@ -104,7 +114,7 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
 
 /// That an attempt was lost is nothing that anybody has to do something about; how much travelled for it is of interest.
 fn note_lost(hub: &Hub, source: NodeId, received: u64, stop: &Stop) {
-    if let Stop::Lost(why) = stop {
+    if let Stop::Again(why) | Stop::Lost(why) = stop {
         tracing::info!(node = hub.id.0, source = source.0, received, "a snapshot was interrupted: {why}");
     }
 }
@@ -144,28 +154,32 @@ fn check_room(hub: &Hub, wanted: impl IntoIterator<Item = (DatabaseId, u64)>) ->
 
 fn open(hub: &Hub, have: LogIndex, ask: &mut dyn AskSource) -> Result<(ViewId, EntryId), Stop> {
     let shown = shown(hub).max(have);
-    let mut patience = Patience::default();
+    let mut patience = Patience::of(OPEN_BUSY_FOR);
     loop {
         match ask.ask(&Ask::Open { have, shown }).map_err(Stop::Lost)? {
             Answer::Opened { view, at } if at.index > have => return Ok((view, at)),
             Answer::Opened { .. } | Answer::NotNeeded => return Err(Stop::NotNeeded),
             Answer::Busy { millis } => patience.pause(hub, millis)?,
             Answer::No(why) => return Err(Stop::Refused(why)),
-            other => return Err(Stop::GivenUp(format!("an answer that makes no sense: {other:?}"))),
+            other => return Err(Stop::Wrong(format!("an answer that makes no sense: {other:?}"))),
         }
     }
 }
 
 /// With a node that is busy, about one question.
-#[derive(Default)]
 struct Patience {
+    limit: Duration,
     ends: Option<Duration>,
 }
 
 impl Patience {
+    fn of(limit: Duration) -> Patience {
+        Patience { limit, ends: None }
+    }
+
     /// Waits as the other node wishes, if it has not been busy for too long.
     fn pause(&mut self, hub: &Hub, millis: u32) -> Result<(), Stop> {
-        if hub.waiting.clock.now() >= *self.ends.get_or_insert_with(|| hub.deadline(BUSY_FOR)) {
+        if hub.waiting.clock.now() >= *self.ends.get_or_insert_with(|| hub.deadline(self.limit)) {
             return Err(Stop::Lost("it is busy all the time".to_string()));
         }
         pause(hub, millis)
@@ -195,9 +209,9 @@ fn shown(hub: &Hub) -> LogIndex {
 impl Fetch<'_> {
     fn run(&mut self, have: LogIndex) -> Result<Staged, Stop> {
         let bytes = self.object(&self.asking_for(Object::Manifest), &[])?;
-        let manifest = Manifest::decode(&bytes).map_err(|damaged| Stop::GivenUp(format!("manifest: {damaged}")))?;
+        let manifest = Manifest::decode(&bytes).map_err(|damaged| Stop::Wrong(format!("manifest: {damaged}")))?;
         if manifest.at != self.at || manifest.at.index <= have {
-            return Err(Stop::GivenUp(format!("a manifest of {:?} in a view of {:?}", manifest.at, self.at)));
+            return Err(Stop::Wrong(format!("a manifest of {:?} in a view of {:?}", manifest.at, self.at)));
         }
         // What is shown here may be ahead of the log, if a snapshot brought it; no reader may see it go back.
         if let Some(older) = manifest.databases.iter().find(|listed| self.shows_more(listed)) {
@@ -228,7 +242,7 @@ impl Fetch<'_> {
             self.ask.ahead(ask);
         }
         next.iter().for_each(|next| self.ask.ahead(next));
-        let (mut patience, mut failures) = (Patience::default(), Vec::new());
+        let (mut patience, mut failures) = (Patience::of(BUSY_FOR), Vec::new());
         while failures.len() < TRIES {
             match self.ask.ask(ask) {
                 Ok(Answer::Object { bytes }) => {
@@ -236,7 +250,7 @@ impl Fetch<'_> {
                     return Ok(bytes);
                 }
                 Ok(Answer::Busy { millis }) => patience.pause(self.hub, millis)?,
-                Ok(Answer::Gone) => return Err(Stop::Lost("the view is closed".to_string())),
+                Ok(Answer::Gone) => return Err(Stop::Again("the view is closed".to_string())),
                 Ok(Answer::No(why)) => return Err(Stop::Refused(why)),
                 Ok(other) => failures.push(format!("{other:?}")),
                 Err(why) => failures.push(why),
@@ -250,7 +264,7 @@ impl Fetch<'_> {
 
     /// What came is remembered by its hashes as long as the transfer goes on.
     fn remember<T>(&self, came: &Result<T, Stop>) {
-        if !matches!(came, Err(Stop::Lost(_) | Stop::Refused(_))) {
+        if !matches!(came, Err(Stop::Again(_) | Stop::Lost(_) | Stop::Refused(_))) {
             self.hub.snapshots.parts.lock().clear();
         }
     }
@@ -276,7 +290,7 @@ impl Fetch<'_> {
         self.reported = self.hub.waiting.clock.now();
         self.hub.events.tell(&self.transfer.event());
         match self.ask.ask(&self.transfer.progress(self.view)) {
-            Ok(Answer::Gone) if phase != Phase::Verify => Err(Stop::Lost("the view is closed".to_string())),
+            Ok(Answer::Gone) if phase != Phase::Verify => Err(Stop::Again("the view is closed".to_string())),
             // One report that gets lost does no harm.
             _ => Ok(()),
         }
@@ -343,7 +357,7 @@ impl Fetch<'_> {
             let count = RANGES_PER_OBJECT.min(all - first);
             let bytes = self.object(&self.asking_for(Object::Ranges { database, first, count }), &[])?;
             let hashes = object::numbers(&bytes).filter(|hashes| hashes.len() == count as usize);
-            let hashes = hashes.ok_or_else(|| Stop::GivenUp(format!("{} bytes for {count} ranges", bytes.len())))?;
+            let hashes = hashes.ok_or_else(|| Stop::Wrong(format!("{} bytes for {count} ranges", bytes.len())))?;
             for (range, hash) in (first..).zip(hashes) {
                 if !self.is_there(copy, range, hash)? {
                     differing.push(range);
@@ -369,7 +383,7 @@ impl Fetch<'_> {
         let (size, database) = (copy.listed.at.size, copy.listed.id);
         let hashes_of = |ranges: &[u32]| Object::Hashes { database, ranges: ranges.to_vec() };
         let bytes = self.object(&self.asking_for(hashes_of(ranges)), &[])?;
-        let wrong = || Stop::GivenUp(format!("{} bytes for the pages of {} ranges", bytes.len(), ranges.len()));
+        let wrong = || Stop::Wrong(format!("{} bytes for the pages of {} ranges", bytes.len(), ranges.len()));
         let mut hashes = object::numbers(&bytes).ok_or_else(wrong)?.into_iter().map(PageHash);
         let mut missing = Vec::new();
         for range in ranges {
@@ -415,7 +429,7 @@ impl Fetch<'_> {
             self.ask.reuse(bytes);
             return self.report(Phase::Fetch, done);
         }
-        Err(Stop::GivenUp(format!("pages of database {database} came wrong {TRIES} times")))
+        Err(Stop::Wrong(format!("pages of database {database} came wrong {TRIES} times")))
     }
 
     /// Nothing is asked for any more.
@@ -443,7 +457,7 @@ impl Fetch<'_> {
 /// of the disk, and nothing that people could do anything about.
 fn begun(error: std::io::Error) -> Stop {
     match error.kind() {
-        ErrorKind::WouldBlock => Stop::Lost("the attempt before has not let go of the new files yet".to_string()),
+        ErrorKind::WouldBlock => Stop::Again("the attempt before has not let go of the new files yet".to_string()),
         _ => disk(error),
     }
 }

@@ -63,6 +63,8 @@ struct Patient {
     tried: usize,
     /// Since when the one whose turn it is has been busy.
     busy: Option<Duration>,
+    /// Whether what people are told is that the only lender is busy.
+    told_of_busy: bool,
     /// The entry that a view is to be of at least, from the first question until one is lent. If it went along with what is applied
     /// here, a lender that is always a little behind would be one that is busy for ever.
     beyond: Option<LogIndex>,
@@ -125,6 +127,7 @@ impl Repairs {
                     }
                     patient.tried += 1;
                     patient.busy = None;
+                    patient.told_of_busy = false;
                     patient.not_before = now + PAUSE;
                     alarm(hub, id, &why);
                 }
@@ -164,8 +167,8 @@ fn treat(
         let Some(attempt) = open(hub, id, patient, membership, ask)? else { return Ok(None) };
         // What comes of it or not, the next one is to be a newer one: of an old one the others cannot tell the checksum any more.
         (patient.attempt, patient.beyond) = (Some(attempt), None);
-        if patient.busy.take().is_some() {
-            // What was said of one that was busy.
+        patient.busy = None;
+        if std::mem::take(&mut patient.told_of_busy) {
             hub.findings.lock().alarms.remove(&alarm_about(id));
         }
     }
@@ -183,7 +186,9 @@ fn treat(
             patient.not_before = hub.waiting.clock.now() + PAUSE;
             Ok(Some(Mended { source, view, at, database: id, files, received }))
         }
-        Err(Stop::Lost(why) | Stop::Refused(why) | Stop::GivenUp(why)) => Err(format!("node {source}: {why}")),
+        Err(Stop::Again(why) | Stop::Lost(why) | Stop::Refused(why) | Stop::Wrong(why) | Stop::GivenUp(why)) => {
+            Err(format!("node {source}: {why}"))
+        }
         Err(Stop::NotNeeded) => Err(format!("node {source} has nothing to offer")),
     }
 }
@@ -226,6 +231,7 @@ fn open(
             }
             let advice = "see there what `shoal status` says, and why that node does not get on";
             alarm(hub, id, &format!("{why}, and there is no other voter to ask; it is asked again; {advice}"));
+            patient.told_of_busy = true;
             Ok(None)
         }
         Answer::No(why) => Err(from(why)),

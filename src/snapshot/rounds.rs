@@ -9,15 +9,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::ALARM;
 use super::ask::{AskNode, Source};
 use super::object::{Answer, Ask};
 use super::repair::Repairs;
-use super::{Stop, fetch};
+use super::{ALARM, Stop, UNSENT, fetch};
 use crate::events::Event;
 use crate::raft::Role;
 use crate::shared::Hub;
-use crate::types::NodeId;
+use crate::types::{LogIndex, NodeId};
 
 /// Time between two offers to one node; from the end of one that it did not answer.
 const OFFER_EVERY: Duration = Duration::from_secs(1);
@@ -33,8 +32,11 @@ pub(crate) struct Rounds {
     not_before: Duration,
     /// When the source was last told that a snapshot waits to be installed.
     kept: Duration,
-    /// From whom an attempt came to nothing since the last snapshot was whole; the one that failed last is the last of them.
-    failed: Vec<NodeId>,
+    /// Who failed, and how, since a snapshot was last whole or the leader's log would last do; the one that failed last
+    /// is the last of them.
+    failed: Vec<(NodeId, String)>,
+    /// How far the log was when people were told that there is no snapshot: once it goes on, none is needed.
+    told_at: Option<LogIndex>,
     repairs: Repairs,
 }
 
@@ -44,6 +46,9 @@ impl Rounds {
         self.offer(hub, ask);
         self.report(hub, ask);
         self.keep(hub, ask);
+        if self.told_at.is_some_and(|at| committed(hub) > at) {
+            self.is_over(hub);
+        }
         if let Some(source) = hub.snapshots.take_offer() {
             self.fetch(hub, source, ask);
         }
@@ -110,25 +115,37 @@ impl Rounds {
         }
         // A snapshot has every database whole, and without it the log might never come to where that copy counts.
         hub.snapshots.drop_mended();
-        let mut refused = None;
-        for source in self.sources(hub, offered_by) {
+        let (mut refused, mut in_vain) = (None, BTreeMap::new());
+        let sources = self.sources(hub, offered_by);
+        for (at, source) in sources.iter().copied().enumerate() {
             match fetch::fetch(hub, source, &mut Source(source, ask)) {
                 Ok(staged) => {
-                    self.failed.clear();
-                    hub.findings.lock().alarms.remove(ALARM);
+                    self.is_over(hub);
                     hub.snapshots.set_staged(staged);
                     return hub.upkeep.notify();
                 }
-                Err(Stop::NotNeeded) if source == offered_by => return self.failed.clear(),
+                Err(Stop::NotNeeded) if source == offered_by => return self.is_over(hub),
                 // Its log would do, and this node goes on by the leader's.
-                Err(Stop::NotNeeded) => {}
-                Err(Stop::Lost(_)) => return self.put_last(source),
+                Err(Stop::NotNeeded) => _ = in_vain.insert(source, "it has none to lend".to_string()),
+                Err(Stop::Again(_)) => return,
+                Err(Stop::Lost(why)) => {
+                    self.put_last(source, why);
+                    // Those that did not fail come first.
+                    if sources[at + 1..].iter().all(|next| self.failed.iter().any(|(failed, _)| failed == next)) {
+                        self.tell_of_all(hub, in_vain);
+                    }
+                    return;
+                }
                 Err(Stop::Refused(why)) => {
+                    in_vain.insert(source, why.clone());
                     refused.get_or_insert_with(|| format!("no snapshot from node {source}: {why}"));
                 }
                 Err(Stop::GivenUp(_)) if hub.is_stopped() => return,
+                Err(Stop::Wrong(why)) => {
+                    self.put_last(source, why.clone());
+                    return self.give_up(hub, format!("no snapshot from node {source}: {why}; it is tried again"));
+                }
                 Err(Stop::GivenUp(why)) => {
-                    self.put_last(source);
                     return self.give_up(hub, format!("no snapshot from node {source}: {why}; it is tried again"));
                 }
             }
@@ -139,28 +156,60 @@ impl Rounds {
     }
 
     /// Who may have a snapshot: the one who offered it; but a single damaged page keeps it from serving any, and then whoever is
-    /// far enough will do. One from whom it came to nothing comes behind those from whom it did not, and behind those from whom it
-    /// did before: one that is down takes its time, and one that fails each time would be the only one that is ever asked.
+    /// far enough will do. One that failed comes behind those that did not, and behind those that did before: one that is
+    /// down takes its time, and one that fails each time would be the only one that is ever asked. Whose view was closed,
+    /// or who had something for which there is no room here, is the right one to ask again.
     fn sources(&self, hub: &Hub, offered_by: NodeId) -> Vec<NodeId> {
         let core = hub.core_status.lock();
         let all = core.iter().flat_map(|core| core.membership.voters.iter().chain(&core.membership.learners)).copied();
         let others = all.filter(|id| *id != offered_by && *id != hub.id);
         let mut sources: Vec<NodeId> = std::iter::once(offered_by).chain(others).collect();
-        sources.sort_by_key(|source| self.failed.iter().position(|failed| failed == source));
+        sources.sort_by_key(|source| self.failed.iter().position(|(failed, _)| failed == source));
         sources
     }
 
-    fn put_last(&mut self, source: NodeId) {
-        self.failed.retain(|failed| *failed != source);
-        self.failed.push(source);
+    fn put_last(&mut self, source: NodeId, why: String) {
+        self.failed.retain(|(failed, _)| *failed != source);
+        self.failed.push((source, why));
+    }
+
+    /// A snapshot is whole, or none is needed.
+    fn is_over(&mut self, hub: &Hub) {
+        self.failed.clear();
+        self.told_at = None;
+        let mut findings = hub.findings.lock();
+        findings.alarms.remove(ALARM);
+        findings.alarms.remove(UNSENT);
+    }
+
+    /// All were asked in vain, some of them in this round and not put last for it.
+    fn tell_of_all(&mut self, hub: &Hub, mut in_vain: BTreeMap<NodeId, String>) {
+        for (source, why) in &self.failed {
+            in_vain.entry(*source).or_insert_with(|| why.clone());
+        }
+        let all: Vec<String> = in_vain.iter().map(|(source, why)| format!("node {source}: {why}")).collect();
+        let what = format!(
+            "no snapshot from {}; this node stays behind until one of them lends it one, and asks them again in turn; see \
+             whether they run and can be reached from here",
+            all.join("; ")
+        );
+        self.told_at = Some(committed(hub));
+        if hub.findings.lock().alarms.insert(UNSENT.to_string(), what.clone()).is_none() {
+            tracing::warn!(node = hub.id.0, "{what}");
+        }
     }
 
     fn give_up(&mut self, hub: &Hub, what: String) {
         tracing::error!(node = hub.id.0, "{what}");
         hub.events.tell(&Event::DiskTrouble { what: what.clone() });
         hub.findings.lock().alarms.insert(ALARM.to_string(), what);
+        self.told_at = Some(committed(hub));
         self.not_before = hub.waiting.clock.now() + AFTER_GIVING_UP;
     }
+}
+
+fn committed(hub: &Hub) -> LogIndex {
+    hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed)
 }
 
 #[cfg(test)]

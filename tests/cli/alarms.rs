@@ -15,7 +15,7 @@ const RAISED: [(&str, usize, &[&str]); 8] = [
     ("src/node.rs", 4, &["is in no cluster yet", "waits to be installed", "panicked"]),
     ("src/snapshot/mend.rs", 1, &["the log cannot be written, nothing is acknowledged any more"]),
     ("src/snapshot/repair.rs", 1, &["is not repaired yet"]),
-    ("src/snapshot/rounds.rs", 1, &["no snapshot from node"]),
+    ("src/snapshot/rounds.rs", 2, &["no snapshot from node"]),
     (
         "src/upkeep.rs",
         12,

@@ -258,6 +258,31 @@ fn when_the_only_lender_is_busy_people_are_told_until_it_lends() {
     assert_eq!(alarms(false), [""; 0]);
 }
 
+/// What the alarm says stood for nothing that had changed when it went, and came again with the next attempt.
+#[test]
+fn one_that_is_busy_for_a_moment_takes_no_word_back_about_something_else() {
+    let mut bench = Bench::new(Damage::Diverged, &[1, 2, 3]);
+    let mut alarms = |answer: &Answer| {
+        bench.repairs.step(&bench.hub, &mut |_: NodeId, ask: &Ask| match (ask, answer) {
+            (Ask::OpenOne { database, beyond }, Answer::Yes) => {
+                let at = EntryId { index: *beyond, term: Term(1) };
+                let state = Checkpointed { position: AT, size: PageCount(1), checksum: RIGHT };
+                let listed = Listed { id: *database, page_size: PageSize::DEFAULT, at: state };
+                Ok(Answer::OpenedOne { view: ViewId(1), at, listed })
+            }
+            (Ask::OpenOne { .. }, _) => Ok(answer.clone()),
+            // What the others have is not known yet.
+            _ => Err("no answer".to_string()),
+        });
+        bench.clock.advance(PAUSE);
+        bench.hub.findings.lock().alarms.values().cloned().collect::<Vec<_>>()
+    };
+    let told = alarms(&Answer::No("its disk is broken".to_string()));
+    assert!(told.len() == 1 && told[0].contains("node 2: its disk is broken"), "{told:?}");
+    assert_eq!(alarms(&Answer::Busy { millis: 50 }), told);
+    assert_eq!(alarms(&Answer::Yes), told);
+}
+
 /// What was fetched and did not get to count may not get there from the same lender either.
 #[test]
 fn after_a_copy_that_did_not_come_to_count_the_next_lender_is_asked() {
@@ -396,7 +421,7 @@ fn new_files_that_an_attempt_before_still_holds_are_no_fault_of_the_disk() {
             _ => Ok(Answer::Yes),
         });
         match stop {
-            Err(Stop::Lost(why)) => assert!(passes && why.contains("the attempt before"), "{why}"),
+            Err(Stop::Again(why)) => assert!(passes && why.contains("the attempt before"), "{why}"),
             Err(Stop::GivenUp(why)) => assert!(!passes && why.contains("new files"), "{why}"),
             other => panic!("{:?}", other.err()),
         }

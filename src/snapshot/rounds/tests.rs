@@ -1,12 +1,15 @@
 //! When a node offers a snapshot, and when it takes one.
 
 use shoaldb_vfs::env::Clock;
-use shoaldb_vfs::env::sim::SimFs;
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+use shoaldb_vfs::mapfile::Checkpointed;
+use shoaldb_vfs::page::{PageCount, PageHash, PageSize};
+use shoaldb_vfs::transaction::Position;
 
-use super::super::object::{Answer, Manifest, Outcome, Phase};
+use super::super::object::{Answer, Listed, Manifest, Object, Outcome, Phase};
 use super::super::{Done, Staged, ViewId};
 use super::*;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{AutoVacuum, Catalogue, DatabaseId, DatabaseName};
 use crate::shared::Leadership;
 use crate::types::{ClusterId, EntryId, LogIndex, Membership, Term};
 use crate::upkeep::tests::upkeep_on;
@@ -309,6 +312,98 @@ fn whoever_fails_is_asked_again_behind_the_others() {
         hub.snapshots.end_install();
         assert_eq!(asks(&fails), [3]);
     }
+}
+
+/// A view that was closed, and what was this node's own affair, put the source behind one that was slower, or down.
+#[test]
+fn whoever_did_not_fail_is_asked_again() {
+    let answers = |what: &str, object: &Object, at: EntryId| match (object, what) {
+        (_, "closes at once") => Ok(Answer::Gone),
+        (Object::Manifest, _) => Ok(Answer::Object { bytes: manifest_of_one(at) }),
+        (_, "closes") => Ok(Answer::Gone),
+        _ => Err("no answer".to_string()),
+    };
+    let held = (Aim::At("stage.begin"), Failure::Kind(std::io::ErrorKind::WouldBlock));
+    for (what, fails_here, sources) in [
+        ("closes", None, [3, 3, 3]),
+        ("here the new files are held", Some(held), [3, 3, 3]),
+        ("here the disk fails", Some((Aim::At("stage.begin"), Failure::EIO)), [3, 3, 3]),
+        // Else nobody but that one would ever be asked.
+        ("closes at once", None, [3, 5, 3]),
+        ("is silent", None, [3, 5, 3]),
+    ] {
+        let fs = SimFs::new(1);
+        let (upkeep, clock) = upkeep_on(&fs);
+        let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+        let voters = [hub.id.0, 3, 5].map(NodeId).to_vec();
+        hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+        if let Some((aim, failure)) = fails_here {
+            fs.fail_at(aim, 1, Lasts::ForGood, failure);
+        }
+        let at = EntryId { index: LogIndex(9), term: Term(1) };
+        let mut asked = Vec::new();
+        for _ in sources {
+            hub.snapshots.offer(PEER);
+            rounds.step(hub, &mut |node: NodeId, ask: &Ask| {
+                asked.extend(Some(node.0).filter(|_| matches!(ask, Ask::Open { .. })));
+                match ask {
+                    Ask::Open { .. } => Ok(Answer::Opened { view: ViewId(4), at }),
+                    Ask::Fetch { object, .. } => answers(what, object, at),
+                    _ => Ok(Answer::Yes),
+                }
+            });
+            clock.advance(AFTER_GIVING_UP);
+        }
+        assert_eq!(asked, sources, "{what}");
+    }
+}
+
+fn manifest_of_one(at: EntryId) -> Vec<u8> {
+    let mut catalogue = Catalogue::new(ClusterId(1));
+    let name = DatabaseName::new("other").unwrap();
+    catalogue.apply_create(LogIndex(5), name, PageSize::DEFAULT, AutoVacuum::None).unwrap();
+    let state = Checkpointed { position: Position(9), size: PageCount(1), checksum: PageHash(77) };
+    let databases = vec![Listed { id: DatabaseId(5), page_size: PageSize::DEFAULT, at: state }];
+    Manifest { at, reach: at.index, membership: Membership::default(), catalogue, databases }.encode()
+}
+
+/// A node that nobody sent anything stayed behind, and nobody was told.
+#[test]
+fn when_all_were_asked_in_vain_people_are_told_until_one_lends_or_the_log_goes_on() {
+    let (upkeep, _) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    let voters = [hub.id.0, 3, 5, 6].map(NodeId).to_vec();
+    hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+    let at = EntryId { index: LogIndex(9), term: Term(1) };
+    let told = || hub.findings.lock().alarms.values().cloned().collect::<Vec<_>>();
+    let mut round = |lends: Option<u16>| {
+        hub.snapshots.offer(PEER);
+        rounds.step(hub, &mut |node: NodeId, ask: &Ask| match ask {
+            Ask::Open { .. } if node == PEER => Ok(Answer::No("page 2500 is not what was written".to_string())),
+            Ask::Open { .. } if Some(node.0) == lends => Ok(Answer::Opened { view: ViewId(4), at }),
+            Ask::Fetch { .. } => {
+                assert_eq!(told(), [""; 0], "it is lent");
+                Err("the connection broke".to_string())
+            }
+            _ => Err("no answer".to_string()),
+        });
+        told()
+    };
+    assert_eq!(round(None), [""; 0], "node 6 may have one");
+    for _ in 0..3 {
+        let told = round(None);
+        assert_eq!(told.len(), 1, "{told:?}");
+        for words in ["from node 3: page 2500", "node 5: no answer", "node 6: no answer", "asks them again in turn"] {
+            assert!(told[0].contains(words), "{words}: {told:?}");
+        }
+    }
+    // It was the turn of node 6, and of node 5 before.
+    let told_then = round(Some(5));
+    assert!(told_then.len() == 1 && told_then[0].contains("node 5: the connection broke"), "{told_then:?}");
+    // As when the next leader has what this node needs: nobody offers anything any more.
+    hub.core_status.lock().as_mut().unwrap().committed = LogIndex(9);
+    assert_eq!(step(&mut rounds, hub, &Answer::Yes), []);
+    assert_eq!(told(), [""; 0]);
 }
 
 /// It is the same one as long as source and entry are the same, however often a view is opened and by whom in between.
