@@ -156,8 +156,9 @@ impl Node {
             if reached(hub) {
                 return Some(Ok(true));
             }
-            // A node that was removed goes on applying what its log has.
-            let ends = hub.is_stopped() || (hub.trouble().is_some() && !hub.is_removed());
+            // A node that was removed goes on applying what its log has, if it had come to have one.
+            let goes_on = || hub.is_removed() && hub.core_status.lock().is_some();
+            let ends = hub.is_stopped() || (hub.trouble().is_some() && !goes_on());
             ends.then(|| Err(stopped(hub)))
         });
         answer.unwrap_or(Ok(false))

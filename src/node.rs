@@ -162,6 +162,7 @@ impl RaftThread {
             {
                 Ok(letter) => return let_in(&self.hub, directory, &mut identity, letter).map(Some),
                 Err(error) if error.kind() == ErrorKind::Removed => {
+                    self.hub.findings.lock().alarms.remove("join");
                     self.hub.set_removed(format!("{door} says: {error}, with an empty data directory"));
                     return Ok(None);
                 }

@@ -723,12 +723,14 @@ impl Shared {
         }
     }
 
-    /// Whether this node was a member and is none any more.
+    /// Whether this node's id was removed from its cluster: it was a member and is none any more, or it asked to be let
+    /// in with such an id.
     pub(crate) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
     }
 
-    /// This node is no member any more: as with trouble, it acknowledges nothing from here on.
+    /// This node's id was removed, before it was let in or since: as with trouble, it acknowledges nothing from here
+    /// on.
     pub(crate) fn set_removed(&self, what: String) {
         let was_told = self.removed.swap(true, Ordering::AcqRel);
         // One that was in trouble before keeps those words, and must hear this all the same.

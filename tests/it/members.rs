@@ -154,6 +154,27 @@ fn a_node_that_was_removed_while_it_was_down_is_told() {
     assert_eq!(cluster.node(follower).status().role, "follower");
 }
 
+/// What had been said of the door before stayed beside it; and whoever waited for an entry waited for as long as it had
+/// said, although nothing runs there that could bring it.
+#[test]
+fn an_id_that_was_removed_has_that_to_say_alone_and_nothing_to_wait_for() {
+    let mut cluster = Cluster::start(3);
+    table(&cluster);
+    let follower = cluster.follower().id();
+    cluster.stop_node(follower);
+    cluster.leader().remove(follower).unwrap();
+    cluster.dirs[follower as usize - 1] = tempfile::tempdir().unwrap();
+    let doors = [format!("127.0.0.1:{}", free_ports(1)[0]), cluster.leader().listen_addr().unwrap()];
+    let node = cluster.builder(follower).bootstrap([]).join(doors).start().unwrap();
+    let started = Instant::now();
+    assert!(!node.wait_applied(1 << 40, LONG));
+    assert!(started.elapsed() < LONG);
+    wait_removed(&node);
+    let alarms = node.status().alarms;
+    assert!(alarms.iter().all(|alarm| !alarm.contains("is in no cluster yet")), "{alarms:?}");
+    node.shutdown().unwrap();
+}
+
 /// Shows INV-34.
 #[test]
 fn what_would_lose_the_quorum_is_refused_with_the_reason() {
