@@ -9,8 +9,8 @@ use shoaldb_vfs::files::DOUBLEWRITE_BYTES;
 
 use crate::types::PROTOCOL;
 
-/// Sizes that a file of the log may have, in whole sectors: one has room for its head and some batches, and places in it fit
-/// into 32 bits.
+/// Sizes that a file of the log may have, in whole sectors: one has room for its head and some batches, and places in
+/// it fit into 32 bits.
 pub(crate) const SEGMENT_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 30;
 /// SQL sessions of one node at the same time. Each has two threads, and may hold back the WAL.
 pub(crate) const MAX_SESSIONS: usize = 16;

@@ -44,9 +44,10 @@ pub enum Event {
         /// The position.
         position: LogIndex,
     },
-    /// A snapshot is on its way: from this node (it lends a view of its databases) or to it. Told once on each side for the other
-    /// node and an entry, however often the transfer is interrupted. If it goes on with a view of a later entry, or from another node,
-    /// that is another snapshot, which is told of as well.
+    /// A snapshot is on its way: from this node (it lends a view of its databases) or to it. Told once on each side for
+    /// the other node and an entry, however often the transfer is interrupted; once more by a node that was started
+    /// again meanwhile. If it goes on with a view of a later entry, or from another node, that is another snapshot,
+    /// which is told of as well.
     SnapshotStarted {
         /// The other node.
         peer: NodeId,
@@ -102,7 +103,8 @@ pub enum Event {
         /// Members that listen only.
         learners: Vec<NodeId>,
     },
-    /// This node was removed from its cluster, or asked to be let in with an id that was; it stopped. Who begins to listen later hears this first.
+    /// This node was removed from its cluster, or asked to be let in with an id that was; it stopped. Who begins to
+    /// listen later hears this first.
     Removed {
         /// What happened, in words.
         what: String,
