@@ -114,10 +114,7 @@ impl Directory {
     /// hears of it.
     pub(crate) fn identify(&self, node: NodeId) -> Result<Identity> {
         let fs = &*self.env.fs;
-        if let Some(identity) = self.recognize(node)? {
-            return Ok(identity);
-        }
-        if self.has_log()? {
+        if self.recognize(node)?.is_none() && self.has_log()? {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!(

@@ -12,7 +12,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use shoaldb_vfs::env::{File, Fs, Open};
+use shoaldb_vfs::env::{File, Fs, Label, Open};
 
 use crate::fields::Damaged;
 use crate::found::format::Identity;
@@ -21,6 +21,7 @@ use crate::types::{Incarnation, NodeId};
 /// Name of the file.
 pub const FILE: &str = "identity";
 const NEW_FILE: &str = "identity.new";
+const SYNC_DIR: Label = "identity.sync_dir";
 
 /// No identity is longer: the longest genesis has 255 members.
 const MAX_LEN: u64 = 1 << 20;
@@ -110,10 +111,20 @@ pub fn store(fs: &dyn Fs, dir: &Path, identity: &Identity) -> Result<(), Identit
     file.sync_data("identity.sync").map_err(io_error(&new, "sync"))?;
     drop(file);
     fs.rename(&new, &path, "identity.rename").map_err(io_error(&path, "rename"))?;
-    fs.sync_dir(dir, "identity.sync_dir").map_err(io_error(dir, "sync"))
+    fs.sync_dir(dir, SYNC_DIR).map_err(io_error(dir, "sync"))
 }
 
-/// Reads the identity of node `node` in `dir`, or makes one with the random number `incarnation` and stores it.
+/// Makes durable what [`load`] found: a process that was killed in [`store`], or whose directory could not be synced, leaves an
+/// identity in the kernel's memory that a power cut takes back. While a promise is in it, it is stored once more, since
+/// a sync alone may write nothing after one that failed. Later, to lose it would be noticed: it would not fit the log.
+pub fn settle(fs: &dyn Fs, dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
+    match identity.promised {
+        Some(_) => store(fs, dir, identity),
+        None => fs.sync_dir(dir, SYNC_DIR).map_err(io_error(dir, "sync")),
+    }
+}
+
+/// Reads the identity of node `node` in `dir`, or makes one with the random number `incarnation`. It is durable when this returns.
 pub fn load_or_create(
     fs: &dyn Fs,
     dir: &Path,
@@ -121,6 +132,7 @@ pub fn load_or_create(
     incarnation: Incarnation,
 ) -> Result<Identity, IdentityError> {
     if let Some(identity) = load(fs, dir, node)? {
+        settle(fs, dir, &identity)?;
         return Ok(identity);
     }
     let identity = Identity::new(node, incarnation);

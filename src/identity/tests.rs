@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{DirLock, Label, Scratch};
 
 use super::*;
@@ -166,6 +167,35 @@ fn after_every_crash_there_is_the_old_identity_or_the_new_one() {
                 store(&after, dir, &identity(1)).unwrap();
             }
         }
+    }
+}
+
+/// A process dies in a store, or its disk fails there; the next one goes by the identity that it finds, and then the power goes.
+#[test]
+fn an_identity_that_was_gone_by_is_still_there_after_a_power_cut() {
+    let dir = Path::new("/d");
+    let founded = Identity { promised: None, ..identity(3) };
+    let cases = [(false, identity(2), identity(3)), (false, identity(2), founded), (true, identity(2), identity(3))];
+    for (fails, old, new) in cases {
+        let (mut old_ones, mut new_ones) = (0, 0);
+        for (call, seed) in (1..=6).flat_map(|call| (0..20).map(move |seed| (call, seed))) {
+            let fs = SimFs::new(seed);
+            fs.create_dir_all(dir, "t").unwrap();
+            store(&fs, dir, &old).unwrap();
+            match fails {
+                true => fs.fail_at(Aim::Any, call, Lasts::Once, Failure::EIO),
+                false => fs.kill_at(Aim::Any, call),
+            }
+            assert!(store(&fs, dir, &new).is_err(), "call {call}");
+            fs.restart();
+            let found = load_or_create(&fs, dir, old.node, Incarnation(1)).unwrap();
+            assert!(found == old || found == new);
+            *(if found == new { &mut new_ones } else { &mut old_ones }) += 1;
+            fs.crash(seed);
+            fs.restart();
+            assert_eq!(load(&fs, dir, old.node).unwrap(), Some(found), "call {call}, seed {seed}");
+        }
+        assert!(old_ones > 20 && new_ones >= 20, "{old_ones} {new_ones}");
     }
 }
 

@@ -35,7 +35,7 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed <= 150) {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed <= 200) {
                     let (_, coverage) = run_alone(seed);
                     let mut reached = reached.lock();
                     coverage.into_iter().for_each(|(what, count)| *reached.entry(what).or_default() += count);

@@ -121,6 +121,21 @@ pub struct Complete {
 }
 
 impl Complete {
+    /// The file.
+    pub fn file(&self) -> &dyn File {
+        &*self.file
+    }
+
+    /// Gives the pages of the list, one after the other: what [`write()`] and a checkpoint ask for.
+    pub fn content(&self) -> impl FnMut(PageNo, &mut Vec<u8>) -> io::Result<()> {
+        let mut next = 0;
+        move |_, out| {
+            out.extend(self.page(next)?);
+            next += 1;
+            Ok(())
+        }
+    }
+
     /// Content of the page at `place` in the list.
     pub fn page(&self, place: usize) -> io::Result<Vec<u8>> {
         let mut content = vec![0; self.page_size.len()];

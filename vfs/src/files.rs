@@ -19,6 +19,15 @@
 //!
 //! Only after step 6 the checkpoint counts: the log may drop what is in it, and the next one may use the double-write.
 //!
+//! What opening reads may be in the kernel's memory alone: a process that was killed did not sync it, and after a sync that
+//! failed the kernel shows what is not on disk. So nothing that was found is relied on as if it were durable, nor is it
+//! enough to sync it, since a sync writes only what the kernel owes:
+//!
+//! * a checkpoint is done again from a double-write only after that has been written once more, the same bytes, and synced;
+//! * the record that says that a double-write has no work left is written once more and synced before that is cut, replaced or
+//!   written again. Until then a crash that takes the record finds the double-write complete: `redo`, to the same bytes;
+//! * the first checkpoint after opening makes a new double-write, so that its name is durable.
+//!
 //! What opening decides, from the newest valid record r and the double-write:
 //!
 //! | label | double-write | verdict |
@@ -42,7 +51,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::doublewrite::{self, Plan};
+use crate::doublewrite::{self, Complete, Plan};
 use crate::env::{File, Fs, Label, Open, is_out_of_files};
 use crate::genesis::Geometry;
 use crate::mapfile::{Checkpointed, MapFile, Owner};
@@ -94,6 +103,8 @@ pub struct DatabaseFiles {
     sequence: u64,
     at: Checkpointed,
     doublewrite: Option<Arc<dyn File>>,
+    /// Whether that and the newest record are what opening found, and nothing has been written since.
+    found: bool,
     /// How large it is.
     doublewrite_len: u64,
     /// How large it may stay.
@@ -185,6 +196,7 @@ impl DatabaseFiles {
             sequence: 1,
             at,
             doublewrite: None,
+            found: false,
             doublewrite_len: 0,
             doublewrite_keep: DOUBLEWRITE_BYTES,
             unfinished: None,
@@ -220,6 +232,7 @@ impl DatabaseFiles {
             map,
             sequence,
             at,
+            found: doublewrite.is_some(),
             doublewrite: doublewrite.clone(),
             doublewrite_len: 0,
             doublewrite_keep: DOUBLEWRITE_BYTES,
@@ -245,13 +258,10 @@ impl DatabaseFiles {
                     at.position
                 )));
             }
-            let mut next = 0;
-            files.write_all(&complete.plan, &mut |_, out| {
-                out.extend(complete.page(next)?);
-                next += 1;
-                Ok(())
-            })?;
+            files.rewrite(&complete).map_err(|error| of_file(error, &doublewrite_path))?;
+            files.write_all(&complete.plan, &mut complete.content())?;
             files.finish(complete.plan.to)?;
+            files.found = false;
             files.redone = true;
         }
         let (len, expected) = (files.main.len("db.open")?, files.bytes());
@@ -271,7 +281,11 @@ impl DatabaseFiles {
     pub fn keep_doublewrite(&mut self, bytes: u64) {
         self.doublewrite_keep = bytes;
         if self.doublewrite_len > bytes && self.unfinished.is_none() && self.failed.is_none() {
-            self.give_back_room();
+            match self.found {
+                // If that fails, nothing is written here any more, and the next checkpoint says why.
+                true => drop(self.settle_found()),
+                false => self.give_back_room(),
+            }
         }
     }
 
@@ -333,6 +347,7 @@ impl DatabaseFiles {
             ))));
         }
         if !again {
+            self.settle_found().map_err(|error| WriteError::Failed(Arc::new(error)))?;
             self.write_doublewrite(plan, content).map_err(|error| {
                 self.drop_doublewrite();
                 WriteError::Nothing(error)
@@ -354,6 +369,22 @@ impl DatabaseFiles {
                 Err(WriteError::Failed(error))
             }
         }
+    }
+
+    /// Once more steps 1 and 2, for what opening found.
+    fn rewrite(&mut self, complete: &Complete) -> io::Result<()> {
+        doublewrite::write(complete.file(), self.owner, &complete.plan, complete.content())?;
+        complete.file().sync_data("dw.sync")
+    }
+
+    /// Once more steps 5 and 6, after which the double-write that opening found may go: see the module's text.
+    fn settle_found(&mut self) -> io::Result<()> {
+        if self.found {
+            self.write_record(self.sequence, self.at)?;
+            self.found = false;
+            self.drop_doublewrite();
+        }
+        Ok(())
     }
 
     /// Steps 1 and 2.
@@ -418,13 +449,17 @@ impl DatabaseFiles {
 
     /// Steps 5 and 6.
     fn finish(&mut self, to: Checkpointed) -> io::Result<()> {
-        let wrote = self.map.write_slot(self.sequence + 1, to, "ckpt.record");
-        self.synced(wrote)?;
-        let synced = self.map.sync("ckpt.record_sync");
-        self.synced(synced)?;
+        self.write_record(self.sequence + 1, to)?;
         self.sequence += 1;
         self.at = to;
         Ok(())
+    }
+
+    fn write_record(&mut self, sequence: u64, at: Checkpointed) -> io::Result<()> {
+        let wrote = self.map.write_slot(sequence, at, "ckpt.record");
+        self.synced(wrote)?;
+        let synced = self.map.sync("ckpt.record_sync");
+        self.synced(synced)
     }
 
     /// A failed sync is final, for whatever reason it failed.
@@ -445,10 +480,10 @@ impl DatabaseFiles {
         }
     }
 
-    /// Steps 1 and 2 have failed. What they left counts for nothing, whole or torn: the main file was not touched, and is what its
-    /// record says. Where there was no room for it, others need what it took. The file is not synced, since a sync of it may
-    /// have failed: if the cut is lost in a crash, what comes back is as good as what step 1 leaves. The next attempt begins
-    /// with a new file.
+    /// The double-write counts for nothing, whole or torn: steps 1 and 2 have failed, so that the main file was not touched and is
+    /// what its record says, or it was found and has no work left. Others may need the room that it took. The file is not
+    /// synced, since a sync of it may have failed: if the cut is lost in a crash, what comes back is as good as what step 1 leaves,
+    /// or as what was found. The next checkpoint begins with a new file.
     fn drop_doublewrite(&mut self) {
         let Some(file) = self.doublewrite.take() else { return };
         self.shrink_doublewrite(&*file);

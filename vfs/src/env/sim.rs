@@ -13,7 +13,8 @@
 //!
 //! A failed write leaves a random part of its sectors in the file. A failed sync leaves durable what a crash might have
 //! left, and *forgets the rest*: as on a real kernel, a later sync succeeds without writing it, while reads go on to
-//! show it. A failed call of another kind has no effect.
+//! show it. A failed call of another kind has no effect. A process that dies ([`SimFs::kill_at`]) leaves all it wrote live, and
+//! still not synced.
 //!
 //! Faults are aimed at labels: "fail the third `log.sync`, once", "crash at call 17, whatever it is". The counters say
 //! which labels there were, so that a test can walk all of them.
@@ -138,7 +139,8 @@ struct Fault {
 struct PlannedCrash {
     aim: Aim,
     left: u64,
-    seed: u64,
+    /// Seed of the power cut; `None` if the process dies and the machine goes on.
+    power: Option<u64>,
 }
 
 #[derive(Default)]
@@ -191,17 +193,24 @@ impl SimFs {
     /// Power cut within the `nth` call (from 1, counted from now) that `aim` hits. The call's own effect counts as not
     /// synced: it may or may not have happened.
     pub fn crash_at(&self, aim: Aim, nth: u64, seed: u64) {
-        self.world.lock().crash = Some(PlannedCrash { aim, left: nth, seed });
+        self.world.lock().crash = Some(PlannedCrash { aim, left: nth, power: Some(seed) });
     }
 
-    /// Power is back: calls work again, on what the crash left. A planned crash that did not come is forgotten.
+    /// The process dies before the `nth` call (from 1, counted from now) that `aim` hits, which has no effect. What was written
+    /// before stays in the kernel's memory, synced or not. Everything fails until [`SimFs::restart`].
+    pub fn kill_at(&self, aim: Aim, nth: u64) {
+        self.world.lock().crash = Some(PlannedCrash { aim, left: nth, power: None });
+    }
+
+    /// Power is back, or the process starts again: calls work again, on what the crash left. A planned crash that did not come is
+    /// forgotten.
     pub fn restart(&self) {
         let mut world = self.world.lock();
         world.down = false;
         world.crash = None;
     }
 
-    /// Whether a crash came that no restart followed.
+    /// Whether a crash or the end of the process came that no restart followed.
     pub fn is_down(&self) -> bool {
         self.world.lock().down
     }
@@ -276,6 +285,9 @@ impl SimFs {
             return Err(crashed(label));
         }
         let verdict = world.verdict(label);
+        if world.down {
+            return Err(crashed(label));
+        }
         Ok((world, verdict))
     }
 
@@ -301,7 +313,7 @@ impl SimFs {
 }
 
 fn crashed(label: Label) -> io::Error {
-    io::Error::other(format!("{label}: the simulated machine crashed"))
+    io::Error::other(format!("{label}: the simulated machine or process crashed"))
 }
 
 fn not_found(path: &Path) -> io::Error {
@@ -323,9 +335,12 @@ impl World {
         {
             crash.left -= 1;
             if crash.left == 0 {
-                let seed = crash.seed;
+                let power = crash.power;
                 self.crash = None;
-                return Verdict::Crash(seed);
+                if let Some(seed) = power {
+                    return Verdict::Crash(seed);
+                }
+                self.end_process();
             }
         }
         let mut struck = None;
@@ -378,6 +393,10 @@ impl World {
             content.settle(mercy, &mut dice);
             content.live = content.durable.clone();
         }
+        self.end_process();
+    }
+
+    fn end_process(&mut self) {
         self.locks.clear();
         self.life += 1;
         self.down = true;

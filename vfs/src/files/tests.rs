@@ -216,6 +216,77 @@ fn a_failure_at_every_call_leaves_the_state_before_or_the_state_after() {
     }
 }
 
+/// A process dies or its disk fails, at every call; the next one finds in the kernel's memory what is not on disk, goes on, and
+/// then the power goes, at every call. What was found and counted is still there.
+/// Shows INV-26.
+#[test]
+fn a_power_cut_after_a_process_that_went_on_from_the_kernels_memory_loses_nothing() {
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum End {
+        Killed,
+        Failed(Lasts),
+    }
+    let ends = [End::Killed, End::Failed(Lasts::Once), End::Failed(Lasts::ForGood)];
+    // State 2 is the first that has another double-write before it.
+    for (n, end) in [1, 2].into_iter().flat_map(|n| ends.map(|end| (n, end))) {
+        let (mut redone, mut redone_later, mut unsaid) = (0, 0, 0);
+        let (fs, mut files) = fresh(0);
+        for earlier in 1..n {
+            checkpoint(&mut files, earlier).unwrap();
+        }
+        let before = fs.calls();
+        checkpoint(&mut files, n).unwrap();
+        for call in 1..=fs.calls() - before {
+            for (cut_at, keep) in (1..).flat_map(|cut_at| [(cut_at, 0), (cut_at, u64::MAX)]) {
+                let context = format!("{n} {end:?} at call {call}, power cut at {cut_at}, {keep} bytes kept");
+                let seed = 1000 * call + cut_at;
+                let (fs, mut files) = fresh(seed);
+                for earlier in 1..n {
+                    checkpoint(&mut files, earlier).unwrap();
+                }
+                match end {
+                    End::Killed => fs.kill_at(Aim::Any, call),
+                    End::Failed(lasts) => fs.fail_at(Aim::Any, call, lasts, Failure::EIO),
+                }
+                let said = checkpoint(&mut files, n).is_ok();
+                drop(files);
+                fs.restart();
+                fs.clear_faults();
+
+                fs.crash_at(Aim::Any, cut_at, seed);
+                let mut counted = n - u64::from(!said);
+                if let Ok(mut files) = open(&fs) {
+                    let found = files.at().position.0;
+                    assert!(found >= counted, "{context}: {found}");
+                    counted = found;
+                    redone += u32::from(files.redone());
+                    unsaid += u32::from(!said && found == n && !files.redone());
+                    files.keep_doublewrite(keep);
+                    for later in found + 1..=found + 2 {
+                        match checkpoint(&mut files, later) {
+                            Ok(()) => counted = later,
+                            Err(_) => break,
+                        }
+                    }
+                }
+                if !fs.is_down() {
+                    assert!(cut_at > 20, "the walk ends with a cut that never came");
+                    break;
+                }
+                fs.restart();
+                let mut files = open(&fs).unwrap_or_else(|error| panic!("{context}: {error}"));
+                let found = files.at().position.0;
+                assert!((counted..=n.max(counted + 1)).contains(&found), "{context}: {found}");
+                redone_later += u32::from(files.redone());
+                assert_is(&fs, &files, found);
+                checkpoint(&mut files, found + 1).unwrap();
+                assert_is(&fs, &files, found + 1);
+            }
+        }
+        assert!(redone > 100 && redone_later > 100 && unsaid > 20, "{n} {end:?}: {redone} {redone_later} {unsaid}");
+    }
+}
+
 /// It was as long as what had found room, on a disk that was full, until the next attempt; and what was told of it was the length
 /// that it had before.
 #[test]
