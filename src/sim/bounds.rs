@@ -18,6 +18,7 @@ use shoaldb_vfs::Database;
 
 use super::world::{At, State};
 use crate::catalogue::DatabaseId;
+use crate::shared::Hub;
 use crate::status::{self, Status};
 use crate::types::LogIndex;
 
@@ -95,8 +96,7 @@ impl State {
         if hub.snapshots.views.counts().0 > 0 {
             return None;
         }
-        // A disk that failed is told, and is for a person to look after.
-        if status::alarms(hub).iter().any(|alarm| alarm.contains("no checkpoint")) {
+        if has_disk_that_failed(hub) {
             return None;
         }
         let config = &hub.config;
@@ -116,4 +116,9 @@ impl State {
             status.dirty_for
         ))
     }
+}
+
+/// Whether a node makes no checkpoint of some database any more: that is told, and is for a person to look after.
+pub(super) fn has_disk_that_failed(hub: &Hub) -> bool {
+    status::alarms(hub).iter().any(|alarm| alarm.contains("no checkpoint"))
 }

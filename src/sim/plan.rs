@@ -4,7 +4,8 @@
 //! under faults     people let a node in at the latest when a third of the time is over, and keep one place for the end as long as
 //!                  no snapshot was installed
 //! at the end       where one of the two did not come about, clients write until the logs of all nodes begin later than they did,
-//!                  and then a new node joins, which needs a snapshot
+//!                  and then a new node joins, which needs a snapshot. A leader whose log does not become shorter since its disk
+//!                  has failed is started again
 //! ```
 //!
 //! A run that went without is one that says nothing of them: it has failed ([`State::check_plan`]).
@@ -12,6 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bounds::has_disk_that_failed;
 use super::load::write;
 use super::world::{At, Ev, State, World};
 use crate::shared::Hub;
@@ -74,7 +76,8 @@ impl State {
             return Next::Wait;
         }
         let hubs: Vec<&Hub> = self.participants().into_iter().filter_map(|at| self.slots[at].hub()).collect();
-        let start = self.slots[leader].hub().map_or(LogIndex(0), |hub| hub.core_start());
+        let Some(hub) = self.slots[leader].hub() else { return Next::Wait };
+        let start = hub.core_start();
         if self.now < self.next_filler || hubs.iter().any(|hub| hub.applied().index < start) {
             // Who lacks what the leader's log has no more needs a snapshot already.
             return Next::Wait;
@@ -85,6 +88,7 @@ impl State {
         match (start > LogIndex(1), whole.iter().all(is_long)) {
             // Those that are long and stay so cannot remove their files.
             (true, true) => self.spares().first().map_or(Next::Wait, |spare| Next::Start(*spare)),
+            (false, true) if has_disk_that_failed(hub) => Next::Again(leader),
             (false, true) => Next::Wait,
             (_, false) => Next::Write(leader),
         }
@@ -96,6 +100,7 @@ enum Next {
     Wait,
     Write(At),
     Start(At),
+    Again(At),
 }
 
 /// One step of it; whether nothing is left to be done.
@@ -115,6 +120,8 @@ pub(super) fn go_on(world: &Arc<World>) -> bool {
             state.count("newcomers after the storm");
             state.after_millis(1, Ev::Restart(spare));
         }
+        // Its alarm says so.
+        Next::Again(failed) => world.state.lock().crash(failed, false),
     }
     false
 }
