@@ -156,8 +156,9 @@ impl Node {
             if reached(hub) {
                 return Some(Ok(true));
             }
-            // A node that was removed goes on applying what its log has, if it had come to have one.
-            let goes_on = || hub.is_removed() && hub.core_status.lock().is_some();
+            // A node that was removed goes on applying what its log has. One that asked to be let in had none; for the others the
+            // first status of the core may come later than the word of a peer.
+            let goes_on = || hub.is_removed() && (hub.doors.get().is_none() || hub.core_status.lock().is_some());
             let ends = hub.is_stopped() || (hub.trouble().is_some() && !goes_on());
             ends.then(|| Err(stopped(hub)))
         });

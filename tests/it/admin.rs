@@ -98,6 +98,10 @@ fn nodes_on_a_network_are_administered_by_loopback_alone() {
     let nodes = [0, 1, 2].map(|at| builder(at).bootstrap(list.clone()).start().unwrap());
     let leader = nodes[0].wait_leader(LONG).unwrap();
     nodes[leader as usize - 1].create("app", CreateOptions::default()).unwrap();
+    // A follower may be asked before it has the entry.
+    for node in &nodes {
+        until(node, "it has the database", |status| status.databases.len() == 1);
+    }
     let ask = |host: &str, at: usize, request: &str| {
         let answer = tcp::call(&format!("{host}:{}", ports[at]), request.as_bytes(), LONG, true).unwrap();
         String::from_utf8(answer).unwrap()
