@@ -340,9 +340,20 @@ fn open_source(path: &Path) -> Result<Source> {
         return Err(damaged(path, "not a regular file"));
     }
     let clean_wal = check_file(path)?;
-    let failed = |error: rusqlite::Error| match Error::from(error) {
-        error if error.is_corrupt() => damaged(path, &format!("damaged: {error}")),
-        error => {
+    let is_hot = |error: &rusqlite::Error| {
+        error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_ROLLBACK)
+    };
+    let failed = |error: rusqlite::Error| match (is_hot(&error), Error::from(error)) {
+        (true, error) => {
+            let text = format!(
+                "{}: a transaction was interrupted, and its journal is still to be rolled back; read the file once with the \
+                 program that it belongs to, or with sqlite3; nothing was changed",
+                path.display()
+            );
+            Error::caused(ErrorKind::BadInput, text, error)
+        }
+        (_, error) if error.is_corrupt() => damaged(path, &format!("damaged: {error}")),
+        (_, error) => {
             let text = format!("{}: cannot be read: {error}; nothing was changed", path.display());
             Error::caused(error.kind(), text, error)
         }

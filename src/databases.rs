@@ -21,7 +21,7 @@
 //! no, id >  anchor   any            they wait for the entry that creates the database, which takes them if there was a checkpoint
 //! ```
 //!
-//! For the second line's sake the files of a dropped database stay until an anchor knows of the drop: a start before that
+//! What has another name is left alone: somebody else put it there. For the second line's sake the files of a dropped database stay until an anchor knows of the drop: a start before that
 //! comes through a state in which the database exists.
 //!
 //! Which generation counts is told by the anchor, with the catalogue. Files of an earlier one are deleted. Those of a later
@@ -265,11 +265,15 @@ impl Databases {
             let path = self.dir.join(name);
             let gone = |id: DatabaseId| self.generation(id) == GONE;
             let known = |id: u64| catalogue.databases().any(|(known, _)| known.0 == id && !gone(known));
-            let Some((id, generation)) = files::owner_of_name(name).filter(|(id, _)| *id > anchor.0 || known(*id))
-            else {
-                fs.remove(&path, "db.orphan")?;
+            let of_sqlite = ["-wal", "-shm", "-journal"].iter().find_map(|end| name.strip_suffix(end));
+            let Some((id, generation)) = files::owner_of_name(of_sqlite.unwrap_or(name)) else {
+                tracing::warn!(file = %path.display(), "not a file of this node; it is left alone, and better kept elsewhere");
                 continue;
             };
+            if of_sqlite.is_some() || id <= anchor.0 && !known(id) {
+                fs.remove(&path, "db.orphan")?;
+                continue;
+            }
             let counts = self.generation(DatabaseId(id));
             let part = files::part_name(id, generation);
             let is_part = *name == part;

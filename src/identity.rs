@@ -114,16 +114,6 @@ pub fn store(fs: &dyn Fs, dir: &Path, identity: &Identity) -> Result<(), Identit
     fs.sync_dir(dir, SYNC_DIR).map_err(io_error(dir, "sync"))
 }
 
-/// Makes durable what [`load`] found: a process that was killed in [`store`], or whose directory could not be synced, leaves an
-/// identity in the kernel's memory that a power cut takes back. While a promise is in it, it is stored once more, since
-/// a sync alone may write nothing after one that failed. Later, to lose it would be noticed: it would not fit the log.
-pub fn settle(fs: &dyn Fs, dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
-    match identity.promised {
-        Some(_) => store(fs, dir, identity),
-        None => fs.sync_dir(dir, SYNC_DIR).map_err(io_error(dir, "sync")),
-    }
-}
-
 /// Reads the identity of node `node` in `dir`, or makes one with the random number `incarnation`. It is durable when this returns.
 pub fn load_or_create(
     fs: &dyn Fs,
@@ -132,7 +122,9 @@ pub fn load_or_create(
     incarnation: Incarnation,
 ) -> Result<Identity, IdentityError> {
     if let Some(identity) = load(fs, dir, node)? {
-        settle(fs, dir, &identity)?;
+        // A process that was killed in `store` leaves a name in the kernel's memory that a power cut takes back. What it names
+        // was synced before; and nothing is written, since a disk without room is no reason not to start.
+        fs.sync_dir(dir, SYNC_DIR).map_err(io_error(dir, "sync"))?;
         return Ok(identity);
     }
     let identity = Identity::new(node, incarnation);

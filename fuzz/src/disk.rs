@@ -86,7 +86,7 @@ fn map(bytes: &[u8]) {
 
 fn double_write(bytes: &[u8]) {
     let (_fs, file) = file_of(bytes);
-    let Ok(Found { complete: Some(complete), .. }) = doublewrite::read(file, OWNER) else { return };
+    let Ok(Found { complete: Some(complete), .. }) = doublewrite::read(file, OWNER, Position(0)) else { return };
     let Plan { to, pages, .. } = &complete.plan;
     for (place, (page, hash)) in pages.iter().enumerate() {
         let content = complete.page(place).expect("it was read before");

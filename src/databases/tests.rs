@@ -321,14 +321,25 @@ fn what_a_snapshot_lacks_since_it_will_be_dropped_leads_nowhere_until_then() {
 fn parts_of_a_later_generation_stay_and_what_is_nobodys_goes() {
     let (fs, env) = disk();
     two_generations(&env, 1);
-    for name in ["3-3.part", "3-3.db", "3-3.dw", "3-1.part", "4-2.part", "4-1.db", "7-2.part", "7-1.db", "3-1.db-wal"] {
+    for name in [
+        "3-3.part",
+        "3-3.db",
+        "3-3.dw",
+        "3-1.part",
+        "4-2.part",
+        "4-1.db",
+        "7-2.part",
+        "7-1.db",
+        "3-1.db-wal",
+        "kept.db",
+    ] {
         fs.open(&Path::new(DIR).join(name), Open::CreateNew, "test").unwrap();
     }
     let generations: BTreeMap<_, _> = [(DatabaseId(3), 2)].into_iter().collect();
     let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
     databases.restore(&catalogue(), generations, LogIndex(5)).unwrap();
     // Database 4 was dropped before the anchor; of database 7 the catalogue cannot know yet.
-    assert_eq!(names(&fs), ["3-2.db", "3-2.map", "3-3.part", "7-1.db", "7-2.part"]);
+    assert_eq!(names(&fs), ["3-2.db", "3-2.map", "3-3.part", "7-1.db", "7-2.part", "kept.db"]);
 }
 
 /// A database that one round of a snapshot fetched and that was dropped before the next one kept its files until a start, however

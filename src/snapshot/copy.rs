@@ -186,10 +186,10 @@ impl Copy {
         Ok(true)
     }
 
-    fn all_there(&self, first: PageNo, hashes: &[PageHash]) -> io::Result<bool> {
+    fn all_there(&mut self, first: PageNo, hashes: &[PageHash]) -> io::Result<bool> {
         for (number, hash) in (first.get()..).zip(hashes) {
             match PageNo::new(number) {
-                Some(page) if page == self.listed.page_size.lock_page() || self.staging.has(page, *hash)? => {}
+                Some(page) if page == self.listed.page_size.lock_page() || self.staging.adopt(page, *hash)? => {}
                 _ => return Ok(false),
             }
         }
@@ -210,7 +210,7 @@ impl Copy {
                 Some(pages) => {
                     pages.there & (1 << at) != 0 && pages.hashes.get(at) == Some(hash) && self.reaches(page, 1)
                 }
-                None => self.staging.has(page, *hash).map_err(disk)?,
+                None => self.staging.adopt(page, *hash).map_err(disk)?,
             };
             there |= u64::from(is_there) << at;
             match is_there {

@@ -250,6 +250,15 @@ fn a_damaged_file_is_refused_before_anything_changes() {
     let error = one.node.restore("app", one.path("none")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(one.node.restore("app", one.dir.path()).is_err());
+    // Whoever wrote it was killed in a commit.
+    let hot = one.path("hot");
+    let writer = file(&hot, "PRAGMA journal_mode = delete", 10);
+    writer.execute_batch("PRAGMA cache_size = 1; PRAGMA cache_spill = 1; BEGIN IMMEDIATE").unwrap();
+    writer.execute("UPDATE t SET w = randomblob(100000)", []).unwrap();
+    std::fs::copy(&hot, one.path("killed")).unwrap();
+    std::fs::copy(one.path("hot-journal"), one.path("killed-journal")).unwrap();
+    let error = one.node.restore("app", one.path("killed")).unwrap_err();
+    assert!(error.kind() == ErrorKind::BadInput && error.to_string().contains("with sqlite3"), "{error}");
     assert_eq!(one.node.checksum("app").unwrap(), before);
     assert_eq!(one.node.databases().unwrap(), ["app"]);
     one.node.restore("new", &good).unwrap();

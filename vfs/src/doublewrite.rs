@@ -154,24 +154,25 @@ pub struct Found {
     /// Its length in bytes.
     pub len: u64,
     /// `None`: empty, torn, of another owner or version; the checkpoint that wrote it had not begun to touch the main file, or its
-    /// work was done long ago.
+    /// work is done.
     pub complete: Option<Complete>,
 }
 
-/// Reads a double-write of `owner`.
-pub fn read(file: Arc<dyn File>, owner: Owner) -> io::Result<Found> {
+/// Reads a double-write of `owner`, whose main file is at a position. Of one that does not go beyond that only the head is read: it
+/// may be large, and every database has one.
+pub fn read(file: Arc<dyn File>, owner: Owner, at: Position) -> io::Result<Found> {
     let len = file.len("dw.read")?;
-    Ok(Found { len, complete: read_within(file, owner, len)? })
+    Ok(Found { len, complete: read_within(file, owner, at, len)? })
 }
 
-fn read_within(file: Arc<dyn File>, owner: Owner, len: u64) -> io::Result<Option<Complete>> {
+fn read_within(file: Arc<dyn File>, owner: Owner, at: Position, len: u64) -> io::Result<Option<Complete>> {
     let mut head = [0; HEAD_BYTES];
     if file.read_at(&mut head, 0, "dw.read")? < HEAD_BYTES {
         return Ok(None);
     }
     let Some((mut plan, count, list_sum)) = decode_head(&head, owner) else { return Ok(None) };
     let needed = HEAD_BYTES as u64 + count * (LISTED_BYTES as u64 + u64::from(owner.page_size.bytes()));
-    if needed > len {
+    if needed > len || plan.to.position <= at {
         return Ok(None);
     }
     // The file is that long, so the list is worth the memory.
@@ -235,6 +236,7 @@ mod tests {
 
     const SIZE: PageSize = PageSize::new(512).unwrap();
     const OWNER: Owner = Owner { database: 7, generation: 1, page_size: SIZE };
+    const FROM: Position = Position(4);
 
     fn content(page: PageNo) -> Vec<u8> {
         vec![page.get() as u8; 512]
@@ -246,7 +248,7 @@ mod tests {
             .map(|page| (page, PageHash::of(page, &content(page))))
             .to_vec();
         let to = Checkpointed { position: Position(20), size: PageCount(9), checksum: PageHash(5) };
-        Plan { from: Position(4), to, pages }
+        Plan { from: FROM, to, pages }
     }
 
     fn written() -> (SimFs, Arc<dyn File>) {
@@ -264,7 +266,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let (_fs, file) = written();
-        let complete = read(file, OWNER).unwrap().complete.unwrap();
+        let complete = read(file, OWNER, FROM).unwrap().complete.unwrap();
         assert_eq!(complete.plan, plan());
         assert_eq!(complete.page(2).unwrap(), content(PageNo::new(9).unwrap()));
     }
@@ -298,17 +300,28 @@ mod tests {
             let mut byte = [0];
             file.read_at(&mut byte, offset, "t").unwrap();
             file.write_at(&[byte[0] ^ 0x40], offset, "t").unwrap();
-            assert!(read(file.clone(), OWNER).unwrap().complete.is_none(), "byte {offset}");
+            assert!(read(file.clone(), OWNER, FROM).unwrap().complete.is_none(), "byte {offset}");
             file.write_at(&byte, offset, "t").unwrap();
         }
         for cut in [0, 1, 87, 88, 100, len - 1] {
             let (_fs, file) = written();
             file.set_len(cut, "t").unwrap();
-            assert!(read(file, OWNER).unwrap().complete.is_none(), "cut to {cut}");
+            assert!(read(file, OWNER, FROM).unwrap().complete.is_none(), "cut to {cut}");
         }
-        assert!(read(file.clone(), OWNER).unwrap().complete.is_some());
-        assert!(read(file.clone(), Owner { generation: 2, ..OWNER }).unwrap().complete.is_none());
-        assert!(read(file, Owner { database: 8, ..OWNER }).unwrap().complete.is_none());
+        assert!(read(file.clone(), OWNER, FROM).unwrap().complete.is_some());
+        assert!(read(file.clone(), Owner { generation: 2, ..OWNER }, FROM).unwrap().complete.is_none());
+        assert!(read(file, Owner { database: 8, ..OWNER }, FROM).unwrap().complete.is_none());
+    }
+
+    /// Each start read all of it, of every database.
+    #[test]
+    fn of_one_without_work_only_the_head_is_read() {
+        for (at, is_there, bytes) in [(19, true, 88 + 3 * (24 + 512)), (20, false, 88), (21, false, 88)] {
+            let (fs, file) = written();
+            let before = fs.bytes_moved();
+            assert_eq!(read(file, OWNER, Position(at)).unwrap().complete.is_some(), is_there, "{at}");
+            assert_eq!(fs.bytes_moved() - before, bytes, "{at}");
+        }
     }
 
     #[test]
@@ -320,6 +333,6 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        assert_eq!(read(file, OWNER).unwrap().complete.unwrap().plan, small);
+        assert_eq!(read(file, OWNER, FROM).unwrap().complete.unwrap().plan, small);
     }
 }

@@ -33,7 +33,7 @@
 //! | label | double-write | verdict |
 //! |---|---|---|
 //! | `none` | missing, empty, torn, or of another owner | the main file is r |
-//! | `done` | complete, to a position <= r | the main file is r |
+//! | `done` | to a position <= r: not read any further | the main file is r |
 //! | `redo` | complete, from r | done again |
 //! | `gap` | complete, from a position other than r to one beyond it | damage: the record was lost after the log moved on |
 //! | `short` | any | damage, if the main file is shorter than r says afterwards |
@@ -242,13 +242,14 @@ impl DatabaseFiles {
         };
         let complete = match doublewrite {
             Some(file) => {
-                let found = doublewrite::read(file, owner).map_err(|error| of_file(error, &doublewrite_path))?;
+                let found =
+                    doublewrite::read(file, owner, at.position).map_err(|error| of_file(error, &doublewrite_path))?;
                 files.doublewrite_len = found.len;
                 found.complete
             }
             None => None,
         };
-        if let Some(complete) = complete.filter(|complete| complete.plan.to.position > at.position) {
+        if let Some(complete) = complete {
             if complete.plan.from != at.position {
                 return Err(damaged(format!(
                     "{}: double-write from position {} to {}, but the position record says {}",
@@ -282,7 +283,7 @@ impl DatabaseFiles {
         self.doublewrite_keep = bytes;
         if self.doublewrite_len > bytes && self.unfinished.is_none() && self.failed.is_none() {
             match self.found {
-                // If that fails, nothing is written here any more, and the next checkpoint says why.
+                // If that fails, the next checkpoint comes to it, too, and says so.
                 true => drop(self.settle_found()),
                 false => self.give_back_room(),
             }
@@ -347,7 +348,10 @@ impl DatabaseFiles {
             ))));
         }
         if !again {
-            self.settle_found().map_err(|error| WriteError::Failed(Arc::new(error)))?;
+            self.settle_found().map_err(|error| match &self.failed {
+                Some(failed) => WriteError::Failed(failed.clone()),
+                None => WriteError::Nothing(error),
+            })?;
             self.write_doublewrite(plan, content).map_err(|error| {
                 self.drop_doublewrite();
                 WriteError::Nothing(error)
@@ -380,7 +384,9 @@ impl DatabaseFiles {
     /// Once more steps 5 and 6, after which the double-write that opening found may go: see the module's text.
     fn settle_found(&mut self) -> io::Result<()> {
         if self.found {
-            self.write_record(self.sequence, self.at)?;
+            // If it is torn by that, there is still the one before, and the double-write.
+            self.map.write_slot(self.sequence, self.at, "ckpt.record")?;
+            self.sync_record()?;
             self.found = false;
             self.drop_doublewrite();
         }
@@ -449,15 +455,15 @@ impl DatabaseFiles {
 
     /// Steps 5 and 6.
     fn finish(&mut self, to: Checkpointed) -> io::Result<()> {
-        self.write_record(self.sequence + 1, to)?;
+        let wrote = self.map.write_slot(self.sequence + 1, to, "ckpt.record");
+        self.synced(wrote)?;
+        self.sync_record()?;
         self.sequence += 1;
         self.at = to;
         Ok(())
     }
 
-    fn write_record(&mut self, sequence: u64, at: Checkpointed) -> io::Result<()> {
-        let wrote = self.map.write_slot(sequence, at, "ckpt.record");
-        self.synced(wrote)?;
+    fn sync_record(&mut self) -> io::Result<()> {
         let synced = self.map.sync("ckpt.record_sync");
         self.synced(synced)
     }

@@ -5,12 +5,11 @@
 //! ```
 //!
 //! There is no list of what has come: a page is there if the bytes at its place have the hash that it should have
-//! ([`Staging::has`]). So an interrupted attempt goes on where it was, whatever state of the database it was for, and a
-//! crash needs no care before the end.
+//! ([`Staging::adopt`]). So an interrupted attempt goes on where it was, whatever state of the database it was for. Such a page is
+//! written once more: after a sync that failed it may be in the kernel's memory alone, and a later sync would not write it.
 //!
-//! Pages are synced every 4 MiB, while others come ([`File::sync_behind`]). If such a sync fails, the part is removed: nothing
-//! is known of what is on disk, and pages that are only in the kernel's memory have the right hashes. That is so however a
-//! staging ends, hence its `Drop`.
+//! Pages are synced every 4 MiB, while others come ([`File::sync_behind`]). If such a sync fails, the part is removed, or at least
+//! emptied: nothing is known of what is on disk. That is so however a staging ends, hence its `Drop`.
 //!
 //! [`Staging::finish`] makes the files of it, and a crash or failure after each step:
 //!
@@ -138,18 +137,24 @@ impl Staging {
         self.end
     }
 
-    /// Whether the bytes at the place of a page have this hash. The lock page is always there: it has no content.
-    pub fn has(&self, page: PageNo, hash: PageHash) -> io::Result<bool> {
+    /// Whether the bytes at the place of a page have this hash; then they are as good as written by this attempt. The lock page is
+    /// always there: it has no content. After an error that came of a sync there is no part any more.
+    pub fn adopt(&mut self, page: PageNo, hash: PageHash) -> io::Result<bool> {
         if page == self.owner.page_size.lock_page() {
             return Ok(true);
         }
         let (mut content, offset) = (vec![0; self.owner.page_size.len()], page.offset(self.owner.page_size));
         // Most pages, when nothing was here before, are behind the end: no call then.
-        if offset < self.end {
-            let got = self.part.read_at(&mut content, offset, "stage.read")?;
-            content[got..].fill(0);
+        if offset >= self.end {
+            return Ok(PageHash::of(page, &content) == hash);
         }
-        Ok(PageHash::of(page, &content) == hash)
+        let got = self.part.read_at(&mut content, offset, "stage.read")?;
+        content[got..].fill(0);
+        let is_there = PageHash::of(page, &content) == hash;
+        if is_there {
+            self.write(page, &content)?;
+        }
+        Ok(is_there)
     }
 
     /// Writes whole consecutive pages, with one call. Nothing of it is durable before the end. After an error that came of a
@@ -201,7 +206,8 @@ impl Staging {
     fn distrust(&self, error: &io::Error) {
         let part = files::part_name(self.owner.database, self.owner.generation);
         if let Err(also) = self.remove(&part) {
-            tracing::error!("{error}; and {part} must be removed, which failed: {also}");
+            let emptied = self.part.set_len(0, "stage.empty");
+            tracing::error!(?emptied, "{error}; and {part} must be removed, which failed: {also}");
         }
     }
 

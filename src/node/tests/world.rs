@@ -101,7 +101,7 @@ pub(super) fn copy_at(hub: &Hub, database: u64, index: u64) -> (Checkpointed, Da
     let page = page(index);
     let at = Checkpointed { position: Position(index), size: PageCount(1), checksum: hash(&page) };
     let mut staging = hub.databases.stage(DatabaseId(database), PageSize::DEFAULT, at).unwrap();
-    if !staging.has(PageNo::FIRST, hash(&page)).unwrap() {
+    if !staging.adopt(PageNo::FIRST, hash(&page)).unwrap() {
         staging.write(PageNo::FIRST, &page).unwrap();
     }
     (at, staging.finish(&mut |_, _| Ok(vec![hash(&page)])).unwrap())
