@@ -357,7 +357,9 @@ fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex, driver: &Driver) {
                 upkeep.begin_anew();
             }
         }
-        let due = || (hub.is_stopped() || hub.snapshots.has_staged()).then_some(());
+        // One that found no room is tried again with the next step. No other one comes before it is gone.
+        let waits = hub.snapshots.has_staged();
+        let due = || (hub.is_stopped() || !waits && hub.snapshots.has_staged()).then_some(());
         let _ = hub.upkeep.wait(&hub.waiting, hub.deadline(STEP), STEP, due);
     }
 }

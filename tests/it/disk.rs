@@ -707,8 +707,10 @@ fn a_snapshot_whose_record_finds_no_room_is_installed_when_there_is_some() {
     status(sick, "it waits", |status| has_alarm(status, "waits to be installed"));
     told(&events, |event| matches!(event, Event::DiskTrouble { what } if what.contains("waits to be installed")));
     let tries = || fs.count("log.head.write") + fs.count("log.create");
-    let before = tries();
-    until("it is tried again", || tries() > before + 2);
+    let (before, began) = (tries(), Instant::now());
+    until("it is tried again", || tries() > before + 40);
+    let (more, seconds) = (tries() - before, began.elapsed().as_secs_f64());
+    assert!((more as f64) < 20.0 + 25.0 * seconds, "{more} times in {seconds} s: without a pause");
     assert!(sick.status().last.0 <= seen, "the log is the old one");
     assert_eq!(count(&sick.connect("app").unwrap()), 0, "it goes on reading");
     let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();

@@ -152,7 +152,7 @@ impl Staging {
         content[got..].fill(0);
         let is_there = PageHash::of(page, &content) == hash;
         if is_there {
-            self.write(page, &content)?;
+            self.write_as(page, &content, "stage.adopt")?;
         }
         Ok(is_there)
     }
@@ -160,6 +160,10 @@ impl Staging {
     /// Writes whole consecutive pages, with one call. Nothing of it is durable before the end. After an error that came of a
     /// sync there is no part any more, and nothing can be made of this.
     pub fn write(&mut self, first: PageNo, pages: &[u8]) -> io::Result<()> {
+        self.write_as(first, pages, "stage.write")
+    }
+
+    fn write_as(&mut self, first: PageNo, pages: &[u8], label: Label) -> io::Result<()> {
         let len = self.owner.page_size.len();
         let count = pages.len() / len;
         let last = u64::from(first.get()) + count as u64 - u64::from(count > 0);
@@ -172,7 +176,7 @@ impl Staging {
             )));
         }
         let offset = first.offset(self.owner.page_size);
-        self.part.write_at(pages, offset, "stage.write")?;
+        self.part.write_at(pages, offset, label)?;
         self.write_soon(offset..offset + pages.len() as u64);
         self.end = self.end.max(offset + pages.len() as u64);
         self.unsynced += pages.len() as u64;
