@@ -1,6 +1,7 @@
 //! A node whose data turns over again and again: what is on its disk depends on how much data there is, not on how much there was.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -33,8 +34,9 @@ fn on_disk(dir: &Path) -> BTreeMap<String, u64> {
     for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
         let Ok(target) = std::fs::read_link(entry.path()) else { continue };
         if target.starts_with(dir) && target.to_string_lossy().ends_with(" (deleted)") {
+            // Their length is what they once had; what is not in use any more is a hole.
             *sizes.entry("nameless".to_string()).or_default() +=
-                std::fs::metadata(entry.path()).map_or(0, |data| data.len());
+                std::fs::metadata(entry.path()).map_or(0, |data| data.blocks() * 512);
         }
     }
     sizes
