@@ -152,6 +152,16 @@ impl Place<'_> {
             let what = format!("node {only} was removed from its cluster, and others know more; recover one of them");
             return Err(Error::new(ErrorKind::BadInput, what));
         }
+        // Its log ends in a joint configuration, whose end would take out the very node that is to stay.
+        if old.end.member(only).is_some_and(|member| member.leaving) {
+            let stay: Vec<u16> = others(&old, only).iter().map(|id| id.0).collect();
+            let what = format!(
+                "a replacement that was under way takes node {only} out of its cluster; recover one that stays, of nodes \
+                 {stay:?}; if none of them is left, start node {only}, save each database with `shoal backup`, which \
+                 needs no leader, and restore them in a new cluster"
+            );
+            return Err(Error::new(ErrorKind::BadInput, what));
+        }
         let reach = registry_of(&old.recovered.anchor)?.aftermath.reach;
         if reach > old.recovered.last.index {
             let what = format!(
@@ -324,3 +334,6 @@ fn log_error(error: LogError) -> Error {
     let kind = if error.is_damage() { ErrorKind::Corrupt } else { ErrorKind::Io };
     Error::caused(kind, error.to_string(), error)
 }
+
+#[cfg(test)]
+mod tests;
