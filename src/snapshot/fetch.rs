@@ -61,6 +61,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// The other node hears of this one at least this often, so that it keeps the view.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
+/// Why nothing came from a node that runs and is reached.
+pub(super) const BUSY: &str = "it is busy all the time";
 const STOPPED: &str = "this node is shutting down";
 
 struct Fetch<'a> {
@@ -180,7 +182,7 @@ impl Patience {
     /// Waits as the other node wishes, if it has not been busy for too long.
     fn pause(&mut self, hub: &Hub, millis: u32) -> Result<(), Stop> {
         if hub.waiting.clock.now() >= *self.ends.get_or_insert_with(|| hub.deadline(self.limit)) {
-            return Err(Stop::Lost("it is busy all the time".to_string()));
+            return Err(Stop::Lost(BUSY.to_string()));
         }
         pause(hub, millis)
     }

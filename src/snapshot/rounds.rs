@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::ask::{AskNode, Source};
+use super::fetch::BUSY;
 use super::object::{Answer, Ask};
 use super::repair::Repairs;
 use super::{ALARM, Stop, UNSENT, fetch};
@@ -32,12 +33,19 @@ pub(crate) struct Rounds {
     not_before: Duration,
     /// When the source was last told that a snapshot waits to be installed.
     kept: Duration,
-    /// Who failed, and how, since a snapshot was last whole or the leader's log would last do; the one that failed last
-    /// is the last of them.
-    failed: Vec<(NodeId, String)>,
+    /// Who failed since a snapshot was last whole or the log last went on; the one that failed last is the last of them.
+    failed: Vec<Failure>,
     /// How far the log was when people were told that there is no snapshot: once it goes on, none is needed.
     told_at: Option<LogIndex>,
     repairs: Repairs,
+}
+
+/// A source that sent nothing.
+struct Failure {
+    source: NodeId,
+    why: String,
+    /// How far the log was: once it goes on, this says nothing of what is needed next.
+    at: LogIndex,
 }
 
 impl Rounds {
@@ -46,7 +54,9 @@ impl Rounds {
         self.offer(hub, ask);
         self.report(hub, ask);
         self.keep(hub, ask);
-        if self.told_at.is_some_and(|at| committed(hub) > at) {
+        let committed = committed(hub);
+        self.failed.retain(|failure| failure.at >= committed);
+        if self.told_at.is_some_and(|at| committed > at) {
             self.is_over(hub);
         }
         if let Some(source) = hub.snapshots.take_offer() {
@@ -129,9 +139,9 @@ impl Rounds {
                 Err(Stop::NotNeeded) => _ = in_vain.insert(source, "it has none to lend".to_string()),
                 Err(Stop::Again(_)) => return,
                 Err(Stop::Lost(why)) => {
-                    self.put_last(source, why);
+                    self.put_last(hub, source, why);
                     // Those that did not fail come first.
-                    if sources[at + 1..].iter().all(|next| self.failed.iter().any(|(failed, _)| failed == next)) {
+                    if sources[at + 1..].iter().all(|next| self.failed.iter().any(|failure| failure.source == *next)) {
                         self.tell_of_all(hub, in_vain);
                     }
                     return;
@@ -142,7 +152,7 @@ impl Rounds {
                 }
                 Err(Stop::GivenUp(_)) if hub.is_stopped() => return,
                 Err(Stop::Wrong(why)) => {
-                    self.put_last(source, why.clone());
+                    self.put_last(hub, source, why.clone());
                     return self.give_up(hub, format!("no snapshot from node {source}: {why}; it is tried again"));
                 }
                 Err(Stop::GivenUp(why)) => {
@@ -164,13 +174,13 @@ impl Rounds {
         let all = core.iter().flat_map(|core| core.membership.voters.iter().chain(&core.membership.learners)).copied();
         let others = all.filter(|id| *id != offered_by && *id != hub.id);
         let mut sources: Vec<NodeId> = std::iter::once(offered_by).chain(others).collect();
-        sources.sort_by_key(|source| self.failed.iter().position(|(failed, _)| failed == source));
+        sources.sort_by_key(|source| self.failed.iter().position(|failure| failure.source == *source));
         sources
     }
 
-    fn put_last(&mut self, source: NodeId, why: String) {
-        self.failed.retain(|(failed, _)| *failed != source);
-        self.failed.push((source, why));
+    fn put_last(&mut self, hub: &Hub, source: NodeId, why: String) {
+        self.failed.retain(|failure| failure.source != source);
+        self.failed.push(Failure { source, why, at: committed(hub) });
     }
 
     /// A snapshot is whole, or none is needed.
@@ -184,13 +194,19 @@ impl Rounds {
 
     /// All were asked in vain, some of them in this round and not put last for it.
     fn tell_of_all(&mut self, hub: &Hub, mut in_vain: BTreeMap<NodeId, String>) {
-        for (source, why) in &self.failed {
+        for Failure { source, why, .. } in &self.failed {
             in_vain.entry(*source).or_insert_with(|| why.clone());
         }
+        // It runs and is reached: there is nothing to be done about it, and it may take its time.
+        let advice = match in_vain.values().all(|why| why == BUSY) {
+            true => {
+                "each of them is busy, with a large transaction that is under way, say, and lends when that is over"
+            }
+            false => "see whether they run and can be reached from here",
+        };
         let all: Vec<String> = in_vain.iter().map(|(source, why)| format!("node {source}: {why}")).collect();
         let what = format!(
-            "no snapshot from {}; this node stays behind until one of them lends it one, and asks them again in turn; see \
-             whether they run and can be reached from here",
+            "no snapshot from {}; this node stays behind until one of them lends it one, and asks them again in turn; {advice}",
             all.join("; ")
         );
         self.told_at = Some(committed(hub));

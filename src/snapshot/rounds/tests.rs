@@ -435,3 +435,53 @@ fn whoever_fetches_tells_of_each_transfer_once() {
     assert_eq!(begun(10), []);
     assert_eq!(hub.snapshots.begun.lock().len(), 1);
 }
+
+/// A node that had failed once, before the log went on by itself, counted as asked in vain when another one failed later: people
+/// were told at once, with its old reason.
+#[test]
+fn who_failed_before_the_log_went_on_is_asked_again_before_people_are_told() {
+    let (upkeep, clock) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    let voters = [hub.id.0, 3, 5].map(NodeId).to_vec();
+    hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+    let mut round = |offered_by: u16, why: &str| {
+        hub.snapshots.offer(NodeId(offered_by));
+        let mut asked = Vec::new();
+        rounds.step(hub, &mut |node: NodeId, ask: &Ask| {
+            asked.extend(Some(node.0).filter(|_| matches!(ask, Ask::Open { .. })));
+            Err(why.to_string())
+        });
+        clock.advance(AFTER_GIVING_UP);
+        (asked, hub.findings.lock().alarms.values().cloned().collect::<Vec<_>>())
+    };
+    let commit = |index: u64| hub.core_status.lock().as_mut().unwrap().committed = LogIndex(index);
+    commit(10);
+    assert_eq!(round(5, "an old reason"), (vec![5], vec![]));
+    // The log goes on: no snapshot was needed, and nobody was told that there is none.
+    commit(11);
+    assert_eq!(round(3, "a new reason"), (vec![3], vec![]));
+    // Nor does it stand behind the others for that any more. Where the log stays, it is as before.
+    let (asked, told) = round(3, "a new reason");
+    assert_eq!((asked, told.len()), (vec![5], 1));
+    assert!(!told[0].contains("an old reason"), "{told:?}");
+}
+
+/// A new member that comes while a large transaction is under way gets its snapshot behind that; people were told to see whether
+/// those run that had just said that they are busy.
+#[test]
+fn people_are_not_sent_to_nodes_that_are_only_busy() {
+    let advice = |busy: &[u16]| {
+        let (upkeep, _) = upkeep_on(&SimFs::new(1));
+        let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+        for node in [3, 5] {
+            let why = if busy.contains(&node) { BUSY } else { "no answer" };
+            rounds.put_last(hub, NodeId(node), why.to_string());
+        }
+        rounds.tell_of_all(hub, BTreeMap::new());
+        let told = hub.findings.lock().alarms[UNSENT].clone();
+        (told.contains("each of them is busy"), told.contains("see whether they run"))
+    };
+    assert_eq!(advice(&[3, 5]), (true, false));
+    assert_eq!(advice(&[3]), (false, true));
+    assert_eq!(advice(&[]), (false, true));
+}
