@@ -21,7 +21,9 @@
 //! no, id >  anchor   any            they wait for the entry that creates the database, which takes them if there was a checkpoint
 //! ```
 //!
-//! What has another name is left alone: somebody else put it there. For the second line's sake the files of a dropped database stay until an anchor knows of the drop: a start before that
+//! What has another name is left alone, since somebody else put it there, but for what a stock SQLite leaves beside a main file.
+//!
+//! For the second line's sake the files of a dropped database stay until an anchor knows of the drop: a start before that
 //! comes through a state in which the database exists.
 //!
 //! Which generation counts is told by the anchor, with the catalogue. Files of an earlier one are deleted. Those of a later

@@ -26,7 +26,7 @@
 //! * a checkpoint is done again from a double-write only after that has been written once more, the same bytes, and synced;
 //! * the record that says that a double-write has no work left is written once more and synced before that is cut, replaced or
 //!   written again. Until then a crash that takes the record finds the double-write complete: `redo`, to the same bytes;
-//! * the first checkpoint after opening makes a new double-write, so that its name is durable.
+//! * the first checkpoint after opening makes a new double-write, so that its name is durable; that of one that was found complete is.
 //!
 //! What opening decides, from the newest valid record r and the double-write:
 //!
@@ -38,7 +38,7 @@
 //! | `gap` | complete, from a position other than r to one beyond it | damage: the record was lost after the log moved on |
 //! | `short` | any | damage, if the main file is shorter than r says afterwards |
 //!
-//! After a failure in step 1 or 2 nothing has changed: the double-write is emptied, whose room may be what others lack, and the next
+//! After a failure in step 1 or 2, or to write a record once more, nothing has changed: the double-write is emptied, whose room may be what others lack, and the next
 //! attempt begins with a new file. After a failure in step
 //! 3 for lack of room the same checkpoint is tried again, and no other, since the main file may be a mixture that only this
 //! double-write mends. After any other failure in 3 to 6 nothing is written here until the files are opened again.
