@@ -345,6 +345,7 @@ fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex, driver: &Driver) {
     let mut upkeep = Upkeep::new(hub.clone(), log.clone(), anchored);
     while !hub.is_stopped() {
         upkeep.step();
+        let mut waits = false;
         // Here, since nothing else of the upkeep may be under way meanwhile.
         if let Some(staged) = hub.snapshots.take_staged() {
             let mut staged = Some(*staged);
@@ -353,12 +354,12 @@ fn run_upkeep(hub: &Hub, log: Arc<Log>, anchored: LogIndex, driver: &Driver) {
                 None => Ok(None),
             });
             hub.snapshots.end_install();
-            if !hub.snapshots.has_staged() {
+            // One that found no room is tried again with the next step. No other one comes before it is gone.
+            waits = hub.snapshots.has_staged();
+            if !waits {
                 upkeep.begin_anew();
             }
         }
-        // One that found no room is tried again with the next step. No other one comes before it is gone.
-        let waits = hub.snapshots.has_staged();
         let due = || (hub.is_stopped() || !waits && hub.snapshots.has_staged()).then_some(());
         let _ = hub.upkeep.wait(&hub.waiting, hub.deadline(STEP), STEP, due);
     }

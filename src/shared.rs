@@ -723,6 +723,11 @@ impl Shared {
         }
     }
 
+    /// How far this node knows the log to be committed; 0 before its core runs.
+    pub(crate) fn committed(&self) -> LogIndex {
+        self.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed)
+    }
+
     /// Whether this node's id was removed from its cluster: it was a member and is none any more, or it asked to be let
     /// in with such an id.
     pub(crate) fn is_removed(&self) -> bool {

@@ -271,7 +271,7 @@ impl State {
         }
         let Some(hub) = self.slots[leader].hub().cloned() else { return false };
         let voters: Vec<At> = members.voters.iter().map(at_of).collect();
-        let committed = hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed);
+        let committed = hub.committed();
         let bound = |at: At| {
             let id = self.slots[at].id;
             hub.with_catalogue(|catalogue| catalogue.member(id).is_some_and(|member| member.incarnation.is_some()))

@@ -103,7 +103,14 @@ impl Complete {
             Some(hash) => Ok(hash),
             None => {
                 let hash = self.local.as_ref().ok_or_else(missing)?.hash(page);
-                hash.map_err(|error| Stop::Again(format!("the own copy of a database: {error}")))
+                hash.map_err(|error| {
+                    let why = format!("the own copy of a database: {error}");
+                    match error {
+                        // The next attempt would come to the same.
+                        ViewError::Io(_) => Stop::GivenUp(why),
+                        _ => Stop::Again(why),
+                    }
+                })
             }
         }
     }

@@ -78,7 +78,7 @@ struct Fetch<'a> {
 
 /// Fetches what `source` has beyond the entries that this node has. Blocks for as long as it takes.
 pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Result<Staged, Stop> {
-    let have = hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed);
+    let have = hub.committed();
     let asked = hub.waiting.clock.now();
     let (view, at) = open(hub, have, ask).inspect_err(|stop| note_lost(hub, source, 0, stop))?;
     hub.findings.lock().alarms.remove(UNSENT);

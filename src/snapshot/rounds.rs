@@ -54,7 +54,7 @@ impl Rounds {
         self.offer(hub, ask);
         self.report(hub, ask);
         self.keep(hub, ask);
-        let committed = committed(hub);
+        let committed = hub.committed();
         self.failed.retain(|failure| failure.at >= committed);
         if self.told_at.is_some_and(|at| committed > at) {
             self.is_over(hub);
@@ -180,7 +180,7 @@ impl Rounds {
 
     fn put_last(&mut self, hub: &Hub, source: NodeId, why: String) {
         self.failed.retain(|failure| failure.source != source);
-        self.failed.push(Failure { source, why, at: committed(hub) });
+        self.failed.push(Failure { source, why, at: hub.committed() });
     }
 
     /// A snapshot is whole, or none is needed.
@@ -209,7 +209,7 @@ impl Rounds {
             "no snapshot from {}; this node stays behind until one of them lends it one, and asks them again in turn; {advice}",
             all.join("; ")
         );
-        self.told_at = Some(committed(hub));
+        self.told_at = Some(hub.committed());
         if hub.findings.lock().alarms.insert(UNSENT.to_string(), what.clone()).is_none() {
             tracing::warn!(node = hub.id.0, "{what}");
         }
@@ -219,13 +219,9 @@ impl Rounds {
         tracing::error!(node = hub.id.0, "{what}");
         hub.events.tell(&Event::DiskTrouble { what: what.clone() });
         hub.findings.lock().alarms.insert(ALARM.to_string(), what);
-        self.told_at = Some(committed(hub));
+        self.told_at = Some(hub.committed());
         self.not_before = hub.waiting.clock.now() + AFTER_GIVING_UP;
     }
-}
-
-fn committed(hub: &Hub) -> LogIndex {
-    hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.committed)
 }
 
 #[cfg(test)]

@@ -140,14 +140,20 @@ fn a_leader_that_is_removed_hands_over_first_and_stops() {
     assert!(error.to_string().contains("never used again"), "{error}");
 }
 
-/// Shows INV-36.
-#[test]
-fn a_node_that_was_removed_while_it_was_down_is_told() {
+/// A cluster of three from which a follower was removed while it was down, and that one.
+fn without_one_that_is_down() -> (Cluster, u64) {
     let mut cluster = Cluster::start(3);
     table(&cluster);
     let follower = cluster.follower().id();
     cluster.stop_node(follower);
     cluster.leader().remove(follower).unwrap();
+    (cluster, follower)
+}
+
+/// Shows INV-36.
+#[test]
+fn a_node_that_was_removed_while_it_was_down_is_told() {
+    let (mut cluster, follower) = without_one_that_is_down();
     insert(&cluster, 1).unwrap();
     cluster.start_node(follower);
     wait_removed(cluster.node(follower));
@@ -158,11 +164,7 @@ fn a_node_that_was_removed_while_it_was_down_is_told() {
 /// said, although nothing runs there that could bring it.
 #[test]
 fn an_id_that_was_removed_has_that_to_say_alone_and_nothing_to_wait_for() {
-    let mut cluster = Cluster::start(3);
-    table(&cluster);
-    let follower = cluster.follower().id();
-    cluster.stop_node(follower);
-    cluster.leader().remove(follower).unwrap();
+    let (mut cluster, follower) = without_one_that_is_down();
     cluster.dirs[follower as usize - 1] = tempfile::tempdir().unwrap();
     let doors = [format!("127.0.0.1:{}", free_ports(1)[0]), cluster.leader().listen_addr().unwrap()];
     let node = cluster.builder(follower).bootstrap([]).join(doors).start().unwrap();

@@ -16,8 +16,8 @@ const ROWS: i64 = 60;
 const ROUNDS: i64 = 300;
 /// Laps of the WAL that have to begin meanwhile.
 const LAPS: u32 = 8;
-/// Nameless files grow by whole pieces, and keep some.
-const NAMELESS: u64 = 16 << 20;
+/// Nameless files take room by whole pieces, and one page may keep one.
+const NAMELESS: u64 = 8 << 20;
 
 /// Bytes on disk by kind of file, those without a name among them.
 fn on_disk(dir: &Path) -> BTreeMap<String, u64> {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng};
 use shoaldb_vfs::env::{Clock, Env};
 use shoaldb_vfs::mapfile::Checkpointed;
 use shoaldb_vfs::page::{PageCount, PageSize};
@@ -440,21 +440,27 @@ fn when_the_own_copy_is_seen_no_longer_the_disk_of_the_new_files_is_not_blamed()
     let (fs, clock) = (SimFs::new(1), Arc::new(SimClock::default()));
     let hub = hub_with_own_copy(&fs, &clock, &Version { pages: NOW, changed: &[] }, &[]);
     let now = Version { pages: NOW, changed: &[150] };
-    for closes in [true, false] {
+    for what in ["closed", "not read", "read"] {
         let fetched = fetch_one(&hub, NodeId(2), (ViewId(1), AT), &now.listed(9), &mut |ask: &Ask| {
             clock.advance(REPORT_EVERY);
             match ask {
                 Ask::Fetch { object, .. } => return Ok(Answer::Object { bytes: now.made(object) }),
-                Ask::Progress { phase: Phase::Verify, .. } if closes => {
+                Ask::Progress { phase: Phase::Verify, .. } if what == "closed" => {
                     _ = hub.databases.get(APP).unwrap().close_views()
+                }
+                Ask::Progress { phase: Phase::Verify, .. } if what == "not read" => {
+                    fs.fail_at(Aim::At("map.read"), 1, Lasts::ForGood, Failure::EIO)
                 }
                 _ => {}
             }
             Ok(Answer::Yes)
         });
+        fs.clear_faults();
         match fetched {
-            Err(Stop::Again(why)) => assert!(closes && why.contains("the own copy"), "{why}"),
-            fetched => assert_eq!((fetched.map(|(files, _)| files.at()), closes), (Ok(now.listed(9).at), false)),
+            Err(Stop::Again(why)) => assert!(what == "closed" && why.contains("the own copy"), "{what}: {why}"),
+            // People are told of a disk that does not read; nobody was, and it was tried again at once.
+            Err(Stop::GivenUp(why)) => assert!(what == "not read" && why.contains("the own copy"), "{what}: {why}"),
+            fetched => assert_eq!((fetched.map(|(files, _)| files.at()), what), (Ok(now.listed(9).at), "read")),
         }
     }
 }

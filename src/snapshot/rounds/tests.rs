@@ -238,13 +238,18 @@ fn staged() -> Staged {
     Staged { source: PEER, view: ViewId(4), manifest, files: Vec::new(), received: 0 }
 }
 
+/// This node and others are the voters.
+fn vote_with(hub: &Hub, others: &[u16]) {
+    let voters = others.iter().map(|id| NodeId(*id)).chain([hub.id]).collect();
+    hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+}
+
 /// One rotten page of one database on the leader, and nobody who lacked the log came back to the cluster any more.
 #[test]
 fn who_is_refused_by_the_leader_asks_the_others_in_turn() {
     let (upkeep, clock) = upkeep_on(&SimFs::new(1));
     let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
-    let voters = [hub.id.0, 3, 5, 6].map(NodeId).to_vec();
-    hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+    vote_with(hub, &[3, 5, 6]);
     let refuses = || Ok(Answer::No("page 2500 is not what was written".to_string()));
     let silent = || Err("no answer".to_string());
     let mut asks = |answer: &dyn Fn(NodeId) -> Result<Answer, String>| {
@@ -281,8 +286,7 @@ fn whoever_fails_is_asked_again_behind_the_others() {
     for gives_up in [false, true] {
         let (upkeep, clock) = upkeep_on(&SimFs::new(1));
         let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
-        let voters = [hub.id.0, 3, 5, 6].map(NodeId).to_vec();
-        hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+        vote_with(hub, &[3, 5, 6]);
         let (catalogue, membership) = (Catalogue::new(ClusterId(1)), Membership::default());
         let manifest = Manifest { at, reach: at.index, membership, catalogue, databases: Vec::new() }.encode();
         let mut asks = |answers: &dyn Fn(NodeId) -> Option<Vec<u8>>| {
@@ -335,8 +339,7 @@ fn whoever_did_not_fail_is_asked_again() {
         let fs = SimFs::new(1);
         let (upkeep, clock) = upkeep_on(&fs);
         let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
-        let voters = [hub.id.0, 3, 5].map(NodeId).to_vec();
-        hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+        vote_with(hub, &[3, 5]);
         if let Some((aim, failure)) = fails_here {
             fs.fail_at(aim, 1, Lasts::ForGood, failure);
         }
@@ -372,8 +375,7 @@ fn manifest_of_one(at: EntryId) -> Vec<u8> {
 fn when_all_were_asked_in_vain_people_are_told_until_one_lends_or_the_log_goes_on() {
     let (upkeep, _) = upkeep_on(&SimFs::new(1));
     let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
-    let voters = [hub.id.0, 3, 5, 6].map(NodeId).to_vec();
-    hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+    vote_with(hub, &[3, 5, 6]);
     let at = EntryId { index: LogIndex(9), term: Term(1) };
     let told = || hub.findings.lock().alarms.values().cloned().collect::<Vec<_>>();
     let mut round = |lends: Option<u16>| {
@@ -411,8 +413,7 @@ fn when_all_were_asked_in_vain_people_are_told_until_one_lends_or_the_log_goes_o
 fn whoever_fetches_tells_of_each_transfer_once() {
     let (upkeep, _) = upkeep_on(&SimFs::new(1));
     let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
-    let voters = [hub.id.0, 3, 5].map(NodeId).to_vec();
-    hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+    vote_with(hub, &[3, 5]);
     let events = hub.events.listen();
     let mut begun = |index: u64| {
         let at = EntryId { index: LogIndex(index), term: Term(1) };
@@ -442,8 +443,7 @@ fn whoever_fetches_tells_of_each_transfer_once() {
 fn who_failed_before_the_log_went_on_is_asked_again_before_people_are_told() {
     let (upkeep, clock) = upkeep_on(&SimFs::new(1));
     let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
-    let voters = [hub.id.0, 3, 5].map(NodeId).to_vec();
-    hub.core_status.lock().as_mut().unwrap().membership = Membership { voters, ..Membership::default() };
+    vote_with(hub, &[3, 5]);
     let mut round = |offered_by: u16, why: &str| {
         hub.snapshots.offer(NodeId(offered_by));
         let mut asked = Vec::new();
