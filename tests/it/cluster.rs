@@ -158,8 +158,13 @@ impl Cluster {
     }
 
     pub(crate) fn start_node(&mut self, id: u64) {
-        let at = id as usize - 1;
-        self.nodes[at] = Some(self.builder(id).start().unwrap());
+        self.try_start_node(id).unwrap();
+    }
+
+    pub(crate) fn try_start_node(&mut self, id: u64) -> Result<(), Error> {
+        let started = self.builder(id).start()?;
+        self.nodes[id as usize - 1] = Some(started);
+        Ok(())
     }
 
     /// The settings of a node of this cluster.

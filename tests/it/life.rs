@@ -91,6 +91,13 @@ fn a_second_running_node_with_a_known_id_is_refused_and_the_first_goes_on() {
 /// They look the same to everybody. Nobody was told, and each turn was an entry of the log, one a second.
 #[test]
 fn two_nodes_on_copies_of_one_directory_are_told_of() {
+    // The one that starts late may find that the other has acknowledged entries in its name, and stops with that.
+    while let Err(late) = two_nodes_on_copies() {
+        assert!(late.to_string().contains("it lost entries that it had acknowledged"), "{late}");
+    }
+}
+
+fn two_nodes_on_copies() -> Result<(), Error> {
     let mut cluster = Cluster::start(3);
     table(&cluster);
     cluster.assert_equal("app");
@@ -106,7 +113,7 @@ fn two_nodes_on_copies_of_one_directory_are_told_of() {
         .election_timeout(Duration::from_millis(400))
         .start()
         .unwrap();
-    cluster.start_node(twin);
+    cluster.try_start_node(twin)?;
     let (words, first) = (format!("node {twin} is at "), &cluster.list[twin as usize - 1].address);
     let told = |alarm: &String| {
         let both = alarm.contains(first.as_str()) && alarm.contains(&address);
@@ -118,6 +125,7 @@ fn two_nodes_on_copies_of_one_directory_are_told_of() {
         std::thread::yield_now();
     }
     second.shutdown_at_once();
+    Ok(())
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Bytes that rot on one node: it stops serving that database, repairs it from a node with which a majority agrees, and serves
 //! it again. Everything else goes on meanwhile.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -365,9 +366,12 @@ fn scratch_files(dir: &Path) -> Vec<File> {
         let path = entry.ok()?.path();
         let target = std::fs::read_link(&path).ok()?;
         let named = target.to_str()?;
-        (target.starts_with(dir) && named.ends_with("(deleted)")).then_some(path)
+        (target.starts_with(dir) && named.ends_with("(deleted)")).then_some((target, path))
     });
-    all.map(|path| OpenOptions::new().read(true).write(true).open(path).unwrap()).collect()
+    // Each once, and listed before any is opened: a list that is read on shows what was opened meanwhile, too, and a byte that is
+    // flipped twice is whole.
+    let each: BTreeMap<PathBuf, PathBuf> = all.collect();
+    each.into_values().map(|path| OpenOptions::new().read(true).write(true).open(path).unwrap()).collect()
 }
 
 /// Pages of a WAL that are outside of memory: at their first use, and when a checkpoint would move them. On a follower, and on

@@ -2,9 +2,10 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -131,9 +132,11 @@ fn nameless_files(dir: &Path) -> Vec<File> {
     let all = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
         let path = entry.ok()?.path();
         let target = std::fs::read_link(&path).ok()?;
-        (target.starts_with(dir) && target.to_str()?.ends_with("(deleted)")).then_some(path)
+        (target.starts_with(dir) && target.to_str()?.ends_with("(deleted)")).then_some((target, path))
     });
-    all.map(|path| OpenOptions::new().read(true).write(true).open(path).unwrap()).collect()
+    // Each once, and listed before any is opened: a list that is read on shows what was opened meanwhile, too.
+    let each: BTreeMap<PathBuf, PathBuf> = all.collect();
+    each.into_values().map(|path| OpenOptions::new().read(true).write(true).open(path).unwrap()).collect()
 }
 
 /// Of what the file had when it was so long.
