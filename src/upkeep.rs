@@ -371,7 +371,13 @@ impl Upkeep {
         let status = db.status();
         let page = u64::from(db.geometry().page_size.bytes());
         let (pending, wal) = (u64::from(status.pending_frames) * page, u64::from(status.wal_frames) * page);
-        let Some(dirty_for) = status.dirty_for else { return };
+        let Some(dirty_for) = status.dirty_for else {
+            // Who still read when the last checkpoint ended kept its frames from going, and there may be no writer for a long time.
+            if status.wal_frames > 0 {
+                db.restart();
+            }
+            return;
+        };
         if status.gated {
             self.close_forgotten_views(db, &status, pending);
         } else {

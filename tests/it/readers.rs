@@ -7,7 +7,7 @@ use std::time::Duration;
 use shoaldb::error::READER_ENDED;
 use shoaldb::{Builder, Connection, DatabaseStatus, ErrorKind, Node, Outcome, PageNo, outcome, rusqlite};
 
-use crate::cluster::{Cluster, fill, quick, table, until};
+use crate::cluster::{Cluster, LONG, fill, quick, table, until};
 use crate::snapshots::with_blobs;
 
 const ROWS: &str = "SELECT count(*), sum(length(v)) FROM b";
@@ -63,6 +63,27 @@ fn a_forgotten_reader(settings: fn(Builder) -> Builder) {
         until(node, "its wal shrinks", |status| app(node).wal_frames < 64 && status.alarms.is_empty());
     }
     cluster.assert_equal("app");
+}
+
+/// A reader that is there when the last checkpoint ends keeps what nobody needs any more. Nobody writes afterwards, so it is the node
+/// that lets it go.
+#[test]
+fn a_wal_whose_last_reader_leaves_after_its_checkpoint_is_given_back_although_nobody_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = quick(Node::builder(1, dir.path())).start().unwrap();
+    node.wait_leader(LONG).unwrap();
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
+    let no_checkpoint = node.read_view("app").unwrap();
+    fill(&node, "app", 5);
+    let reader = node.connect("app").unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    rows(&reader).unwrap();
+    drop(no_checkpoint);
+    until(&node, "all is in the main file", |_| app(&node).checkpointed == app(&node).position);
+    assert!(app(&node).wal_frames > 0);
+    reader.execute_batch("COMMIT").unwrap();
+    until(&node, "its frames are gone", |_| app(&node).wal_frames == 0);
+    assert_eq!(app(&node).wal.now, 0);
 }
 
 #[test]
