@@ -158,7 +158,7 @@ impl Place<'_> {
             let what = format!(
                 "a replacement that was under way takes node {only} out of its cluster; recover one that stays, of nodes \
                  {stay:?}; if none of them is left, start node {only}, save each database with `shoal backup`, which \
-                 needs no leader, and restore them in a new cluster"
+                 needs no leader and has what that node knows to be committed, and restore them in a new cluster"
             );
             return Err(Error::new(ErrorKind::BadInput, what));
         }

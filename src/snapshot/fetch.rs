@@ -81,7 +81,6 @@ pub(crate) fn fetch(hub: &Hub, source: NodeId, ask: &mut dyn AskSource) -> Resul
     let have = hub.committed();
     let asked = hub.waiting.clock.now();
     let (view, at) = open(hub, have, ask).inspect_err(|stop| note_lost(hub, source, 0, stop))?;
-    hub.findings.lock().alarms.remove(UNSENT);
     let micros = (hub.waiting.clock.now() - asked).as_micros() as u64;
     tracing::info!(node = hub.id.0, source = source.0, index = at.index.0, micros, "a view was lent");
     let began = hub.waiting.clock.now();
@@ -211,6 +210,8 @@ fn shown(hub: &Hub) -> LogIndex {
 impl Fetch<'_> {
     fn run(&mut self, have: LogIndex) -> Result<Staged, Stop> {
         let bytes = self.object(&self.asking_for(Object::Manifest), &[])?;
+        // It sends what it lends: not all of them fail.
+        self.hub.findings.lock().alarms.remove(UNSENT);
         let manifest = Manifest::decode(&bytes).map_err(|damaged| Stop::Wrong(format!("manifest: {damaged}")))?;
         if manifest.at != self.at || manifest.at.index <= have {
             return Err(Stop::Wrong(format!("a manifest of {:?} in a view of {:?}", manifest.at, self.at)));

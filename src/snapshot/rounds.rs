@@ -206,7 +206,7 @@ impl Rounds {
         };
         let all: Vec<String> = in_vain.iter().map(|(source, why)| format!("node {source}: {why}")).collect();
         let what = format!(
-            "no snapshot from {}; this node stays behind until one of them lends it one, and asks them again in turn; {advice}",
+            "no snapshot from {}; this node stays behind until one of them sends it one, and asks them again in turn; {advice}",
             all.join("; ")
         );
         self.told_at = Some(hub.committed());
