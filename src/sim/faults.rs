@@ -62,7 +62,7 @@ impl State {
             2 | 3 => self.rot(),
             _ => {}
         }
-        if self.shape.ambushes && self.dice.below(4) == 0 {
+        if self.shape.ambushes > 0 && self.dice.below(4) < self.shape.ambushes {
             return self.begin_ambush();
         }
         match self.dice.below(36) {

@@ -47,8 +47,8 @@ pub(super) struct Shape {
     pub(super) upgraded: bool,
     /// Whether a new leader may be cut off, with one other node, as soon as it leads.
     pub(super) hunts_leaders: bool,
-    /// Whether leaders are cut off with one other voter, and whoever leads after them is cut off with them, again and again.
-    pub(super) ambushes: bool,
+    /// Out of 4 faults so many cut a leader off with one other voter, and then whoever leads after it with it.
+    pub(super) ambushes: u64,
     /// Whether others lead for a while as soon as a writer leaves its transaction open on a leader.
     pub(super) returns: bool,
     /// Whether people let one node after the other in, behind short logs, and voters are switched off for each as soon as it votes.
@@ -83,8 +83,22 @@ impl Shape {
 
     /// With an adversary that may have a favourite.
     pub(super) fn stormy(self, dice: &SimRng, seed: u64) -> Shape {
-        let shape = Shape { ambushes: dice.below(4) == 0, ..self };
+        let shape = Shape { ambushes: u64::from(dice.below(4) == 0), ..self };
         match seed % 16 {
+            // Whoever writes waits until it knows what became of it, and little else decides who leads. Five found these clusters.
+            12 => Shape {
+                ambushes: 3,
+                commit_timeout: Duration::from_secs(4),
+                sync_micros: 500,
+                cut_votes: 0,
+                late_votes: 0,
+                hunts_leaders: false,
+                switches_off: false,
+                wipes_late: false,
+                rots: false,
+                upgrades: false,
+                ..shape
+            },
             13 => Shape {
                 crowds: true,
                 switches_off: true,
@@ -92,11 +106,11 @@ impl Shape {
                 slow_answers: 0,
                 rots: false,
                 upgrades: false,
-                ambushes: false,
+                ambushes: 0,
                 ..shape
             },
             // Whoever is to lead for a while must come to it.
-            14 => Shape { returns: true, cut_votes: 0, late_votes: 0, hunts_leaders: false, ambushes: false, ..shape },
+            14 => Shape { returns: true, cut_votes: 0, late_votes: 0, hunts_leaders: false, ambushes: 0, ..shape },
             _ => shape,
         }
     }
@@ -133,7 +147,7 @@ impl Shape {
             lends_long: dice.below(4) == 0,
             wipes_late: dice.below(6) == 0,
             switches_off: dice.below(2) == 0,
-            ambushes: false,
+            ambushes: 0,
             returns: false,
             crowds: false,
         };
