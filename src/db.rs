@@ -372,7 +372,7 @@ impl Node {
     }
 
     /// Takes a member out, for ever: its id is never used again. A leader hands over first. The node that was removed
-    /// learns of it and stops. Refused if the voters that remain and are heard of are no majority.
+    /// learns of it and stops. Refused if the voters that remain, are heard of and have caught up with the log are no majority.
     pub fn remove(&self, id: u64) -> Result<()> {
         self.administer(&Request::Remove { node: node_id(id)? })
     }

@@ -25,7 +25,9 @@
 //! promote, replace by    no member; a voter already; not bound to a data directory; not heard of lately; it lacks more
 //!                        than CAUGHT_UP entries, or one that this leader does not have any more
 //! remove, replace        no member; (replace) no voter; the leader itself
-//! a change of voters     of the voters after the change, fewer than a majority were heard of lately
+//! a change of voters     of the voters after the change, fewer than a majority were heard of lately, or fewer have caught up
+//!                        (as above): what was committed by others would be on too few disks, and nothing be committed
+//! transfer               no member; no voter; not bound; not heard of lately; not caught up
 //! ```
 //!
 //! A removal through a joint configuration takes the member out of the catalogue when the joint configuration is *left*:
@@ -91,6 +93,8 @@ pub(crate) enum Refusal {
     Voter(NodeId),
     #[error("node {0} does not vote; remove it, and promote the new one")]
     NoVoter(NodeId),
+    #[error("node {0} does not vote; promote it first")]
+    Learner(NodeId),
     #[error("node {0} is not bound to a data directory yet; start it, and try again when it is connected")]
     Unbound(NodeId),
     #[error("node {0} was not heard of lately; start it, or see why it is not reached")]
@@ -105,17 +109,24 @@ pub(crate) enum Refusal {
         "the cluster would lose its quorum: of the voters {voters:?} after the change, only {active:?} were heard of lately, and {needed} are needed; bring the others back, or remove them first"
     )]
     Quorum { voters: Vec<u16>, active: Vec<u16>, needed: usize },
+    #[error(
+        "the cluster would lose its quorum: of the voters {voters:?} after the change {needed} must have caught up, and node {node} has the log up to entry {has} of {committed}; try again when it has caught up"
+    )]
+    Lags { voters: Vec<u16>, needed: usize, node: NodeId, has: LogIndex, committed: LogIndex },
 }
 
 impl Refusal {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
-            Refusal::Pending | Refusal::Behind { .. } | Refusal::Leader(_) | Refusal::Quorum { .. } => ErrorKind::Busy,
+            Refusal::Pending | Refusal::Behind { .. } | Refusal::Leader(_) => ErrorKind::Busy,
+            Refusal::Quorum { .. } | Refusal::Lags { .. } => ErrorKind::Busy,
             // Like the quorum: with another voter it can be done.
             Refusal::LastVoter(_) => ErrorKind::Busy,
             Refusal::Silent(_) | Refusal::Unbound(_) => ErrorKind::Timeout,
             Refusal::Member(_) | Refusal::Voter(_) | Refusal::AddressTaken { .. } => ErrorKind::Exists,
-            Refusal::Catalogue(Refused::NoSuchMember(_)) | Refusal::NoVoter(_) => ErrorKind::NotFound,
+            Refusal::Catalogue(Refused::NoSuchMember(_)) | Refusal::NoVoter(_) | Refusal::Learner(_) => {
+                ErrorKind::NotFound
+            }
             Refusal::Catalogue(Refused::RemovedMember(_)) => ErrorKind::Removed,
             Refusal::Catalogue(Refused::MemberAlready(_) | Refused::OtherIncarnation { .. }) => ErrorKind::Exists,
             // What no state of the cluster makes right.
@@ -123,9 +134,11 @@ impl Refusal {
         }
     }
 
-    /// Whether waiting for a moment may help: who is heard of is known once per heartbeat.
+    /// Whether waiting for a moment may help: who is heard of is known once per heartbeat, and a new leader hears then what each
+    /// has.
     pub(crate) fn may_pass(&self) -> bool {
-        matches!(self, Refusal::Pending | Refusal::Silent(_) | Refusal::Unbound(_) | Refusal::Quorum { .. })
+        use Refusal::{Lags, Pending, Quorum, Silent, Unbound};
+        matches!(self, Pending | Silent(_) | Unbound(_) | Quorum { .. } | Lags { .. })
     }
 }
 
@@ -165,7 +178,7 @@ pub(crate) fn judge(operation: &Operation, at: &Situation<'_>) -> Result<Members
 pub(crate) fn judge_transfer(to: NodeId, at: &Situation<'_>) -> Result<(), Refusal> {
     at.member(to)?;
     if !at.membership.voters.contains(&to) {
-        return Err(Refusal::NoVoter(to));
+        return Err(Refusal::Learner(to));
     }
     at.fit(to)
 }
@@ -220,10 +233,15 @@ impl Situation<'_> {
         if planted::is(Bug::PromotedEarly) {
             return Ok(());
         }
-        if peer.acknowledged < self.start || peer.acknowledged.0.saturating_add(CAUGHT_UP) < self.committed.0 {
+        if !self.has_caught_up(peer) {
             return Err(Refusal::Behind { node, has: peer.acknowledged, committed: self.committed });
         }
         Ok(())
+    }
+
+    /// It can acknowledge what is proposed now: it lacks little, and this leader has that.
+    fn has_caught_up(&self, peer: &PeerStatus) -> bool {
+        peer.acknowledged >= self.start && peer.acknowledged.0.saturating_add(CAUGHT_UP) >= self.committed.0
     }
 
     fn leaver(&self, node: NodeId) -> Result<(), Refusal> {
@@ -250,15 +268,24 @@ impl Situation<'_> {
             // Who votes stays the same: a cluster that works goes on working.
             return Ok(());
         }
-        let heard =
-            |node: &NodeId| *node == self.leader || self.peers.iter().any(|peer| peer.id == *node && peer.active);
-        let active: Vec<u16> = voters.iter().filter(|node| heard(node)).map(|node| node.0).collect();
+        let heard = self.peers.iter().filter(|peer| peer.active && voters.contains(&peer.id));
+        let (able, lag): (Vec<&PeerStatus>, Vec<&PeerStatus>) = heard.partition(|peer| self.has_caught_up(peer));
+        let itself = usize::from(voters.contains(&self.leader));
         let needed = voters.len() / 2 + 1;
-        if active.len() < needed {
-            let voters = voters.iter().map(|node| node.0).collect();
-            return Err(Refusal::Quorum { voters, active, needed });
+        if itself + able.len() >= needed {
+            return Ok(());
         }
-        Ok(())
+        let is_active = |node: &NodeId| *node == self.leader || able.iter().chain(&lag).any(|peer| peer.id == *node);
+        let active: Vec<u16> = voters.iter().filter(|node| is_active(node)).map(|node| node.0).collect();
+        let voters = voters.iter().map(|node| node.0).collect();
+        // Whoever is nearest is the first one that will do.
+        match lag.iter().max_by_key(|peer| peer.acknowledged) {
+            Some(peer) if active.len() >= needed => {
+                let (node, has, committed) = (peer.id, peer.acknowledged, self.committed);
+                Err(Refusal::Lags { voters, needed, node, has, committed })
+            }
+            _ => Err(Refusal::Quorum { voters, active, needed }),
+        }
     }
 }
 
