@@ -166,6 +166,10 @@ impl Upkeep {
     /// A snapshot took the place of the log, or did not: what is known of log and databases is found again.
     pub(crate) fn begin_anew(&mut self) {
         self.anchored = self.hub.findings.lock().anchored;
+        // What is still wrong with a file is found again.
+        for (id, _) in self.hub.databases.all() {
+            self.forget_alarms(id);
+        }
         self.per_database.clear();
         self.hub.snapshots.views.drop_pins_before(self.hub.core_start());
         self.finish_snapshot();
@@ -198,11 +202,14 @@ impl Upkeep {
         let dropped: Vec<DatabaseId> = self.per_database.keys().copied().filter(is_dropped).collect();
         for id in dropped {
             self.per_database.remove(&id);
-            for about in
-                [rotten_about(id), hashes_about(id), checkpoint_about(id), scrub_about(id), repair::alarm_about(id)]
-            {
-                self.alarm(&about, None);
-            }
+            self.forget_alarms(id);
+            self.alarm(&repair::alarm_about(id), None);
+        }
+    }
+
+    fn forget_alarms(&self, id: DatabaseId) {
+        for about in [rotten_about(id), hashes_about(id), checkpoint_about(id), scrub_about(id)] {
+            self.alarm(&about, None);
         }
     }
 
@@ -256,10 +263,8 @@ impl Upkeep {
                     self.hub.databases.delete_leftovers(|left| left == id);
                 }
                 self.per_database.remove(&id);
-                // They were about the copy that was. With nothing to checkpoint nobody would take that one back.
-                for about in [rotten_about(id), hashes_about(id), checkpoint_about(id), scrub_about(id)] {
-                    self.alarm(&about, None);
-                }
+                // They were about the copy that was.
+                self.forget_alarms(id);
             }
             Outcome::Later(mended) => self.hub.snapshots.set_mended(mended),
             Outcome::Failed(what) => {
@@ -376,6 +381,11 @@ impl Upkeep {
             if status.wal_frames > 0 {
                 db.restart();
             }
+            // `verify` makes checkpoints, too.
+            let failed = self.per_database.get_mut(&id).is_some_and(|chores| std::mem::take(&mut chores.told_failed));
+            if failed {
+                self.alarm(&checkpoint_about(id), None);
+            }
             return;
         };
         if status.gated {
@@ -463,9 +473,10 @@ impl Upkeep {
     }
 
     /// Closes the read views of a database that keep too much of its WAL, or of the log: also those that an application opened and
-    /// forgot. What is lent to other nodes is of all databases, so that the bound of their WALs is one of the log, too.
+    /// forgot. A view of all databases that is lent to another node stays: the bound of their WALs is one of the log, too. Of one
+    /// database that is lent for a repair the WAL may stay small, whatever else is written: it is lent anew.
     fn close_forgotten_views(&self, db: &Database, status: &DatabaseStatus, pending: u64) {
-        let lent = self.hub.snapshots.views.counts().0 > 0;
+        let lent = self.hub.snapshots.views.lends_all_files();
         if pending > self.hub.config.snapshot_wal_pin_max || !lent && self.holds_log(status) {
             let closed = db.close_views();
             // None if all of them are closed and a page of one is still lent.
@@ -711,9 +722,10 @@ impl Upkeep {
         self.learn_floor(floor);
     }
 
-    /// Every member has the log up to here.
+    /// Every member has the log up to here that counts now: one that is back, or has installed a snapshot, has less than what was
+    /// known without it.
     pub(crate) fn learn_floor(&mut self, floor: LogIndex) {
-        self.cluster_floor = self.cluster_floor.max(floor);
+        self.cluster_floor = floor;
     }
 
     /// Learns what every member has.

@@ -461,6 +461,13 @@ impl Views {
         self.opened.load(Ordering::Relaxed)
     }
 
+    /// Whether anybody is lent pages of the main files of all databases. What was copied for it needs no files, and one
+    /// database, lent for a repair, is not all.
+    pub(crate) fn lends_all_files(&self) -> bool {
+        let lends = |lent: &Lent| lent.cut.only.is_none() && !lent.cut.databases.is_empty() && lent.is_open();
+        self.books.lock().all.iter().any(lends)
+    }
+
     /// How many views are open, and how many leases of them there are.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let all = &self.books.lock().all;

@@ -251,6 +251,7 @@ fn the_log_is_kept_for_who_has_installed_until_it_has_said_so_to_raft() {
         Nothing,
         Time(Duration),
         Acknowledges(u64),
+        AcknowledgesAll,
         GivesUp,
     }
     let moment = Duration::from_millis(1);
@@ -259,7 +260,9 @@ fn the_log_is_kept_for_who_has_installed_until_it_has_said_so_to_raft() {
         (3 * LIMIT, Then::Time(LEASE - moment), true),
         (3 * LIMIT, Then::Time(LEASE), false),
         (3 * LIMIT, Then::Acknowledges(LENT - 1), true),
-        (3 * LIMIT, Then::Acknowledges(LENT), false),
+        // It lacks all that comes behind it, and holds that as any member does.
+        (3 * LIMIT, Then::Acknowledges(LENT), true),
+        (3 * LIMIT, Then::AcknowledgesAll, false),
         (3 * LIMIT, Then::GivesUp, false),
         (LENT_FACTOR * LIMIT + 1, Then::Nothing, false),
     ] {
@@ -272,7 +275,8 @@ fn the_log_is_kept_for_who_has_installed_until_it_has_said_so_to_raft() {
         assert_eq!(upkeep.hub.snapshots.views.counts().1, 0, "there is no lease any more");
         match then {
             Then::Time(time) => clock.advance(time),
-            Then::Acknowledges(index) => {
+            Then::Acknowledges(_) | Then::AcknowledgesAll => {
+                let index = if let Then::Acknowledges(index) = then { index } else { last.index.0 };
                 let mut core = upkeep.hub.core_status.lock();
                 let core = core.as_mut().unwrap();
                 (core.role.role, core.persisted) = (Role::Leader, last.index);
@@ -293,6 +297,108 @@ fn the_log_is_kept_for_who_has_installed_until_it_has_said_so_to_raft() {
         // What was learned before the view was lent is no floor for who fetches it.
         let began = compacted(&mut upkeep, &inputs);
         assert_eq!(began <= LENT, kept, "{bytes} bytes, {then:?}: it begins behind entry {began}");
+    }
+}
+
+/// This node leads two others that have so much; of the third one it may be that nothing was heard for a while.
+fn leads(upkeep: &Upkeep, last: LogIndex, [second, third]: [u64; 2], third_is_active: bool) {
+    let mut core = upkeep.hub.core_status.lock();
+    let core = core.as_mut().unwrap();
+    (core.role.role, core.persisted) = (Role::Leader, last);
+    let has = |id, acknowledged, active| PeerStatus {
+        id: NodeId(id),
+        acknowledged: LogIndex(acknowledged),
+        next: last,
+        streams: true,
+        in_flight: (0, 0),
+        active,
+    };
+    core.peers = vec![has(2, second, true), has(3, third, third_is_active)];
+}
+
+/// What every member has was remembered from when it was away: the log that it catches up from went as if it still were.
+/// Shows INV-25.
+#[test]
+fn a_member_that_is_back_holds_the_log_again() {
+    let clock: Arc<SimClock> = Arc::default();
+    let (mut upkeep, last, inputs) = with_log_of(3 * LIMIT, &clock);
+    let away = AWAY_AFTER * upkeep.hub.config.election_timeout;
+    for (is_active, passes) in [(true, Duration::ZERO), (false, away), (true, Duration::ZERO)] {
+        leads(&upkeep, last.index, [last.index.0, 3], is_active);
+        clock.advance(passes);
+        upkeep.learn_members();
+    }
+    assert_eq!(compacted(&mut upkeep, &inputs), 0, "it is back, and has three entries");
+    leads(&upkeep, last.index, [last.index.0; 2], true);
+    upkeep.learn_members();
+    assert!(compacted(&mut upkeep, &inputs) > 3);
+}
+
+/// Of a snapshot that another node lent the leader knows by what is said to its offer: up to then who needs it holds nothing.
+/// Shows INV-25.
+#[test]
+fn the_log_is_kept_for_who_has_installed_what_another_node_lent() {
+    let clock: Arc<SimClock> = Arc::default();
+    let (mut upkeep, last, inputs) = with_log_of(3 * LIMIT, &clock);
+    upkeep.hub.pin(NodeId(3), LogIndex(LENT));
+    // Then it is installed, and what comes behind it is on its way.
+    for acknowledged in [0, LENT] {
+        leads(&upkeep, last.index, [last.index.0, acknowledged], true);
+        upkeep.learn_members();
+        let began = compacted(&mut upkeep, &inputs);
+        assert!(began <= LENT, "{acknowledged} acknowledged: it begins behind {began}");
+    }
+}
+
+/// A view of one database that is lent for a repair, and one that an application has forgotten while a small snapshot is lent,
+/// which needs no files: neither holds the log while others write.
+#[test]
+fn a_view_of_one_database_does_not_hold_the_log_whatever_is_lent() {
+    for (lent, gate_of_all) in [("nothing", false), ("a copy of all", false), ("this one", false), ("all", true)] {
+        let (mut upkeep, last, _inputs) = with_log_of(20 * LIMIT, &Arc::default());
+        let db = upkeep.hub.databases.get(APP).unwrap();
+        let view = db.read_view().unwrap();
+        let only =
+            (lent == "this one").then(|| object::Listed { id: APP, page_size: PageSize::DEFAULT, at: view.at() });
+        let databases = match lent {
+            "nothing" | "a copy of all" => BTreeMap::new(),
+            _ => BTreeMap::from([(APP, view.clone())]),
+        };
+        if lent != "nothing" {
+            let (at, members) = (last, vec![NodeId(3)]);
+            let cut = Cut { at, reach: last.index, members, manifest: Vec::new(), databases, only };
+            upkeep.hub.snapshots.views.lend(7, cut, NodeId(3), Duration::ZERO);
+        }
+        change(&db, 3);
+        for _ in 0..3 {
+            upkeep.step();
+        }
+        assert_eq!(view.is_open(), gate_of_all, "{lent} is lent");
+    }
+}
+
+/// The checkpoint that failed was made by somebody else, or its files are gone: nobody took the alarm back.
+#[test]
+fn an_alarm_about_a_checkpoint_goes_whoever_made_it_or_took_its_files_away() {
+    for by_install in [false, true] {
+        let (fs, clock) = (SimFs::new(1), Arc::new(SimClock::default()));
+        let config = Config { checkpoint_bytes: 1, ..Config::default() };
+        let (mut upkeep, db, _inputs) = upkeep_with(&fs, &clock, Aftermath::default(), config);
+        let alarms = |upkeep: &Upkeep| upkeep.hub.findings.lock().alarms.values().cloned().collect::<Vec<_>>();
+        change(&db, 3);
+        fs.fail_at(Aim::At("dw.write"), 1, Lasts::ForGood, Failure::ENOSPC);
+        upkeep.step();
+        let told = alarms(&upkeep);
+        assert!(told.len() == 1 && told[0].contains("make room"), "{told:?}");
+        fs.clear_faults();
+        if by_install {
+            upkeep.begin_anew();
+            assert_eq!(alarms(&upkeep), [""; 0]);
+        } else {
+            db.checkpoint().unwrap();
+            upkeep.step();
+            assert_eq!(alarms(&upkeep), [""; 0]);
+        }
     }
 }
 
