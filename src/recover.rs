@@ -152,13 +152,20 @@ impl Place<'_> {
             let what = format!("node {only} was removed from its cluster, and others know more; recover one of them");
             return Err(Error::new(ErrorKind::BadInput, what));
         }
-        // Its log ends in a joint configuration, whose end would take out the very node that is to stay.
-        if old.end.member(only).is_some_and(|member| member.leaving) {
+        let refused = match old.end.member(only) {
+            // The change to it alone would be refused, and nobody could be elected.
+            None => Some(format!("the log of this node ends before node {only} became a member; recover one that was")),
+            // Its log ends in a joint configuration, whose end would take out the very node that is to stay.
+            Some(member) if member.leaving => Some(format!(
+                "a replacement that was under way takes node {only} out of its cluster; recover one that stays"
+            )),
+            Some(_) => None,
+        };
+        if let Some(refused) = refused {
             let stay: Vec<u16> = others(&old, only).iter().map(|id| id.0).collect();
             let what = format!(
-                "a replacement that was under way takes node {only} out of its cluster; recover one that stays, of nodes \
-                 {stay:?}; if none of them is left, start node {only}, save each database with `shoal backup`, which \
-                 needs no leader and has what that node knows to be committed, and restore them in a new cluster"
+                "{refused}, of nodes {stay:?}; if none of them is left, start node {only}, save each database with `shoal backup`, \
+                 which needs no leader and has what that node knows to be committed, and restore them in a new cluster"
             );
             return Err(Error::new(ErrorKind::BadInput, what));
         }

@@ -20,10 +20,21 @@ const LONG: Duration = Duration::from_secs(60);
 /// The directory of node `id` of a cluster of nodes 1 to 3 with learner 4. Its log has a database and the entry that replaces
 /// node 3 by node 4, and not the end of that.
 fn replacing(id: u16) -> TempDir {
+    let replace = MembershipChange {
+        transition: Transition::JointThenLeave,
+        changes: vec![(ChangeKind::Voter, NodeId(4)), (ChangeKind::Removed, NodeId(3))],
+        context: Bytes::new(),
+    };
+    founded(id, 4, Some(replace))
+}
+
+/// The same of a cluster of nodes 1 to 3 and learners up to `members`, with this change.
+fn founded(id: u16, members: u16, change: Option<MembershipChange>) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let env = Env::os();
     let incarnation = |id: u16| Incarnation(100 + u64::from(id));
-    let members = (1..=4).map(|id| GenesisMember {
+    let learners = (4..=members).map(NodeId).collect();
+    let members = (1..=members).map(|id| GenesisMember {
         node: NodeId(id),
         address: format!("127.0.0.1:{id}"),
         incarnation: Some(incarnation(id)),
@@ -31,7 +42,7 @@ fn replacing(id: u16) -> TempDir {
     let genesis = Genesis { cluster: ClusterId(77), founder: NodeId(1), members: members.collect() };
     let registry = registry::encode(&genesis.catalogue(), &BTreeMap::new(), Aftermath::default());
     let voters = [1, 2, 3].map(NodeId).to_vec();
-    let membership = Membership { voters, learners: vec![NodeId(4)], ..Membership::default() };
+    let membership = Membership { voters, learners, ..Membership::default() };
     let anchor = Anchor { applied: GENESIS.index, membership, registry: registry.into() };
     let begin = HardState { term: GENESIS.term, vote: None, commit: GENESIS.index };
     let (path, options) = (dir.path().join("log"), LogOptions::default());
@@ -43,17 +54,12 @@ fn replacing(id: u16) -> TempDir {
     };
     let origin = Origin { node: NodeId(1), session: 1, number: 1 };
     let create = entry::encode(&Payload { origin, body: create }).unwrap();
-    let replace = MembershipChange {
-        transition: Transition::JointThenLeave,
-        changes: vec![(ChangeKind::Voter, NodeId(4)), (ChangeKind::Removed, NodeId(3))],
-        context: Bytes::new(),
-    };
     let at = |index: u64| EntryId { index: LogIndex(index), term: Term(2) };
-    let entries = vec![
-        LogEntry { id: at(2), class: EntryClass::Normal, data: create.into() },
-        LogEntry { id: at(3), class: EntryClass::Membership, data: replace.encode() },
-    ];
-    let hard_state = Some(HardState { term: Term(2), vote: None, commit: LogIndex(3) });
+    let mut entries = vec![LogEntry { id: at(2), class: EntryClass::Normal, data: create.into() }];
+    let change = change.map(|change| change.encode());
+    entries.extend(change.map(|data| LogEntry { id: at(3), class: EntryClass::Membership, data }));
+    let commit = LogIndex(1 + entries.len() as u64);
+    let hard_state = Some(HardState { term: Term(2), vote: None, commit });
     log.append(&Batch { entries, hard_state, anchor: None }).unwrap();
     let belongs = Belongs::Joined(genesis);
     let identity = Identity { belongs, ..Identity::new(NodeId(id), incarnation(id)) };
@@ -83,12 +89,25 @@ fn start(id: u16, dir: &TempDir) -> Node {
 #[test]
 fn a_node_that_is_being_replaced_does_not_go_on_alone() {
     let dir = replacing(3);
+    refused(3, &dir, &["takes node 3 out", "nodes [1, 2, 4]", "`shoal backup`"]);
+}
+
+/// The change that makes it the only member was refused, since its log has no such member: the log was exchanged all the same, for one
+/// of a cluster in which nobody can be elected.
+#[test]
+fn a_joiner_whose_log_does_not_make_it_a_member_yet_does_not_go_on_alone() {
+    let dir = founded(4, 3, None);
+    refused(4, &dir, &["ends before node 4 became a member", "nodes [1, 2, 3]", "`shoal backup`"]);
+}
+
+/// It is told so, with these words, before anything is changed, and can do what it is told to do instead.
+fn refused(id: u16, dir: &TempDir, words: &[&str]) {
     // The first one locks the directory, which leaves a file.
     let mut before = None;
     for carry_out in [false, true] {
-        let error = only_member(dir.path(), 3, carry_out).unwrap_err();
+        let error = only_member(dir.path(), u64::from(id), carry_out).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadInput);
-        for words in ["takes node 3 out", "nodes [1, 2, 4]", "`shoal backup`"] {
+        for words in words {
             assert!(error.to_string().contains(words), "{error}");
         }
         let now = content(dir.path());
@@ -97,8 +116,7 @@ fn a_node_that_is_being_replaced_does_not_go_on_alone() {
     let before = before.unwrap();
     let names: Vec<_> = before.keys().map(|path| path.strip_prefix(dir.path()).unwrap().to_str().unwrap()).collect();
     assert!(names.iter().all(|name| !name.contains("recovered") && !name.contains("before")), "{names:?}");
-    // What it is told to do instead.
-    let node = start(3, &dir);
+    let node = start(id, dir);
     let until = std::time::Instant::now() + LONG;
     while node.status().databases.is_empty() {
         assert!(std::time::Instant::now() < until, "{:?}", node.status());
