@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use shoaldb_vfs::env::in_words;
 use shoaldb_vfs::page::{PageHash, PageNo, PageSize};
 use shoaldb_vfs::staging::Staging;
 use shoaldb_vfs::view::{ReadView, ViewError};
@@ -97,7 +98,7 @@ pub(super) struct Complete {
 impl Complete {
     /// What is wrong with the own copy is told by whoever looks after that, and is no fault of the new files.
     pub(super) fn hash(&self, number: u32) -> Result<PageHash, Stop> {
-        let missing = || disk(format!("page {number} of database {} has no hash", self.listed.id));
+        let missing = || new_files(format!("page {number} of database {} has no hash", self.listed.id));
         let page = PageNo::new(number).ok_or_else(missing)?;
         match self.part.hash(page) {
             Some(hash) => Ok(hash),
@@ -289,6 +290,10 @@ impl Copy {
     }
 }
 
-pub(super) fn disk(error: impl std::fmt::Display) -> Stop {
-    Stop::GivenUp(format!("the new files of a database: {error}"))
+pub(super) fn disk(error: io::Error) -> Stop {
+    new_files(in_words(&error))
+}
+
+fn new_files(why: String) -> Stop {
+    Stop::GivenUp(format!("the new files of a database: {why}"))
 }

@@ -615,3 +615,24 @@ fn a_node_that_ends_does_not_compare_all_pages_before() {
     });
     assert_eq!(ended, (Err(Stop::GivenUp(STOPPED.to_string())), 1));
 }
+
+/// Files of all databases are open twice until the snapshot counts, and a limit that was enough before is not then. People were told
+/// what happened, and not what to do.
+#[test]
+fn who_has_no_descriptors_for_new_files_is_told_to_raise_the_limit() {
+    for label in ["stage.begin", "stage.map"] {
+        let (fs, clock) = (SimFs::new(1), Arc::default());
+        let (hub, listed) = (hub_on(&fs, &clock), listed());
+        let fetch = || {
+            fetch_one(&hub, NodeId(2), (ViewId(1), AT), &listed, &mut |ask: &Ask| match ask {
+                Ask::Fetch { object, .. } => Ok(Answer::Object { bytes: made(object) }),
+                _ => Ok(Answer::Yes),
+            })
+        };
+        fs.fail_at(Aim::At(label), 1, Lasts::ForGood, Failure::EMFILE);
+        let Err(Stop::GivenUp(why)) = fetch().map(drop) else { panic!("{label}") };
+        assert!(why.contains("oo many open files") && why.contains("`ulimit -n`"), "{label}: {why}");
+        fs.clear_faults();
+        fetch().unwrap();
+    }
+}
