@@ -398,8 +398,9 @@ pub(crate) fn go_on_behind(
             None
         }
         Installed::NoRoom(staged, error) => {
-            hub.snapshots.put_back(staged);
+            // Whoever drops it takes the alarm back.
             tell_of_waiting_snapshot(hub, done.index, &error);
+            hub.snapshots.put_back(staged);
             return Ok(None);
         }
     };

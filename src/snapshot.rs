@@ -293,6 +293,21 @@ impl Snapshots {
         *self.staged.lock() = Some(staged);
     }
 
+    /// The leader's log begins behind entry `start`: drops the snapshot that waits to be installed if that is of an earlier one, since
+    /// nobody could go on from it. Its files are free for the next attempt, which goes on with them. Whether there was one.
+    pub(crate) fn drop_outdated(&self, start: LogIndex) -> bool {
+        let mut waiting = self.staged.lock();
+        // From one of that entry this node goes on with the first one that the log has.
+        let Some(staged) = waiting.take_if(|staged| staged.manifest.at.index < start) else { return false };
+        let done = Done { outcome: Outcome::GivenUp, ..staged.done() };
+        drop(staged);
+        self.set_over();
+        // From here on something else may be fetched.
+        drop(waiting);
+        self.set_done(done);
+        true
+    }
+
     /// For [`Snapshots::end_install`] to follow.
     pub(crate) fn take_staged(&self) -> Option<Box<Staged>> {
         let mut staged = self.staged.lock();

@@ -22,6 +22,7 @@ use shoaldb_vfs::page::{PageNo, PageSize};
 use shoaldb_vfs::transaction::Position;
 use shoaldb_vfs::view::{ReadView, ViewError};
 
+use super::ALARM;
 use super::object::{
     self, Answer, Ask, HASHED_RANGES, Listed, Manifest, OBJECT_BYTES, Object, Outcome, RANGES_PER_OBJECT, ViewId,
 };
@@ -63,6 +64,13 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
                 // It only does not know yet.
                 hub.post(Input::Announce);
                 return Answer::NotNeeded;
+            }
+            if hub.snapshots.drop_outdated(start) {
+                hub.findings.lock().alarms.remove(ALARM);
+                tracing::info!(
+                    node = hub.id.0,
+                    "a snapshot that waited is dropped: the log of the leader begins behind {start}"
+                );
             }
             hub.snapshots.offer(from);
             match hub.snapshots.coming() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use shoaldb_vfs::Database;
 use shoaldb_vfs::env::sim::{SimClock, SimFs, SimRng};
 use shoaldb_vfs::env::{Clock, Env};
+use shoaldb_vfs::mapfile::Checkpointed;
 use shoaldb_vfs::page::{PageCount, PageHash};
 use shoaldb_vfs::transaction::{ChangedPage, Transaction};
 
@@ -18,6 +19,7 @@ use crate::raft::{CoreStatus, Role};
 use crate::shared::{Leadership, Shared};
 use crate::signal::Waiting;
 use crate::snapshot::object::{Phase, ViewId};
+use crate::snapshot::{ALARM, Done, Staged, Transfer};
 use crate::types::{ClusterId, Incarnation, LogIndex, Term};
 use crate::upkeep::tests::upkeep;
 
@@ -426,4 +428,59 @@ fn three_that_fetch_at_once_have_each_object_read_once() {
         assert!(matches!(refused, Answer::No(_)), "{peer}: {refused:?}");
     }
     assert_eq!(hub.snapshots.views.bytes(), (read, sent));
+}
+
+/// It waited for room while the leader's log went on: it was installed for nothing once there was room, and kept its files until
+/// then; only then the one was fetched that is of use.
+#[test]
+fn a_snapshot_that_waits_is_dropped_once_the_log_of_the_leader_begins_behind_it() {
+    const APP: DatabaseId = DatabaseId(2);
+    for (start, waits, drops) in
+        [(999, true, false), (1000, true, false), (1001, true, true), (1001, false, false), (u64::MAX, true, true)]
+    {
+        let what = format!("the log begins behind {start}, it waits: {waits}");
+        let (upkeep, _) = upkeep(&SimFs::new(1));
+        let (hub, leader, source) = (upkeep.hub(), NodeId(3), NodeId(2));
+        hub.set_leadership(Leadership { role: Role::Follower, term: Term(1), leader: Some(leader) });
+        let at = EntryId { index: LogIndex(1000), term: Term(1) };
+        let (catalogue, membership) = (Catalogue::new(ClusterId(1)), Membership::default());
+        let manifest = Manifest { at, reach: at.index, membership, catalogue, databases: Vec::new() };
+        let hash = PageHash::of(PageNo::FIRST, &[7; 4096]);
+        let state = Checkpointed { position: Position(9), size: PageCount(1), checksum: hash };
+        let stage = || hub.databases.stage(APP, PageSize::DEFAULT, state);
+        let mut staging = stage().unwrap();
+        staging.write(PageNo::FIRST, &[7; 4096]).unwrap();
+        let files = vec![(APP, staging.finish(&mut |_, _| Ok(vec![hash])).unwrap())];
+        let (phase, began) = (Phase::Install, Duration::ZERO);
+        let transfer = Transfer { source, index: at.index, phase, done: 0, total: 0, began };
+        *hub.snapshots.transfer.lock() = Some(transfer);
+        hub.snapshots.set_coming(at.index);
+        hub.snapshots.set_staged(Staged { source, view: ViewId(4), manifest, files, received: 0 });
+        hub.findings.lock().alarms.insert(ALARM.to_string(), "it waits to be installed".to_string());
+        // Else it is being installed at this moment, and whether it waits again is not known yet.
+        let installing = if waits { None } else { hub.snapshots.take_staged() };
+
+        let offer = Ask::Offer { term: Term(1), start: LogIndex(start) }.encode();
+        let answer = Answer::decode(serve(hub, Some(leader), &offer)).unwrap();
+        assert_eq!(hub.snapshots.take_offer(), Some(leader), "{what}");
+        let there = (hub.snapshots.has_staged(), hub.snapshots.coming(), hub.snapshots.transfer.lock().is_some());
+        let alarmed = !hub.findings.lock().alarms.is_empty();
+        let told = hub.snapshots.due_reports(hub.waiting.clock.now());
+        if drops {
+            let done = Done { source, view: ViewId(4), index: at.index, outcome: Outcome::GivenUp };
+            assert_eq!(
+                (answer, there, alarmed, told),
+                (Answer::Yes, (false, None, false), false, vec![done]),
+                "{what}"
+            );
+            assert!(!hub.snapshots.is_in_hand(), "{what}");
+            // The next one goes on with what came for it.
+            assert!(stage().unwrap().adopt(PageNo::FIRST, hash).unwrap(), "{what}");
+        } else {
+            let on_its_way = Answer::OnItsWay { index: at.index };
+            assert_eq!((answer, there, alarmed), (on_its_way, (waits, Some(at.index), true), true), "{what}");
+            assert!(told.is_empty() && hub.snapshots.is_in_hand(), "{what}");
+        }
+        drop(installing);
+    }
 }
