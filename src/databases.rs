@@ -54,7 +54,7 @@ use shoaldb_vfs::view::LeftViews;
 use crate::catalogue::{AutoVacuum, Catalogue, DatabaseId, DatabaseInfo, DatabaseName};
 use crate::every::Every;
 use crate::registry::{FIRST_GENERATION, GONE};
-use crate::types::LogIndex;
+use crate::types::{LogIndex, Membership, NodeId};
 
 /// The geometry that a catalogue entry describes.
 fn geometry_of(info: &DatabaseInfo) -> Geometry {
@@ -83,6 +83,61 @@ pub(crate) enum Damage {
     Diverged,
     /// Bytes on the disk are not what was written. The books are right.
     Rotten,
+}
+
+/// Who could repair a copy that is damaged here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Help {
+    /// Other voters. It is done by itself.
+    Voters,
+    /// No other node votes, and these may have the database whole.
+    Learners(Vec<NodeId>),
+    Nobody,
+}
+
+impl Help {
+    pub(crate) fn of(own: NodeId, membership: &Membership) -> Help {
+        match (&membership.voters[..], &membership.learners[..]) {
+            ([voter], []) if *voter == own => Help::Nobody,
+            ([voter], learners) if *voter == own => Help::Learners(learners.to_vec()),
+            _ => Help::Voters,
+        }
+    }
+
+    /// What people have to do about it, if it is anything.
+    pub(crate) fn advice(&self, damage: Damage) -> Option<String> {
+        let learners = match self {
+            Help::Voters => return None,
+            Help::Nobody => {
+                let nobody = "there is no other node to repair it from: drop the database, then restore a backup";
+                return Some(nobody.to_string());
+            }
+            Help::Learners(learners) => learners,
+        };
+        let listed = |between| learners.iter().map(|id| id.0.to_string()).collect::<Vec<_>>().join(between);
+        // Books that are right are one voice, and with one other a majority of two. Where they are not it takes two others, of three.
+        Some(match (damage, &learners[..]) {
+            (Damage::Rotten, [first, ..]) => format!(
+                "only another voter can repair it: promote node {} (`shoal member promote {first}`), or take a backup of the database \
+                 there before you drop it, and restore that one",
+                listed(" or ")
+            ),
+            (_, [_, _, rest @ ..]) => format!(
+                "it takes two other voters to repair it: promote {} (`shoal member promote`), or take a backup of the database there \
+                 before you drop it, and restore that one",
+                if rest.is_empty() {
+                    format!("nodes {}", listed(" and "))
+                } else {
+                    format!("two of nodes {}", listed(", "))
+                }
+            ),
+            _ => format!(
+                "it takes two other voters to repair it: take a backup of the database on node {} before you drop it, and restore \
+                 that one",
+                listed(", ")
+            ),
+        })
+    }
 }
 
 /// Everything that a new database asks of the system, files and descriptors: a name can lead to it without asking for more.
@@ -417,16 +472,15 @@ impl Databases {
         self.redone.load(Ordering::Relaxed)
     }
 
-    /// What is wrong with databases, in words; `alone` if no other node can repair them.
-    pub(crate) fn damaged(&self, alone: bool) -> Vec<String> {
-        let remedy = if alone {
-            "until it is repaired, and there is no other node to repair it from: drop the database, then restore a backup"
-        } else {
-            "until it is repaired from the others"
+    /// What is wrong with databases, in words, and what is to be done about it.
+    pub(crate) fn damaged(&self, help: &Help) -> Vec<String> {
+        let remedy = |damage| match help.advice(damage) {
+            Some(advice) => format!("until it is repaired, and {advice}"),
+            None => "until it is repaired from the others".to_string(),
         };
         let maps = self.maps.lock();
-        let words = maps.damaged.values().map(|(_, what)| format!("{what}; it is not served on this node {remedy}"));
-        words.collect()
+        let words = maps.damaged.values();
+        words.map(|(damage, what)| format!("{what}; it is not served on this node {}", remedy(*damage))).collect()
     }
 
     /// The files of a database that the entry at index `id` creates. They may be there: this node applied the entry in an

@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 
 use crate::catalogue::{Catalogue, DatabaseId};
 use crate::config::Config;
-use crate::databases::Databases;
+use crate::databases::{Databases, Help};
 use crate::events::{self, Event, Events};
 use crate::found::format::{FoundMessage, Genesis};
 use crate::heard::Heard;
@@ -646,9 +646,10 @@ impl Shared {
         core.as_ref().is_some_and(|core| core.membership.voters.iter().any(|voter| *voter != self.id))
     }
 
-    /// Whether this node is known to be the only voter.
-    pub(crate) fn is_sole_voter(&self) -> bool {
-        self.core_status.lock().as_ref().is_some_and(|core| core.membership.voters == [self.id])
+    /// Who could repair a copy that is damaged on this node.
+    pub(crate) fn help(&self) -> Help {
+        let core = self.core_status.lock();
+        core.as_ref().map_or(Help::Voters, |core| Help::of(self.id, &core.membership))
     }
 
     /// Whether this node leads and has applied an entry of its own term: then it has applied all that was committed

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::DatabaseId;
 use crate::config::{MAX_CALLERS, MAX_SESSIONS};
+use crate::databases::Help;
 use crate::error::{DAMAGED, Error, ErrorKind};
 use crate::net::Unreached;
 use crate::raft::{CoreStatus, PeerStatus as Peer, Role};
@@ -401,7 +402,7 @@ pub(crate) fn alarms(hub: &Hub) -> Vec<String> {
 /// must not do so because another one is away.
 pub(crate) fn own_alarms(hub: &Hub) -> Vec<String> {
     let mut alarms: Vec<String> = health(hub).err().into_iter().collect();
-    alarms.extend(hub.databases.damaged(hub.is_sole_voter()));
+    alarms.extend(hub.databases.damaged(&hub.help()));
     alarms.extend(hub.findings.lock().alarms.values().cloned());
     let memory = hub.databases.memory();
     if memory.failures() > 0 && memory.used() > memory.limit() {
@@ -443,13 +444,13 @@ pub(crate) fn unserved(hub: &Hub, name: &str) -> Option<Error> {
         catalogue.databases().find(|(_, info)| info.name.as_str() == name).map(|(id, _)| id)
     });
     hub.databases.damage(id.ok().flatten()?)?;
-    let alone = hub.is_sole_voter();
+    let help = hub.help();
     let about = format!("database {name}");
     let about = |words: &String| words.strip_prefix(&about).is_some_and(|rest| rest.starts_with([' ', ':']));
-    let words = hub.databases.damaged(alone).into_iter().find(about);
+    let words = hub.databases.damaged(&help).into_iter().find(about);
     let words =
         words.unwrap_or_else(|| format!("database {name} is damaged and not served on this node; see its alarms"));
-    let advice = if alone { "" } else { "; use another node until then" };
+    let advice = if help == Help::Voters { "; use another node until then" } else { "" };
     let code = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(DAMAGED), None);
     Some(Error::caused(ErrorKind::Corrupt, format!("{words}{advice}"), code))
 }

@@ -76,7 +76,7 @@ fn the_generation_that_counts_is_opened_and_the_others_are_parts_or_gone() {
         let generations: BTreeMap<_, _> = [(DatabaseId(3), counts)].into_iter().collect();
         let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
         let furthest = databases.restore(&catalogue(), generations.clone(), LogIndex(5)).unwrap();
-        assert_eq!((furthest, databases.damaged(false)), (Position(position), vec![]));
+        assert_eq!((furthest, databases.damaged(&Help::Voters)), (Position(position), vec![]));
         assert_eq!(databases.generations(), generations);
         assert_eq!(names(&fs), kept);
         databases.drop(DatabaseId(3), LogIndex(20));
@@ -185,7 +185,7 @@ fn files_of_a_dropped_database_stay_until_an_anchor_knows_of_it() {
     for _ in 0..2 {
         let databases = Databases::open(env.clone(), DIR.into(), 1 << 20).unwrap();
         databases.restore(&catalogue(), generations.clone(), LogIndex(5)).unwrap();
-        assert_eq!((databases.damaged(false), databases.convicted()), (vec![], 0));
+        assert_eq!((databases.damaged(&Help::Voters), databases.convicted()), (vec![], 0));
         databases.drop(DatabaseId(3), LogIndex(20));
         databases.delete_dropped(LogIndex(19));
         assert_eq!(names(&fs), ["3-2.db", "3-2.map"]);
@@ -235,7 +235,7 @@ fn a_node_that_stops_gives_back_the_files_of_what_was_dropped() {
     databases.stop();
     let next = open();
     next.restore(&catalogue(), BTreeMap::new(), LogIndex(5)).unwrap();
-    assert_eq!(next.damaged(false), [""; 0]);
+    assert_eq!(next.damaged(&Help::Voters), [""; 0]);
 }
 
 /// The pieces of the files that a crash leaves are any: also a map whose head and position are there and whose hashes are
@@ -286,7 +286,7 @@ fn files_that_may_not_be_on_the_disk_are_made_anew() {
             fs.restart();
             let databases = Databases::open(env, DIR.into(), 1 << 20).unwrap();
             databases.restore(&catalogue(), BTreeMap::new(), LogIndex(5)).unwrap();
-            assert_eq!(databases.damaged(false), [""; 0], "{label} {nth}, killed {killed}");
+            assert_eq!(databases.damaged(&Help::Voters), [""; 0], "{label} {nth}, killed {killed}");
             let page = databases.get(id).unwrap().page(PageNo::FIRST).unwrap();
             assert_eq!(page.unwrap(), Geometry::default().first_page().into());
         }
@@ -308,7 +308,7 @@ fn what_a_snapshot_lacks_since_it_will_be_dropped_leads_nowhere_until_then() {
             databases.install(LogIndex(6), &catalogue(), Vec::new(), &[id]).unwrap();
         }
         assert_eq!(databases.get(id).unwrap().retired(), Some(Refusal::Dropped));
-        assert_eq!((databases.damaged(false), databases.convicted(), names(&fs)), (vec![], 0, vec![]));
+        assert_eq!((databases.damaged(&Help::Voters), databases.convicted(), names(&fs)), (vec![], 0, vec![]));
         generations = databases.generations();
         assert_eq!(generations, [(id, GONE)].into_iter().collect());
         databases.drop(id, LogIndex(20));

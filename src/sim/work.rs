@@ -355,7 +355,7 @@ impl State {
             let turn = at == 0 && self.options.turn.is_some();
             let excused = self.slots[at].fs.is_down() || turn || self.has_rotted(at);
             if let Some(hub) = self.slots[at].hub().filter(|hub| !excused && hub.databases.convicted() > 0) {
-                let damaged = hub.databases.damaged(false);
+                let damaged = hub.databases.damaged(&crate::databases::Help::Voters);
                 self.fail(format!("n{} found a database damaged: {damaged:?}", at + 1));
             }
             self.restart_in_trouble(at, life);

@@ -18,7 +18,8 @@
 //! lender is asked whether it had the same. It is none if its books differ, or are gone.
 //!
 //! If no majority agrees with the lender the next one is tried; if with nobody, nothing is repaired, and an alarm says so:
-//! then a person has to decide which copy is right. In a cluster of one there is nobody to ask.
+//! then a person has to decide which copy is right. Where no other node votes
+//! there is nobody to ask, and people are told which learners may have it.
 //!
 //! Everything may be lost at any moment, and costs an attempt. Nothing of this is known to Raft.
 //!
@@ -32,7 +33,7 @@ use super::ask::{AskNode, Source};
 use super::object::{Answer, Ask, Listed, Outcome, ViewId};
 use super::{Stop, fetch};
 use crate::catalogue::DatabaseId;
-use crate::databases::Damage;
+use crate::databases::{Damage, Help};
 use crate::shared::Hub;
 use crate::types::{EntryId, LogIndex, Membership, NodeId};
 
@@ -205,7 +206,8 @@ fn open(
     let mut lenders: Vec<NodeId> = membership.voters.iter().copied().filter(|voter| *voter != hub.id).collect();
     lenders.sort_unstable_by_key(|voter| (Some(*voter) == leader, *voter));
     if lenders.is_empty() {
-        return Err("there is no other voter to repair it from; drop the database, then restore a backup".to_string());
+        let advice = hub.databases.damage(id).and_then(|damage| Help::of(hub.id, membership).advice(damage));
+        return Err(format!("there is no other voter; {}", advice.unwrap_or_else(|| "see `shoal status`".to_string())));
     }
     let source = lenders[patient.tried % lenders.len()];
     // The log here keeps what is behind it: it begins at an anchor, which a database that is not served keeps from moving. A snapshot

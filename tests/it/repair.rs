@@ -482,3 +482,61 @@ fn a_node_alone_serves_what_is_whole_and_says_that_nobody_can_repair_the_rest() 
     let all = db.query_row("SELECT sum(length(v)) FROM b", [], |row| row.get::<_, i64>(0));
     assert!(shoaldb::Error::from(all.unwrap_err()).is_corrupt());
 }
+
+/// What the words say is done: the learner's copy is saved, and is the database again. They said that there is no other node.
+#[test]
+fn files_of_the_only_voter_that_cannot_be_opened_are_given_back_by_a_learner() {
+    let mut cluster = with_learner();
+    let node = cluster.node(1);
+    let file = path_of(&cluster, 1, "app", 1, "db");
+    until(node, "an anchor knows of it", |status| status.anchored.0 >= status.databases[0].id.0);
+    cluster.nodes[0] = None;
+    std::fs::remove_file(file).unwrap();
+    cluster.start_node(1);
+    let node = cluster.leader();
+    let save = "take a backup of the database on node 2 before you drop it, and restore that one";
+    let status = until(node, "two alarms", |status| {
+        let about = |words: &str| status.alarms.iter().any(|alarm| alarm.contains(words));
+        about("it is not served on this node") && about("is not repaired yet")
+    });
+    assert!(status.alarms.iter().all(|alarm| alarm.contains(save)), "{:?}", status.alarms);
+    let refused = node.connect("app").unwrap_err().to_string();
+    assert!(refused.contains(save), "{refused}");
+    let out = tempfile::tempdir().unwrap();
+    let saved = out.path().join("app.db");
+    cluster.node(2).backup("app", &saved).unwrap();
+    node.drop_database("app").unwrap();
+    node.restore("app", &saved).unwrap();
+    until(node, "nothing needs attention", |status| status.alarms.is_empty());
+    cluster.assert_equal("app");
+    let rows =
+        |tx: &shoaldb::rusqlite::Connection| tx.query_row("SELECT count(*) FROM b", [], |row| row.get::<_, i64>(0));
+    assert_eq!(rows(&node.connect("app").unwrap()).unwrap(), ROWS);
+}
+
+/// One voter, and a learner that has all of it.
+fn with_learner() -> Cluster {
+    let mut cluster = Cluster::start_with(1, scrubbed);
+    cluster
+        .leader()
+        .write("app", |tx| {
+            tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, n DEFAULT 0, v)")?;
+            for _ in 0..ROWS {
+                tx.execute("INSERT INTO b(v) VALUES (randomblob(3000))", [])?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    cluster.prepare_more(1);
+    cluster.leader().add_learner(cluster.list[1].clone()).unwrap();
+    let door = cluster.list[0].address.clone();
+    cluster.nodes[1] = Some(cluster.builder(2).bootstrap([]).join([door]).start().unwrap());
+    until(cluster.leader(), "the learner has caught up", |status| {
+        status.peers.iter().any(|peer| peer.node.0 == 2 && peer.active && peer.acknowledged == status.committed)
+    });
+    until(cluster.node(1), "all is in the main file", |status| {
+        status.databases.iter().all(|db| db.checkpointed == db.position && db.wal_frames == 0)
+    });
+    cluster.assert_equal("app");
+    cluster
+}

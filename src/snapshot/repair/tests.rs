@@ -427,3 +427,36 @@ fn new_files_that_an_attempt_before_still_holds_are_no_fault_of_the_disk() {
         }
     }
 }
+
+/// The alarm told people to drop a database that a learner had whole: nobody votes who could repair it, but somebody has it.
+#[test]
+fn where_nobody_else_votes_the_learners_are_named_that_may_have_the_database() {
+    const DROP: &str = "there is no other node to repair it from: drop the database, then restore a backup";
+    let promote = "promote node 4 (`shoal member promote 4`)";
+    let one_of_two = "promote node 4 or 5 (`shoal member promote 4`)";
+    let two = "promote nodes 4 and 5 (`shoal member promote`)";
+    let save = "take a backup of the database on node 4";
+    for (damage, learners, said) in [
+        (Damage::Rotten, &[][..], DROP),
+        (Damage::Unopened, &[], DROP),
+        (Damage::Rotten, &[4], promote),
+        // Its own books count for nothing, so that one other voter is no majority.
+        (Damage::Unopened, &[4], save),
+        (Damage::Diverged, &[4], save),
+        (Damage::Rotten, &[4, 5], one_of_two),
+        (Damage::Unopened, &[4, 5], two),
+        (Damage::Diverged, &[4, 5], two),
+    ] {
+        let mut bench = Bench::new(damage, &[1]);
+        if let Some(core) = bench.hub.core_status.lock().as_mut() {
+            core.membership.learners = learners.iter().map(|id| NodeId(*id)).collect();
+        }
+        assert!(bench.step(RIGHT, [(2, Some(RIGHT)), (3, Some(RIGHT))]).is_empty());
+        let alarms = crate::status::own_alarms(&bench.hub);
+        let about = |words: &str| alarms.iter().find(|alarm| alarm.contains(words)).unwrap().clone();
+        for alarm in [about("it is not served on this node"), about("is not repaired yet")] {
+            assert!(alarm.contains(said), "{damage:?}, {learners:?}: {alarm}");
+            assert_eq!(alarm.contains(DROP), learners.is_empty(), "{damage:?}, {learners:?}: {alarm}");
+        }
+    }
+}
