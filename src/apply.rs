@@ -93,7 +93,7 @@ fn keep(db: &Database, part: Part, pages: &mut Vec<ChangedPage>) {
 }
 
 /// The name of the alarm about an entry that waits for room.
-const NO_ROOM: &str = "database without room";
+pub(crate) const NO_ROOM: &str = "database without room";
 
 /// See the module's text.
 pub(crate) struct Applier {

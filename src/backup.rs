@@ -281,6 +281,14 @@ fn check_leader(hub: &Hub) -> Result<()> {
 
 /// The database, and whether it was not there before.
 fn create(hub: &Hub, name: &DatabaseName, source: &Source) -> Result<(Arc<Database>, bool)> {
+    let held_up = |otherwise: &str| status::held_up(hub).unwrap_or_else(|| otherwise.to_string());
+    if hub.pending.has_abandoned_create(name) {
+        let what = held_up("it is being created, and whether it was is not decided yet");
+        return Err(Error::new(
+            ErrorKind::NotCommitted,
+            format!("database {name}: {what}; nothing was restored, try again"),
+        ));
+    }
     let body =
         Body::CreateDatabase { name: name.clone(), page_size: source.page_size, auto_vacuum: source.auto_vacuum };
     match hub.propose(body, None) {
@@ -296,7 +304,10 @@ fn create(hub: &Hub, name: &DatabaseName, source: &Source) -> Result<(Arc<Databa
         }
         Decision::Lost => Err(Error::new(
             ErrorKind::NotCommitted,
-            format!("no majority answered in time; nothing was restored, but an empty database {name} may be there"),
+            format!(
+                "{}; nothing was restored, but an empty database {name} may be there, now or later",
+                held_up("no majority answered in time")
+            ),
         )),
     }
 }

@@ -129,10 +129,14 @@ impl Connection {
     }
 
     /// Runs `act` as one transaction. `Ok(None)`: the database is not this one any more, and `act` was not run.
-    pub(crate) fn write<T>(&mut self, act: &mut dyn FnMut(&WriteTx<'_>) -> Result<T>) -> Result<Option<T>> {
+    pub(crate) fn write<T>(&mut self, hub: &Hub, act: &mut dyn FnMut(&WriteTx<'_>) -> Result<T>) -> Result<Option<T>> {
         let tx = match self.inner.transaction_with_behavior(TransactionBehavior::Immediate) {
             Err(error) if error.sqlite_error().is_some_and(|e| e.extended_code == DROPPED) => return Ok(None),
-            begun => begun?,
+            begun => begun.map_err(|error| {
+                let error = Error::from(error);
+                let why = status::why_busy(hub).filter(|_| error.kind() == ErrorKind::Busy);
+                why.into_iter().fold(error, Error::in_words)
+            })?,
         };
         let value = {
             let guarded = WriteTx::new(&tx, self.altered.clone())?;

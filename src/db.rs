@@ -245,7 +245,7 @@ impl Node {
                 Some(connection) => connection,
                 None => self.connect(name)?,
             };
-            let result = match connection.write(&mut f) {
+            let result = match connection.write(&self.inner.hub, &mut f) {
                 // Dropped and perhaps created again since: a new connection leads to the database of today.
                 Ok(None) => continue,
                 Ok(Some(value)) => Ok(value),

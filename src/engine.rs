@@ -40,7 +40,7 @@ use crate::shared::{Hub, Input, Leadership};
 use crate::types::{LogEntry, LogIndex, Membership, Message, NodeId, PROTOCOL};
 
 /// What the alarm of a disk that does not answer is about.
-const STALLED: &str = "stalled disk";
+pub(crate) const STALLED: &str = "stalled disk";
 /// What the alarm of a disk is about that does not answer a call for a database.
 const UNANSWERED: &str = "unanswered disk";
 /// How many election timeouts such a call may take: some write a megabyte or make one of hundreds durable, and nobody waits for

@@ -87,6 +87,11 @@ impl Error {
         Error { receipt, ..self }
     }
 
+    /// The same error, for people who are to know more.
+    pub(crate) fn in_words(self, message: String) -> Error {
+        Error { message, ..self }
+    }
+
     /// What it is about.
     pub fn kind(&self) -> ErrorKind {
         self.kind

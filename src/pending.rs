@@ -12,7 +12,7 @@
 //!
 //! "Overwritten in my own log" is no decision: a later leader may bring the entry back. A caller that stops waiting
 //! *withdraws* its proposal if the engine has not taken it yet. Otherwise it *abandons* it; it stays here until it is
-//! decided, since a node that still leads must not grant the write lock of that database before.
+//! decided, since a node that still leads must not grant the write lock of that database before, nor propose once more to create it.
 //!
 //! Deliberately absent: who proposes and who applies. Pure bookkeeping under one lock.
 
@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use shoaldb_vfs::database::{Database, SessionId};
 use shoaldb_vfs::transaction::{Position, Transaction};
 
+use crate::catalogue::DatabaseName;
 use crate::signal::Signal;
 use crate::types::{EntryId, LogIndex, Term};
 
@@ -52,6 +53,8 @@ pub(crate) struct Writing {
 
 struct Slot {
     writing: Option<Writing>,
+    /// The database that it would create.
+    creates: Option<DatabaseName>,
     /// The engine took it out of the mailbox: in this same turn it enters the log, or is decided.
     taken: bool,
     entry: Option<EntryId>,
@@ -93,11 +96,21 @@ pub(crate) struct Pending {
 impl Pending {
     /// A new proposal: its number, and what is signalled when it is decided.
     pub(crate) fn register(&self, writing: Option<Writing>) -> (u64, Arc<Signal>) {
+        self.add(writing, None)
+    }
+
+    /// The same, for one that creates a database.
+    pub(crate) fn register_create(&self, name: DatabaseName) -> (u64, Arc<Signal>) {
+        self.add(None, Some(name))
+    }
+
+    fn add(&self, writing: Option<Writing>, creates: Option<DatabaseName>) -> (u64, Arc<Signal>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let signal = Arc::new(Signal::default());
         let mut slots = self.slots.lock();
         let decision = slots.stopped.then_some(Decision::Lost);
-        let slot = Slot { writing, taken: false, entry: None, decision, abandoned: false, signal: signal.clone() };
+        let slot =
+            Slot { writing, creates, taken: false, entry: None, decision, abandoned: false, signal: signal.clone() };
         slots.by_number.insert(number, slot);
         (number, signal)
     }
@@ -224,13 +237,19 @@ impl Pending {
         self.slots.lock().by_number.values().all(|slot| slot.abandoned)
     }
 
-    /// Whether an abandoned transaction of this database may still be committed.
+    /// Whether an abandoned transaction of this database may still be committed; or, if there is no such database, whether an
+    /// abandoned proposal may still create it.
     pub(crate) fn has_abandoned(&self, db: &Arc<Database>) -> bool {
-        self.slots
-            .lock()
-            .by_number
-            .values()
-            .any(|slot| slot.abandoned && slot.writing.as_ref().is_some_and(|writing| Arc::ptr_eq(&writing.db, db)))
+        let absent = (!db.is_bound()).then(|| db.name());
+        self.slots.lock().by_number.values().any(|slot| {
+            let writes = || slot.writing.as_ref().is_some_and(|writing| Arc::ptr_eq(&writing.db, db));
+            slot.abandoned && (writes() || absent.is_some_and(|name| slot.creates(name)))
+        })
+    }
+
+    /// Whether an abandoned proposal may still create a database of this name.
+    pub(crate) fn has_abandoned_create(&self, name: &DatabaseName) -> bool {
+        self.slots.lock().by_number.values().any(|slot| slot.abandoned && slot.creates(name.as_str()))
     }
 
     /// The node stops: nobody will decide what is left.
@@ -241,6 +260,12 @@ impl Pending {
         let signals: Vec<_> = numbers.into_iter().filter_map(|n| slots.decide(n, Decision::Lost)).collect();
         drop(slots);
         signals.iter().for_each(|signal| signal.notify());
+    }
+}
+
+impl Slot {
+    fn creates(&self, name: &str) -> bool {
+        self.creates.as_ref().is_some_and(|creates| creates.as_str() == name)
     }
 }
 

@@ -76,7 +76,8 @@ impl NodeReplicator {
             // Somebody created it with another geometry: this connection belongs to a shape that is gone.
             Decision::Committed(_) | Decision::Refused(_) => Err(Refusal::Dropped),
             Decision::NotCommitted | Decision::Lost if interrupted() => Err(Refusal::Interrupted),
-            // Nothing of the transaction was proposed; the busy handler may try again.
+            // Nothing of the transaction was proposed; the busy handler may try again. What was given up is in the log: until it is
+            // decided nobody proposes it again, `is_open`.
             Decision::NotCommitted | Decision::Lost => Err(Refusal::Busy),
         }
     }
@@ -230,7 +231,10 @@ impl crate::shared::Shared {
 
     /// Proposes an entry that is no transaction, and waits until it is decided; `Lost` when the time is up.
     pub(crate) fn propose(&self, body: Body, interrupted: Option<Interrupted<'_>>) -> Decision {
-        let (number, signal) = self.pending.register(None);
+        let (number, signal) = match &body {
+            Body::CreateDatabase { name, .. } => self.pending.register_create(name.clone()),
+            _ => self.pending.register(None),
+        };
         let origin = Origin { node: self.id, session: self.session, number };
         let Ok(data) = entry::encode(&Payload { origin, body }) else {
             self.pending.abandon_unproposed(number);

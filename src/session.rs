@@ -37,6 +37,7 @@ use crate::config::MAX_SESSIONS;
 use crate::connection::{ConnectOptions, Connection};
 use crate::error::{self, Error, ErrorKind, Outcome};
 use crate::shared::Hub;
+use crate::status;
 use words::{Ask, Cell, Tell, Trouble};
 
 /// Largest thing a caller may say: one statement, or some rows for it.
@@ -647,6 +648,12 @@ fn trouble(hub: &Hub, error: &Error) -> Trouble {
         // SQLite's word for it is that the database is locked; what a person needs to know is why.
         trouble.kind = admin::word_of_kind(ErrorKind::NotLeader).to_string();
         trouble.text = "there is no leader at the moment; nothing was written; try again".to_string();
+    }
+    if error.kind() == ErrorKind::Busy
+        && !hub.is_closing()
+        && let Some(why) = status::why_busy(hub)
+    {
+        trouble.text = why;
     }
     trouble
 }

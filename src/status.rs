@@ -13,6 +13,7 @@ use crate::net::Unreached;
 use crate::raft::{CoreStatus, PeerStatus as Peer, Role};
 use crate::shared::Hub;
 use crate::types::{ClusterId, Incarnation, LogIndex, Membership, NodeId, Term, Usage};
+use crate::{apply, engine};
 
 /// A node as it stands. All of it is this node's own view; only the leader has `peers`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -436,6 +437,18 @@ fn unreached(hub: &Hub, which: impl Fn(NodeId) -> bool) -> Vec<String> {
         format!("node {node} at {address} has not been reached for {} s: {why}", age.as_secs())
     });
     words.collect()
+}
+
+/// What keeps this node from deciding what is proposed to it, as people were told: a disk that has no room, or does not answer.
+pub(crate) fn held_up(hub: &Hub) -> Option<String> {
+    let findings = hub.findings.lock();
+    let about = [engine::NO_ROOM, engine::STALLED, apply::NO_ROOM];
+    about.iter().find_map(|about| findings.alarms.get(*about).cloned())
+}
+
+/// What a writer is told who waited in vain, where more is known than SQLite's word for it: that the database is locked.
+pub(crate) fn why_busy(hub: &Hub) -> Option<String> {
+    held_up(hub).map(|what| format!("nothing was written: {what}"))
 }
 
 /// Why a database is not served on this node although the cluster has it, and what helps: its copy here is damaged as a whole.

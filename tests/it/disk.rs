@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use shoaldb::client::{Client, Doors};
+use shoaldb::entry::{self, Body};
+use shoaldb::log::inspect::Inspection;
+use shoaldb::types::LogIndex;
 use shoaldb::{Builder, Error, ErrorKind, Event, Node, Outcome, Status, outcome, rusqlite};
 use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
@@ -427,6 +430,59 @@ fn a_database_is_created_when_there_is_room_for_its_files() {
         let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
         assert_eq!(again, 0, "people are told once");
     }
+}
+
+/// Alone nobody else can lead, and who writes waits: for one proposal, and as long as a writer wants to wait. What was given up
+/// is not proposed again as long as it may still take effect; each time it would fill the log of a disk that is full.
+#[test]
+fn alone_a_new_database_without_room_is_proposed_once_and_writers_are_told_why() {
+    let (fs, dir) = (SimFs::new(32), tempfile::tempdir().unwrap());
+    let file = plain_file(dir.path());
+    let brief = Duration::from_millis(300);
+    let node = alone(&fs, |builder| builder.commit_timeout(brief).busy_timeout(brief));
+    insert_first(&node);
+    fs.fail_at(Aim::At("db.create"), 1, Lasts::ForGood, Failure::ENOSPC);
+    let create = || node.write("other", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?));
+    for _ in 0..3 {
+        let refused = create().unwrap_err();
+        assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::Busy, Some(Outcome::NotCommitted)), "{refused}");
+        let text = refused.to_string();
+        assert!(
+            text.contains("database other could not be created") && text.contains("make room on the disk"),
+            "{text}"
+        );
+    }
+    let plain = node.connect("other").unwrap();
+    assert_eq!(outcome(&plain.execute_batch("CREATE TABLE t(x)").unwrap_err()), Some(Outcome::NotCommitted));
+    let refused = node.restore("other", &file).unwrap_err();
+    assert_eq!(refused.outcome(), Some(Outcome::NotCommitted), "{refused}");
+    assert!(refused.to_string().contains("make room on the disk"), "{refused}");
+    assert_eq!(creations(&fs), ["app", "other"]);
+    fs.clear_faults();
+    until("it is created", || create().is_ok());
+    status(&node, "no alarm is left", |status| status.alarms.is_empty());
+    assert_eq!(creations(&fs), ["app", "other"]);
+    node.restore("other", &file).unwrap();
+}
+
+fn insert_first(node: &Node) {
+    node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    insert(node, 0).unwrap();
+}
+
+/// The databases that entries of the log create.
+fn creations(fs: &SimFs) -> Vec<String> {
+    let mut names = Vec::new();
+    let log = Inspection::new(Arc::new(fs.clone()), Path::new("/node/log")).unwrap();
+    let read = log.entries(LogIndex(0), &mut |entry| {
+        let body = entry::decode(&entry.data).map(|payload| payload.body);
+        if let Ok(Body::CreateDatabase { name, .. }) = body {
+            names.push(name.as_str().to_string());
+        }
+        true
+    });
+    read.unwrap();
+    names
 }
 
 /// A disk that takes no files of a new database: that one is repaired from the others once it does, and nothing else waits.
