@@ -30,11 +30,11 @@ use std::sync::atomic::Ordering;
 
 use shoaldb_vfs::Database;
 use shoaldb_vfs::database::ApplyError;
-use shoaldb_vfs::env::{MORE_FILES, in_words, is_out_of_files};
+use shoaldb_vfs::env::{MORE_FILES, in_words, is_no_room, is_out_of_files};
 use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
 
 use crate::catalogue::{DatabaseId, DatabaseInfo};
-use crate::databases::{Damage, is_no_room};
+use crate::databases::Damage;
 use crate::entry::split::{self, Form, Part, PartHead};
 use crate::entry::{self, Body, Kind, Origin, Payload};
 use crate::events::Event;

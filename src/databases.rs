@@ -40,7 +40,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shoaldb_vfs::Database;
 use shoaldb_vfs::env::watch::{Call, Watch};
-use shoaldb_vfs::env::{Env, MORE_FILES, Open, is_out_of_files};
+use shoaldb_vfs::env::{Env, MORE_FILES, Open, is_no_room, is_out_of_files};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::genesis::Geometry;
@@ -741,10 +741,6 @@ impl Databases {
     pub(crate) fn memory(&self) -> &WalMemory {
         &self.memory
     }
-}
-
-pub(crate) fn is_no_room(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

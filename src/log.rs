@@ -44,7 +44,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use shoaldb_vfs::env::{MORE_FILES, is_out_of_files};
+use shoaldb_vfs::env::{MORE_FILES, is_no_room, is_out_of_files};
 
 use crate::types::{ClusterId, EntryId, HardState, LogEntry, LogIndex, Membership};
 
@@ -220,9 +220,9 @@ pub enum LogError {
 impl LogError {
     fn io(label: &'static str, file: &str, error: io::Error) -> LogError {
         let file = file.to_owned();
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::NoSpace { label, file },
-            _ if is_out_of_files(&error) => LogError::TooManyFiles { label, file },
+        match (is_no_room(&error), is_out_of_files(&error)) {
+            (true, _) => LogError::NoSpace { label, file },
+            (_, true) => LogError::TooManyFiles { label, file },
             _ => LogError::Io { label, file, error: Arc::new(error) },
         }
     }

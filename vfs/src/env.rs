@@ -140,6 +140,14 @@ pub struct Env {
     pub rng: Arc<dyn Rng>,
 }
 
+/// Whether an error says that the file system has no room for what was to be written: it is full, or what its owner may have of it
+/// is used up, or a file may not be as long. What was written of it is not known; once there is room it may be written again. This
+/// holds for a write or a new file; what a failed sync says is another matter.
+pub fn is_no_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// Whether an error says that this process, or the system, has as many files and sockets open as it may. What was to be opened
 /// is as it was, and may be opened later.
 pub fn is_out_of_files(error: &io::Error) -> bool {

@@ -52,7 +52,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::doublewrite::{self, Complete, Plan};
-use crate::env::{File, Fs, Label, Open, is_out_of_files};
+use crate::env::{File, Fs, Label, Open, is_no_room, is_out_of_files};
 use crate::genesis::Geometry;
 use crate::mapfile::{Checkpointed, MapFile, Owner};
 use crate::page::{LOCK_BYTE, LOCK_BYTES, PageCount, PageHash, PageNo, PageSize};
@@ -364,9 +364,7 @@ impl DatabaseFiles {
                 self.give_back_room();
                 Ok(())
             }
-            Err(error) if self.failed.is_none() && error.kind() == io::ErrorKind::StorageFull => {
-                Err(WriteError::Interrupted(error))
-            }
+            Err(error) if self.failed.is_none() && is_no_room(&error) => Err(WriteError::Interrupted(error)),
             Err(error) => {
                 let error = Arc::new(error);
                 self.failed = Some(error.clone());

@@ -14,7 +14,6 @@
 //! rollback reads pages again, and SQLite trusts its page cache after a rollback that could not (unless that failed with
 //! an I/O error). So a fenced transaction reads its own snapshot; what it cannot do is write.
 
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +25,7 @@ use super::apply::header_lost;
 use super::checkpoint::CHECKPOINTER;
 use super::{Database, FileState, Link, Main, Mode, Overlay, State, Verdict};
 use crate::capture::{self, Capture, CommitFrame};
-use crate::env::in_words;
+use crate::env::{in_words, is_no_room};
 use crate::error::Refusal;
 use crate::lock::{FileId, READ_0, RECOVER};
 use crate::page::{PageCount, PageHash, PageNo};
@@ -786,10 +785,7 @@ impl Database {
 
 /// Why a page of a transaction that was not proposed could not be kept.
 fn no_room(error: &std::io::Error) -> Refusal {
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Refusal::NoRoom,
-        _ => Refusal::NotKept,
-    }
+    if is_no_room(error) { Refusal::NoRoom } else { Refusal::NotKept }
 }
 
 /// A refusal as the answer to a commit frame, where plain `SQLITE_BUSY` must not be given (see `error.rs`).
