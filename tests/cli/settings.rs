@@ -5,7 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 
 use crate::sql::Waiting;
-use crate::user::{LONG, Started, free_ports, one_node, out, run, shoal, text, works, works_in_time};
+use crate::user::{LONG, Started, fails, free_ports, one_node, out, run, shoal, text, works, works_in_time};
 
 #[test]
 fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
@@ -102,6 +102,63 @@ fn a_file_that_is_wrong_is_wrong_usage() {
     let missing = run(&["status", "--config", "/does/not/exist"]);
     assert_eq!(missing.status.code(), Some(2));
     assert!(String::from_utf8(missing.stderr).unwrap().contains("/does/not/exist"));
+}
+
+/// A word that is no level was taken for the name of a part of the program, of which all is told and of the rest next to nothing: a node
+/// with `--log warning` was silent.
+#[test]
+fn a_level_of_messages_that_is_none_is_wrong_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = text(&dir.path().join("shoal.toml"));
+    let missing = text(&dir.path().join("missing"));
+    let health = ["health", "--data", &missing];
+    for wrong in
+        ["warning", "inf", "nonsense", "shoaldb", "6", "shoaldb=debug,warning", "warn,shoaldb=loud", "off, infos"]
+    {
+        let of_flag = shoal(&[&health[..], &["--log", wrong]].concat()).output().unwrap();
+        let of_variable = shoal(&health).env("SHOAL_LOG", wrong).output().unwrap();
+        std::fs::write(&file, format!("id = 1\nlog = \"{wrong}\"\n")).unwrap();
+        let of_file = shoal(&[&health[..], &["--config", &file]].concat()).output().unwrap();
+        for (output, named) in [(of_flag, "--log"), (of_variable, "--log"), (of_file, "shoal.toml:2: log: ")] {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{wrong}: {said}");
+            assert!(said.contains(named) && said.contains("off, error, warn, info, debug, trace"), "{wrong}: {said}");
+        }
+    }
+    // What is right comes as far as the directory, which is not there.
+    for right in
+        ["off", "WARN", "3", "shoaldb=debug", "shoaldb::log=trace,info", "info, shoaldb::log=trace", "shoaldb::log"]
+    {
+        let reason = fails(&[&health[..], &["--log", right]].concat(), 2);
+        assert!(reason.contains("there is no such directory"), "{right}: {reason}");
+    }
+}
+
+/// The directory had to be there although nothing was asked of it.
+#[test]
+fn addresses_beside_a_directory_in_the_same_place_are_what_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Started::new(&mut shoal(&[
+        "start",
+        "--id",
+        "1",
+        "--data",
+        &text(&dir.path().join("data")),
+        "--listen",
+        "127.0.0.1:0",
+    ]));
+    let ready = node.wait_line("ready");
+    let (_, address) = ready.split_once("listen=\"").unwrap_or_else(|| panic!("{ready}"));
+    let address = address.split('"').next().unwrap();
+    let (file, missing) = (text(&dir.path().join("shoal.toml")), text(&dir.path().join("missing")));
+    std::fs::write(&file, format!("data = \"{missing}\"\nendpoints = [\"{address}\"]\n")).unwrap();
+    assert_eq!(works_in_time(&["health", "--config", &file]), format!("{address}: healthy\n"));
+    let mut both = shoal(&["health"]);
+    let both = both.env("SHOAL_DATA", &missing).env("SHOAL_ENDPOINTS", address).output().unwrap();
+    assert_eq!(out(&both), format!("{address}: healthy\n"));
+    // By itself it is what is asked.
+    std::fs::write(&file, format!("data = \"{missing}\"\n")).unwrap();
+    assert!(fails(&["health", "--config", &file], 2).contains("there is no such directory"));
 }
 
 #[test]

@@ -50,7 +50,8 @@ impl Where {
         let usage = |text: String| Failed { code: Failed::USAGE, text };
         match said {
             Some(said) => {
-                said.0.as_deref().map_or(Ok(()), existing)?;
+                // Beside addresses it is not asked, and need not be on this machine.
+                said.0.as_deref().filter(|_| said.1.is_empty()).map_or(Ok(()), existing)?;
                 said.1.iter().try_for_each(|address| endpoint(address)).map_err(usage)?;
                 Ok(said)
             }

@@ -31,6 +31,7 @@ pub(crate) struct Settings {
     join: Option<Vec<String>>,
     allow_plaintext_remote: Option<bool>,
     pub(crate) endpoints: Option<Vec<String>>,
+    #[serde(deserialize_with = "levels")]
     log: Option<String>,
     log_format: Option<LogFormat>,
     #[serde(deserialize_with = "time")]
@@ -89,6 +90,10 @@ fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> 
     let text = String::deserialize(from)?;
     units::time(&text).map_err(D::Error::custom)?;
     Ok(Some(text))
+}
+
+fn levels<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    units::levels(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
 }
 
 /// A number, or a text with a unit.
@@ -259,6 +264,7 @@ mod tests {
             ("heartbeat = 5\n", "shoal.toml:1: heartbeat: ", "expected a string"),
             ("id = 1\nheartbeat = \"5\"\n", "shoal.toml:2: heartbeat: ", "'5': write a time"),
             ("wal_limit = \"5 MB\"\n", "shoal.toml:1: wal_limit: ", "'5 MB': write a size"),
+            ("log = \"warning\"\n", "shoal.toml:1: log: ", "'warning' is no level: write off, error"),
             ("wal_limit = -1\n", "shoal.toml:1: wal_limit: ", "a size"),
             ("bootstrap = [\n  \"127.0.0.1:4001\",\n]\n", "shoal.toml:1: bootstrap: ", "write ID=ADDRESS"),
             ("log_format = \"xml\"\n", "shoal.toml:1: log_format: ", "xml"),

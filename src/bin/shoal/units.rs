@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
 /// `250ms`, `10s`, `5m`, `2h`.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
@@ -14,6 +17,23 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("", 1)];
     counted(text, &units).ok_or_else(|| format!("'{text}': write a size such as 4096, 64KiB, 16MiB or 4GiB"))
+}
+
+/// Levels of messages, as in `RUST_LOG`. There a word that is no level is the name of a part of the program, of which everything is
+/// told, and of all others nothing; who writes `warning` does not mean that.
+pub(crate) fn levels(text: &str) -> Result<String, String> {
+    let list: Vec<&str> = text.split(',').map(str::trim).collect();
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let names_a_part = |word: &str| word.contains("::") || word.contains(['=', '[', ']', '{', '}']);
+    let levels = "off, error, warn, info, debug, trace, or PART=LEVEL, such as shoaldb=debug";
+    if let Some(word) = list.iter().find(|word| !word.is_empty() && !is_level(word) && !names_a_part(word)) {
+        return Err(format!("'{word}' is no level: write {levels}"));
+    }
+    let text = list.join(",");
+    match EnvFilter::builder().parse(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(format!("'{text}': {error}: write {levels}")),
+    }
 }
 
 /// A size as a person reads it: in the largest unit of which there is one, with a digit behind the point where that says more.
