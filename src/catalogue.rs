@@ -211,7 +211,7 @@ pub enum Refused {
     MemberAlready(NodeId),
     /// The id is bound to another data directory.
     #[error(
-        "node {node} is bound to incarnation {bound}, this data directory has {offered}; remove node {node} and join it again under a new id"
+        "node {node} is bound to incarnation {bound}, this data directory has {offered}: start this directory with another id; only if the directory of node {node} is gone, remove node {node} and join it again under a new id"
     )]
     OtherIncarnation {
         /// Whose.

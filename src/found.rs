@@ -455,7 +455,7 @@ impl Founding {
             }
             Some(Some(bound)) if bound != self.identity.incarnation => {
                 let text = format!(
-                    "cluster {} knows node {me} with data directory {bound}, this one is {}; remove node {me} and join it again under a new id",
+                    "cluster {} knows node {me} with data directory {bound}, this one is {}: start this directory with another id; only if that one is gone, remove node {me} and join it again under a new id",
                     genesis.cluster, self.identity.incarnation
                 );
                 self.complain(peer, text);

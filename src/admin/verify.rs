@@ -20,6 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shoaldb_vfs::Database;
+use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::page::PageNo;
 use shoaldb_vfs::transaction::Position;
 
@@ -106,9 +107,14 @@ fn copy_of(hub: &Hub, name: &str) -> Result<std::sync::Arc<Database>> {
     if let Some(error) = status::unserved(hub, name) {
         return Err(Error::new(error.kind(), format!("node {}: {error}", hub.id)));
     }
-    let db = hub.databases.find(name, false);
-    let db = db.map_err(|_| Error::new(ErrorKind::NotFound, format!("node {} has no database {name}", hub.id)))?;
+    let none = || Error::new(ErrorKind::NotFound, format!("node {} has no database {name}", hub.id));
+    let stopped = || Error::new(ErrorKind::Stopped, format!("node {}: this node is shut down", hub.id));
+    let db = hub.databases.find(name, false).map_err(|refusal| match refusal {
+        Refusal::NodeStopped => stopped(),
+        _ => none(),
+    })?;
     match db.retired() {
+        Some(Refusal::NodeStopped) => Err(stopped()),
         Some(_) => Err(Error::new(ErrorKind::Corrupt, format!("database {name} is not served on node {}", hub.id))),
         None => Ok(db),
     }
@@ -271,6 +277,23 @@ fn ask<T: serde::de::DeserializeOwned>(hub: &Hub, node: NodeId, request: &Reques
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Node;
+
+    /// It had no such database then, which sounds like a loss.
+    #[test]
+    fn a_node_that_ends_does_not_say_that_it_has_no_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::open(dir.path()).unwrap();
+        node.connect("app").unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+        assert!(copy_of(node.hub(), "app").is_ok());
+        for name in ["other", "no/name"] {
+            assert_eq!(copy_of(node.hub(), name).unwrap_err().kind(), ErrorKind::NotFound);
+        }
+        node.hub().databases.stop();
+        let ended = copy_of(node.hub(), "app").unwrap_err();
+        assert_eq!(ended.kind(), ErrorKind::Stopped);
+        assert_eq!(ended.to_string(), "node 1: this node is shut down");
+    }
 
     fn node(id: u16, checksum: Option<&str>) -> NodeVerified {
         let checksum = checksum.map(str::to_string);

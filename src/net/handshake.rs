@@ -299,7 +299,7 @@ impl Judge<'_> {
                 && !planted::is(Bug::WipedVoter)
             {
                 let text = format!(
-                    "node {node} is known with data directory {bound}, this one is {incarnation}: its disk was wiped or replaced; remove node {node} and join it again under a new id"
+                    "node {node} is known with data directory {bound}, this one is {incarnation}: its disk was wiped or replaced, or this is a second directory, to start with another id; only if the first one is gone, remove node {node} and join it again under a new id"
                 );
                 return Err(Reject::new(RejectReason::WrongIncarnation, text));
             }

@@ -130,6 +130,21 @@ fn an_id_that_was_removed_is_told_so_once_and_not_asked_for_again() {
     }
 }
 
+/// Whoever typed the id of another node was told to remove that one, which was well.
+#[test]
+fn a_second_directory_under_the_id_of_a_member_is_told_to_take_another_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let (data, second) = (text(&dir.path().join("data")), text(&dir.path().join("second")));
+    let node = Started::new(&mut shoal(&["start", "--id", "1", "--data", &data, "--listen", &address]));
+    node.wait_line("ready");
+    works_in_time(&["health", "--data", &data]);
+    let start = ["start", "--id", "1", "--data", &second, "--listen", "127.0.0.1:0", "--join", &address];
+    let started = Started::new(&mut shoal(&start));
+    let told = started.wait_line("in no cluster yet");
+    assert!(told.contains("start this directory with another id; only if the directory of node 1 is gone"), "{told}");
+}
+
 #[test]
 fn a_data_directory_that_is_not_there_is_told_by_all_commands_alike() {
     let dir = tempfile::tempdir().unwrap();

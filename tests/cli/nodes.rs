@@ -521,3 +521,18 @@ fn sockets_without_descriptors_say_what_to_raise() {
     drop(callers);
     works_in_time(&["health", "--data", &data]);
 }
+
+/// In JSON the leader was a voter like any other, while the table said who it is.
+#[test]
+fn the_list_of_members_tells_the_leader_as_json_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    works(&["member", "add", "4=127.0.0.1:4999", "--data", &data]);
+    let list: serde_json::Value = serde_json::from_str(&works(&["member", "list", "--json", "--data", &data])).unwrap();
+    let of = |at: usize| (&list[at]["node"], &list[at]["role"], &list[at]["leader"]);
+    assert_eq!(of(0), (&1.into(), &"voter".into(), &true.into()), "{list}");
+    assert_eq!(of(1), (&4.into(), &"learner".into(), &false.into()), "{list}");
+    assert_eq!(list[1]["address"], "127.0.0.1:4999", "{list}");
+    let table = works(&["member", "list", "--data", &data]);
+    assert!(table.lines().nth(1).unwrap().contains("leader"), "{table}");
+}

@@ -1,6 +1,7 @@
 //! `shoal member`: who belongs to the cluster, and changes of that.
 
 use serde_json::json;
+use shoaldb::MemberStatus;
 
 use crate::ask::{Question, done, of_cluster};
 use crate::table::{plain, print};
@@ -26,7 +27,9 @@ pub(crate) struct MemberArgs {
 #[derive(clap::Subcommand, Debug)]
 enum MemberAct {
     /// List the members with their addresses.
-    #[command(after_help = "Example:\n  shoal member list --data data-1 --json")]
+    #[command(after_help = "Example:\n  shoal member list --data data-1 --json
+
+In JSON \"role\" is voter, learner or leaving, as in `status --json`; \"leader\" is true for the voter that leads.")]
     List {
         #[command(flatten)]
         question: Question,
@@ -90,7 +93,12 @@ pub(crate) fn run(args: MemberArgs) -> Result<(), Failed> {
         MemberAct::List { question } => {
             let status = of_cluster(&question)?;
             if question.json {
-                print(&format!("{:#}", json!(status.members)));
+                let member = |member: &MemberStatus| {
+                    let mut told = json!(member);
+                    told["leader"] = (status.leader == Some(member.node)).into();
+                    told
+                };
+                print(&format!("{:#}", json!(status.members.iter().map(member).collect::<Vec<_>>())));
                 return Ok(());
             }
             let mut table = plain(&["node", "role", "address"]);
