@@ -453,7 +453,11 @@ impl Runner<'_> {
         let failed = |error: rusqlite::Error| Fault::Failed(trouble_of_sqlite(hub, error));
         let mut statement = connection.prepare(sql).map_err(failed)?;
         let before = connection.total_changes();
-        for row in rows {
+        for (number, row) in rows.iter().enumerate() {
+            let failed = |error| {
+                let trouble = Trouble { row: u32::try_from(number).ok(), ..trouble_of_sqlite(hub, error) };
+                Fault::Failed(trouble)
+            };
             if stop.is_asked_for() {
                 return Err(Fault::Failed(interrupted()));
             }
@@ -553,6 +557,11 @@ fn send_rows(
     let failed = |error: rusqlite::Error| Fault::Failed(trouble_of_sqlite(hub, error));
     let columns = statement.column_count();
     let mut rows = statement.raw_query();
+    // PRAGMA incremental_vacuum: such rows are its steps, and no result.
+    if columns == 0 {
+        while rows.next().map_err(failed)?.is_some() {}
+        return Ok(());
+    }
     let mut batch = Batch::new();
     let mut first = true;
     let ended = loop {

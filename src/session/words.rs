@@ -98,6 +98,9 @@ pub struct Trouble {
     pub address: Option<String>,
     /// Byte of the statement at which it is wrong.
     pub at: Option<usize>,
+    /// Of a run with rows: the one, counted from 0, with which it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<u32>,
 }
 
 impl Trouble {
@@ -112,6 +115,7 @@ impl Trouble {
             leader: None,
             address: None,
             at: None,
+            row: None,
         }
     }
 

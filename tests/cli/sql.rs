@@ -93,6 +93,147 @@ fn boxes_markdown_and_literals_are_those_of_the_sqlite_shell() {
     assert!(reason(&script(&data, ".mode boxes")).contains(".mode: one of list, column, csv"));
 }
 
+/// Such a statement printed a line without anything for each row, and in JSON an array that was never closed.
+#[test]
+fn rows_without_columns_are_not_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    works(&["db", "create", "app", "--auto-vacuum", "incremental", "--data", &data]);
+    for mode in
+        ["list", "column", "csv", "json", "line", "table", "box", "markdown", "quote", "insert", "tabs", "ascii"]
+    {
+        works(&[
+            "sql",
+            "app",
+            "CREATE TABLE t(x); INSERT INTO t VALUES (zeroblob(50000)); DROP TABLE t",
+            "--data",
+            &data,
+        ]);
+        let free = works(&["sql", "app", "PRAGMA freelist_count", "--data", &data]);
+        assert!(free.trim().parse::<u32>().unwrap() > 5, "{free}");
+        let printed = works(&["sql", "app", "PRAGMA incremental_vacuum", "--mode", mode, "--headers", "--data", &data]);
+        assert_eq!(printed, "", "{mode}");
+        // All of its steps were done.
+        assert_eq!(works(&["sql", "app", "PRAGMA freelist_count", "--data", &data]), "0\n", "{mode}");
+    }
+}
+
+/// A file that was cut off in the middle was imported as if it were whole.
+#[test]
+fn a_quote_that_is_not_closed_is_no_end_of_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let path = text(&dir.path().join("rows.csv"));
+    works(&["sql", "app", "CREATE TABLE t(a, b)", "--data", &data]);
+    for (content, place) in [
+        ("1,2\n3,\"4", "line 2"),
+        ("1,2\n\n\"three\nlines\nhere\",\"4\n5,6\n7,8\n", "line 5"),
+        ("1,\"", "line 1"),
+        ("1,\"2\"\"", "line 1"),
+        ("1,\"2\"\"\nx\n", "line 1"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let refused = script(&data, &format!(".import {path} t"));
+        assert_eq!(refused.status.code(), Some(1), "{content:?}");
+        let said = format!("rows.csv: {place}: a quote that begins here is not closed; nothing was imported\n");
+        assert!(reason(&refused).ends_with(&said), "{content:?}: {}", reason(&refused));
+    }
+    std::fs::write(&path, "1:2!3:\"4!").unwrap();
+    let refused = script(&data, &format!(".separator : !\n.import {path} t"));
+    assert!(reason(&refused).contains("row 2: a quote that begins here is not closed"), "{}", reason(&refused));
+    let refused = script(&data, &format!(".separator : !\n.import --skip 2 {path} t"));
+    assert!(reason(&refused).contains("row 2: a quote that begins here is not closed"), "{}", reason(&refused));
+    // Nor are the many lines behind it kept to find that out.
+    let mut huge = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
+    write!(huge, "1,2\n3,\"").unwrap();
+    (0..5_000_000).for_each(|n| writeln!(huge, "{n},4").unwrap());
+    writeln!(huge, "\"").unwrap();
+    drop(huge);
+    let refused = script(&data, &format!(".import {path} t"));
+    let said = "line 2: a row of more than 16777216 bytes; is a quote in it not closed?; nothing was imported\n";
+    assert!(reason(&refused).ends_with(said), "{}", reason(&refused));
+    assert_eq!(works(&["sql", "app", "SELECT count(*) FROM t", "--data", &data]), "0\n");
+    // These all end where they should.
+    for (content, rows) in [
+        ("1,2", "1|2\n"),
+        ("1,\"2\"", "1|2\n"),
+        ("1,\"2\"\"\"\r\n", "1|2\"\n"),
+        ("1,2\"\n\n\n", "1|2\"\n"),
+        ("1,\n", "1|\n"),
+        ("1,", "1|\n"),
+        ("", ""),
+        ("\n", ""),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let done = script(&data, &format!("BEGIN;\n.import {path} t\nSELECT * FROM t;\nDELETE FROM t;\nCOMMIT;"));
+        assert_eq!(out(&done), rows, "{content:?}: {}", reason(&done));
+    }
+    for (content, separators) in [("1:2!3:4", ": !"), ("1x2y3x4", "x y"), ("1y2x3y4x", "y x")] {
+        std::fs::write(&path, content).unwrap();
+        let import =
+            format!("BEGIN;\n.separator {separators}\n.import {path} t\n.mode list\nSELECT * FROM t;\nROLLBACK;");
+        let done = script(&data, &import);
+        assert_eq!(out(&done), "1|2\n3|4\n", "{content}: {}", reason(&done));
+    }
+}
+
+#[test]
+fn what_sqlite_says_of_a_row_names_its_file_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let path = text(&dir.path().join("rows.csv"));
+    works(&["sql", "app", "CREATE TABLE t(a PRIMARY KEY, b); CREATE VIEW v AS SELECT * FROM t", "--data", &data]);
+    let said = |import: &str| reason(&script(&data, import));
+    std::fs::write(&path, "1,x\n2,\"y\ny\"\n\n1,z\n").unwrap();
+    let refused = said(&format!(".import {path} t"));
+    let unique = "rows.csv: line 5: UNIQUE constraint failed: t.a; nothing was imported\n";
+    assert!(refused.ends_with(unique), "{refused}");
+    // Behind the first piece that goes to the node.
+    let good: String = (0..20_000).map(|n| format!("{n},a name of some length\n")).collect();
+    std::fs::write(&path, format!("{good}7,seven\n")).unwrap();
+    let refused = said(&format!(".import {path} t"));
+    assert!(refused.contains("rows.csv: line 20001: UNIQUE constraint failed: t.a; nothing"), "{refused}");
+    std::fs::write(&path, "1:2!1:3!").unwrap();
+    let refused = said(&format!(".separator : !\n.import {path} t"));
+    assert!(refused.contains("rows.csv: row 2: UNIQUE constraint failed"), "{refused}");
+    std::fs::write(&path, "a,A\n").unwrap();
+    let refused = said(&format!(".import {path} fresh"));
+    assert!(refused.contains("rows.csv: line 1: duplicate column name: A"), "{refused}");
+    let refused = said(&format!(".import {path} v"));
+    assert!(refused.contains("rows.csv: cannot modify v because it is a view"), "{refused}");
+}
+
+/// As in SQLite's shell, where a script that finds something amiss says so.
+#[test]
+fn a_script_ends_with_the_code_that_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, data) = one_node(dir.path(), &[]);
+    let ended = |lines: &str| {
+        let done = script(&data, lines);
+        (done.status.code().unwrap(), out(&done), reason(&done))
+    };
+    let new = "note: there is no database app yet; the first write creates it\n";
+    for (line, code) in [(".exit 3", 3), (".exit 0", 0), (".exit", 0), (".ex 255", 255), (".quit", 0)] {
+        assert_eq!(
+            ended(&format!("SELECT 1;\n{line}\nSELECT 2;\n")),
+            (code, "1\n".to_string(), new.to_string()),
+            "{line}"
+        );
+    }
+    let file = dir.path().join("ends.sql");
+    std::fs::write(&file, ".exit 7\n").unwrap();
+    assert_eq!(ended(&format!(".read {}\nSELECT 1;", text(&file))).0, 7);
+    assert_eq!(run(&["sql", "app", ".exit 9", "--data", &data]).status.code(), Some(9));
+    // That something was left open is told besides.
+    let (code, _, said) = ended("BEGIN;\n.exit 3");
+    assert!(code == 3 && said.contains("is rolled back, nothing of it is committed"), "{code}: {said}");
+    assert_eq!(ended("BEGIN;\n.exit 0").0, 1);
+    for wrong in [".exit three", ".exit 256", ".exit -1", ".exit 1 2", ".quit 3"] {
+        let (code, _, said) = ended(wrong);
+        assert!(code == 1 && said.contains("write .exit, or .exit CODE"), "{wrong}: {code}: {said}");
+    }
+}
+
 /// `.separator` and the modes that are about separators are for what is printed and for what is read.
 #[test]
 fn what_is_printed_with_a_separator_is_imported_with_it() {

@@ -123,7 +123,7 @@ enum Command {
     Recover(recover::RecoverArgs),
 }
 
-/// Why the program did not do what it was asked, in one line, and its exit code.
+/// Why the program did not do what it was asked, in one line, and its exit code. Without words it is a code that a script asked for.
 #[derive(Debug)]
 struct Failed {
     code: u8,
@@ -140,6 +140,11 @@ impl Failed {
 
     fn reader_gone() -> Failed {
         Failed { code: Failed::READER_GONE, text: "standard output is closed".to_string() }
+    }
+
+    /// A script ends with a code of its own.
+    fn quietly(code: u8) -> Failed {
+        Failed { code, text: String::new() }
     }
 
     fn is_reader_gone(&self) -> bool {
@@ -194,7 +199,7 @@ fn main() -> ExitCode {
     let failures = [result.err(), table::written().err()];
     // The command's own failure says more than that nobody can read it, and both are told.
     let code = failures.iter().flatten().map(|failed| failed.code).next();
-    for Failed { text, .. } in failures.iter().flatten() {
+    for Failed { text, .. } in failures.iter().flatten().filter(|failed| !failed.text.is_empty()) {
         say::failed(text);
     }
     code.map_or(ExitCode::SUCCESS, ExitCode::from)

@@ -19,7 +19,7 @@ use shoaldb::client::{Client, Doors};
 
 use crate::ask::Where;
 use crate::{Failed, say};
-use shell::{Current, Met, Shell, Target};
+use shell::{After, Current, Met, Shell, Target};
 use show::{Mode, Printer};
 
 /// Run SQL on a node: at a prompt, from the command line, or from standard input.
@@ -31,7 +31,7 @@ use show::{Mode, Printer};
   shoal sql app --data data-1 < schema.sql
 
 At the prompt .help lists the commands. Without a statement, and if standard input is no terminal, it is run as a
-script, up to the first error. A blob is printed as x'00ff'; in JSON as a string of hexadecimal digits.
+script, up to the first error. .exit CODE ends with that code. A blob is printed as x'00ff'; in JSON as a string of hexadecimal digits.
 
 Any node reads; the leader writes: with --endpoints it is taken if it is among them, and waited for during an election, for 5
 seconds. The node is then found by its address and asked over the admin socket in its directory.
@@ -94,18 +94,22 @@ pub(crate) fn run(args: SqlArgs) -> Result<(), Failed> {
     }
     note_of_a_new_name(&shell, &args.database);
     let result = match &args.sql {
-        Some(sql) => shell.script("", sql.as_bytes()).and_then(|_| shell.end()),
-        None if prompt => prompt::run(&mut shell, &args.database).map(|()| {
-            // The person sees it, and meant to leave.
-            if let Err(open) = shell.end() {
-                say::note(&open.text);
-            }
-        }),
-        None => shell.script("stdin", io::stdin()).and_then(|_| shell.end()),
+        Some(sql) => shell.script("", sql.as_bytes()),
+        None if prompt => prompt::run(&mut shell, &args.database),
+        None => shell.script("stdin", io::stdin()),
     };
     match result {
+        Ok(after) => {
+            let code = if let After::Quit(code) = after { code } else { 0 };
+            match shell.end() {
+                // The person sees it, and meant to leave; or the script has a code for it.
+                Err(open) if prompt || code != 0 => say::note(&open.text),
+                ended => ended?,
+            }
+            if code == 0 { Ok(()) } else { Err(Failed::quietly(code)) }
+        }
         Err(failed) if failed.is_reader_gone() => shell.end(),
-        other => other,
+        Err(failed) => Err(failed),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::Failed;
 
 /// What `.help` prints.
 pub(crate) const HELP: &str = "\
+.exit [CODE]            end, with an exit code from 0 to 255
 .headers on|off         print the names of columns
 .help                   this text
 .import [--csv|--ascii] [--skip N] FILE TABLE
@@ -20,7 +21,7 @@ pub(crate) const HELP: &str = "\
                         A table that does not exist is created, with the first line for its columns
 .mode MODE [TABLE]      how results look: list, column, csv, json, line, table, box, markdown, quote, tabs, ascii, or
                         insert: INSERT statements for TABLE
-.quit                   end; .exit does so too
+.quit                   end
 .read FILE              run the statements and commands of a file
 .schema [NAME]          the statements that made the tables, indexes, views and triggers
 .separator COLUMN [ROW] what stands between values, and behind a row, in list and csv mode and for .import:
@@ -131,7 +132,15 @@ pub(crate) fn run(shell: &mut Shell, line: &str) -> Result<After, Failed> {
     let (command, rest) = words.split_first().ok_or_else(|| wrong("an empty command"))?;
     let command = meant(command).ok_or_else(|| wrong(format!("{command}: no such command; .help lists them")))?;
     match command {
-        ".quit" | ".exit" => return Ok(After::Quit),
+        ".quit" | ".exit" => {
+            let code = match rest {
+                [] => Some(0),
+                [code] if command == ".exit" => code.parse().ok(),
+                _ => None,
+            };
+            let code = code.ok_or_else(|| wrong("write .exit, or .exit CODE with a number from 0 to 255, or .quit"))?;
+            return Ok(After::Quit(code));
+        }
         ".help" => shell.printer.line(HELP).map_err(output)?,
         ".headers" => shell.printer.headers = switch(".headers", rest.first())?,
         ".timer" => shell.timer = switch(".timer", rest.first())?,

@@ -92,7 +92,7 @@ fn names(shell: &mut Shell) -> Vec<String> {
 }
 
 /// Reads lines from a person until they have enough. What fails is told, and the next line is asked for.
-pub(crate) fn run(shell: &mut Shell, database: &str) -> Result<(), Failed> {
+pub(crate) fn run(shell: &mut Shell, database: &str) -> Result<After, Failed> {
     let failed = |error: ReadlineError| Failed { code: 1, text: format!("the prompt: {error}") };
     let config = Config::builder()
         .history_ignore_space(true)
@@ -145,7 +145,7 @@ pub(crate) fn run(shell: &mut Shell, database: &str) -> Result<(), Failed> {
         }
         match after {
             Ok(After::GoOn) => {}
-            Ok(After::Quit) => break,
+            Ok(After::Quit(code)) => return Ok(After::Quit(code)),
             // Nothing that is asked here would be seen.
             Err(error) if error.is_reader_gone() => return Err(error),
             Err(error) => {
@@ -155,7 +155,7 @@ pub(crate) fn run(shell: &mut Shell, database: &str) -> Result<(), Failed> {
             }
         }
     }
-    Ok(())
+    Ok(After::GoOn)
 }
 
 #[cfg(test)]

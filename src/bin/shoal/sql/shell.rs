@@ -96,7 +96,8 @@ pub(crate) struct Shell {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum After {
     GoOn,
-    Quit,
+    /// With this exit code, if nothing else went wrong or it is another one than 0.
+    Quit(u8),
 }
 
 impl Shell {
@@ -163,6 +164,23 @@ impl Shell {
     ) -> Result<(), Failed> {
         let result = self.session()?.run(sql, rows, on);
         result.map_err(|trouble| self.after(trouble))
+    }
+
+    /// Runs a statement, once for each of these rows if there are any. What SQLite has against it is told with the place that is given
+    /// for it, or for one of the rows.
+    pub(crate) fn run_for(
+        &mut self,
+        sql: &str,
+        rows: Vec<Vec<Cell>>,
+        place: &dyn Fn(Option<u32>) -> String,
+    ) -> Result<(), Failed> {
+        let result = self.session()?.run(sql, rows, &mut |_| Ok(()));
+        result.map_err(|mut trouble| {
+            if matches!(trouble.kind.as_str(), "other" | "bad_input") {
+                trouble.text.insert_str(0, &place(trouble.row));
+            }
+            self.after(trouble)
+        })
     }
 
     /// Runs statements and prints what they say.
@@ -288,7 +306,7 @@ impl Shell {
             self.current.check().map_err(|failed| located(number, failed))?;
             match self.line(&mut splitter, text) {
                 Ok(After::GoOn) => {}
-                Ok(After::Quit) => return Ok(After::Quit),
+                Ok(After::Quit(code)) => return Ok(After::Quit(code)),
                 Err(failed) if failed.is_reader_gone() => {
                     self.leave_out(&mut splitter, &mut from, &mut number).map_err(|failed| located(number, failed))?;
                     return Err(failed);
