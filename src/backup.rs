@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use shoaldb_vfs::Database;
 use shoaldb_vfs::env::os::{self, OsFs, OsRng};
 use shoaldb_vfs::env::{Fs, Open, Rng};
@@ -53,6 +53,8 @@ use crate::status;
 const FILES: OsFs = OsFs;
 /// Bytes between two reports: some milliseconds of a disk.
 const STEP_BYTES: u32 = 1 << 20;
+/// Steps of SQLite between two looks at whether the node ends: far less than a millisecond.
+const CHECK_STEPS: i32 = 1000;
 /// How every SQLite file begins.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Where a header says how the file is to be written and read: 1 is a rollback journal, 2 a WAL.
@@ -192,7 +194,7 @@ pub(crate) fn restore(hub: &Hub, name: &str, path: &Path, told: Told<'_>) -> Res
     let path = absolute(path);
     check_leader(hub)?;
     told(Progress { phase: Phase::Checking, done: 0, total: 0 });
-    let source = open_source(&path)?;
+    let source = open_source(hub, &path)?;
     let limit = hub.config.transaction_limit;
     if source.pages * u64::from(source.page_size.bytes()) > limit {
         return Err(Error::new(
@@ -344,8 +346,8 @@ fn verdict(connection: &Connection) -> rusqlite::Result<String> {
     }
 }
 
-/// Opens a SQLite file and checks it. Reads all of it.
-fn open_source(path: &Path) -> Result<Source> {
+/// Opens a SQLite file and checks it. Reads all of it, unless the node ends meanwhile.
+fn open_source(hub: &Hub, path: &Path) -> Result<Source> {
     // To open a pipe may take for ever.
     if path.metadata().is_ok_and(|it| !it.is_file()) {
         return Err(damaged(path, "not a regular file"));
@@ -354,8 +356,17 @@ fn open_source(path: &Path) -> Result<Source> {
     let is_hot = |error: &rusqlite::Error| {
         error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_ROLLBACK)
     };
-    let failed = |error: rusqlite::Error| match (is_hot(&error), Error::from(error)) {
-        (true, error) => {
+    let was_ended = |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted);
+    let failed = |error: rusqlite::Error| match (is_hot(&error), was_ended(&error), Error::from(error)) {
+        (_, true, error) => {
+            let text = format!(
+                "{}: node {} ends, and did not look at all of the file; nothing was changed, try again",
+                path.display(),
+                hub.id
+            );
+            Error::caused(ErrorKind::NotCommitted, text, error)
+        }
+        (true, _, error) => {
             let text = format!(
                 "{}: a transaction was interrupted, and its journal is still to be rolled back; read the file once with the \
                  program that it belongs to, or with sqlite3; nothing was changed",
@@ -363,8 +374,8 @@ fn open_source(path: &Path) -> Result<Source> {
             );
             Error::caused(ErrorKind::BadInput, text, error)
         }
-        (_, error) if error.is_corrupt() => damaged(path, &format!("damaged: {error}")),
-        (_, error) => {
+        (_, _, error) if error.is_corrupt() => damaged(path, &format!("damaged: {error}")),
+        (_, _, error) => {
             let text = format!("{}: cannot be read: {error}; nothing was changed", path.display());
             Error::caused(error.kind(), text, error)
         }
@@ -375,6 +386,11 @@ fn open_source(path: &Path) -> Result<Source> {
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags_and_vfs(path, flags, "unix").map_err(failed)?;
     let number = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, u32>(0)).map_err(failed);
+    let ends = {
+        let hub = hub.clone();
+        move || hub.is_closing()
+    };
+    connection.progress_handler(CHECK_STEPS, Some(ends)).map_err(failed)?;
     begin_reading(&connection).map_err(failed)?;
     let verdict = verdict(&connection).map_err(failed)?;
     if verdict != "ok" {

@@ -534,6 +534,25 @@ fn readers_see_the_old_database_until_the_new_one_is_committed() {
     cluster.running().for_each(|node| assert_eq!(version(&node.connect("app").unwrap()), 2));
 }
 
+/// The check of a large file takes minutes, and a node that ends waits for nobody who has changed nothing.
+#[test]
+fn a_restore_whose_node_ends_during_the_check_says_that_nothing_was_changed() {
+    let one = one();
+    let file = one.path("in.db");
+    let rows =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) INSERT INTO t SELECT i FROM n";
+    Connection::open(&file).unwrap().execute_batch(&format!("CREATE TABLE t(x); {rows}")).unwrap();
+    let mut phases = Vec::new();
+    let restored = one.node.restore_with("app", &file, |progress| {
+        phases.push(progress.phase);
+        one.node.shutdown_at_once();
+    });
+    let error = restored.unwrap_err();
+    assert_eq!(phases, [Phase::Checking]);
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::NotCommitted, Some(Outcome::NotCommitted)), "{error}");
+    assert!(error.to_string().contains("nothing was changed"), "{error}");
+}
+
 #[test]
 fn a_restore_on_a_follower_names_the_leader() {
     let cluster = Cluster::start(3);
