@@ -38,7 +38,7 @@ use shoaldb_vfs::page::PageNo;
 
 use crate::admin;
 use crate::catalogue::DatabaseId;
-use crate::databases::Damage;
+use crate::databases::{Damage, Help};
 use crate::events::Event;
 use crate::log::{Anchor, Batch, Log, LogError};
 use crate::planted::{self, Bug};
@@ -351,8 +351,9 @@ impl Upkeep {
         }
         if retired.is_none() {
             if alone {
-                let advice = "what is damaged is not served, and there is no other node to repair it from; drop the database, then restore a backup";
-                self.alarm(&rotten_about(id), Some(format!("{what}; {advice}")));
+                let damage = if rotten.is_empty() { Damage::Diverged } else { Damage::Rotten };
+                let advice = Help::of(self.hub.id, &core.membership).advice(damage).unwrap_or_default();
+                self.alarm(&rotten_about(id), Some(format!("{what}; what is damaged is not served, and {advice}")));
                 return;
             }
             if leads && now < since + HAND_OVER_PATIENCE {

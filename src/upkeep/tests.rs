@@ -352,6 +352,7 @@ fn the_log_is_kept_for_who_has_installed_what_another_node_lent() {
 
 /// A view of one database that is lent for a repair, and one that an application has forgotten while a small snapshot is lent,
 /// which needs no files: neither holds the log while others write.
+/// Shows INV-25.
 #[test]
 fn a_view_of_one_database_does_not_hold_the_log_whatever_is_lent() {
     for (lent, gate_of_all) in [("nothing", false), ("a copy of all", false), ("this one", false), ("all", true)] {

@@ -360,6 +360,20 @@ fn a_double_write_that_rots_under_a_running_node_matters_only_to_a_start_in_the_
     }
 }
 
+/// The alarm told people to drop the database, and the learner had all of it.
+#[test]
+fn a_page_that_rots_on_the_only_voter_is_repaired_from_the_learner_that_the_alarm_names() {
+    let cluster = with_learner();
+    let node = cluster.node(1);
+    flip_in(&path_of(&cluster, 1, "app", 1, "db"), 4096 * 60 + 5);
+    let promote = "promote node 2 (`shoal member promote 2`)";
+    let status = until(node, "an alarm", |status| !status.alarms.is_empty());
+    assert!(status.alarms.iter().all(|alarm| alarm.contains(promote)), "{:?}", status.alarms);
+    node.promote(2).unwrap();
+    until(node, "it is repaired", |status| status.voters.len() == 2 && status.alarms.is_empty());
+    cluster.assert_equal("app");
+}
+
 /// The nameless files in which a node of this process keeps pages of its WALs. They end with it: a node that is stopped has none.
 fn scratch_files(dir: &Path) -> Vec<File> {
     let all = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
