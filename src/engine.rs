@@ -375,6 +375,8 @@ impl Engine {
                 return;
             }
             Input::Removed { what } => return self.on_removed(what),
+            // Asked before a later one was done, when somebody needed more: that is gone.
+            Input::Compact { start } if start.index < self.hub.core_start() => return,
             Input::Compact { start } => {
                 self.core.on_event(Event::Compacted { start });
                 self.hub.set_compacted(start.index);

@@ -612,7 +612,12 @@ impl Upkeep {
         }
         self.alarm("segment", None);
         let start = self.log.compaction_start(through, limit);
-        if start.index > self.log.start().index {
+        // Files may stay where the log does not begin any more, and what others need may be more by now: that is gone.
+        let begun = self.hub.core_start();
+        if begun > self.log.start().index {
+            self.drop_segments(begun);
+        }
+        if start.index > self.log.start().index && start.index >= begun {
             // Before anybody is lent one of them once more.
             if !planted::is(Bug::CompactPastView) && !planted::is(Bug::ReuseStaleView) {
                 self.hub.snapshots.views.close_before(start.index);

@@ -334,6 +334,20 @@ fn a_member_that_is_back_holds_the_log_again() {
     assert!(compacted(&mut upkeep, &inputs) > 3);
 }
 
+/// What others need became more after the core had let go of it, and files of that were still there: the core was asked to begin
+/// where it did not any more, and stopped.
+#[test]
+fn the_log_does_not_begin_earlier_again_although_its_files_are_still_there() {
+    let clock: Arc<SimClock> = Arc::default();
+    let (mut upkeep, last, inputs) = with_log_of(3 * LIMIT, &clock);
+    upkeep.hub.set_compacted(LogIndex(8));
+    assert_eq!(upkeep.hub.take_compacted(), Some(LogIndex(8)), "and no file could be removed");
+    leads(&upkeep, last.index, [last.index.0, 8], true);
+    upkeep.cluster_floor = LogIndex(4);
+    assert_eq!(compacted(&mut upkeep, &inputs), 0);
+    assert!(upkeep.log.start().index > LogIndex(4), "they are removed now");
+}
+
 /// Of a snapshot that another node lent the leader knows by what is said to its offer: up to then who needs it holds nothing.
 /// Shows INV-25.
 #[test]
