@@ -55,7 +55,8 @@ pub(crate) fn followers_read_and_do_not_write<C: Client>(shows_codes: bool) {
     let pool = C::pool(leader, 2);
     C::run(&pool, "CREATE TABLE t(x INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)").unwrap();
     cluster.assert_equal("app");
-    let follower = C::pool(cluster.follower(), 2);
+    let successor = cluster.follower();
+    let follower = C::pool(successor, 2);
     assert_eq!(C::values(&follower), [1]);
     let refused = C::insert(&follower, &[2], End::Commit).unwrap_err();
     assert!(refused.text.contains("readonly"), "{refused:?}");
@@ -68,6 +69,19 @@ pub(crate) fn followers_read_and_do_not_write<C: Client>(shows_codes: bool) {
     C::insert(&pool, &[3], End::Commit).unwrap();
     cluster.assert_equal("app");
     assert_eq!(C::values(&follower), [1, 3]);
+
+    // Its connections, open all the while, write once their node leads, and those of the other pool do not any more.
+    leader.transfer_leadership(successor.id()).unwrap();
+    let started = Instant::now();
+    while let Err(failure) = C::insert(&follower, &[4], End::Commit) {
+        assert!(failure.text.contains("readonly") && started.elapsed() < LONG, "{failure:?}");
+    }
+    let refused = C::insert(&pool, &[5], End::Commit).unwrap_err();
+    assert!(refused.text.contains("readonly"), "{refused:?}");
+    cluster.assert_equal("app");
+    for pool in [&pool, &follower] {
+        assert_eq!(C::values(pool), [1, 3, 4]);
+    }
 }
 
 /// What became of the transactions of the writers, as these were told.
