@@ -410,7 +410,13 @@ fn valid(name: &str) -> Result<DatabaseName> {
 }
 
 fn decided(hub: &Hub, body: Body, refused: ErrorKind) -> Result<serde_json::Value> {
-    told(hub.propose(body, None), refused)
+    let decision = hub.propose(body, None);
+    match status::held_up(hub) {
+        Some(what) if decision == Decision::Lost => {
+            Err(Error::new(ErrorKind::Unknown, format!("{what}; it may be done later")))
+        }
+        _ => told(decision, refused),
+    }
 }
 
 /// What became of a proposal.

@@ -193,6 +193,12 @@ pub(crate) fn restore(hub: &Hub, name: &str, path: &Path, told: Told<'_>) -> Res
     let name = valid(name)?;
     let path = absolute(path);
     check_leader(hub)?;
+    // Before a check that may take minutes.
+    if hub.pending.has_abandoned_create(&name) && existing(hub, &name)?.is_none() {
+        let undecided = || format!("database {name} is being created, and whether it was is not decided yet");
+        let what = status::held_up(hub).unwrap_or_else(undecided);
+        return Err(Error::new(ErrorKind::NotCommitted, format!("{what}; nothing was restored, try again")));
+    }
     told(Progress { phase: Phase::Checking, done: 0, total: 0 });
     let source = open_source(hub, &path)?;
     let limit = hub.config.transaction_limit;
@@ -284,13 +290,6 @@ fn check_leader(hub: &Hub) -> Result<()> {
 /// The database, and whether it was not there before.
 fn create(hub: &Hub, name: &DatabaseName, source: &Source) -> Result<(Arc<Database>, bool)> {
     let held_up = |otherwise: &str| status::held_up(hub).unwrap_or_else(|| otherwise.to_string());
-    if hub.pending.has_abandoned_create(name) {
-        let what = held_up("it is being created, and whether it was is not decided yet");
-        return Err(Error::new(
-            ErrorKind::NotCommitted,
-            format!("database {name}: {what}; nothing was restored, try again"),
-        ));
-    }
     let body =
         Body::CreateDatabase { name: name.clone(), page_size: source.page_size, auto_vacuum: source.auto_vacuum };
     match hub.propose(body, None) {

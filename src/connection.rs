@@ -134,8 +134,11 @@ impl Connection {
             Err(error) if error.sqlite_error().is_some_and(|e| e.extended_code == DROPPED) => return Ok(None),
             begun => begun.map_err(|error| {
                 let error = Error::from(error);
-                let why = status::why_busy(hub).filter(|_| error.kind() == ErrorKind::Busy);
-                why.into_iter().fold(error, Error::in_words)
+                let busy = error.kind() == ErrorKind::Busy;
+                match busy.then(|| status::why_busy(hub)).flatten() {
+                    Some(why) => error.with_words(why),
+                    None => error,
+                }
             })?,
         };
         let value = {

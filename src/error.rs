@@ -88,7 +88,7 @@ impl Error {
     }
 
     /// The same error, for people who are to know more.
-    pub(crate) fn in_words(self, message: String) -> Error {
+    pub(crate) fn with_words(self, message: String) -> Error {
         Error { message, ..self }
     }
 

@@ -76,8 +76,8 @@ impl NodeReplicator {
             // Somebody created it with another geometry: this connection belongs to a shape that is gone.
             Decision::Committed(_) | Decision::Refused(_) => Err(Refusal::Dropped),
             Decision::NotCommitted | Decision::Lost if interrupted() => Err(Refusal::Interrupted),
-            // Nothing of the transaction was proposed; the busy handler may try again. What was given up is in the log: until it is
-            // decided nobody proposes it again, `is_open`.
+            // Nothing of the transaction was proposed; the busy handler may try again. What was given up may still be in the log, and
+            // is not proposed again before it is decided.
             Decision::NotCommitted | Decision::Lost => Err(Refusal::Busy),
         }
     }
@@ -229,9 +229,12 @@ impl crate::shared::Shared {
         })
     }
 
-    /// Proposes an entry that is no transaction, and waits until it is decided; `Lost` when the time is up.
+    /// Proposes an entry that is no transaction, and waits until it is decided; `Lost` when the time is up, and at once for a
+    /// database that an abandoned proposal may still create.
     pub(crate) fn propose(&self, body: Body, interrupted: Option<Interrupted<'_>>) -> Decision {
         let (number, signal) = match &body {
+            // It would be one more entry of a log that may have no room, and what became of the first one is not known yet.
+            Body::CreateDatabase { name, .. } if self.pending.has_abandoned_create(name) => return Decision::Lost,
             Body::CreateDatabase { name, .. } => self.pending.register_create(name.clone()),
             _ => self.pending.register(None),
         };

@@ -10,7 +10,7 @@ use shoaldb::client::{Client, Doors};
 use shoaldb::entry::{self, Body};
 use shoaldb::log::inspect::Inspection;
 use shoaldb::types::LogIndex;
-use shoaldb::{Builder, Error, ErrorKind, Event, Node, Outcome, Status, outcome, rusqlite};
+use shoaldb::{Builder, CreateOptions, Error, ErrorKind, Event, Node, Outcome, Status, outcome, rusqlite};
 use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{Env, Fs};
@@ -457,6 +457,11 @@ fn alone_a_new_database_without_room_is_proposed_once_and_writers_are_told_why()
     let refused = node.restore("other", &file).unwrap_err();
     assert_eq!(refused.outcome(), Some(Outcome::NotCommitted), "{refused}");
     assert!(refused.to_string().contains("make room on the disk"), "{refused}");
+    for _ in 0..2 {
+        let refused = node.create("other", CreateOptions::default()).unwrap_err();
+        assert_eq!(refused.outcome(), Some(Outcome::Unknown), "{refused}");
+        assert!(refused.to_string().contains("make room on the disk"), "{refused}");
+    }
     assert_eq!(creations(&fs), ["app", "other"]);
     fs.clear_faults();
     until("it is created", || create().is_ok());
