@@ -84,7 +84,7 @@ struct Messages {
     /// How messages on standard error look; those about wrong usage, too.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SHOAL_LOG_FORMAT")]
     log_format: LogFormat,
-    /// Which messages: off, error, warn, info, debug, trace, or as in RUST_LOG.
+    /// Which messages: off, error, warn, info, debug, trace, or PART=LEVEL as in RUST_LOG, several by commas.
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info", env = "SHOAL_LOG", value_parser = units::levels)]
     log: String,
 }

@@ -58,8 +58,8 @@ impl Format {
 /// A row of more bytes is more than a node takes at once. A quote that is not closed makes one of all that follows.
 const LARGEST: u64 = 16 << 20;
 
-/// The bytes of a file, with a row of our own behind them, and what ends a row on both sides of it. If that does not come as a row, a quote in the last one was not closed: the
-/// reader of CSV takes such a file for whole.
+/// The bytes of a file, with a row of our own behind them, and what ends a row on both sides of it. If that does not come as a
+/// row, a quote in the last one was not closed: the reader of CSV takes such a file for whole.
 struct Whole {
     file: File,
     /// The only value of our row: a letter that is no separator.

@@ -302,7 +302,7 @@ mod tests {
         }
     }
 
-    /// Each one cost a copy of all that stood behind it on the line: a dump without ends of lines took hours.
+    /// Each one cost a copy of all that stood behind it on the line: a dump without ends of lines took minutes and more.
     #[test]
     fn a_line_of_many_statements_is_not_copied_for_each() {
         const MANY: usize = 50_000;
