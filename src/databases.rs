@@ -97,10 +97,14 @@ pub(crate) enum Help {
 
 impl Help {
     pub(crate) fn of(own: NodeId, membership: &Membership) -> Help {
-        match (&membership.voters[..], &membership.learners[..]) {
-            ([voter], []) if *voter == own => Help::Nobody,
-            ([voter], learners) if *voter == own => Help::Learners(learners.to_vec()),
-            _ => Help::Voters,
+        // Who is about to go, or to come back as a learner, votes still.
+        let mut voters = membership.voters.iter().chain(&membership.voters_outgoing);
+        if membership.voters.is_empty() || voters.any(|voter| *voter != own) {
+            Help::Voters
+        } else if membership.learners.is_empty() {
+            Help::Nobody
+        } else {
+            Help::Learners(membership.learners.clone())
         }
     }
 

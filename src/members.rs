@@ -137,8 +137,13 @@ impl Refusal {
     /// Whether waiting for a moment may help: who is heard of is known once per heartbeat, and a new leader hears then what each
     /// has.
     pub(crate) fn may_pass(&self) -> bool {
-        use Refusal::{Lags, Pending, Quorum, Silent, Unbound};
-        matches!(self, Pending | Silent(_) | Unbound(_) | Quorum { .. } | Lags { .. })
+        use Refusal::{Behind, Lags, Pending, Quorum, Silent, Unbound};
+        match self {
+            Pending | Silent(_) | Unbound(_) | Quorum { .. } | Lags { .. } => true,
+            // It has nothing, or this leader has just begun.
+            Behind { has, .. } => has.0 == 0,
+            _ => false,
+        }
     }
 }
 
@@ -229,10 +234,6 @@ impl Situation<'_> {
         let Some(peer) = self.peers.iter().find(|peer| peer.id == node && peer.active) else {
             return Err(Refusal::Silent(node));
         };
-        // However few entries it lacks: if they are gone, its vote would count in every majority long before it can be one.
-        if planted::is(Bug::PromotedEarly) {
-            return Ok(());
-        }
         if !self.has_caught_up(peer) {
             return Err(Refusal::Behind { node, has: peer.acknowledged, committed: self.committed });
         }
@@ -241,7 +242,9 @@ impl Situation<'_> {
 
     /// It can acknowledge what is proposed now: it lacks little, and this leader has that.
     fn has_caught_up(&self, peer: &PeerStatus) -> bool {
-        peer.acknowledged >= self.start && peer.acknowledged.0.saturating_add(CAUGHT_UP) >= self.committed.0
+        // However few entries it lacks: if they are gone, its vote would count in every majority long before it can be one.
+        planted::is(Bug::PromotedEarly)
+            || peer.acknowledged >= self.start && peer.acknowledged.0.saturating_add(CAUGHT_UP) >= self.committed.0
     }
 
     fn leaver(&self, node: NodeId) -> Result<(), Refusal> {

@@ -166,8 +166,10 @@ impl Upkeep {
     /// A snapshot took the place of the log, or did not: what is known of log and databases is found again.
     pub(crate) fn begin_anew(&mut self) {
         self.anchored = self.hub.findings.lock().anchored;
+        let all = self.hub.databases.all();
+        self.forget_dropped(&all);
         // What is still wrong with a file is found again.
-        for (id, _) in self.hub.databases.all() {
+        for (id, _) in all {
             self.forget_alarms(id);
         }
         self.per_database.clear();
@@ -331,7 +333,8 @@ impl Upkeep {
         let Some(core) = self.hub.core_status.lock().clone() else { return };
         let first = chores.damaged_since.is_none();
         let since = *chores.damaged_since.get_or_insert(now);
-        let alone = core.membership.voters.iter().all(|voter| *voter == self.hub.id);
+        let help = Help::of(self.hub.id, &core.membership);
+        let alone = help != Help::Voters;
         let what = match (rotten.is_empty(), fits) {
             (false, _) => format!("database {}: pages {rotten:?} of it are not what was written", db.name()),
             (_, false) => format!("database {}: the page hashes of its main file do not make its checksum", db.name()),
@@ -349,10 +352,10 @@ impl Upkeep {
         if leads && !alone {
             self.hand_over();
         }
+        let damage = if rotten.is_empty() { Damage::Diverged } else { Damage::Rotten };
         if retired.is_none() {
             if alone {
-                let damage = if rotten.is_empty() { Damage::Diverged } else { Damage::Rotten };
-                let advice = Help::of(self.hub.id, &core.membership).advice(damage).unwrap_or_default();
+                let advice = help.advice(damage).unwrap_or_default();
                 self.alarm(&rotten_about(id), Some(format!("{what}; what is damaged is not served, and {advice}")));
                 return;
             }
@@ -360,7 +363,6 @@ impl Upkeep {
                 return;
             }
         }
-        let damage = if rotten.is_empty() { Damage::Diverged } else { Damage::Rotten };
         if self.hub.databases.convict(id, damage, what.clone()) {
             self.alarm(&rotten_about(id), None);
             self.hub.diverged(id, what);
@@ -419,6 +421,7 @@ impl Upkeep {
             Ok(Checkpoint::Done { from, to, pages }) => {
                 tracing::debug!(database = db.name(), "checkpoint from {from} to {to}, {pages} pages");
                 self.alarm(&about, None);
+                self.per_database.entry(id).or_default().told_failed = false;
                 let position = LogIndex(to.0);
                 self.hub.events.tell(&Event::CheckpointDone { database: db.name().to_string(), position });
             }
@@ -442,10 +445,8 @@ impl Upkeep {
                     self.hub.events.tell(&Event::DiskTrouble { what: what.clone() });
                 }
                 self.alarm(&about, Some(what));
-                return;
             }
         }
-        self.per_database.entry(id).or_default().told_failed = false;
     }
 
     /// How old a read transaction must be to be ended for a WAL of `wal` bytes, if it is to be ended for that at all. One huge

@@ -18,8 +18,8 @@
 //! lender is asked whether it had the same. It is none if its books differ, or are gone.
 //!
 //! If no majority agrees with the lender the next one is tried; if with nobody, nothing is repaired, and an alarm says so:
-//! then a person has to decide which copy is right. Where no other node votes
-//! there is nobody to ask, and people are told which learners may have it.
+//! then a person has to decide which copy is right. Where no other node votes there is nobody to ask, and people are told which
+//! learners may have it.
 //!
 //! Everything may be lost at any moment, and costs an attempt. Nothing of this is known to Raft.
 //!

@@ -464,7 +464,9 @@ impl Views {
     /// Whether anybody is lent pages of the main files of all databases. What was copied for it needs no files, and one
     /// database, lent for a repair, is not all.
     pub(crate) fn lends_all_files(&self) -> bool {
-        let lends = |lent: &Lent| lent.cut.only.is_none() && !lent.cut.databases.is_empty() && lent.is_open();
+        let lends = |lent: &Lent| {
+            lent.cut.only.is_none() && lent.is_open() && lent.cut.databases.values().any(ReadView::keeps_gate_shut)
+        };
         self.books.lock().all.iter().any(lends)
     }
 

@@ -97,6 +97,10 @@ pub(crate) trait Gate: Send + Sync + Debug {
     fn on_rotten(&self, page: PageNo);
     /// Whether what is rotten is heard of, and mended.
     fn is_tended(&self) -> bool;
+    /// Whether checkpoints wait for it.
+    fn is_shut(&self) -> bool {
+        true
+    }
 }
 
 /// What a view shows. Its fields are dropped in this order: the gate opens when the file is not mapped any more.
@@ -229,6 +233,10 @@ impl Gate for NoGate {
     fn on_rotten(&self, _: PageNo) {}
 
     fn is_tended(&self) -> bool {
+        false
+    }
+
+    fn is_shut(&self) -> bool {
         false
     }
 }
@@ -392,6 +400,11 @@ impl ReadView {
     /// Bytes of WAL that no checkpoint can move to the main file, because of the gate.
     pub fn wal_bytes(&self) -> u64 {
         self.0.lent.upgrade().map_or(0, |content| content.gate.waiting_bytes())
+    }
+
+    /// Whether checkpoints of its database wait for it, or for what it has lent: not if all of it was copied.
+    pub fn keeps_gate_shut(&self) -> bool {
+        self.0.lent.upgrade().is_some_and(|content| content.gate.is_shut())
     }
 
     /// Lends nothing any more. The gate opens when all pages are given back. Closing it again does nothing.
