@@ -426,3 +426,11 @@ pub struct PeerStatus {
     /// Whether it was heard of lately.
     pub active: bool,
 }
+
+impl PeerStatus {
+    /// What it has of a log that begins at `start`: that entry at least, or nothing if it needs a snapshot. A new leader
+    /// knows of no acknowledgement, and takes everybody for one that has all until told otherwise.
+    pub fn has_of(&self, start: LogIndex) -> Option<LogIndex> {
+        (self.acknowledged >= start || self.next > start).then(|| self.acknowledged.max(start))
+    }
+}

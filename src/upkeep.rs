@@ -644,8 +644,8 @@ impl Upkeep {
             let core = self.hub.core_status.lock().clone();
             // Who is behind the log already needs a snapshot, and nothing of the log.
             let slowest = core.and_then(|core| {
-                let counted = core.peers.iter().filter(|peer| peer.acknowledged >= start);
-                counted.min_by_key(|peer| peer.acknowledged).map(|peer| peer.id)
+                let counted = core.peers.iter().filter(|peer| peer.has_of(start).is_some());
+                counted.min_by_key(|peer| peer.acknowledged).copied()
             });
             let slow = |who: String| {
                 format!(
@@ -656,7 +656,10 @@ impl Upkeep {
                 )
             };
             match slowest {
-                Some(id) => slow(format!("node {id}")),
+                Some(peer) if peer.acknowledged < start => {
+                    format!("node {} has not said yet what it has; it is asked again by itself", peer.id)
+                }
+                Some(peer) => slow(format!("node {}", peer.id)),
                 None if self.cluster_floor == LogIndex(0) => {
                     "the leader has not said yet what every member has; it is asked again by itself".to_string()
                 }
@@ -716,8 +719,8 @@ impl Upkeep {
             if peer.active {
                 *seen = now;
             }
-            if now < *seen + away && peer.acknowledged >= start {
-                floor = floor.min(peer.acknowledged);
+            if now < *seen + away {
+                floor = peer.has_of(start).map_or(floor, |has| floor.min(has));
             }
             self.hub.snapshots.views.on_acknowledged(peer.id, peer.acknowledged);
         }

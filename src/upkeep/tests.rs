@@ -334,6 +334,27 @@ fn a_member_that_is_back_holds_the_log_again() {
     assert!(compacted(&mut upkeep, &inputs) > 3);
 }
 
+/// Nobody has acknowledged anything to a leader that was just elected, and it dropped what they did not have.
+/// Shows INV-25.
+#[test]
+fn a_new_leader_keeps_the_log_until_it_knows_what_the_others_have() {
+    // Where the others may be sent entries, and what they have of them: one has answered, and lacks the beginning of the log.
+    for (next_of_third, is_held) in [(LogIndex(9), true), (LogIndex(8), false)] {
+        let (mut upkeep, last, inputs) = with_log_of(7 * LIMIT / 2, &Arc::default());
+        upkeep.hub.set_compacted(LogIndex(8));
+        upkeep.hub.take_compacted();
+        leads(&upkeep, last.index, [last.index.0, 0], true);
+        if let Some(core) = upkeep.hub.core_status.lock().as_mut() {
+            core.peers[1].next = next_of_third;
+        }
+        upkeep.learn_members();
+        assert_eq!(compacted(&mut upkeep, &inputs) == 0, is_held, "{next_of_third}");
+        let alarms = upkeep.hub.findings.lock().alarms.clone();
+        let told = alarms.values().any(|alarm| alarm.contains("node 3 has not said yet what it has"));
+        assert_eq!(told, is_held, "{alarms:?}");
+    }
+}
+
 /// What others need became more after the core had let go of it, and files of that were still there: the core was asked to begin
 /// where it did not any more, and stopped.
 #[test]
