@@ -41,8 +41,7 @@
 //! order of events, latencies, losses, faults, load     the seed
 //! time                                                 the queue: it jumps to the next event
 //! election timeouts, sessions, incarnations            each node's generator, seeded from the seed
-//! salts that SQLite itself draws                       SQLite's generator; they stay in the virtual WAL, whose bytes
-//!                                                      reach neither disk nor network
+//! what SQLite itself draws                             its generator, seeded from the seed
 //! ```
 //!
 //! Deliberately absent: sockets and handshakes (the standing of a sender is judged for each message instead), and sleeps
@@ -78,7 +77,7 @@ mod wire;
 mod work;
 mod world;
 
-pub use turns::{How, Turn, every_fault};
+pub use turns::{How, Turn, take_turn, turns_of};
 pub use world::run;
 
 #[cfg(test)]
@@ -118,12 +117,27 @@ impl Options {
     }
 }
 
+/// The commit that this program is of, as far as its source is still there to be asked.
+pub fn commit() -> String {
+    let git = |args: &[&str]| {
+        let output = std::process::Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(args).output();
+        let text = output.ok().filter(|output| output.status.success())?.stdout;
+        Some(String::from_utf8_lossy(&text).trim().to_string())
+    };
+    match (git(&["rev-parse", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"])) {
+        (Some(commit), Some(changes)) if changes.is_empty() => commit,
+        (Some(commit), _) => format!("{commit}, with changes"),
+        (None, _) => "unknown: there is no git here".to_string(),
+    }
+}
+
 /// What a run was.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Its seed.
     pub seed: u64,
-    /// Covers the events and the bytes of all disks at the end.
+    /// Covers when there was which event and whose it was, all lines of the trace, and at the end all disks: what a read sees, and
+    /// what a power cut leaves.
     pub hash: u64,
     /// How many events there were.
     pub events: u64,
@@ -131,7 +145,7 @@ pub struct Report {
     pub simulated: Duration,
     /// How often what matters happened.
     pub coverage: BTreeMap<&'static str, u64>,
-    /// Labelled calls of the first node's disk, in its first life and from its second on.
+    /// Labelled calls of the first node's disk, by its lives, in a run without a storm.
     pub calls: BTreeMap<(u64, &'static str), u64>,
     /// What did not hold, if anything.
     pub failure: Option<String>,

@@ -353,6 +353,63 @@ fn each_trap_has_a_test_or_a_reason() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Labels of a disk's calls that have no turn in the simulation (`LABELS` in `src/sim/tests.rs`), and the test that fails them, or
+/// what they are instead.
+const WITHOUT_A_TURN: &[(&str, &str)] = &[
+    ("apply.publish", "a place in the code, no call of a disk"),
+    ("publish.wait", "a place in the code, no call of a disk"),
+    ("wal.sync", "a call of SQLite, none of a disk"),
+    ("wal.write", "a call of SQLite, none of a disk"),
+    ("write.unlock", "a call of SQLite, none of a disk"),
+    ("identity.new", "a file"),
+    ("log.recovered", "a directory"),
+    ("db.lock", "`a_power_cut_at_every_call_leaves_something_to_go_on_with`"),
+    ("dir.lock", "`a_crash_at_any_call_of_the_founding_leaves_a_directory_that_starts`"),
+    ("dir.look", "`a_crash_at_any_call_of_the_founding_leaves_a_directory_that_starts`"),
+    ("log.clear", "`a_crash_at_any_call_of_the_founding_leaves_a_directory_that_starts`"),
+    ("log.wipe", "`a_crash_at_every_call`"),
+    ("recover.clear", "of a command for a node that is stopped"),
+    ("recover.exchange", "of a command for a node that is stopped"),
+    ("stage.adopt", "`a_failure_at_every_call_changes_nothing_else_and_the_next_attempt_succeeds`"),
+    ("stage.empty", "`after_a_failed_sync_among_the_pages_the_part_is_gone`"),
+    ("stage.read", "`a_failure_at_every_call_changes_nothing_else_and_the_next_attempt_succeeds`"),
+    ("stage.remove", "`what_an_attempt_before_left_is_written_once_more_whatever_became_of_its_syncs`"),
+    ("stage.sync_some", "`after_a_failed_sync_among_the_pages_the_part_is_gone`"),
+    ("view.page", "`opening_a_view_maps_the_file_and_reads_nothing`"),
+];
+
+/// Calls of the program that makes and restores backups, on the files of whoever runs it: they are not simulated.
+const OF_BACKUPS: [&str; 2] = ["backup.", "restore."];
+
+#[test]
+fn each_label_of_a_disk_has_its_turn_or_another_test() {
+    let prefixes = [
+        "ckpt", "db", "dir", "dw", "identity", "log", "map", "recover", "stage", "view", "wal", "apply", "publish",
+        "write",
+    ];
+    let is_label = |text: &str| {
+        let plain = text.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '.') && !text.ends_with('.');
+        plain && text.split_once('.').is_some_and(|(first, _)| prefixes.contains(&first))
+    };
+    let literals = |text: &str| -> BTreeSet<String> {
+        text.split('"').skip(1).step_by(2).filter(|text| is_label(text)).map(str::to_string).collect()
+    };
+    let is_ours = |file: &&String| !["/tests", "src/sim", "env/sim", "src/bin"].iter().any(|part| file.contains(part));
+    let files = [sources("src"), sources("vfs/src")].concat();
+    let mut labels: BTreeSet<String> = files.iter().filter(is_ours).flat_map(|file| literals(&code(file))).collect();
+    labels.retain(|label| !label.ends_with(".db") && !OF_BACKUPS.iter().any(|prefix| label.starts_with(prefix)));
+    let turns = std::fs::read_to_string(root().join("src/sim/tests.rs")).unwrap();
+    let turns = turns.split_once("const LABELS:").unwrap().1.split_once("];").unwrap().0;
+    let turns = literals(turns);
+    let others: BTreeSet<String> = WITHOUT_A_TURN.iter().map(|(label, _)| label.to_string()).collect();
+    assert_eq!(turns.intersection(&others).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(labels, turns.union(&others).cloned().collect());
+    let tests = tests_with_comments();
+    let named = WITHOUT_A_TURN.iter().filter_map(|(_, why)| why.strip_prefix('`')?.strip_suffix('`'));
+    let missing: Vec<_> = named.filter(|name| !tests.contains_key(*name)).collect();
+    assert_eq!(missing, [""; 0]);
+}
+
 #[test]
 fn names_are_found_whole() {
     assert!(names("use raft::RawNode;", "raft::") && names("(raft::INVALID_ID)", "raft::"));

@@ -1,19 +1,20 @@
 //! The simulation as a command: `cargo run --release --features sim --example sim -- --seeds 1..300`, or
 //! `-- --seed 17 --verbose` to read what happened. `-- --every-fault 3 --seed 5` gives each of the first three calls of every
-//! label of one node's disk its fault, one in each run.
+//! label of one node's disk its faults, one in each run; `-- --seed 5 --turn "2 log.sync 1 FailsOnce"` repeats one of them.
 //!
 //! A build with `RUSTC_WORKSPACE_WRAPPER=$PWD/.ci/planted` also takes `--planted`, which shows
 //! how soon each planted mistake is noticed, `--planted --known`, which repeats only the runs that are known to notice them, and
 //! `--bug NAME`, which plants one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::unix::process::CommandExt;
+use std::process::Output;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use shoaldb::sim::{Options, every_fault, run};
+use shoaldb::sim::{Options, Turn, commit, run, take_turn, turns_of};
 
 mod planted;
 
@@ -28,6 +29,8 @@ struct Command {
     /// So many calls of each label get their fault in turn.
     every_fault: Option<u64>,
     bug: Option<String>,
+    /// The one fault of the run.
+    turn: Option<Turn>,
 }
 
 fn main() {
@@ -40,6 +43,7 @@ fn main() {
         known: false,
         every_fault: None,
         bug: None,
+        turn: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -50,6 +54,12 @@ fn main() {
             "--planted" => command.planted = true,
             "--known" => command.known = true,
             "--bug" => command.bug = Some(args.next().unwrap_or_else(|| fail("--bug takes the name of a mistake"))),
+            "--turn" => {
+                let text = args.next().unwrap_or_default();
+                let turn = Turn::parse(&text);
+                command.turn =
+                    turn.or_else(|| fail(&format!("{text:?} is no turn; one is \"2 log.sync 1 FailsOnce\"")));
+            }
             "--seed" => {
                 let seed = number(args.next());
                 command.seeds = seed..seed + 1;
@@ -60,7 +70,7 @@ fn main() {
                 command.seeds = number(Some(from.to_string()))..number(Some(to.to_string()));
             }
             other => fail(&format!(
-                "what is {other}? Use --seeds A..B, --seed N, --verbose, --keep-going, --every-fault N, --planted, --known, --bug NAME"
+                "what is {other}? Use --seeds A..B, --seed N, --verbose, --keep-going, --every-fault N, --turn T, --planted, --known, --bug NAME"
             )),
         }
     }
@@ -82,26 +92,51 @@ fn main() {
     simulate(command);
 }
 
-/// Each of the first `calls` calls of every label of one node's disk gets its fault in turn.
+/// Each of the first `calls` calls of every label of one node's disk gets its fault in turn, each in a process of its own.
 fn take_turns(command: &Command, calls: u64) {
-    let (mut runs, mut failed) = (0_u32, 0);
+    let (runs, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     for seed in command.seeds.clone() {
-        let reached = every_fault(seed, calls, |turn, report| {
-            runs += 1;
-            if let Some(what) = report.failure {
-                failed += 1;
-                println!("seed {seed}, {turn:?} FAILED: {what}");
-                if command.verbose {
-                    report.last_events.iter().for_each(|line| println!("{line}"));
-                }
-            }
+        let turns = turns_of(seed, calls).unwrap_or_else(|report| {
+            println!("{}", planted::failed_line(seed, report.failure.as_deref().unwrap_or_default()));
+            std::process::exit(1);
         });
-        println!("seed {seed}: {} labels: {reached:?}", reached.len());
+        let next = AtomicUsize::new(0);
+        in_parallel(|| {
+            let turn = turns.get(next.fetch_add(1, Ordering::Relaxed))?;
+            let (seed, turn) = (seed.to_string(), turn.to_string());
+            let output = own_process(&["--seed", &seed, "--turn", &turn]);
+            runs.fetch_add(1, Ordering::Relaxed);
+            if !output.status.success() {
+                failed.fetch_add(1, Ordering::Relaxed);
+                println!("seed {seed}, turn {turn}: {}", output.status);
+                println!("{}", String::from_utf8_lossy(&output.stdout).trim_end());
+            }
+            Some(())
+        });
+        let labels: BTreeSet<_> = turns.iter().map(|turn| turn.label).collect();
+        println!("seed {seed}: {} labels: {labels:?}", labels.len());
     }
+    let (runs, failed) = (runs.into_inner(), failed.into_inner());
     println!("{runs} runs, {failed} failed");
     if failed > 0 {
         std::process::exit(1);
     }
+}
+
+/// Takes steps on as many threads as there are processors, until there are no more.
+fn in_parallel(step: impl Fn() -> Option<()> + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| while step().is_some() {});
+        }
+    });
+}
+
+/// This command in a process of its own.
+fn own_process(args: &[&str]) -> Output {
+    let own = std::env::current_exe().unwrap_or_else(|error| fail(&format!("own path: {error}")));
+    let output = std::process::Command::new(own).args(args).output();
+    output.unwrap_or_else(|error| fail(&format!("a process for {args:?}: {error}")))
 }
 
 /// Makes sure that memory which nobody has written to holds the same bytes in every run: SQLite leaves them in the unused
@@ -120,14 +155,11 @@ const FILL: &str = "MALLOC_PERTURB_";
 /// Runs each seed in a process of its own, several at once: what a seed does must not depend on those before it.
 fn simulate_apart(command: &Command) {
     let begun = Instant::now();
-    let own = std::env::current_exe().unwrap_or_else(|error| fail(&format!("own path: {error}")));
     let next = AtomicU64::new(command.seeds.start);
     let (done, failed, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let coverage: Mutex<BTreeMap<String, u64>> = Mutex::default();
     let run = |seed: u64| {
-        let seed = seed.to_string();
-        let output = std::process::Command::new(&own).args(["--seed", &seed]).output();
-        let output = output.unwrap_or_else(|error| fail(&format!("a process for seed {seed}: {error}")));
+        let output = own_process(&["--seed", &seed.to_string()]);
         done.fetch_add(1, Ordering::Relaxed);
         let text = String::from_utf8_lossy(&output.stdout);
         let mut coverage = coverage.lock().expect("no panic");
@@ -146,24 +178,18 @@ fn simulate_apart(command: &Command) {
             }
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= command.seeds.end {
-                        return;
-                    }
-                    run(seed);
-                }
-            });
-        }
+    in_parallel(|| {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        let goes_on = seed < command.seeds.end && !over.load(Ordering::Relaxed);
+        goes_on.then(|| run(seed))
     });
-    for (what, count) in coverage.into_inner().expect("no panic") {
+    let coverage = coverage.into_inner().expect("no panic");
+    for (what, count) in &coverage {
         println!("{count:>10} {what}");
     }
     let (done, failed) = (done.into_inner(), failed.into_inner());
-    println!("{done} seeds, {failed} failed, {:.0} seeds a minute", done as f64 / begun.elapsed().as_secs_f64() * 60.0);
+    let millis = coverage.get(MILLIS).copied().unwrap_or(0);
+    print_sum(done, failed, Duration::from_millis(millis), begun);
     if failed > 0 {
         std::process::exit(1);
     }
@@ -171,24 +197,27 @@ fn simulate_apart(command: &Command) {
 
 fn simulate(command: Command) {
     let begun = Instant::now();
-    let (mut runs, mut failed, mut events, mut simulated) = (0_u32, 0, 0, Duration::ZERO);
+    let (mut runs, mut failed, mut simulated) = (0, 0, Duration::ZERO);
     let mut coverage: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in command.seeds {
-        let report = run(&Options { verbose: command.verbose, ..Options::new(seed) });
+        let report = match &command.turn {
+            Some(turn) => take_turn(seed, *turn),
+            None => run(&Options { verbose: command.verbose, ..Options::new(seed) }),
+        };
         runs += 1;
-        events += report.events;
         simulated += report.simulated;
         for (what, count) in report.coverage {
             *coverage.entry(what).or_insert(0) += count;
         }
         *coverage.entry("events").or_insert(0) += report.events;
-        *coverage.entry("simulated seconds").or_insert(0) += report.simulated.as_secs();
+        *coverage.entry(MILLIS).or_insert(0) += report.simulated.as_millis() as u64;
         if let Some(what) = report.failure {
             failed += 1;
             println!("{}", planted::failed_line(seed, &what));
             if !command.keep_going {
                 println!("the last events:");
                 report.last_events.iter().for_each(|line| println!("{line}"));
+                println!("commit: {}", commit());
                 println!("replay: cargo run --release --features sim --example sim -- --seed {seed} --verbose");
                 break;
             }
@@ -197,16 +226,24 @@ fn simulate(command: Command) {
     for (what, count) in coverage {
         println!("{count:>10} {what}");
     }
-    let minutes = begun.elapsed().as_secs_f64() / 60.0;
-    let hours = simulated.as_secs_f64() / 3600.0;
-    println!(
-        "{runs} seeds, {failed} failed, {events} events, {hours:.2} simulated hours, {:.0} seeds a minute",
-        f64::from(runs) / minutes
-    );
+    print_sum(runs, failed, simulated, begun);
     if failed > 0 {
         std::process::exit(1);
     }
 }
+
+/// What runs came to: how long one is, in simulated time, and how many there are in a minute of this machine.
+fn print_sum(runs: u64, failed: u64, simulated: Duration, begun: Instant) {
+    let (seconds, minutes) = (simulated.as_secs_f64(), begun.elapsed().as_secs_f64() / 60.0);
+    println!(
+        "{runs} seeds, {failed} failed, {:.2} simulated hours ({:.1} s a seed), {:.0} seeds a minute",
+        seconds / 3600.0,
+        seconds / runs.max(1) as f64,
+        runs as f64 / minutes
+    );
+}
+
+const MILLIS: &str = "simulated milliseconds";
 
 fn number(text: Option<String>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or_else(|| fail("a number is missing"))

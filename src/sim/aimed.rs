@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 
-use super::faults::Mend;
+use super::faults::{Cut, Mend};
 use super::wire::Packet;
 use super::world::{At, Ev, State};
 use crate::shared::Hub;
@@ -179,11 +179,11 @@ impl State {
     /// What an ambush or a late founder cuts stays cut, whichever partition ends.
     pub(super) fn cut_anew(&mut self) {
         if let Some(Late { node, leader }) = self.lateness {
-            self.cut_off(3 - node - leader, None, false);
+            self.cut_off(3 - node - leader, None, Cut::Both);
         }
         if let Some(Ambush { leader, with, caught, until, .. }) = self.ambush {
             if self.now < until && self.strikes() {
-                self.cut_off(leader, caught.or(Some(with)), false);
+                self.cut_off(leader, caught.or(Some(with)), Cut::Both);
             } else {
                 self.ambush = None;
             }
@@ -216,7 +216,7 @@ impl State {
         self.late_was = true;
         self.lateness = Some(Late { node, leader });
         let away = 3 - node - leader;
-        self.cut_off(away, None, false);
+        self.cut_off(away, None, Cut::Both);
         self.note(format_args!("n{} is not bound for a while", node + 1));
         let millis = 700 + self.dice.below(2500);
         self.after_millis(millis, Ev::Mend(Mend::Late));
@@ -236,7 +236,7 @@ impl State {
         self.count("unbound directories wiped");
         self.after_millis(20, Ev::Restart(node));
         self.net.cut.iter_mut().flatten().for_each(|cut| *cut = false);
-        self.isolate(leader, None, false, 6000);
+        self.isolate(leader, None, Cut::Both, 6000);
     }
 
     /// The members changed: somebody votes who did not. Others are switched off for that.
@@ -384,7 +384,7 @@ impl State {
 
     /// Whether a node stays down for now.
     pub(super) fn is_switched_off(&self, at: At) -> bool {
-        self.lull.as_ref().is_some_and(|lull| lull.off.contains(&at))
+        self.away_with.is_some() && at == 0 || self.lull.as_ref().is_some_and(|lull| lull.off.contains(&at))
     }
 
     /// Whether anything may go wrong now.

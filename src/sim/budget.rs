@@ -78,7 +78,7 @@ impl Budget {
 }
 
 /// What an event is called, and whose it is.
-fn kind_of(event: &Ev) -> (&'static str, Option<At>) {
+pub(super) fn kind_of(event: &Ev) -> (&'static str, Option<At>) {
     match event {
         Ev::Tick(at, _) => ("ticks", Some(*at)),
         Ev::Turn(at, _) => ("turns of the engine", Some(*at)),

@@ -1,10 +1,11 @@
 //! What goes wrong, and when.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use shoaldb_vfs::env::Label;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 
+use super::turns::How;
 use super::world::{At, Ev, State};
 use crate::shared::{Hub, Input};
 
@@ -13,8 +14,10 @@ pub(super) enum Mend {
     Links,
     Weather,
     Sync(At, u64),
-    /// The first node is restarted, in a run of one fault.
+    /// In a run of one fault the first node is restarted, goes away, and comes back when it needs a snapshot.
     Restart,
+    Leave,
+    Return,
     /// A node's stalled disk loses power.
     Cut(At),
     /// Two candidates reach each other again; the life of the voter.
@@ -32,6 +35,16 @@ pub(super) enum Mend {
     Crippled(At, u64),
 }
 
+/// What does not get through to or from a node that is cut off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cut {
+    Both,
+    /// It hears, and is not heard.
+    Outward,
+    /// It is heard, and does not hear.
+    Inward,
+}
+
 /// The calls of a checkpoint, in their order.
 const CHECKPOINT_STEPS: [&str; 9] = [
     "dw.write",
@@ -44,6 +57,10 @@ const CHECKPOINT_STEPS: [&str; 9] = [
     "ckpt.record",
     "ckpt.record_sync",
 ];
+
+/// Calls that make the files of a database, or that open them at a start.
+const MAKES_OR_OPENS_FILES: [&str; 8] =
+    ["db.create", "db.dir", "db.open", "dw.create", "dw.open", "dw.read", "map.create", "map.open"];
 
 impl State {
     pub(super) fn on_fault(&mut self) {
@@ -65,7 +82,7 @@ impl State {
         if self.shape.ambushes > 0 && self.dice.below(4) < self.shape.ambushes {
             return self.begin_ambush();
         }
-        match self.dice.below(36) {
+        match self.dice.below(39) {
             0..=2 => self.crash(at, true),
             3 | 4 => self.crash(at, false),
             5 => {
@@ -82,6 +99,7 @@ impl State {
                 self.net.delay = 1000 + self.dice.below(if self.dice.below(3) == 0 { 300_000 } else { 60_000 });
                 let (loss, delay) = (self.net.loss, self.net.delay);
                 self.note(format_args!("bad weather: {loss} of 1000 lost, up to {delay} us"));
+                self.slow_links(at);
                 self.count("bad weather");
                 let millis = 500 + self.dice.below(3000);
                 self.after_millis(millis, Ev::Mend(Mend::Weather));
@@ -134,6 +152,7 @@ impl State {
             30 | 31 => self.jump(at),
             32 | 33 => self.distrust(at),
             34 => _ = self.switch_off(None),
+            36..=38 => self.fail_any_call(at),
             _ => {}
         }
     }
@@ -146,9 +165,36 @@ impl State {
         }
     }
 
+    /// Whether a call of this node's disk that failed may have made a copy of a database useless (DESIGN.md, the table of what
+    /// becomes of disk trouble): files that could not be made or opened, or what cannot be read for good.
+    pub(super) fn disk_may_have_damaged(&self, at: At) -> bool {
+        let turn = self.options.turn.filter(|turn| at == 0 && turn.how != How::LosesPower);
+        turn.is_some_and(|turn| !turn.strikes_once() || MAKES_OR_OPENS_FILES.contains(&turn.label))
+            || self.slots[at].failing.is_some_and(|(_, label)| MAKES_OR_OPENS_FILES.contains(&label))
+    }
+
+    /// Some call of this node's disk fails, whichever it is.
+    fn fail_any_call(&mut self, at: At) {
+        let mut labels: Vec<Label> = self.slots[at].fs.counts().into_keys().collect();
+        labels.retain(|label| !label.starts_with("sim."));
+        if labels.is_empty() || self.slots[at].running.is_none() {
+            return;
+        }
+        let label = labels.swap_remove(self.dice.below(labels.len() as u64) as usize);
+        let failure = if self.dice.below(2) == 0 { Failure::ENOSPC } else { Failure::EIO };
+        let nth = 1 + self.dice.below(3);
+        self.slots[at].fs.fail_at(Aim::At(label), nth, Lasts::Once, failure);
+        self.slots[at].failing = Some((self.slots[at].life, label));
+        self.note(format_args!("n{}: of the next {label} number {nth} fails, {failure:?}", at + 1));
+        self.count("any call fails");
+    }
+
     /// A node stopped, or did not start: a mistake, unless its own fault made it. Then somebody starts it again.
     pub(super) fn stopped(&mut self, at: At, what: String) {
-        let excused = at == 0 && self.options.turn.is_some_and(|turn| turn.life == self.slots[0].life);
+        let life = self.slots[at].life;
+        let turn = at == 0 && self.options.turn.is_some_and(|turn| turn.life == life);
+        let excused =
+            turn || self.slots[at].failing.is_some_and(|(since, _)| since == life) && !self.slots[at].fs.is_armed();
         if !excused || !self.stormy {
             return self.fail(what);
         }
@@ -159,15 +205,6 @@ impl State {
         } else {
             self.after_millis(50, Ev::Restart(at));
         }
-    }
-
-    pub(super) fn calls_of_first_node(&self) -> BTreeMap<(u64, &'static str), u64> {
-        let first = &self.calls_of_first_life;
-        let later = self.slots[0].fs.counts().into_iter().filter_map(|(label, count)| {
-            let more = count - first.get(label).copied().unwrap_or(0);
-            (more > 0).then_some(((2, label), more))
-        });
-        first.iter().map(|(label, count)| ((1, *label), *count)).chain(later).collect()
     }
 
     fn stall_syncs(&mut self, at: At) {
@@ -245,7 +282,7 @@ impl State {
         self.slots[at].wiped = true;
         self.note(format_args!("n{}: its directory is wiped", at + 1));
         self.count("directories wiped");
-        self.isolate(leader, None, false, 4000);
+        self.isolate(leader, None, Cut::Both, 4000);
     }
 
     /// Whether this node's directory was wiped after it had been bound: it is refused for ever.
@@ -273,16 +310,16 @@ impl State {
         let with = (leader + 1 + self.dice.below(n as u64 - 1) as usize) % n;
         self.count("new leaders cut off");
         self.net.cut.iter_mut().flatten().for_each(|cut| *cut = false);
-        self.isolate(leader, Some(with).filter(|_| n > 3), false, 2500);
+        self.isolate(leader, Some(with).filter(|_| n > 3), Cut::Both, 2500);
     }
 
     fn part(&mut self, at: At) {
         let n = self.slots.len();
-        let one_way = self.dice.below(3) == 0;
+        let cut = [Cut::Both, Cut::Both, Cut::Both, Cut::Both, Cut::Outward, Cut::Inward][self.dice.below(6) as usize];
         let leader = self.slots.iter().position(|slot| slot.hub().is_some_and(|hub| hub.is_ready_leader()));
         let at = if self.dice.below(2) == 0 { leader.unwrap_or(at) } else { at };
         let with = if n > 3 && self.dice.below(2) == 0 { self.companion(at) } else { None };
-        self.isolate(at, with, one_way, 6000);
+        self.isolate(at, with, cut, 6000);
     }
 
     /// This node is all that two halves of the others have in common.
@@ -297,6 +334,26 @@ impl State {
         self.count("bridges");
         let millis = 300 + self.dice.below(5000);
         self.after_millis(millis, Ev::Mend(Mend::Links));
+    }
+
+    /// Some of the links are much slower than the others: one, in one direction or both, or all that lead to and from a node.
+    fn slow_links(&mut self, at: At) {
+        let n = self.slots.len();
+        let (kind, other) = (self.dice.below(4), (at + 1 + self.dice.below(n as u64 - 1) as usize) % n);
+        let micros = 10_000 + self.dice.below(400_000);
+        for (from, to) in (0..n).flat_map(|from| (0..n).map(move |to| (from, to))) {
+            let is_slow = match kind {
+                0 => false,
+                1 => (from, to) == (at, other),
+                2 => (from, to) == (at, other) || (from, to) == (other, at),
+                _ => from == at || to == at,
+            };
+            self.net.slow[from][to] = if is_slow { micros } else { 0 };
+        }
+        if kind > 0 {
+            self.note(format_args!("slow links of n{}, kind {kind} with n{}: {micros} us more", at + 1, other + 1));
+            self.count("slow links beside fast ones");
+        }
     }
 
     /// A node's machine slept: its clock is ahead of what its process has seen.
@@ -315,23 +372,27 @@ impl State {
         others.get(self.dice.below(others.len() as u64) as usize).copied()
     }
 
-    pub(super) fn isolate(&mut self, at: At, with: Option<At>, one_way: bool, longest: u64) {
-        self.cut_off(at, with, one_way);
+    pub(super) fn isolate(&mut self, at: At, with: Option<At>, cut: Cut, longest: u64) {
+        self.cut_off(at, with, cut);
         let millis = 300 + self.dice.below(longest);
         self.after_millis(millis, Ev::Mend(Mend::Links));
     }
 
     /// Until the next end of a partition.
-    pub(super) fn cut_off(&mut self, at: At, with: Option<At>, one_way: bool) {
+    pub(super) fn cut_off(&mut self, at: At, with: Option<At>, cut: Cut) {
         let n = self.slots.len();
         for other in (0..n).filter(|other| *other != at && Some(*other) != with) {
             for inside in [Some(at), with].into_iter().flatten() {
-                self.net.cut[inside][other] = true;
-                self.net.cut[other][inside] |= !one_way;
+                self.net.cut[inside][other] |= cut != Cut::Inward;
+                self.net.cut[other][inside] |= cut != Cut::Outward;
             }
         }
-        self.note(format_args!("n{} is cut off, with {with:?}, one way: {one_way}", at + 1));
-        self.count(if one_way { "one-way partitions" } else { "partitions" });
+        self.note(format_args!("n{} is cut off, with {with:?}: {cut:?}", at + 1));
+        self.count(match cut {
+            Cut::Both => "partitions",
+            Cut::Outward => "partitions of who hears and is not heard",
+            Cut::Inward => "partitions of who is heard and does not hear",
+        });
     }
 
     pub(super) fn on_mend(&mut self, mend: Mend) {
@@ -350,6 +411,7 @@ impl State {
                 self.net.loss = 0;
                 self.net.twice = 0;
                 self.net.delay = 1 + self.dice.below(3000);
+                self.net.slow.iter_mut().flatten().for_each(|slow| *slow = 0);
             }
             Mend::Crippled(at, life) => {
                 if self.slots[at].life == life && self.slots[at].running.is_some() {
@@ -362,10 +424,9 @@ impl State {
             Mend::Lull => self.end_lull(),
             Mend::Learner(at) => self.add_learner(at),
             Mend::SwitchOff(fresh, tries) => self.switch_off_for(fresh, tries),
-            Mend::Restart => {
-                self.calls_of_first_life = self.slots[0].fs.counts();
-                self.crash(0, false);
-            }
+            Mend::Restart => self.end_life(),
+            Mend::Leave => self.leave(),
+            Mend::Return => self.return_behind_the_logs(),
             Mend::Cut(at) => {
                 if self.strikes() {
                     self.crash(at, true);
@@ -383,6 +444,7 @@ impl State {
     pub(super) fn calm_down(&mut self) {
         self.note(format_args!("the storm is over"));
         self.stormy = false;
+        self.away_with = None;
         self.lull = None;
         self.lateness = None;
         self.ambush = None;
@@ -390,6 +452,12 @@ impl State {
         self.on_mend(Mend::Weather);
         self.on_mend(Mend::Links);
         for at in 0..self.slots.len() {
+            if at == 0
+                && self.options.turn.is_some_and(|turn| turn.life <= self.slots[0].life)
+                && self.slots[0].fs.is_armed()
+            {
+                self.fail("the fault of this turn has not come".to_string());
+            }
             let slot = &mut self.slots[at];
             slot.paused_until = self.now;
             slot.apply_stalled_until = self.now;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use shoaldb_vfs::Registration;
 use shoaldb_vfs::env::sim::{Aim, SimFs, SimRng};
-use shoaldb_vfs::env::{Env, Fs};
+use shoaldb_vfs::env::{Env, Label};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::bounds::Seen;
@@ -103,6 +103,8 @@ pub(super) struct Slot {
     pub(super) installing: Option<LogIndex>,
     pub(super) installs: Installs,
     pub(super) life: u64,
+    /// The label of which a call fails, and the life in which that began.
+    pub(super) failing: Option<(u64, Label)>,
     pub(super) running: Option<Box<Running>>,
     /// What a crash left to be dropped outside the world's lock.
     #[allow(clippy::vec_box, reason = "boxed already where they come from")]
@@ -139,6 +141,7 @@ impl Slot {
             speaks_now: speaks,
             installing: None,
             life: 0,
+            failing: None,
             running: None,
             garbage: Vec::new(),
             paused_until: Duration::ZERO,
@@ -160,17 +163,6 @@ impl Slot {
 
     pub(super) fn hub(&self) -> Option<&Hub> {
         self.running.as_ref().map(|running| &running.hub)
-    }
-
-    pub(super) fn hash_disk(&self, mut hash: u64) -> u64 {
-        for dir in ["/n", "/n/log", "/n/db"] {
-            for file in self.fs.list(Path::new(dir), "sim.hash").unwrap_or_default() {
-                let path = PathBuf::from(dir).join(&file);
-                hash = xxh3_64_with_seed(file.as_bytes(), hash);
-                hash = xxh3_64_with_seed(&self.fs.peek(&path).unwrap_or_default(), hash);
-            }
-        }
-        hash
     }
 
     fn boot(

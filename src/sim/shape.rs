@@ -51,6 +51,8 @@ pub(super) struct Shape {
     pub(super) ambushes: u64,
     /// Whether others lead for a while as soon as a writer leaves its transaction open on a leader.
     pub(super) returns: bool,
+    /// Whether logs are short: who was away for a while needs a snapshot.
+    pub(super) short_logs: bool,
     /// Whether people let one node after the other in, behind short logs, and voters are switched off for each as soon as it votes.
     pub(super) crowds: bool,
     /// Whether files of logs stay that should go.
@@ -77,6 +79,7 @@ impl Shape {
             lends_long: false,
             wipes_late: false,
             switches_off: false,
+            short_logs: true,
             ..self
         }
     }
@@ -149,6 +152,7 @@ impl Shape {
             switches_off: dice.below(2) == 0,
             ambushes: 0,
             returns: false,
+            short_logs: false,
             crowds: false,
         };
         if drawn.lends_long {
@@ -171,6 +175,6 @@ impl Shape {
         }
         // One page, on some nodes: what changes more pages goes in parts.
         let part_bytes = if id.0.is_multiple_of(2) { 4 << 20 } else { 5_000 };
-        if self.crowds { (8 << 10, 24 << 10, part_bytes) } else { (64 << 10, 192 << 10, part_bytes) }
+        if self.crowds || self.short_logs { (8 << 10, 24 << 10, part_bytes) } else { (64 << 10, 192 << 10, part_bytes) }
     }
 }

@@ -1,22 +1,35 @@
 //! Every fault in turn: one node, one labelled call of it that fails once, fails from then on, or loses power, and nothing
-//! else that goes wrong but one restart of that node.
+//! else that goes wrong but that this node has three lives.
 //!
-//! A run without a fault says which calls there are: in the node's first life, which begins with an empty directory, and in
-//! its second. Then each has its turn.
+//! ```text
+//! life   begins with                                        and the run has
+//! 1      an empty directory                                 a short load
+//! 2      what the first one left                            the same
+//! 3      what the second one left; it was away until the    a load as long as that takes
+//!        others' logs began later: it needs a snapshot
+//! ```
+//!
+//! Runs without a fault say which calls there are in each. Then each has its turn.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shoaldb_vfs::env::Label;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 
-use super::world::run;
+use super::faults::Mend;
+use super::node::Slot;
+use super::world::{Ev, State, run};
 use super::{Options, Report};
 
-/// Simulated time with load.
+/// Simulated time with load, for a fault in the first two lives, and in the third.
 const LOAD: Duration = Duration::from_secs(4);
-/// When the node is restarted.
+const LONG_LOAD: Duration = Duration::from_secs(16);
+/// When the node is restarted, and when it goes away for its third life, if the load goes on for so long.
 pub(super) const RESTART_AT: Duration = Duration::from_secs(2);
+pub(super) const LEAVES_AT: Duration = Duration::from_secs(5);
+/// How often it is looked whether something has come about.
+const LOOK_MILLIS: u64 = 50;
 
 /// What becomes of the call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,11 +38,17 @@ pub enum How {
     FailsOnce,
     /// It fails, and so do all later ones of its label until the node is restarted.
     FailsForGood,
+    /// There is no room for it.
+    HasNoRoom,
+    /// There is no room for it, nor for any later one of its label until the node is restarted.
+    HasNoRoomForGood,
     /// The power fails in the middle of it.
     LosesPower,
 }
 
-/// A call of the first node, and what becomes of it.
+const HOWS: [How; 5] = [How::FailsOnce, How::FailsForGood, How::HasNoRoom, How::HasNoRoomForGood, How::LosesPower];
+
+/// A call of the first node, and what becomes of it. As text: `2 log.sync 1 FailsOnce`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Turn {
     /// In which of the node's lives, from 1.
@@ -42,36 +61,114 @@ pub struct Turn {
     pub how: How,
 }
 
+impl std::fmt::Display for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {} {:?}", self.life, self.label, self.nth, self.how)
+    }
+}
+
 impl Turn {
+    /// From its text. For a command that ends after one run: the label stays in memory.
+    pub fn parse(text: &str) -> Option<Turn> {
+        let mut words = text.split(' ');
+        let (life, label, nth, how) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        let how = HOWS.into_iter().find(|known| format!("{known:?}") == how)?;
+        let label = label.to_string().leak();
+        Some(Turn { life: life.parse().ok()?, label, nth: nth.parse().ok()?, how })
+    }
+
+    /// Whether it is over once it has struck.
+    pub(super) fn strikes_once(&self) -> bool {
+        matches!(self.how, How::FailsOnce | How::HasNoRoom)
+    }
+
     pub(super) fn arm(&self, fs: &SimFs) {
         let aim = Aim::At(self.label);
         match self.how {
             How::FailsOnce => fs.fail_at(aim, self.nth, Lasts::Once, Failure::EIO),
             How::FailsForGood => fs.fail_at(aim, self.nth, Lasts::ForGood, Failure::EIO),
+            How::HasNoRoom => fs.fail_at(aim, self.nth, Lasts::Once, Failure::ENOSPC),
+            How::HasNoRoomForGood => fs.fail_at(aim, self.nth, Lasts::ForGood, Failure::ENOSPC),
             How::LosesPower => fs.crash_at(aim, self.nth, self.nth),
         }
     }
 }
 
-/// Options of a run with this fault, or without any.
-fn options(seed: u64, turn: Option<Turn>) -> Options {
-    Options { nodes: 3, load_for: LOAD, storm: false, turn, ..Options::new(seed) }
+impl State {
+    /// The first node's life ends, as people would end it.
+    pub(super) fn end_life(&mut self) {
+        self.calls_of_lives.push(self.slots[0].fs.counts());
+        self.crash(0, false);
+    }
+
+    pub(super) fn leave(&mut self) {
+        if !self.stormy {
+            return;
+        }
+        let core = |slot: &Slot| slot.hub().and_then(|hub| hub.core_status.lock().clone());
+        let Some(core) = core(&self.slots[0]) else {
+            return self.after_millis(LOOK_MILLIS, Ev::Mend(Mend::Leave));
+        };
+        self.away_with = Some(core.last);
+        self.end_life();
+        self.after_millis(LOOK_MILLIS, Ev::Mend(Mend::Return));
+    }
+
+    /// It is back as soon as nobody can send it the entries that it lacks.
+    pub(super) fn return_behind_the_logs(&mut self) {
+        let Some(last) = self.away_with else { return };
+        let begins_later = |slot: &Slot| slot.hub().is_some_and(|hub| hub.core_start() > last);
+        if !self.slots[1..].iter().all(begins_later) {
+            return self.after_millis(LOOK_MILLIS, Ev::Mend(Mend::Return));
+        }
+        self.away_with = None;
+        self.after_millis(1, Ev::Restart(0));
+    }
+
+    /// Labelled calls of the first node in each of its lives, in a run in which nobody else ends one.
+    pub(super) fn calls_of_first_node(&self) -> BTreeMap<(u64, Label), u64> {
+        let mut before: BTreeMap<Label, u64> = BTreeMap::new();
+        let mut calls = BTreeMap::new();
+        let until = self.calls_of_lives.iter().cloned().chain([self.slots[0].fs.counts()]);
+        for (life, counts) in (1..).zip(until) {
+            for (label, count) in &counts {
+                let more = count - before.get(label).copied().unwrap_or(0);
+                if more > 0 {
+                    calls.insert((life, *label), more);
+                }
+            }
+            before = counts;
+        }
+        calls
+    }
 }
 
-/// Runs every turn of the first `calls` calls of each label, and tells of each. Returns the labels that there were.
-pub fn every_fault(seed: u64, calls: u64, mut tell: impl FnMut(Option<Turn>, Report)) -> BTreeSet<Label> {
-    let scouted = run(&options(seed, None));
-    let mut counts: BTreeMap<(u64, Label), u64> = scouted.calls.clone();
-    // The simulation's own look at the disk.
-    counts.retain(|(_, label), _| !label.starts_with("sim."));
-    tell(None, scouted);
-    for ((life, label), count) in &counts {
-        for nth in 1..=calls.min(*count) {
-            for how in [How::FailsOnce, How::FailsForGood, How::LosesPower] {
-                let turn = Turn { life: *life, label, nth, how };
-                tell(Some(turn), run(&options(seed, Some(turn))));
+/// Options of a run with a fault in this life.
+fn options(seed: u64, life: u64, turn: Option<Turn>) -> Options {
+    let load_for = if life < 3 { LOAD } else { LONG_LOAD };
+    Options { nodes: 3, load_for, storm: false, turn, ..Options::new(seed) }
+}
+
+/// The turns of the first `calls` calls of each label. Fails with the report of a run without a fault that failed.
+pub fn turns_of(seed: u64, calls: u64) -> Result<Vec<Turn>, Box<Report>> {
+    let mut turns = Vec::new();
+    for lives in [1..3, 3..4] {
+        let scouted = run(&options(seed, lives.start, None));
+        if scouted.failure.is_some() {
+            return Err(Box::new(scouted));
+        }
+        // The simulation's own look at the disk is none of the node's.
+        let is_ours = |(life, label): &(u64, Label)| lives.contains(life) && !label.starts_with("sim.");
+        for ((life, label), count) in scouted.calls.into_iter().filter(|(call, _)| is_ours(call)) {
+            for nth in 1..=calls.min(count) {
+                turns.extend(HOWS.map(|how| Turn { life, label, nth, how }));
             }
         }
     }
-    counts.into_keys().map(|(_, label)| label).collect()
+    Ok(turns)
+}
+
+/// The run in which this is the only fault.
+pub fn take_turn(seed: u64, turn: Turn) -> Report {
+    run(&options(seed, turn.life, Some(turn)))
 }

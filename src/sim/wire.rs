@@ -98,7 +98,8 @@ impl State {
         }
         let twice = packet.ticket().is_none() && self.chance(self.net.twice);
         for _ in 0..if twice { 2 } else { 1 } {
-            let mut micros = 50 + self.dice.below(self.net.delay) + self.held_by_duel(from, to, &packet);
+            let mut micros =
+                50 + self.dice.below(self.net.delay) + self.net.slow[from][to] + self.held_by_duel(from, to, &packet);
             if packet.asks_for_a_vote() && self.strikes() && self.chance(self.shape.late_votes) {
                 micros += self.dice.below(1_500_000);
             }

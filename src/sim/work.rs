@@ -352,8 +352,7 @@ impl State {
                 }
             }
             // A disk of this world forgets and fails, but does not change what it has: whatever is found damaged, we damaged.
-            let turn = at == 0 && self.options.turn.is_some();
-            let excused = self.slots[at].fs.is_down() || turn || self.has_rotted(at);
+            let excused = self.slots[at].fs.is_down() || self.disk_may_have_damaged(at) || self.has_rotted(at);
             if let Some(hub) = self.slots[at].hub().filter(|hub| !excused && hub.databases.convicted() > 0) {
                 let damaged = hub.databases.damaged(&crate::databases::Help::Voters);
                 self.fail(format!("n{} found a database damaged: {damaged:?}", at + 1));

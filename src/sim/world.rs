@@ -11,7 +11,7 @@ use shoaldb_vfs::env::sim::{SimClock, SimRng};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::aimed::{Ambush, Late, Lull};
-use super::budget::Budget;
+use super::budget::{Budget, kind_of};
 use super::calls::{Held, Ticket};
 use super::check::Checks;
 use super::clock::{self, NodeClock};
@@ -23,11 +23,11 @@ use super::rot::Rotting;
 use super::shape::Shape;
 use super::strand::{self, words_of};
 use super::transfers::Noticed;
-use super::turns::RESTART_AT;
+use super::turns::{LEAVES_AT, RESTART_AT};
 use super::wire::Packet;
 use super::{Options, Report, last, load, patient, plan, upgrade};
 use crate::signal::Pump;
-use crate::types::{NodeId, PROTOCOL};
+use crate::types::{LogIndex, NodeId, PROTOCOL};
 
 /// Events that a report shows.
 const SHOWN: usize = 60;
@@ -95,8 +95,9 @@ pub(super) struct Net {
     /// Out of 1000 messages so many are lost, and so many come twice.
     pub(super) loss: u64,
     pub(super) twice: u64,
-    /// Longest delay in microseconds.
+    /// Longest delay in microseconds, and how much longer some links take.
     pub(super) delay: u64,
+    pub(super) slow: Vec<Vec<u64>>,
 }
 
 pub(super) struct Trace {
@@ -149,8 +150,10 @@ pub(super) struct State {
     pub(super) next_filler: Duration,
     /// When faults and load ended.
     pub(super) calmed_at: Duration,
-    /// Labelled calls of the first node until it was restarted, in a run of one fault.
-    pub(super) calls_of_first_life: BTreeMap<&'static str, u64>,
+    /// In a run of one fault: labelled calls of the first node until the ends of its lives, and the last
+    /// entry of its log while it is away.
+    pub(super) calls_of_lives: Vec<BTreeMap<&'static str, u64>>,
+    pub(super) away_with: Option<LogIndex>,
     /// Calls that stand still, and questions without an answer.
     pub(super) held: BTreeMap<u64, Held>,
     pub(super) tickets: BTreeMap<u64, Ticket>,
@@ -195,6 +198,7 @@ pub fn run(options: &Options) -> Report {
     if options.storm {
         // For the whole process, which is why a run without a storm, beside other tests, leaves it where it is.
         shoaldb_vfs::ffi::move_lock_page(shape.lock_page_at);
+        shoaldb_vfs::ffi::seed_generator(options.seed as u32 | 1);
     }
     let slots = |dice: &SimRng| {
         let rate = |_| clock::RIGHT - shape.drift + dice.below(2 * shape.drift + 1);
@@ -207,7 +211,13 @@ pub fn run(options: &Options) -> Report {
         me: me.clone(),
         state: Mutex::new(State {
             slots: slots(&dice),
-            net: Net { cut: vec![vec![false; n]; n], loss: 0, twice: 0, delay: 1 + dice.below(3000) },
+            net: Net {
+                cut: vec![vec![false; n]; n],
+                loss: 0,
+                twice: 0,
+                delay: 1 + dice.below(3000),
+                slow: vec![vec![0; n]; n],
+            },
             storm: 300 + dice.below(4000) + if shape.crowds { 3000 } else { 0 },
             rush: 3 + dice.below(40),
             shape,
@@ -222,7 +232,8 @@ pub fn run(options: &Options) -> Report {
             newcomer: None,
             next_filler: Duration::ZERO,
             calmed_at: Duration::ZERO,
-            calls_of_first_life: BTreeMap::new(),
+            calls_of_lives: Vec::new(),
+            away_with: None,
             options: options.clone(),
             dice,
             now: Duration::ZERO,
@@ -266,7 +277,12 @@ impl World {
                     state.after_millis(300, Ev::Fault);
                     state.after_millis(1000, Ev::Person);
                 }
-                false => state.at(RESTART_AT, Ev::Mend(Mend::Restart)),
+                false => {
+                    state.at(RESTART_AT, Ev::Mend(Mend::Restart));
+                    if load_for > LEAVES_AT {
+                        state.at(LEAVES_AT, Ev::Mend(Mend::Leave));
+                    }
+                }
             }
         }
         while self.clock.now() < load_for && !self.failed() {
@@ -314,7 +330,7 @@ impl World {
             (0..state.slots.len()).for_each(|at| state.end_calls_of(at));
             let mut hash = state.trace.hash;
             for slot in &state.slots {
-                hash = slot.hash_disk(hash);
+                hash = slot.fs.digest(hash);
             }
             for at in 0..state.slots.len() {
                 if let Some(running) = state.slots[at].take_running() {
@@ -357,6 +373,7 @@ impl World {
             state.now = state.now.max(time);
             self.clock.set(state.now);
             state.trace.events += 1;
+            state.trace.hash = hash_event(state.trace.hash, time, kind_of(&event));
             let exceeded = state.spend(&event);
             (event, exceeded)
         };
@@ -380,6 +397,11 @@ impl World {
             }
         }
     }
+}
+
+fn hash_event(hash: u64, time: Duration, (what, at): (&str, Option<At>)) -> u64 {
+    let at = at.map_or(u64::MAX, |at| at as u64);
+    xxh3_64_with_seed(what.as_bytes(), hash ^ (time.as_nanos() as u64).rotate_left(8) ^ at)
 }
 
 impl State {

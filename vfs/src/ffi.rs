@@ -52,6 +52,13 @@ pub fn move_lock_page(at: u32) {
     crate::page::move_lock_page(u64::from(at));
 }
 
+/// Has SQLite's generator begin anew with this seed, in the whole process: for a simulation, which is alone in it.
+pub fn seed_generator(seed: u32) {
+    let db: *mut sql::sqlite3 = std::ptr::null_mut();
+    // SAFETY: this verb takes an `int` and a connection or null (SQLite's contract in `sqlite3.h`), and takes SQLite's own lock.
+    unsafe { sql::sqlite3_test_control(sql::SQLITE_TESTCTRL_PRNG_SEED, seed.cast_signed(), db) };
+}
+
 /// What a registered VFS leads to. `None` once the registration has ended.
 struct Registered {
     replicator: RwLock<Option<Arc<dyn Replicator>>>,

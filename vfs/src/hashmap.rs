@@ -28,6 +28,22 @@ pub struct PageHashes {
     map: Option<MapFile>,
 }
 
+/// What fails for a moment is no damage. Whoever finds that a hash cannot be read gives its copy of the database up, and it
+/// is fetched from another node.
+fn read_again<T>(read: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let mut got = read();
+    for _ in 1..READS {
+        if got.as_ref().err().is_none_or(|error| error.kind() == io::ErrorKind::InvalidData) {
+            break;
+        }
+        got = read();
+    }
+    got
+}
+
+/// How often a hash is read until it is given up.
+const READS: u32 = 3;
+
 impl PageHashes {
     /// The map of a database that has no page.
     pub fn new(page_size: PageSize) -> PageHashes {
@@ -80,7 +96,7 @@ impl PageHashes {
         }
         match (self.recent.get(&page), &self.map) {
             (Some((hash, _)), _) => Ok(Some(*hash)),
-            (None, Some(map)) => map.hash(page).map(Some),
+            (None, Some(map)) => read_again(|| map.hash(page)).map(Some),
             (None, None) => Err(io::Error::other(format!("no hash of page {}", page.get()))),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
-use shoaldb_vfs::database::{Checkpoint, Database};
+use shoaldb_vfs::database::{ApplyError, Checkpoint, Database};
 use shoaldb_vfs::env::os::{OsClock, OsFs, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{Fs, Open};
@@ -238,13 +238,8 @@ fn a_database_is_found_again_where_its_checkpoint_left_it() {
     support::same_content(&shared, &found);
 }
 
-/// A follower whose pages nobody has read for long applies as fast as one that has them in memory: that needs no prefetching.
-#[test]
-fn an_entry_is_applied_with_a_read_of_one_hash_for_each_page_and_none_of_the_main_file() {
-    let (stage, db) = stage();
-    spill(&db, 300);
-    let shared = stage.database("app");
-    done(&shared);
+/// Another node's copy of the database, as its checkpoint left it.
+fn copy_on_another_node(stage: &Stage) -> (SimFs, Arc<Database>) {
     let owner = stage.replicator.owner("app");
     let (fs, dir) = (SimFs::new(1), std::path::Path::new("/db"));
     fs.create_dir_all(dir, "test").unwrap();
@@ -252,8 +247,39 @@ fn an_entry_is_applied_with_a_read_of_one_hash_for_each_page_and_none_of_the_mai
         let bytes = std::fs::read(stage.replicator.dir().join(&name)).unwrap();
         fs.open(&dir.join(&name), Open::CreateNew, "test").unwrap().write_at(&bytes, 0, "test").unwrap();
     }
-    let cold = Database::new("app", shared.geometry(), Arc::new(OsClock), &OsRng, SpillTo::nowhere()).unwrap();
-    cold.bind(DatabaseFiles::open(Arc::new(fs.clone()), dir, owner).unwrap()).unwrap();
+    let geometry = stage.database("app").geometry();
+    let copy = Database::new("app", geometry, Arc::new(OsClock), &OsRng, SpillTo::nowhere()).unwrap();
+    copy.bind(DatabaseFiles::open(Arc::new(fs.clone()), dir, owner).unwrap()).unwrap();
+    (fs, copy)
+}
+
+/// The copy was given up for damaged, and fetched from another node.
+#[test]
+fn a_hash_that_cannot_be_read_for_a_moment_is_read_again() {
+    let (stage, db) = stage();
+    spill(&db, 300);
+    let shared = stage.database("app");
+    done(&shared);
+    let (fs, copy) = copy_on_another_node(&stage);
+    db.execute("UPDATE t SET v = randomblob(length(v))", []).unwrap();
+    let (_, position, transaction) = stage.replicator.captured.lock().last().cloned().unwrap();
+    fs.fail_at(Aim::At("map.read"), 1, Lasts::ForGood, Failure::EIO);
+    let given_up = copy.apply(&transaction, position).unwrap_err();
+    assert!(matches!(given_up, ApplyError::Map(_)), "{given_up}");
+    fs.clear_faults();
+    fs.fail_at(Aim::At("map.read"), 1, Lasts::Once, Failure::EIO);
+    copy.apply(&transaction, position).unwrap();
+    support::same_content(&shared, &copy);
+}
+
+/// A follower whose pages nobody has read for long applies as fast as one that has them in memory: that needs no prefetching.
+#[test]
+fn an_entry_is_applied_with_a_read_of_one_hash_for_each_page_and_none_of_the_main_file() {
+    let (stage, db) = stage();
+    spill(&db, 300);
+    let shared = stage.database("app");
+    done(&shared);
+    let (fs, cold) = copy_on_another_node(&stage);
     let mut moved = Vec::new();
     for _ in 0..2 {
         db.execute("UPDATE t SET v = randomblob(length(v))", []).unwrap();

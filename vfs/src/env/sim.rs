@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
+use xxhash_rust::xxh3::Xxh3;
 
 use self::dice::Xoshiro;
 pub use self::dice::{SimClock, SimRng};
@@ -223,6 +224,32 @@ impl SimFs {
     /// Forgets all faults that are planned or last.
     pub fn clear_faults(&self) {
         self.world.lock().faults.clear();
+    }
+
+    /// Whether a fault or a crash is planned that has not come yet.
+    pub fn is_armed(&self) -> bool {
+        let world = self.world.lock();
+        world.crash.is_some() || world.faults.iter().any(|fault| fault.left > 0)
+    }
+
+    /// A hash of everything that the disk holds: names and bytes, those that a read sees and those that a power cut leaves. No
+    /// call: it is not counted and cannot fail.
+    pub fn digest(&self, seed: u64) -> u64 {
+        let world = self.world.lock();
+        let mut digest = Xxh3::with_seed(seed);
+        for (path, dir) in &world.dirs {
+            digest.update(path.as_os_str().as_encoded_bytes());
+            for (state, names) in [(0, &dir.live), (1, &dir.durable)] {
+                for (name, file) in names {
+                    digest.update(&[state]);
+                    digest.update(name.as_bytes());
+                    let content = world.files.get(file);
+                    digest.update(content.map_or(&[], |content| content.live.as_slice()));
+                    digest.update(content.map_or(&[], |content| content.durable.as_slice()));
+                }
+            }
+        }
+        digest.digest()
     }
 
     /// Forgets a crash that was planned and did not come.
