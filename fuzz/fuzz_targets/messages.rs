@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| shoaldb_fuzz::messages(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    shoaldb_fuzz::messages(data);
+});

@@ -44,8 +44,8 @@ fn put_sum(bytes: &mut [u8], at: usize, sum: impl Fn(&[u8]) -> u64) {
 }
 
 /// See the module's text.
-pub fn disk(data: &[u8]) {
-    let Some((selector, body)) = data.split_first() else { return };
+pub fn disk(data: &[u8]) -> bool {
+    let Some((selector, body)) = data.split_first() else { return false };
     match selector % 5 {
         0 => map(body),
         1 => {
@@ -56,7 +56,7 @@ pub fn disk(data: &[u8]) {
                     put_sum(slot, 40, |bytes| xxh3_64_with_seed(bytes, OWNER.database));
                 }
             }
-            map(&body);
+            map(&body)
         }
         2 => double_write(body),
         3 => {
@@ -67,31 +67,33 @@ pub fn disk(data: &[u8]) {
                 place.copy_from_slice(&list.to_le_bytes());
             }
             put_sum(&mut body, 80, xxh3_64);
-            double_write(&body);
+            double_write(&body)
         }
         _ => whole(body),
     }
 }
 
-fn map(bytes: &[u8]) {
+fn map(bytes: &[u8]) -> bool {
     let (_fs, file) = file_of(bytes);
-    let Ok((map, sequence, at)) = MapFile::open(file, OWNER) else { return };
+    let Ok((map, sequence, at)) = MapFile::open(file, OWNER) else { return false };
     assert!(sequence > 0 && at.size.0 > 0);
     for number in [1, 2, at.size.0, u32::MAX] {
         let page = PageNo::new(number).expect("not 0");
         let _ = map.hash(page);
         let _ = map.hashes(page, 3);
     }
+    true
 }
 
-fn double_write(bytes: &[u8]) {
+fn double_write(bytes: &[u8]) -> bool {
     let (_fs, file) = file_of(bytes);
-    let Ok(Found { complete: Some(complete), .. }) = doublewrite::read(file, OWNER, Position(0)) else { return };
+    let Ok(Found { complete: Some(complete), .. }) = doublewrite::read(file, OWNER, Position(0)) else { return false };
     let Plan { to, pages, .. } = &complete.plan;
     for (place, (page, hash)) in pages.iter().enumerate() {
         let content = complete.page(place).expect("it was read before");
         assert!(to.size.contains(*page) && PageHash::of(*page, &content) == *hash);
     }
+    true
 }
 
 fn content(page: PageNo, version: u8) -> Vec<u8> {
@@ -130,8 +132,8 @@ pub fn file_of_a_database(which: usize) -> Vec<u8> {
 }
 
 /// Edits: which file, offset (2), kind (0 cut, 1 zeros, else xor), value.
-fn whole(script: &[u8]) {
-    let Some((selector, edits)) = script.split_first() else { return };
+fn whole(script: &[u8]) -> bool {
+    let Some((selector, edits)) = script.split_first() else { return false };
     let fs = database(selector % 2 == 1);
     for edit in edits.chunks_exact(5).take(32) {
         let name = &files::names(OWNER.database, OWNER.generation)[usize::from(edit[0]) % 3];
@@ -140,7 +142,7 @@ fn whole(script: &[u8]) {
         });
     }
     let door: Arc<dyn Fs> = Arc::new(fs);
-    let Ok(opened) = DatabaseFiles::open(door.clone(), Path::new(DIR), OWNER) else { return };
+    let Ok(opened) = DatabaseFiles::open(door.clone(), Path::new(DIR), OWNER) else { return false };
     let at = opened.at();
     // Only what was once written: an edit of a record is found by its hash.
     assert!([4, 9].contains(&at.position.0), "opened at {at:?}, which nobody wrote");
@@ -150,4 +152,5 @@ fn whole(script: &[u8]) {
     let again = DatabaseFiles::open(door, Path::new(DIR), OWNER).expect("what opened opens again");
     assert_eq!(again.at(), at);
     assert_eq!(again.verify(PageNo::FIRST, at.size.0).ok(), rotten.ok());
+    true
 }
