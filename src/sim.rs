@@ -44,8 +44,13 @@
 //! what SQLite itself draws                             its generator, seeded from the seed
 //! ```
 //!
-//! Deliberately absent: sockets and handshakes (the standing of a sender is judged for each message instead), and sleeps
-//! of SQLite's busy handler (connections have no busy timeout).
+//! Deliberately absent:
+//!
+//! * sockets and handshakes (the standing of a sender is judged for each message instead), and with them changes of addresses;
+//! * sleeps of SQLite's busy handler (connections have no busy timeout), and pools of connections;
+//! * what happens in the middle of a checkpoint or of an install: each is one event. Its calls fail, and lose power; they do not
+//!   take their time while others commit. Only the syncs of the log do;
+//! * backup, restore and `recover`, which are no part of a node that runs. Each has tests of its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
