@@ -43,6 +43,7 @@ const NODE: NodeId = NodeId(1);
 struct Wanted {
     batches: Vec<PersistBatch>,
     entries: Vec<LogEntry>,
+    found: Vec<(NodeId, FoundMessage)>,
 }
 
 impl Outlet for Wanted {
@@ -52,7 +53,9 @@ impl Outlet for Wanted {
 
     fn send(&mut self, _: Message) {}
 
-    fn send_found(&mut self, _: NodeId, _: FoundMessage) {}
+    fn send_found(&mut self, to: NodeId, message: FoundMessage) {
+        self.found.push((to, message));
+    }
 
     fn apply(&mut self, entries: Vec<LogEntry>) {
         self.entries.extend(entries);
@@ -510,5 +513,106 @@ fn a_snapshot_that_the_log_has_overtaken_is_not_installed() {
         assert_eq!(matches!(installed, Installed::Yes(_)), installs, "{index}@{term}, {committed}, {role:?}");
         let wanted = if installs { (at, at) } else { (start, last) };
         assert_eq!((log.start(), log.last()), wanted, "{index}@{term}, {committed}, {role:?}");
+    }
+}
+
+/// While the log waited for room for a newer term, a snapshot that was installed took the node back to the older one, and
+/// its events told of a leader in a term before the last (found by the simulation, seed 222). And a vote of the term that the
+/// disk has is a promise, which no snapshot takes back.
+#[test]
+fn a_snapshot_takes_no_term_back_that_the_log_has_not_heard_of_and_no_vote_that_it_has() {
+    let (other, voted) = (NodeId(2), Some(NodeId(3)));
+    for (durable, core, snapshot, term, vote) in
+        [(4, 4, 1, 4, voted), (4, 4, 4, 4, voted), (4, 5, 1, 5, None), (4, 4, 5, 5, None), (4, 6, 5, 6, None)]
+    {
+        let (env, directory, identity, opened) = founded();
+        let hard_state = HardState { term: Term(durable), vote: voted, commit: LogIndex(1) };
+        opened.log.append(&Batch { hard_state: Some(hard_state), ..Batch::default() }).unwrap();
+        let (membership, catalogue) = (opened.restored.membership.clone(), opened.catalogue.clone());
+        drop(opened);
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let hub = hub_of(&env, &identity, mailbox);
+        let (engine, log) = begin(&hub, directory.open_log(&identity).unwrap(), &directory).unwrap();
+        let mut status = engine.core_status();
+        assert_eq!((log.hard_state(), status.role.term), (hard_state, Term(durable)));
+        status.role.term = Term(core);
+
+        let at = EntryId { index: LogIndex(9), term: Term(snapshot) };
+        let manifest = Manifest { at, reach: at.index, membership, catalogue, databases: Vec::new() };
+        let staged = Staged { source: other, view: ViewId(1), manifest, files: Vec::new(), received: 0 };
+        let Installed::Yes(restored) = install::install(&hub, &log, &status, staged).unwrap() else {
+            panic!("{durable}, {core}, {snapshot}: it is needed");
+        };
+        let wanted = HardState { term: Term(term), vote, commit: at.index };
+        assert_eq!((restored.hard_state, log.hard_state()), (wanted, wanted), "{durable}, {core}, {snapshot}");
+        drop((hub, engine, log));
+        assert_eq!(directory.open_log(&identity).unwrap().restored.hard_state, wanted, "on disk");
+    }
+}
+
+/// What waits to be installed may be overtaken by the log. Its source heard that it was installed all the same, and told its
+/// listeners of the end of one snapshot twice (found by the simulation, seeds 1011 and 2856).
+#[test]
+fn the_source_of_a_snapshot_that_the_log_has_overtaken_hears_that_it_was_needless() {
+    for (committed, outcome) in [(8, Outcome::Installed), (9, Outcome::NotNeeded)] {
+        let (env, directory, identity, opened) = founded();
+        let (membership, catalogue) = (opened.restored.membership.clone(), opened.catalogue.clone());
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let hub = hub_of(&env, &identity, mailbox);
+        let (engine, log) = begin(&hub, opened, &directory).unwrap();
+        let mut core = engine.core_status();
+        (core.committed, core.role.role) = (LogIndex(committed), Role::Follower);
+        let at = EntryId { index: LogIndex(9), term: Term(1) };
+        let manifest = Manifest { at, reach: at.index, membership, catalogue, databases: Vec::new() };
+        let staged = Staged { source: NodeId(2), view: ViewId(1), manifest, files: Vec::new(), received: 0 };
+        let done = Done { outcome, ..staged.done() };
+        let goes_on = go_on_behind(&hub, &log, &core, staged).unwrap().is_some();
+        assert_eq!((goes_on, hub.snapshots.due_reports(Duration::ZERO)), (committed == 8, vec![done]));
+    }
+}
+
+/// The founder told everybody once, while it was founding: a listed node whose copy got lost, or that came when its founder
+/// had been started again, asked for ever (found by the simulation, seed 1).
+#[test]
+fn a_listed_node_that_missed_the_genesis_is_told_it_by_a_member_also_after_its_restart() {
+    let (clock, rng) = (Arc::new(SimClock::default()), Arc::new(SimRng::new(3)));
+    let env = Env { fs: Arc::new(SimFs::new(1)), clock, rng };
+    env.fs.create_dir_all(Path::new("/a"), "test").unwrap();
+    let directory = Directory::new(env.clone(), Path::new("/a"), &Config::default());
+    let (other, its) = (NodeId(2), Incarnation(77));
+    let list = [(NODE, "one".to_string()), (other, "two".to_string())];
+    let mut founding = Founding::new(directory.identify(NODE).unwrap(), &list).unwrap();
+    founding.on_event(found::Event::Tick, 7);
+    let asked = founding.take_effects();
+    let list = asked.send.iter().find_map(|(_, message)| match message {
+        FoundMessage::Ask { list, .. } => Some(*list),
+        _ => None,
+    });
+    let (list, promise) = (list.unwrap(), asked.persist.unwrap().promised.unwrap());
+    founding.on_event(found::Event::Message(other, FoundMessage::Promise { list, incarnation: its, to: promise }), 7);
+    let identity = founding.take_effects().persist.unwrap();
+    let genesis = genesis_of(&identity).unwrap().clone();
+    let mut opened = directory.found(&identity, &genesis).unwrap();
+
+    for life in ["that founded", "started again"] {
+        let (mailbox, _) = crossbeam_channel::unbounded();
+        let hub = hub_of(&env, &identity, mailbox);
+        let (mut engine, log) = begin(&hub, opened, &directory).unwrap();
+        for says in [
+            FoundMessage::Ask { list, incarnation: its },
+            FoundMessage::Promise { list, incarnation: its, to: promise },
+        ] {
+            let mut out = Wanted::default();
+            engine.on_input(Input::Found { from: other, message: says, room: hub.inbox.take(1) });
+            assert!(engine.turn(&mut out));
+            let told = FoundMessage::Genesis { list, genesis: genesis.clone() };
+            assert_eq!(out.found, [(other, told)], "by a node {life}");
+        }
+        let mut out = Wanted::default();
+        engine.on_input(Input::Connected { peer: other, cluster: None });
+        assert!(engine.turn(&mut out));
+        assert_eq!(out.found.len(), 1, "by a node {life}, to whoever connects and has no cluster");
+        drop((hub, engine, log));
+        opened = directory.open_log(&identity).unwrap();
     }
 }

@@ -355,6 +355,21 @@ fn a_new_leader_keeps_the_log_until_it_knows_what_the_others_have() {
     }
 }
 
+/// An anchor is of what is applied, and the core hears of that later than whoever applies: asked to begin behind what it
+/// knows to be applied, it stops its node (found by the simulation).
+#[test]
+fn the_log_does_not_begin_behind_what_the_core_knows_to_be_applied() {
+    for known in [4, 5, 6] {
+        let (mut upkeep, last, inputs) = with_log_of(3 * LIMIT, &Arc::default());
+        assert!(last.index > LogIndex(known));
+        if let Some(core) = upkeep.hub.core_status.lock().as_mut() {
+            core.applied = LogIndex(known);
+        }
+        let began = compacted(&mut upkeep, &inputs);
+        assert!(began > 2 && began <= known, "{began}, {known}");
+    }
+}
+
 /// What others need became more after the core had let go of it, and files of that were still there: the core was asked to begin
 /// where it did not any more, and stopped.
 #[test]

@@ -51,6 +51,22 @@ fn a_leader_offers_what_is_wanted_once_a_second() {
     assert_eq!(offers(5000), []);
 }
 
+/// The core lets go of entries before their files go, and a compaction that a snapshot came across never got to the files:
+/// offers went by these, and a node that joined stayed empty (found by the simulation, seed 42).
+#[test]
+fn an_offer_goes_by_what_the_core_still_sends_and_not_by_the_files() {
+    let (upkeep, clock) = upkeep_on(&SimFs::new(1));
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    lead(hub, Role::Leader);
+    let files = hub.log_start();
+    hub.set_compacted(LogIndex(files.0 + 40));
+    assert_eq!(hub.log_start(), files, "no file has gone");
+    clock.advance(Duration::from_secs(10));
+    hub.snapshots.want(PEER);
+    let offer = Ask::Offer { term: Term(1), start: LogIndex(files.0 + 40) };
+    assert_eq!(step(&mut rounds, hub, &Answer::Yes), [(PEER, offer)]);
+}
+
 /// A member that is reached and says nothing cost twenty seconds, in which nobody else was offered anything and nobody noticed
 /// that this node leads no more; and then its own turn had come again.
 #[test]
