@@ -1,8 +1,15 @@
 //! Which planted mistakes the simulation notices, and how soon.
 //!
-//! A mistake is planted for a whole process, and each seed is a process of its own, as without mistakes. One that dies of a
-//! signal has been noticed as well: whoever runs a cluster would notice it. One that takes too long has not: every run ends with a
-//! verdict, and whoever waits for it learns nothing. The same seeds must hold without a mistake.
+//! A mistake is planted for a whole process, and each seed is a process of its own, as without mistakes. What comes of it:
+//!
+//! | the process | what that says |
+//! |---|---|
+//! | ends with 0 | nothing was noticed |
+//! | ends with 1 | noticed: the seed failed; also by a panic of the code under test, which the run catches |
+//! | dies of SIGSEGV, SIGBUS or SIGABRT | noticed: whoever runs a cluster would notice it |
+//! | takes too long, or ends in another way, as one that is killed for want of memory | nothing, and the command fails |
+//!
+//! The same seeds must hold without a mistake.
 //!
 //! `noticed.txt` has a seed for each mistake with which it is noticed: `--planted --known` runs only those, and others for those
 //! that have moved.
@@ -10,10 +17,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::ops::Range;
-use std::process::{Command as Process, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command as Process, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use super::{Command, fail};
 
@@ -92,15 +102,15 @@ pub(super) fn search(command: &Command) {
         fail("there is no mistake of that name");
     }
     bugs.insert(0, (NONE, "no mistake: every seed must hold"));
-    let (missed, hung) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-    println!("| mistake | what is wrong | seed | noticed by |\n|---|---|---|---|");
+    let (missed, undecided) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    println!("| mistake | what is wrong | first seed | noticed by |\n|---|---|---|---|");
     each(&bugs, |(name, what)| {
         let begun = Instant::now();
         let found = command.seeds.clone().find_map(|seed| match notice(name, seed) {
             Verdict::Holds => None,
             Verdict::Noticed(by) => Some((seed, by)),
-            Verdict::Hangs => {
-                hung.lock().expect("no panic").push(format!("seed {seed} with {name}"));
+            Verdict::None(why) => {
+                undecided.lock().expect("no panic").push(format!("seed {seed} with {name}: {why}"));
                 None
             }
         });
@@ -114,7 +124,7 @@ pub(super) fn search(command: &Command) {
         };
         println!("| `{name}` | {} | {seed} | {by} |", what.trim());
     });
-    end(&missed.into_inner().expect("no panic"), &hung.into_inner().expect("no panic"));
+    end(&missed.into_inner().expect("no panic"), &undecided.into_inner().expect("no panic"));
 }
 
 /// Runs each mistake with the seed that notices it, and that seed without a mistake. Whatever changes what the simulation does
@@ -126,13 +136,13 @@ pub(super) fn repeat() {
     let begun = Instant::now();
     let without: BTreeSet<&str> = known.iter().filter(|(_, seed)| **seed == 0).map(|(name, _)| *name).collect();
     let bugs: Vec<_> = all().map(|(name, _)| name).filter(|name| !without.contains(name)).collect();
-    let (missed, hung) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    let (missed, undecided) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let (holds, runs) = (Mutex::new(BTreeSet::new()), AtomicUsize::new(0));
     let ask = |name: &str, seed: u64| {
         runs.fetch_add(1, Ordering::Relaxed);
         let verdict = notice(name, seed);
-        if let Verdict::Hangs = verdict {
-            hung.lock().expect("no panic").push(format!("seed {seed} with {name}"));
+        if let Verdict::None(why) = &verdict {
+            undecided.lock().expect("no panic").push(format!("seed {seed} with {name}: {why}"));
         }
         verdict
     };
@@ -156,27 +166,46 @@ pub(super) fn repeat() {
     });
     let runs = runs.into_inner();
     println!("{runs} runs, {:.0} s; no seed is known for {without:?}", begun.elapsed().as_secs_f64());
-    end(&missed.into_inner().expect("no panic"), &hung.into_inner().expect("no panic"));
+    end(&missed.into_inner().expect("no panic"), &undecided.into_inner().expect("no panic"));
 }
 
-fn end(missed: &[&str], hung: &[String]) {
-    if !hung.is_empty() {
-        println!("\nno verdict within {HANGS:?}: {}", hung.join(", "));
+fn end(missed: &[&str], undecided: &[String]) {
+    if !undecided.is_empty() {
+        println!("\nno verdict: {}", undecided.join("; "));
     }
     if !missed.is_empty() {
         println!("\nnot as they should be: {}", missed.join(", "));
     }
-    if !missed.is_empty() || !hung.is_empty() {
+    if !missed.is_empty() || !undecided.is_empty() {
         std::process::exit(1);
     }
 }
 
 /// What came of a run.
+#[derive(PartialEq, Eq, Debug)]
 enum Verdict {
     Holds,
     Noticed(String),
-    /// There is none.
-    Hangs,
+    /// There is none, and why.
+    None(String),
+}
+
+/// Signals by which a program ends itself, by what is wrong in it.
+const OF_ITS_OWN: [Signal; 3] = [Signal::SEGV, Signal::BUS, Signal::ABORT];
+
+/// What the end of a process says of its seed, with what it printed: the table above.
+fn verdict(status: ExitStatus, text: &str) -> Verdict {
+    let failed = || text.lines().find_map(|line| line.split_once(" FAILED: ")).map(|(_, what)| what.to_string());
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Verdict::Holds,
+        (Some(1), _) => {
+            failed().map_or_else(|| Verdict::None("it failed and does not say why".to_string()), Verdict::Noticed)
+        }
+        (_, Some(signal)) if OF_ITS_OWN.iter().any(|of| of.as_raw() == signal) => {
+            Verdict::Noticed(format!("the process died: {status}"))
+        }
+        _ => Verdict::None(format!("the process ended: {status}")),
+    }
 }
 
 /// What comes of a seed with a mistake.
@@ -207,12 +236,9 @@ fn notice(name: &str, seed: u64) -> Verdict {
     let Some(status) = status else {
         let _ = process.kill();
         let _ = process.wait();
-        return Verdict::Hangs;
+        return Verdict::None(format!("none within {HANGS:?}"));
     };
-    let text = reader.join().unwrap_or_default();
-    let failed = text.lines().find_map(|line| line.split_once(" FAILED: ")).map(|(_, what)| what.to_string());
-    let died = || (!status.success()).then(|| format!("the process died: {status}"));
-    failed.or_else(died).map_or(Verdict::Holds, Verdict::Noticed)
+    verdict(status, &reader.join().unwrap_or_default())
 }
 
 /// A failure in the cell of a table.
@@ -221,4 +247,29 @@ fn short(what: &str) -> String {
     let what = what.replace('|', "/").replace('[', "(").replace(']', ")");
     let what = what.split(": n1 ").next().unwrap_or_default();
     if what.chars().count() <= 110 { what.to_string() } else { what.chars().take(107).chain("...".chars()).collect() }
+}
+
+#[test]
+fn only_a_failed_seed_and_a_process_that_ends_itself_count_as_noticed() {
+    let failed = failed_line(7, "a row is gone");
+    let noticed = |raw: i32, text: &str| match verdict(ExitStatus::from_raw(raw), text) {
+        Verdict::Holds => "holds",
+        Verdict::Noticed(_) => "noticed",
+        Verdict::None(_) => "none",
+    };
+    let (code, signal) = (|code: i32| code << 8, Signal::as_raw);
+    for (raw, text, said) in [
+        (code(0), "", "holds"),
+        (code(1), failed.as_str(), "noticed"),
+        (code(1), "", "none"),
+        (code(2), "", "none"),
+        (code(101), "", "none"),
+        (signal(Signal::SEGV), "", "noticed"),
+        (signal(Signal::BUS), "", "noticed"),
+        (signal(Signal::ABORT), "", "noticed"),
+        (signal(Signal::KILL), "", "none"),
+        (signal(Signal::TERM), failed.as_str(), "none"),
+    ] {
+        assert_eq!(noticed(raw, text), said, "{}", ExitStatus::from_raw(raw));
+    }
 }

@@ -20,6 +20,9 @@
 //!
 //! Deliberately absent: consensus, the log, the network. `tests/layers.rs` holds that no file here names a crate of those.
 
+#[cfg(all(shoal_planted, not(any(test, feature = "sim"))))]
+compile_error!("a VFS with planted mistakes is for the simulation only: it needs the feature `sim`");
+
 pub mod buffer;
 pub mod capture;
 mod conn;
