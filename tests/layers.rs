@@ -11,7 +11,9 @@
 //! * `unsafe` stands in its rooms only, in the whole workspace;
 //! * a test that DESIGN.md or the README calls as a witness exists;
 //! * the tests in DESIGN.md's table of invariants carry the numbers that they are named for, and nothing else does;
-//! * each trap in `tests/cluster/traps.rs` has a test, or a reason why it needs none.
+//! * each trap in `tests/cluster/traps.rs` has a test, or a reason why it needs none;
+//! * what the simulation found stands in DESIGN.md with a seed and a test each;
+//! * the mistakes that can be planted are those of DESIGN.md's table and of the simulation's list of seeds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -408,6 +410,64 @@ fn each_label_of_a_disk_has_its_turn_or_another_test() {
     let named = WITHOUT_A_TURN.iter().filter_map(|(_, why)| why.strip_prefix('`')?.strip_suffix('`'));
     let missing: Vec<_> = named.filter(|name| !tests.contains_key(*name)).collect();
     assert_eq!(missing, [""; 0]);
+
+/// The rows of a table of DESIGN.md that begins behind `head`, as cells: without its head and the line below that.
+fn rows_behind(head: &str) -> Vec<Vec<String>> {
+    let page = std::fs::read_to_string(root().join("DESIGN.md")).unwrap();
+    let behind = page.split_once(head).unwrap_or_else(|| panic!("DESIGN.md has {head:?}")).1.to_string();
+    let rows = behind.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let cells = |row: &str| row.trim_matches('|').split(" | ").map(|cell| cell.trim().to_string()).collect();
+    rows.skip(2).map(cells).collect()
+}
+
+#[test]
+fn each_mistake_that_the_simulation_found_has_a_seed_and_a_test() {
+    let (tests, mut wrong) = (tests_with_comments(), Vec::new());
+    let rows = rows_behind("What the simulation found in this code");
+    assert!(rows.len() >= 16, "{}", rows.len());
+    for row in &rows {
+        let [what, _, seed, fix] = &row[..] else { panic!("a row of four cells: {row:?}") };
+        if seed != "not kept" && !seed.split(", ").all(|seed| seed.parse::<u64>().is_ok()) {
+            wrong.push(format!("{what}: no seed is {seed:?}"));
+        }
+        if !fix.split('`').skip(1).step_by(2).any(|name| tests.contains_key(name)) {
+            wrong.push(format!("{what}: no test holds its mend: {fix}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The mistakes of a crate, in order, with what is wrong of each.
+fn planted_in(file: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(root().join(file)).unwrap();
+    let (_, list) = text.split_once("planted_bugs! {\n").unwrap_or_else(|| panic!("{file} has a list"));
+    let (mut all, mut what) = (Vec::new(), String::new());
+    for line in list.lines().map(str::trim).take_while(|line| *line != "}") {
+        match line.strip_prefix("///") {
+            Some(words) => what.push_str(words),
+            None => all.push((line.trim_end_matches(',').to_string(), std::mem::take(&mut what).trim().to_string())),
+        }
+    }
+    all
+}
+
+#[test]
+fn the_planted_mistakes_are_those_of_the_table_and_of_the_seeds() {
+    let planted: Vec<_> = ["vfs/src/planted.rs", "src/planted.rs"].into_iter().flat_map(planted_in).collect();
+    assert!(planted.len() >= 45, "{}", planted.len());
+    let table = rows_behind("<!-- planted: begin -->");
+    for row in &table {
+        assert!(row.len() == 4 && !row[3].is_empty(), "four cells: {row:?}");
+    }
+    let told = table.iter().map(|row| (row[0].trim_matches('`').to_string(), row[1].clone()));
+    assert_eq!(Vec::from_iter(told), planted, "DESIGN.md's table, and the lists of both crates");
+    let seeds = std::fs::read_to_string(root().join("examples/sim/noticed.txt")).unwrap();
+    let seeds = seeds.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let seeds: Vec<_> = seeds.map(|line| line.split_once(' ').expect("a name and a seed")).collect();
+    // A mistake that no seed notices has 0 in the list.
+    let in_table = table.iter().map(|row| (row[0].trim_matches('`'), row[2].as_str()));
+    let in_table = in_table.map(|(name, seed)| (name, if matches!(seed, "none" | "-") { "0" } else { seed }));
+    assert_eq!(Vec::from_iter(in_table), seeds, "DESIGN.md's table, and examples/sim/noticed.txt");
 }
 
 #[test]
