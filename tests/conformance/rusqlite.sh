@@ -10,10 +10,11 @@
 #
 #   tests/conformance/rusqlite.sh [filter]
 #
-# Needs what `cargo test` needs, and the crates that rusqlite's tests use. Ends with 0 only if all is as it should be.
+# Needs what `cargo test` needs, python3, and the crates that rusqlite's tests use. Ends with 0 only if all is as it should be.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
+command -v python3 >/dev/null || { echo "it needs python3, which changes the copy of rusqlite" >&2; exit 1; }
 
 # Tests that pass on files and cannot pass here, with the reason.
 refused="a replicated database is always in WAL mode and never locked by one connection: such pragmas are errors"
