@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::common::{Writers, write};
+use crate::common::{Dice, Writers, write};
 use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::ledger::Ledger;
 
@@ -72,6 +72,34 @@ pub(crate) fn skip(test: &str, why: &str) {
     assert!(std::env::var("SHOAL_POWER").as_deref() != Ok("required"), "{test}: {why}");
     // Not `eprintln!`: what that says of a test that passes is not shown.
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+}
+
+/// Kinds of trouble, numbered from 0: in each lap each of them comes once, in an order that the dice say.
+pub(crate) struct Turns {
+    kinds: u64,
+    left: Vec<u64>,
+    taken: Vec<u64>,
+}
+
+impl Turns {
+    pub(crate) fn of(kinds: u64) -> Turns {
+        Turns { kinds, left: Vec::new(), taken: vec![0; kinds as usize] }
+    }
+
+    pub(crate) fn draw(&mut self, dice: &mut Dice) -> u64 {
+        if self.left.is_empty() {
+            self.left = (0..self.kinds).collect();
+        }
+        let kind = self.left.swap_remove(dice.below(self.left.len() as u64) as usize);
+        self.taken[kind as usize] += 1;
+        kind
+    }
+
+    /// How often each kind came. All did, or the test has not shown what it says.
+    pub(crate) fn taken(&self) -> &[u64] {
+        assert!(self.taken.iter().all(|taken| *taken > 0), "not every kind came, more rounds: {:?}", self.taken);
+        &self.taken
+    }
 }
 
 /// A cluster below `dir`, not started.
@@ -137,4 +165,16 @@ pub(crate) fn wait_replaced(cluster: &Cluster, old: u64) {
         assert!(Instant::now() < until, "leader {old} does not answer and is not replaced");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+#[test]
+fn every_kind_of_trouble_comes_whatever_the_dice_say() {
+    for seed in 0..200 {
+        let (mut turns, mut dice) = (Turns::of(3), Dice(seed));
+        let drawn: Vec<u64> = (0..6).map(|_| turns.draw(&mut dice)).collect();
+        assert_eq!(turns.taken(), [2, 2, 2], "seed {seed}: {drawn:?}");
+    }
+    let mut once = Turns::of(3);
+    once.draw(&mut Dice(1));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| once.taken().len())).is_err());
 }

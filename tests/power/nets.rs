@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::common::{Dice, judge, number};
 use crate::harness::ledger::Ledger;
 use crate::{
-    PATIENCE, alone, among_writers, assert_that_it_goes_on, cluster, found, program, run, skip, wait_replaced,
+    PATIENCE, Turns, alone, among_writers, assert_that_it_goes_on, cluster, found, program, run, skip, wait_replaced,
 };
 
 /// Four namespaces, as long as it lives.
@@ -84,13 +84,13 @@ fn partitions_lose_nothing_and_a_majority_goes_on() {
     let (rounds, seed) = (number("SHOAL_ROUNDS", 6), number("SHOAL_SEED", 1));
     let hosts = (1..=3).map(|id| format!("10.90.0.{id}:4000")).collect();
     let (cluster, ledger) = (cluster(dir.path(), net.launcher(dir.path()), hosts), Ledger::default());
-    let mut dice = Dice(seed);
+    let (mut dice, mut turns) = (Dice(seed), Turns::of(3));
     found(&cluster);
     among_writers(&cluster, &ledger, || {
         for _ in 0..rounds {
             std::thread::sleep(Duration::from_millis(dice.below(100)));
             let leader = cluster.wait_leader(PATIENCE).unwrap();
-            match dice.below(3) {
+            match turns.draw(&mut dice) {
                 // The leader alone: it acknowledges nothing, the others go on.
                 0 => {
                     net.plug(leader, false);
@@ -116,6 +116,10 @@ fn partitions_lose_nothing_and_a_majority_goes_on() {
         }
     });
     let verdict = judge(&cluster, &ledger, PATIENCE);
-    eprintln!("{rounds} partitions, seed {seed}: {} acknowledged, all found", verdict.acknowledged);
+    let kinds = turns.taken();
+    eprintln!(
+        "{rounds} partitions, seed {seed}: {} acknowledged, all found; {kinds:?} of each kind",
+        verdict.acknowledged
+    );
     drop(cluster);
 }

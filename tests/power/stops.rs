@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::common::{Dice, judge, number};
 use crate::harness::cluster::Cluster;
 use crate::harness::ledger::Ledger;
-use crate::{PATIENCE, alone, among_writers, assert_that_it_goes_on, cluster, found, program, wait_replaced};
+use crate::{PATIENCE, Turns, alone, among_writers, assert_that_it_goes_on, cluster, found, program, wait_replaced};
 
 fn signal(cluster: &Cluster, id: u64, signal: Signal) {
     let pid = i32::try_from(cluster.child(id).unwrap().pid()).unwrap();
@@ -21,7 +21,7 @@ fn a_leader_that_stands_still_is_replaced_comes_back_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (rounds, seed) = (number("SHOAL_ROUNDS", 10), number("SHOAL_SEED", 1));
     let (cluster, ledger) = (cluster(dir.path(), program(), Vec::new()), Ledger::default());
-    let (mut dice, mut replaced) = (Dice(seed), 0);
+    let (mut dice, mut turns, mut replaced) = (Dice(seed), Turns::of(4), 0);
     found(&cluster);
     among_writers(&cluster, &ledger, || {
         for round in 0..rounds {
@@ -29,7 +29,7 @@ fn a_leader_that_stands_still_is_replaced_comes_back_and_loses_nothing() {
             assert!(cluster.wait_ready(&[1, 2, 3], PATIENCE), "round {round}: not all nodes are there");
             let leader = cluster.wait_leader(PATIENCE).unwrap();
             let other = cluster.ids().find(|id| *id != leader && dice.below(2) == 0).unwrap_or(leader % 3 + 1);
-            match dice.below(4) {
+            match turns.draw(&mut dice) {
                 // The leader: another one takes over and commits, while the old one's callers wait.
                 0 | 1 => {
                     signal(&cluster, leader, Signal::STOP);
@@ -61,6 +61,9 @@ fn a_leader_that_stands_still_is_replaced_comes_back_and_loses_nothing() {
         }
     });
     let verdict = judge(&cluster, &ledger, PATIENCE);
-    assert!(replaced > 0, "no leader was replaced: another seed, or more rounds");
-    eprintln!("{rounds} stops, seed {seed}: {} acknowledged, all found; {replaced} replaced", verdict.acknowledged);
+    assert!(replaced > 0, "no leader was replaced: more rounds");
+    let (kinds, found) = (turns.taken(), verdict.acknowledged);
+    eprintln!(
+        "{rounds} stops, seed {seed}: {found} acknowledged, all found; {replaced} replaced, {kinds:?} of each kind"
+    );
 }
