@@ -23,6 +23,10 @@ soak minutes="60" *args:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
+# The simulation: each seed is a cluster in a world of its own. One that fails says how it is replayed.
+sim seeds="1..301" *args:
+    cargo run --release --features sim --example sim -- --seeds {{seeds}} {{args}}
+
 # Every planted mistake: does the simulation notice it, and how soon?
 planted seeds="1..201":
     RUSTC_WORKSPACE_WRAPPER=$PWD/.ci/planted cargo run --features sim --example sim -- --planted --seeds {{seeds}}
