@@ -410,6 +410,7 @@ fn each_label_of_a_disk_has_its_turn_or_another_test() {
     let named = WITHOUT_A_TURN.iter().filter_map(|(_, why)| why.strip_prefix('`')?.strip_suffix('`'));
     let missing: Vec<_> = named.filter(|name| !tests.contains_key(*name)).collect();
     assert_eq!(missing, [""; 0]);
+}
 
 /// The rows of a table of DESIGN.md that begins behind `head`, as cells: without its head and the line below that.
 fn rows_behind(head: &str) -> Vec<Vec<String>> {
