@@ -14,6 +14,9 @@
 //! DIR/log.recovered becomes DIR/log              the new cluster, done; the old log is DIR/log.before
 //! ```
 //!
+//! Each line is on disk before the next one is begun, also where another process wrote it: it may have ended before its
+//! sync.
+//!
 //! Deliberately absent: judgement. Which node has most is for the one who asks: [`Report`] says how far this one came.
 
 use std::io;
@@ -135,19 +138,40 @@ impl Place<'_> {
 
     fn run(&self, identity: &Identity, genesis: Genesis, carry_out: bool) -> Result<Report> {
         let only = identity.node;
-        if let Some(interrupted) = self.interrupted(&genesis)? {
-            let report = report(&interrupted, genesis.cluster, only);
+        if carry_out {
+            // An attempt whose process ended left names that a power cut takes back, each on its own. What is built on
+            // one of them must not stay when it goes: the new log without its identity, or a new DIR/log.recovered in
+            // the place of the whole one.
+            self.env.fs.sync_dir(self.dir, "recover.begin")?;
+        }
+        let is_its = |read: &Read| read.recovered.cluster == genesis.cluster;
+        let waiting = self.read("log.recovered");
+        // A recovery that ended behind the identity: the new log is whole and waits for its place.
+        if let Ok(new) = &waiting
+            && is_its(new)
+        {
+            let report = report(new, genesis.cluster, only);
             if carry_out {
-                drop(interrupted);
+                drop(waiting);
                 self.exchange()?;
             }
             return Ok(report);
         }
-        let old = self.read("log")?;
-        if old.recovered.cluster != genesis.cluster {
-            let what = format!("{}: identity and log are of different clusters", self.dir.display());
-            return Err(Error::new(ErrorKind::Corrupt, what));
-        }
+        // Else it is of an attempt that had not come so far, and the log is what counts.
+        let old = match (self.read("log"), waiting) {
+            (Ok(old), _) if is_its(&old) => old,
+            (Err(error), _) if !is_absent(&error) => return Err(error),
+            // It may have been the one that waits, and why it could not be read is all that is to be said.
+            (_, Err(error)) if !is_absent(&error) => {
+                let what = format!("{}: {error}", self.path("log.recovered").display());
+                return Err(Error::caused(error.kind(), what, error));
+            }
+            (Err(error), _) => return Err(error),
+            (Ok(_), _) => {
+                let what = format!("{}: identity and log are of different clusters", self.dir.display());
+                return Err(Error::new(ErrorKind::Corrupt, what));
+            }
+        };
         if old.end.was_removed(only) {
             let what = format!("node {only} was removed from its cluster, and others know more; recover one of them");
             return Err(Error::new(ErrorKind::BadInput, what));
@@ -188,15 +212,6 @@ impl Place<'_> {
             self.exchange()?;
         }
         Ok(report)
-    }
-
-    /// A recovery that ended behind the identity: the new log is whole and waits for its place.
-    fn interrupted(&self, genesis: &Genesis) -> Result<Option<Read>> {
-        match self.read("log.recovered") {
-            Ok(new) if new.recovered.cluster == genesis.cluster => Ok(Some(new)),
-            // Of an attempt that had not come so far.
-            _ => Ok(None),
-        }
     }
 
     fn read(&self, name: &str) -> Result<Read> {
@@ -335,6 +350,15 @@ fn report(read: &Read, new_cluster: ClusterId, only: NodeId) -> Report {
     let Recovered { cluster, last, hard_state, .. } = &read.recovered;
     let others = others(read, only);
     Report { cluster: *cluster, new_cluster, last: last.index, term: last.term, committed: hard_state.commit, others }
+}
+
+/// Whether there is no such log.
+fn is_absent(error: &Error) -> bool {
+    match std::error::Error::source(error).and_then(|source| source.downcast_ref()) {
+        Some(LogError::Missing { .. }) => true,
+        Some(LogError::Io { error, .. }) => error.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    }
 }
 
 fn log_error(error: LogError) -> Error {

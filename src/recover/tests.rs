@@ -15,6 +15,8 @@ use crate::found::format::GenesisMember;
 use crate::registry::Aftermath;
 use crate::types::{GENESIS, Incarnation, Membership};
 
+mod crashes;
+
 const LONG: Duration = Duration::from_secs(60);
 
 /// The directory of node `id` of a cluster of nodes 1 to 3 with learner 4. Its log has a database and the entry that replaces
@@ -31,7 +33,11 @@ fn replacing(id: u16) -> TempDir {
 /// The same of a cluster of nodes 1 to 3 and learners up to `members`, with this change.
 fn founded(id: u16, members: u16, change: Option<MembershipChange>) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let env = Env::os();
+    founded_in(&Env::os(), dir.path(), id, members, change);
+    dir
+}
+
+fn founded_in(env: &Env, dir: &Path, id: u16, members: u16, change: Option<MembershipChange>) {
     let incarnation = |id: u16| Incarnation(100 + u64::from(id));
     let learners = (4..=members).map(NodeId).collect();
     let members = (1..=members).map(|id| GenesisMember {
@@ -45,26 +51,30 @@ fn founded(id: u16, members: u16, change: Option<MembershipChange>) -> TempDir {
     let membership = Membership { voters, learners, ..Membership::default() };
     let anchor = Anchor { applied: GENESIS.index, membership, registry: registry.into() };
     let begin = HardState { term: GENESIS.term, vote: None, commit: GENESIS.index };
-    let (path, options) = (dir.path().join("log"), LogOptions::default());
+    let (path, options) = (dir.join("log"), LogOptions::default());
     let log = Log::create(env.fs.clone(), &path, genesis.cluster, options, GENESIS, anchor, begin).unwrap();
-    let create = Body::CreateDatabase {
-        name: DatabaseName::new("app").unwrap(),
-        page_size: PageSize::DEFAULT,
-        auto_vacuum: AutoVacuum::None,
-    };
-    let origin = Origin { node: NodeId(1), session: 1, number: 1 };
-    let create = entry::encode(&Payload { origin, body: create }).unwrap();
-    let at = |index: u64| EntryId { index: LogIndex(index), term: Term(2) };
-    let mut entries = vec![LogEntry { id: at(2), class: EntryClass::Normal, data: create.into() }];
+    let mut entries = vec![creates("app", 2)];
+    let id_of_change = EntryId { index: LogIndex(3), term: Term(2) };
     let change = change.map(|change| change.encode());
-    entries.extend(change.map(|data| LogEntry { id: at(3), class: EntryClass::Membership, data }));
+    entries.extend(change.map(|data| LogEntry { id: id_of_change, class: EntryClass::Membership, data }));
     let commit = LogIndex(1 + entries.len() as u64);
     let hard_state = Some(HardState { term: Term(2), vote: None, commit });
     log.append(&Batch { entries, hard_state, anchor: None }).unwrap();
     let belongs = Belongs::Joined(genesis);
     let identity = Identity { belongs, ..Identity::new(NodeId(id), incarnation(id)) };
-    identity::store(&*env.fs, dir.path(), &identity).unwrap();
-    dir
+    identity::store(&*env.fs, dir, &identity).unwrap();
+}
+
+/// The entry that creates this database.
+fn creates(name: &str, index: u64) -> LogEntry {
+    let body = Body::CreateDatabase {
+        name: DatabaseName::new(name).unwrap(),
+        page_size: PageSize::DEFAULT,
+        auto_vacuum: AutoVacuum::None,
+    };
+    let origin = Origin { node: NodeId(1), session: 1, number: index - 1 };
+    let data = entry::encode(&Payload { origin, body }).unwrap().into();
+    LogEntry { id: EntryId { index: LogIndex(index), term: Term(2) }, class: EntryClass::Normal, data }
 }
 
 /// All files below a directory.
