@@ -157,6 +157,9 @@ impl Directory {
             if !gone {
                 return self.log_error(error);
             }
+            if let Some(error) = self.interrupted(identity) {
+                return error;
+            }
             Error::new(
                 ErrorKind::Corrupt,
                 format!(
@@ -167,6 +170,9 @@ impl Directory {
             )
         })?;
         if Some(recovered.cluster) != identity.cluster() {
+            if let Some(error) = self.interrupted(identity) {
+                return Err(error);
+            }
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!(
@@ -179,6 +185,19 @@ impl Directory {
             ));
         }
         opened(identity, log, recovered)
+    }
+
+    /// What is to be done where the log of this identity waits for its place: `recover.rs` was interrupted.
+    fn interrupted(&self, identity: &Identity) -> Option<Error> {
+        let waiting = Log::open(self.env.fs.clone(), &self.path.join("log.recovered"), self.options);
+        let (_, recovered) = waiting.ok()?;
+        (Some(recovered.cluster) == identity.cluster()).then(|| {
+            let (dir, node) = (self.path.display(), identity.node);
+            let what = format!(
+                "{dir}: a recovery was interrupted; run `shoal recover --data {dir} --only-member {node}` again, which ends it"
+            );
+            Error::new(ErrorKind::Corrupt, what)
+        })
     }
 
     /// Makes this directory a member of the cluster that `genesis` begins: the log first, then the identity.

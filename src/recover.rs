@@ -142,7 +142,7 @@ impl Place<'_> {
             // An attempt whose process ended left names that a power cut takes back, each on its own. What is built on
             // one of them must not stay when it goes: the new log without its identity, or a new DIR/log.recovered in
             // the place of the whole one.
-            self.env.fs.sync_dir(self.dir, "recover.begin")?;
+            self.named(self.env.fs.sync_dir(self.dir, "recover.begin"))?;
         }
         let is_its = |read: &Read| read.recovered.cluster == genesis.cluster;
         let waiting = self.read("log.recovered");
@@ -292,11 +292,19 @@ impl Place<'_> {
 
     fn clear(&self, name: &str) -> Result<()> {
         let (fs, dir) = (&*self.env.fs, self.path(name));
-        fs.create_dir_all(&dir, "recover.clear")?;
-        for file in fs.list(&dir, "recover.clear")? {
-            fs.remove(&dir.join(file), "recover.clear")?;
+        self.named(fs.create_dir_all(&dir, "recover.clear"))?;
+        for file in self.named(fs.list(&dir, "recover.clear"))? {
+            self.named(fs.remove(&dir.join(file), "recover.clear"))?;
         }
         Ok(())
+    }
+
+    /// A failure with the directory that it is about: the system does not name it.
+    fn named<T>(&self, result: io::Result<T>) -> Result<T> {
+        result.map_err(|error| {
+            let what = format!("{}: {error}; running it again goes on from here", self.dir.display());
+            io::Error::new(error.kind(), what).into()
+        })
     }
 
     /// Puts the new log in the old one's place.
@@ -304,12 +312,12 @@ impl Place<'_> {
         let fs = &*self.env.fs;
         let before = self.path(&format!("log.before-{:016x}", self.env.rng.next_u64()));
         match fs.rename(&self.path("log"), &before, "recover.exchange") {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return self.named(Err(error)),
             // An earlier attempt came this far.
             Ok(()) | Err(_) => {}
         }
-        fs.rename(&self.path("log.recovered"), &self.path("log"), "recover.exchange")?;
-        Ok(fs.sync_dir(self.dir, "recover.exchange")?)
+        self.named(fs.rename(&self.path("log.recovered"), &self.path("log"), "recover.exchange"))?;
+        self.named(fs.sync_dir(self.dir, "recover.exchange"))
     }
 }
 
