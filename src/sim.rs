@@ -20,6 +20,7 @@
 //! plan.rs     what no run goes without
 //! shape.rs    what the seed decides for the whole run: page size, time-outs, kind of adversary
 //! load.rs     clients: transactions and reads
+//! other.rs    clients of a second database, and what must hold of it
 //! patient.rs  clients that keep transactions open
 //! inside.rs   what happens in the middle of a call of the VFS
 //! last.rs     the end of a run
@@ -69,6 +70,7 @@ mod lists;
 mod load;
 mod members;
 mod node;
+mod other;
 mod patient;
 mod plan;
 mod rot;

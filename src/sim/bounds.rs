@@ -1,9 +1,12 @@
 //! What must stay bounded, and what must not go while somebody needs it. Looked at whenever a node looks after its files.
 //!
 //! ```text
-//! memory of the virtual WALs   within `wal_limit`, unless the disk refused pages, which is told
+//! memory of the virtual WALs   within `wal_limit`, and the pages that the disk has refused since it was that, which is told
+//! queues                       within their limits, and one entry or message more where that is said of them; the newest
+//!                              entries in memory, as soon as the disk has them
 //! a database's WAL             at the end, with nobody who reads, writes, or was lent a view, it is checkpointed, or an alarm
-//!                              says why it cannot be
+//!                              says why it cannot be, and a call of one was to fail
+//! proposals                    at the end nobody waits for a decision
 //! the log                      beyond twice `log_limit` an alarm says why; at the end it is not that long
 //! views that are lent          the log of whoever leads reaches back to each of them, until it has four times `log_limit`;
 //!                              looked at after each answer about them, too
@@ -20,11 +23,14 @@ use super::world::{At, State};
 use crate::catalogue::DatabaseId;
 use crate::config::Config;
 use crate::shared::Hub;
-use crate::status;
-use crate::types::LogIndex;
+use crate::status::{self, Bounded, Status};
+use crate::types::{LogIndex, Usage};
 
 /// A log with more than this many times its limit need not keep what views need (DESIGN.md, INV-25).
 const LENT_FACTOR: u64 = 4;
+
+/// What an entry counts for beside its data, at the most.
+const ENTRY_BYTES: u64 = 128;
 
 /// How much later than `checkpoint_age` a checkpoint may be: one that failed is tried again after 5 s.
 const GRACE: Duration = Duration::from_secs(8);
@@ -37,6 +43,9 @@ const LOOKS: u32 = 10;
 pub(super) struct Seen {
     /// How often in a row its log was beyond twice its limit, and no alarm said so.
     unexplained: u32,
+    /// How many pages the disk had refused when the virtual WALs were within their limit, and the size of the largest pages.
+    failures: u64,
+    page_size: u64,
     /// In which term it led, if it did.
     led: Option<u64>,
     /// The last snapshot that it installed. Views of before that can be of use with the logs of others only.
@@ -45,6 +54,30 @@ pub(super) struct Seen {
 
 fn is_large(bytes: u64, config: &Config) -> bool {
     bytes > 2 * config.log_limit + config.segment_bytes
+}
+
+/// Which queues are longer than they may be: each has its limit, and what may be beyond it.
+fn beyond_their_limits(status: &Status, largest_entry: u64, tail: u64) -> Vec<String> {
+    // Any one entry may go, whatever its size; a message is what fits, or one entry.
+    let one = largest_entry + ENTRY_BYTES;
+    let mut all = vec![
+        ("inbox".to_string(), status.inbox, 0),
+        ("tail_cache".to_string(), status.tail_cache, tail),
+        ("uncommitted".to_string(), status.uncommitted, one),
+        ("to_apply".to_string(), status.to_apply, one),
+        ("open_splits".to_string(), status.open_splits, 0),
+        ("sessions".to_string(), status.sessions, 0),
+    ];
+    all.extend(
+        status
+            .peers
+            .iter()
+            .map(|peer| (format!("in_flight to n{}", peer.node), peer.in_flight, Config::MESSAGE.max(one))),
+    );
+    let other = |usage: &Usage| (usage.name.clone(), Bounded { now: usage.now, limit: usage.limit }, 0);
+    all.extend(status.bounds.iter().map(other));
+    let beyond = all.into_iter().filter(|(_, it, more)| it.now > it.limit.saturating_add(*more));
+    beyond.map(|(name, it, _)| format!("{name}: {} of {}", it.now, it.limit)).collect()
 }
 
 impl State {
@@ -57,9 +90,25 @@ impl State {
         }
         let (hub, seen) = (running.hub.clone(), &mut running.bounds);
         let status = status::of(&hub);
-        if status.wal_memory > status.wal_limit && hub.databases.memory().failures() == 0 {
-            wrong.push(format!("{} bytes of WAL in memory, wal_limit is {}", status.wal_memory, status.wal_limit));
+        let page_size = status.databases.iter().map(|db| u64::from(db.page_size)).max().unwrap_or(0);
+        seen.page_size = seen.page_size.max(page_size);
+        let failures = hub.databases.memory().failures();
+        let beyond = status.wal_memory.saturating_sub(status.wal_limit);
+        if beyond == 0 {
+            seen.failures = failures;
+        } else if beyond > (failures - seen.failures) * seen.page_size {
+            wrong.push(format!(
+                "{} bytes of WAL in memory, wal_limit is {}, and the disk has refused {} pages of at most {} bytes since it was \
+                 within that",
+                status.wal_memory,
+                status.wal_limit,
+                failures - seen.failures,
+                seen.page_size
+            ));
         }
+        // What the disk does not have is in memory, however much it is.
+        let persisted = hub.core_status.lock().as_ref().is_some_and(|core| core.persisted == core.last);
+        wrong.extend(beyond_their_limits(&status, self.checks.largest_entry, if persisted { 0 } else { u64::MAX }));
         let told = status.alarms.iter().any(|alarm| alarm.contains("log_limit") || alarm.contains("the log cannot be"));
         seen.unexplained = if is_large(status.log_bytes, &hub.config) && !told { seen.unexplained + 1 } else { 0 };
         if seen.unexplained > LOOKS {
@@ -97,8 +146,12 @@ impl State {
         if hub.snapshots.views.counts().0 > 0 {
             return None;
         }
-        if has_disk_that_failed(hub) {
+        // Only a checkpoint that was to fail has failed.
+        if self.slots[at].checkpoint_fails && has_disk_that_failed(hub) {
             return None;
+        }
+        if !hub.pending.is_idle() {
+            return Some("somebody waits for a decision".to_string());
         }
         let config = &hub.config;
         let (_, bytes) = hub.log_extent();

@@ -8,7 +8,7 @@
 //! a transaction begins with all that was acknowledged        at each acknowledgement
 //! a linearizable read sees all that was acknowledged or read at each such read
 //! a read sees whole transactions (bank, counts, register)    at each read on every node
-//! after equally many transactions there is the same content  at each read of all pages
+//! after equally many transactions there is the same content  at each read of all pages; the last transaction at each read
 //! a local read never goes back in one process                at each read
 //! equal checksums at equal positions of one database         after each event, over the whole run
 //! positions never go back in one process                     after each event
@@ -17,6 +17,7 @@
 //! one leader per term                                        after each event
 //! content equal to plain SQLite fed with the transactions    at the end, on every node
 //! transactions on lists have an order (lists.rs)             at the end
+//! a second database is what was told of it (other.rs)        at each read, at the end on every node
 //! a receipt is answered the same everywhere, and truly       at any time, at the end
 //! integrity_check                                            at the end, on every node
 //! a majority goes on while others are switched off             after such a time (aimed.rs)
@@ -26,8 +27,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
-use super::lists;
 use super::world::{At, State};
+use super::{lists, other, rot};
 use shoaldb_vfs::error::Refusal;
 
 use crate::raft::Role;
@@ -65,6 +66,8 @@ pub(super) struct Checks {
     shown_to: u64,
     /// What the notes were after so many transactions.
     notes: BTreeMap<u64, (i64, i64)>,
+    /// Which was the last of so many transactions.
+    pub(super) lasts: BTreeMap<u64, i64>,
     shown: BTreeMap<At, u64>,
     checksums: BTreeMap<(u64, u64), (At, u128)>,
     positions: BTreeMap<(At, u64), u64>,
@@ -76,6 +79,12 @@ pub(super) struct Checks {
     /// What a node said about one, once it knew.
     settled: BTreeMap<u64, bool>,
     led: BTreeMap<At, u64>,
+    /// Bytes of the largest entry so far.
+    pub(super) largest_entry: u64,
+    /// What was told of the second database.
+    pub(super) other: other::Other,
+    /// What has rotted so far.
+    pub(super) rotten: Vec<rot::Rotten>,
     /// How often the WALs of a node had begun anew, and whether somebody had a transaction open there.
     laps: BTreeMap<At, (u64, bool)>,
 }
@@ -189,6 +198,13 @@ impl State {
         if last != last_item {
             self.fail(format!("{how} read on n{}: the register has u{last}, the last item is u{last_item}", at + 1));
         }
+        let first = *self.checks.lasts.entry(ord).or_insert(last);
+        if first != last {
+            self.fail(format!(
+                "{how} read on n{}: the last of {ord} transactions is u{last}, elsewhere u{first}",
+                at + 1
+            ));
+        }
         if let Some(notes) = notes {
             let first = *self.checks.notes.entry(ord).or_insert(notes);
             if first != notes {
@@ -240,10 +256,8 @@ impl State {
                     continue;
                 }
                 let (position, checksum) = db.checksum();
+                // Also where it has not moved: its files may have been exchanged.
                 let before = self.checks.positions.insert((at, id.0), position.0);
-                if before == Some(position.0) {
-                    continue;
-                }
                 if before.is_some_and(|before| before > position.0) {
                     wrong.push(format!("n{}: database {id} went back from {before:?} to {position}", at + 1));
                 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use rusqlite::Connection as Plain;
 
 use super::check::{ACCOUNTS, BALANCE};
-use super::lists;
 use super::load::{SCHEMA, text, write};
-use super::world::{Ev, State, World};
+use super::world::{At, Ev, State, World};
+use super::{lists, other};
 
 /// One more transaction, on the leader; whether it was acknowledged.
 pub(super) fn probe(world: &Arc<World>) -> bool {
@@ -36,12 +36,10 @@ pub(super) fn begin_calm_load(world: &Arc<World>) {
 pub(super) fn final_checks(world: &Arc<World>) {
     world.state.lock().check_members();
     world.state.lock().check_plan();
-    let n = world.state.lock().slots.len();
-    let mut first: Option<Vec<String>> = None;
-    for at in 0..n {
-        if !world.state.lock().participants().contains(&at) {
-            continue;
-        }
+    let compared = world.state.lock().participants();
+    world.state.lock().check_who_is_compared(&compared);
+    let (mut first, mut first_other): (Option<Vec<String>>, _) = (None, None);
+    for at in compared {
         let Some(session) = world.connect(at, ("app", false)) else {
             return world.state.lock().fail(format!("n{} does not open the database at the end", at + 1));
         };
@@ -53,6 +51,15 @@ pub(super) fn final_checks(world: &Arc<World>) {
             Ok(found) => found,
             Err(error) => return world.state.lock().fail(format!("n{}: last read: {}", at + 1, text(&error))),
         };
+        {
+            let mut state = world.state.lock();
+            let wrong = match lists {
+                Ok(lists) => lists::check(&state.checks.lists, &lists),
+                Err(error) => vec![format!("the lists cannot be read: {error}")],
+            };
+            wrong.into_iter().for_each(|what| state.fail(format!("n{}: {what}", at + 1)));
+        }
+        other::check_at_the_end(world, at, &mut first_other);
         if let Some(first) = &first {
             if *first != rows {
                 return world.state.lock().fail(format!(
@@ -65,11 +72,6 @@ pub(super) fn final_checks(world: &Arc<World>) {
         }
         let mut state = world.state.lock();
         state.compare(&order, &rows);
-        let wrong = match lists {
-            Ok(lists) => lists::check(&state.checks.lists, &lists),
-            Err(error) => vec![format!("the lists cannot be read: {error}")],
-        };
-        wrong.into_iter().for_each(|what| state.fail(what));
         drop(state);
         first = Some(rows);
     }
@@ -104,6 +106,15 @@ fn dump(connection: &Plain) -> Result<Vec<String>, rusqlite::Error> {
 }
 
 impl State {
+    /// Whoever decides must be among those that are compared: without them, nothing would have been looked at.
+    fn check_who_is_compared(&mut self, compared: &[At]) {
+        let voters = self.newest_leader().map(|(_, members)| members.voters).unwrap_or_default();
+        let there = compared.iter().filter(|at| voters.contains(&self.slots[**at].id)).count();
+        if 2 * there <= voters.len() {
+            self.fail(format!("{there} of {} voters can be compared at the end", voters.len()));
+        }
+    }
+
     fn compare(&mut self, order: &[(u64, u64)], rows: &[String]) {
         let there: std::collections::BTreeMap<u64, u64> = order.iter().map(|(ord, u)| (*u, *ord)).collect();
         let mut wrong = Vec::new();
@@ -114,6 +125,11 @@ impl State {
                     wrong.push(format!("u{unique} was acknowledged at place {ord} and is at {place}"));
                 }
                 Some(_) => {}
+            }
+        }
+        for (ord, unique) in order {
+            if let Some(shown) = self.checks.lasts.get(ord).filter(|shown| **shown != *unique as i64) {
+                wrong.push(format!("a read showed u{shown} at place {ord}, and in the end it is u{unique}"));
             }
         }
         for unique in &self.checks.refused {

@@ -72,6 +72,9 @@ pub(super) fn use_lists(world: &Arc<World>, at: At, writes: bool) {
     let appends = plan.iter().any(|op| matches!(op, Op::Append(..)));
     let (ops, result) = run(&session.connection, &plan, writes);
     let mut state = world.state.lock();
+    if let Err((error, _)) = &result {
+        state.unexpected(at, "a transaction on lists", error);
+    }
     let said = match &result {
         Ok(false) => None,
         Ok(true) => Some(Said::Done),

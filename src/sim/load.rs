@@ -12,21 +12,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use rusqlite::Connection as Plain;
+use rusqlite::{Connection as Plain, ffi};
 
 use super::check::{ACCOUNTS, Seen};
 use super::inside::{self, Inside};
 use super::lists::use_lists;
 use super::node::ConnKey;
+use super::other::other_database;
 use super::patient::{patient_read, patient_write};
 use super::world::{At, Ev, State, World};
-use crate::catalogue::{AutoVacuum, DatabaseName};
+use crate::catalogue::DatabaseName;
 use crate::connection::{ConnectOptions, Connection, ReadLevel};
 use crate::entry::Body;
-use crate::error::{Outcome, outcome};
-use crate::pending::Decision;
+use crate::error::{DAMAGED, NO_ROOM, Outcome, outcome};
 use crate::raft::Role;
 use crate::shared::Hub;
 
@@ -61,15 +60,44 @@ pub(super) fn text(error: &rusqlite::Error) -> String {
     }
 }
 
+impl State {
+    /// Whatever befalls a cluster, SQL that is right ends well, or another one writes, or this node does not lead, or it says what
+    /// it cannot do now. Nothing else comes of it: neither damage, but where bits have rotted under this very process, nor rows that a
+    /// transaction before it would not have left so.
+    pub(super) fn unexpected(&mut self, at: At, how: &str, error: &rusqlite::Error) {
+        let code = error.sqlite_error().map(|error| error.extended_code);
+        let usual = [ffi::SQLITE_BUSY, ffi::SQLITE_READONLY, ffi::SQLITE_IOERR];
+        let turn = at == 0 && self.options.turn.is_some();
+        let sound = match code {
+            Some(DAMAGED) => turn || self.has_rotted(at),
+            Some(NO_ROOM) => turn,
+            Some(code) => usual.contains(&(code & 0xff)),
+            None => false,
+        };
+        if !sound && self.slots[at].rotten_in_use.is_empty() {
+            self.fail(format!("{how} on n{} failed: {}, {error}", at + 1, text(error)));
+        }
+    }
+}
+
 impl World {
     pub(super) fn connect(&self, at: At, key: ConnKey) -> Option<Session> {
+        self.connect_with(at, key, true)
+    }
+
+    /// The same with a connection that nobody has used.
+    pub(super) fn connect_anew(&self, at: At, key: ConnKey) -> Option<Session> {
+        self.connect_with(at, key, false)
+    }
+
+    fn connect_with(&self, at: At, key: ConnKey, used: bool) -> Option<Session> {
         let (hub, vfs, inside, life, idle, cache) = {
             let mut state = self.state.lock();
             let life = state.slots[at].life;
             let cache = state.shape.cache_pages;
             let running = state.slots[at].running.as_deref_mut()?;
             running.seat.as_ref()?;
-            let idle = running.idle.iter().position(|(other, _)| *other == key);
+            let idle = running.idle.iter().position(|(other, _)| used && *other == key);
             let idle = idle.map(|index| running.idle.swap_remove(index).1);
             (running.hub.clone(), running.vfs.clone(), running.inside.clone(), life, idle, cache)
         };
@@ -82,9 +110,20 @@ impl World {
             None => {
                 let read_level = if key.1 { ReadLevel::Linearizable } else { ReadLevel::Local };
                 let options = ConnectOptions { read_level, ..ConnectOptions::default() };
-                let opened = Connection::open(&hub, vfs.name(), key.0, &options).ok()?;
+                let opened = match Connection::open(&hub, vfs.name(), key.0, &options) {
+                    Ok(opened) => opened,
+                    Err(error) => {
+                        if let Some(error) = error.sqlite() {
+                            self.state.lock().unexpected(at, "opening a database", error);
+                        }
+                        return None;
+                    }
+                };
                 // Large transactions shall spill.
-                opened.execute_batch(&format!("PRAGMA cache_size = {cache}")).ok()?;
+                if let Err(error) = opened.execute_batch(&format!("PRAGMA cache_size = {cache}")) {
+                    self.state.lock().unexpected(at, "the size of a cache", &error);
+                    return None;
+                }
                 if let Ok(db) = hub.databases.find(key.0, false) {
                     db.set_fault(Some(inside::hook(&self.me, &inside)));
                 }
@@ -288,6 +327,10 @@ impl State {
             }
             Err(error) => error,
         };
+        self.unexpected(at, "a commit", &result);
+        if self.calm {
+            self.fail(format!("liveness: u{unique} on n{} failed without a fault: {}", at + 1, text(&result)));
+        }
         let what = outcome(&result);
         self.note(format_args!("n{}: u{unique} ended with {what:?}, {}", at + 1, text(&result)));
         if what == Some(Outcome::NotCommitted) {
@@ -297,6 +340,18 @@ impl State {
             self.count("unknown outcomes");
             self.checks.unknown.insert(unique);
         }
+    }
+
+    /// It failed before its COMMIT.
+    pub(super) fn failed_before(&mut self, at: At, unique: u64, error: &rusqlite::Error) {
+        self.unexpected(at, "a write", error);
+        // Whoever does not lead writes nothing.
+        let leads = self.slots[at].hub().is_some_and(|hub| hub.is_ready_leader());
+        let primary = error.sqlite_error().map(|error| error.extended_code & 0xff);
+        if self.calm && (leads || primary != Some(ffi::SQLITE_READONLY)) {
+            self.fail(format!("liveness: a write on n{} failed without a fault: {}", at + 1, text(error)));
+        }
+        self.never_asked(at, unique, &text(error));
     }
 
     /// It was rolled back before its COMMIT.
@@ -331,7 +386,7 @@ pub(super) fn write(world: &Arc<World>, at: At, kind: u64) {
     };
     let connection = &session.connection;
     match begin(connection, &script) {
-        Err(error) => world.state.lock().never_asked(at, unique, &text(&error)),
+        Err(error) => world.state.lock().failed_before(at, unique, &error),
         Ok(_) if kind == 40 => {
             let _ = connection.execute_batch("ROLLBACK");
             world.state.lock().never_asked(at, unique, "by choice");
@@ -392,7 +447,10 @@ fn vacuum(world: &Arc<World>, at: At) {
     let mut state = world.state.lock();
     match result {
         Ok(()) => state.count("vacuums"),
-        Err(error) => state.note(format_args!("n{}: vacuum: {}", at + 1, text(&error))),
+        Err(error) => {
+            state.unexpected(at, "VACUUM", &error);
+            state.note(format_args!("n{}: vacuum: {}", at + 1, text(&error)));
+        }
     }
     drop(state);
     world.put_back(session);
@@ -443,10 +501,10 @@ fn read(world: &Arc<World>, at: At, linearizable: bool) {
             }
         }
         Err(error) => {
+            state.unexpected(at, if linearizable { "a linearizable read" } else { "a local read" }, &error);
             state.note(format_args!("n{}: read failed, {}", at + 1, text(&error)));
             state.count("reads failed");
-            // A shorter one may pass while other calls lie above this one on the stack.
-            if state.calm && linearizable && state.shape.commit_timeout >= Duration::from_secs(1) {
+            if state.calm && linearizable {
                 let what = text(&error);
                 state.fail(format!("liveness: a linearizable read on n{} failed without a fault: {what}", at + 1));
             }
@@ -454,65 +512,6 @@ fn read(world: &Arc<World>, at: At, linearizable: bool) {
     }
     drop(state);
     world.put_back(session);
-}
-
-/// A second database is created, written and dropped.
-fn other_database(world: &Arc<World>, at: At) {
-    let (hub, dice, upgrades) = {
-        let state = world.state.lock();
-        let Some(hub) =
-            state.slots[at].hub().filter(|_| state.slots[at].running.as_ref().is_some_and(|r| r.seat.is_some()))
-        else {
-            return;
-        };
-        (hub.clone(), state.dice.below(10), state.shape.upgrades)
-    };
-    if upgrades && dice > 7 {
-        let decision = hub.propose_rehearsal();
-        return world.state.lock().on_rehearsal(at, &decision);
-    }
-    if dice < 3 {
-        let Ok(name) = DatabaseName::new("other") else { return };
-        let existing = hub.with_catalogue(|catalogue| catalogue.find(&name).map(|(id, _)| id)).ok().flatten();
-        let body = match existing {
-            Some(database) => Body::DropDatabase { database },
-            None => {
-                let page_size = shoaldb_vfs::page::PageSize::new(1024);
-                let Some(page_size) = page_size else { return };
-                Body::CreateDatabase { name, page_size, auto_vacuum: AutoVacuum::Full }
-            }
-        };
-        let decision = hub.propose(body, None);
-        let mut state = world.state.lock();
-        state.note(format_args!(
-            "n{}: {} other: {decision:?}",
-            at + 1,
-            if existing.is_some() { "drop" } else { "create" }
-        ));
-        if matches!(decision, Decision::Committed(_)) {
-            state.count(if existing.is_some() { "databases dropped" } else { "databases created" });
-        }
-        return;
-    }
-    let Some(session) = world.connect(at, ("other", false)) else { return };
-    let result = session.connection.execute_batch(
-        "BEGIN IMMEDIATE; CREATE TABLE IF NOT EXISTS t(x); INSERT INTO t VALUES (printf('%.*c', 900, 'y')); COMMIT",
-    );
-    let note = match &result {
-        Ok(()) => "ok".to_string(),
-        Err(error) => text(error),
-    };
-    {
-        let mut state = world.state.lock();
-        state.note(format_args!("n{}: write to other: {note}", at + 1));
-        if result.is_ok() {
-            state.count("writes to another database");
-        }
-    }
-    // A dropped database's connections are of no use.
-    if result.is_ok() {
-        world.put_back(session);
-    }
 }
 
 /// A leader binds the directory of a node that came late.

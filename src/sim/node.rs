@@ -173,7 +173,13 @@ impl Slot {
     ) -> crate::error::Result<Box<Running>> {
         let env = Env { fs: Arc::new(self.fs.clone()), clock: self.clock.clone(), rng: self.rng.clone() };
         let (segment_bytes, log_limit, part_bytes) = shape.sizes(self.id);
+        // On every other node queues are as short as settings allow, so that they are full.
+        let queue = if self.id.0.is_multiple_of(2) { 32 << 20 } else { 64 << 10 };
         let config = Config {
+            tail_cache_limit: queue,
+            inflight_limit: queue,
+            apply_limit: queue,
+            uncommitted_limit: queue.max(1 << 20),
             commit_timeout: shape.commit_timeout,
             busy_timeout: Duration::ZERO,
             segment_bytes,
@@ -529,6 +535,6 @@ impl State {
         let unbounded = (0..self.slots.len()).filter_map(|at| Some(format!("n{}: {}", at + 1, self.unbounded(at)?)));
         let rotten = self.rotting.and_then(|rotting| self.slots[rotting.at].hub());
         let rotten = rotten.map(|hub| format!("rotten n{}: {:?}", hub.id, crate::status::alarms(hub)));
-        words.chain(unbounded).chain(rotten).collect::<Vec<_>>().join("; ")
+        words.chain(unbounded).chain(rotten).chain(self.rot_left()).collect::<Vec<_>>().join("; ")
     }
 }

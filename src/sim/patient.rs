@@ -57,7 +57,10 @@ pub(super) fn patient_read(world: &Arc<World>, at: At) {
                     return;
                 }
             }
-            Err(error) => state.note(format_args!("n{}: patient read failed, {}", at + 1, text(&error))),
+            Err(error) => {
+                state.unexpected(at, "a patient read", &error);
+                state.note(format_args!("n{}: patient read failed, {}", at + 1, text(&error)));
+            }
         }
         drop(state);
         return world.put_back(session);
@@ -72,6 +75,7 @@ pub(super) fn patient_read(world: &Arc<World>, at: At) {
         }
         Ok(_) => state.count("patient reads"),
         Err(error) => {
+            state.unexpected(at, "a patient read", &error);
             state.note(format_args!("n{}: patient read failed, {}", at + 1, text(&error)));
         }
     }
@@ -83,13 +87,12 @@ pub(super) fn patient_write(world: &Arc<World>, at: At, begins: bool) {
         let state = world.state.lock();
         let now = state.now;
         let inside = |at: &At| state.slots[*at].running.as_ref().map(|running| running.inside.clone());
-        let with = (0..state.slots.len()).find(|at| inside(at).is_some_and(|inside| !inside.writers.lock().is_empty()));
         let due = |at: At| {
-            let inside = inside(&at)?;
-            let writer = inside.writers.lock().pop_if(|writer| now >= writer.until)?;
+            let writer = inside(&at)?.writers.lock().pop_if(|writer| now >= writer.until)?;
             Some((at, writer))
         };
-        (with.and_then(due), with.is_some())
+        let busy = inside(&at).is_some_and(|inside| !inside.writers.lock().is_empty());
+        ((0..state.slots.len()).find_map(due), busy)
     };
     if let Some((at, writer)) = open {
         // This is a call of the node that has the transaction, whichever the client was to go to.
@@ -98,7 +101,7 @@ pub(super) fn patient_write(world: &Arc<World>, at: At, begins: bool) {
         world.state.lock().calls.pop();
         return;
     }
-    // One at a time: others wait for it.
+    // One at a time on each node: others wait for it. An old leader and a new one may have one each.
     if !begins || busy {
         return;
     }
@@ -121,18 +124,27 @@ pub(super) fn patient_write(world: &Arc<World>, at: At, begins: bool) {
                 let connection = session.connection;
                 running.inside.writers.lock().push(OpenWriter { connection, unique, ord, before, rest, until });
                 state.count("idle writers");
+                if state.idle_writers() > 1 {
+                    state.count("idle writers on several nodes");
+                }
                 state.note(format_args!("n{}: u{unique} stays open at place {ord}", at + 1));
                 return;
             }
             state.never_asked(at, unique, "the node is gone");
             drop(state);
         }
-        Err(error) => world.state.lock().never_asked(at, unique, &text(&error)),
+        Err(error) => world.state.lock().failed_before(at, unique, &error),
     }
     world.put_back(session);
 }
 
 impl State {
+    /// Nodes on which a writer has left its transaction open.
+    fn idle_writers(&self) -> usize {
+        let running = self.slots.iter().filter_map(|slot| slot.running.as_ref());
+        running.filter(|running| !running.inside.writers.lock().is_empty()).count()
+    }
+
     /// Whether a writer that left its transaction open should go on now.
     pub(super) fn has_due_writer(&self) -> bool {
         let running = self.slots.iter().filter_map(|slot| slot.running.as_ref());
@@ -145,7 +157,7 @@ fn end_writer(world: &Arc<World>, at: At, writer: OpenWriter) {
     let commit = world.state.lock().dice.below(4) > 0;
     let went_on = rest.iter().try_for_each(|statement| connection.execute_batch(statement));
     if let Err(error) = went_on {
-        world.state.lock().never_asked(at, unique, &text(&error));
+        world.state.lock().failed_before(at, unique, &error);
     } else if commit {
         let result = connection.execute_batch("COMMIT");
         world.state.lock().settle(at, unique, ord, before, result);

@@ -129,8 +129,11 @@ impl State {
         }
         let mut out = Effects { batches: &mut seat.batches, entries: &mut seat.entries, wire: &running.wire };
         seat.engine_over = !seat.engine.turn(&mut out);
+        let entries = seat.batches.iter().flat_map(|batch| &batch.entries).chain(seat.entries.iter().flatten());
+        let largest = entries.map(|entry| entry.data.len() as u64).max().unwrap_or(0);
         let soon = seat.engine.turn_by().map(|by| by.saturating_sub(running.hub.waiting.clock.now()));
         let stopped = seat.engine_over.then(|| running.hub.trouble().unwrap_or_default());
+        self.checks.largest_entry = self.checks.largest_entry.max(largest);
         if let Some(why) = stopped
             && !self.slots[at].fs.is_down()
         {
