@@ -400,10 +400,11 @@ impl State {
 
     /// What was to happen to this node does not.
     fn let_alone(&mut self, at: At) {
+        let sync_micros = self.usual_sync();
         let slot = &mut self.slots[at];
         slot.paused_until = self.now;
         slot.apply_stalled_until = self.now;
-        slot.sync_micros = self.shape.sync_micros;
+        slot.sync_micros = sync_micros;
         slot.distrusted = false;
         slot.fs.clear_faults();
         slot.fs.forget_crash();

@@ -102,7 +102,7 @@ impl State {
         self.net.cut[duel.first][duel.second] = false;
         self.net.cut[duel.second][duel.first] = false;
         if self.slots[duel.voter].life == life {
-            self.slots[duel.voter].sync_micros = self.shape.sync_micros;
+            self.slots[duel.voter].sync_micros = self.usual_sync();
         }
     }
 }

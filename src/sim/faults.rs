@@ -5,6 +5,7 @@ use std::time::Duration;
 use shoaldb_vfs::env::Label;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 
+use super::node::CALM_SYNC;
 use super::turns::How;
 use super::world::{At, Ev, State};
 use crate::shared::{Hub, Input};
@@ -434,7 +435,7 @@ impl State {
             }
             Mend::Sync(at, life) => {
                 if self.slots[at].life == life {
-                    self.slots[at].sync_micros = self.shape.sync_micros;
+                    self.slots[at].sync_micros = self.usual_sync();
                 }
             }
         }
@@ -461,7 +462,7 @@ impl State {
             let slot = &mut self.slots[at];
             slot.paused_until = self.now;
             slot.apply_stalled_until = self.now;
-            slot.sync_micros = 500;
+            slot.sync_micros = CALM_SYNC;
             slot.fs.clear_faults();
             slot.fs.forget_crash();
             let failed = at == 0 && self.options.turn.is_some();

@@ -213,13 +213,13 @@ pub(super) fn act(world: &Arc<World>) {
     };
     match kind {
         0..=44 => write(world, at, kind),
-        45..=59 => read(world, at, false),
+        45..=55 => read(world, at, false),
+        56..=59 | 97 | 98 => other_database(world, at),
         60..=69 => use_lists(world, at, kind < 65),
         70..=77 => read(world, at, true),
         78..=87 => patient_read(world, at),
         88..=95 => patient_write(world, at, kind < 91),
         96 => vacuum(world, at),
-        97 | 98 => other_database(world, at),
         _ => write(world, at, kind),
     }
     let mut state = world.state.lock();
