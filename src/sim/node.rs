@@ -530,12 +530,13 @@ impl State {
                 let core = hub.core_status.lock().clone();
                 let core = core.map(|core| (core.last, core.persisted, core.committed, core.membership, core.peers));
                 format!(
-                    "n{} {:?} term {} leader {:?} applied {} seat {seat} trouble {:?} unbound {unbound:?} log from {} core {core:?}",
+                    "n{} {:?} term {} leader {:?} applied {} settled {} seat {seat} trouble {:?} unbound {unbound:?} log from {} core {core:?}",
                     slot.id,
                     lead.role,
                     lead.term,
                     lead.leader,
                     applied.index,
+                    hub.progress().settled(),
                     hub.trouble(),
                     hub.core_start()
                 )
