@@ -308,9 +308,12 @@ impl Applier {
         let done = Ok(Some(Decision::Committed(entry.id.index)));
         let head = match split::peek(&entry.data).map_err(|error| error.to_string())? {
             Form::Part(head) => head,
-            Form::GivenUp { database, .. } => {
+            Form::GivenUp { database, split } => {
                 self.hub.found(entry.id.index, Finding::Nothing);
-                self.splits.end(database);
+                self.splits.give_up(database, origin, split);
+                if (origin.node, origin.session) == (self.hub.id, self.hub.session) {
+                    self.hub.unended.ended(split);
+                }
                 return done;
             }
         };

@@ -67,6 +67,7 @@ mod socket;
 mod splits;
 mod status;
 pub mod types;
+mod unended;
 mod upkeep;
 
 /// DESIGN.md: guarantees, the life of a write, invariants and their tests, the code map.

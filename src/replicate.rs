@@ -18,7 +18,7 @@ use shoaldb_vfs::genesis::AutoVacuum as InPage;
 use shoaldb_vfs::replicator::{Interrupted, Receipt, Replicator};
 use shoaldb_vfs::transaction::{Position, Transaction};
 
-use crate::catalogue::{AutoVacuum, DatabaseName};
+use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseName};
 use crate::entry::{self, Body, Origin, Payload};
 use crate::pending::{Decision, GivenUp, Writing};
 use crate::planted::{self, Bug};
@@ -170,7 +170,7 @@ impl Replicator for NodeReplicator {
         };
         if parted && entry.is_none() {
             // Its parts are in the log, and the last one never came there.
-            self.tell_given_up(number, id);
+            self.hub.give_split_up(number, id);
         }
         let named = entry.and_then(|entry| self.hub.receipt(id, entry));
         *receipt = named.map(|named| Arc::new(named) as Receipt);
@@ -245,6 +245,31 @@ impl crate::shared::Shared {
         };
         self.deliver_and_write(Input::Propose { number, data: data.into() });
         self.await_decision(number, &signal, interrupted)
+    }
+
+    /// A split of this node is given up: nobody is to keep the parts that came, and nothing is to wait for the others.
+    pub(crate) fn give_split_up(&self, split: u64, database: DatabaseId) {
+        self.unended.add(split, database, self.waiting.clock.now());
+        self.propose_given_up(split, database);
+    }
+
+    /// The same once more for those whose entry was not applied in time.
+    pub(crate) fn tell_of_splits_again(&self) {
+        if self.leadership().role != Role::Leader {
+            return self.unended.clear();
+        }
+        for (split, database) in self.unended.due(self.waiting.clock.now()) {
+            self.propose_given_up(split, database);
+        }
+    }
+
+    fn propose_given_up(&self, split: u64, database: DatabaseId) {
+        let (number, _) = self.pending.register(None);
+        let origin = Origin { node: self.id, session: self.session, number };
+        if let Ok(data) = entry::encode(&Payload { origin, body: Body::GivenUp { database, split } }) {
+            self.deliver(Input::Propose { number, data: data.into() });
+        }
+        self.pending.abandon(number);
     }
 
     /// Proposes an entry of the next version, for tests of upgrades.

@@ -45,6 +45,7 @@ use crate::receipt::{Receipt, ReceiptOutcome, Unsettled};
 use crate::signal::{Signal, Waiting};
 use crate::snapshot::Snapshots;
 use crate::types::{ClusterId, EntryId, Incarnation, LogIndex, Message, NodeId, Term};
+use crate::unended::Unended;
 
 mod peers;
 
@@ -179,6 +180,8 @@ pub(crate) struct Shared {
     pub(crate) callers: Arc<AtomicUsize>,
     /// Transactions of which some parts are applied, and not the last.
     pub(crate) open_splits: AtomicU64,
+    /// Own ones that were given up, until the entry that says so is applied.
+    pub(crate) unended: Unended,
     kept: OnceLock<Weak<dyn Kept>>,
     /// `None` until this node belongs to a cluster.
     pub(crate) catalogue: Mutex<Option<Catalogue>>,
@@ -261,6 +264,7 @@ impl Shared {
             sessions: AtomicU64::new(0),
             callers: Arc::default(),
             open_splits: AtomicU64::new(0),
+            unended: Unended::default(),
             kept: OnceLock::new(),
             catalogue: Mutex::new(None),
             events: Events::default(),

@@ -5,7 +5,8 @@
 //! part 0                                                 begins; another one that was open is dropped
 //! next part: same origin, split, term; number and chain  goes on; with the last part it takes effect
 //! any other part                                         is dropped, and the part has no effect
-//! given up, transaction, drop                            is dropped
+//! given up, of this very split                           is dropped
+//! transaction, drop                                      is dropped
 //! any entry of a newer term                              all are dropped
 //! ```
 //!
@@ -85,6 +86,14 @@ impl Splits {
     /// An entry of this database that is no part: its split is over.
     pub(crate) fn end(&mut self, database: DatabaseId) {
         self.open.remove(&database);
+    }
+
+    /// The word of its proposer that this split is given up: it may come late, and more than once.
+    pub(crate) fn give_up(&mut self, database: DatabaseId, origin: Origin, split: u64) {
+        let is_this = |open: &mut Open| open.split == split && open.proposer == (origin.node, origin.session);
+        if self.open.get_mut(&database).is_some_and(is_this) {
+            self.open.remove(&database);
+        }
     }
 
     /// Whether this part begins a split or continues the open one. If not, it has no effect, and the open one is over.
@@ -187,6 +196,20 @@ mod tests {
         assert!(join(&mut splits, at(12, 3), Origin { number: 2, ..ORIGIN }, head(1, chain_after(&[0]))));
         assert_eq!(splits.floor(), Some(LogIndex(10)));
         splits
+    }
+
+    /// Its proposer says it again until it is applied, and may have begun another one by then.
+    /// Shows INV-23.
+    #[test]
+    fn a_split_is_given_up_by_a_word_about_this_very_one() {
+        let other = Origin { session: 9, ..ORIGIN };
+        for (database, origin, split, ends) in
+            [(APP, ORIGIN, 4, false), (APP, other, 5, false), (DatabaseId(3), ORIGIN, 5, false), (APP, ORIGIN, 5, true)]
+        {
+            let mut splits = two_parts();
+            splits.give_up(database, Origin { number: 70, ..origin }, split);
+            assert_eq!(splits.floor().is_none(), ends, "{database:?} {origin:?} {split}");
+        }
     }
 
     /// Shows INV-23.

@@ -181,6 +181,7 @@ impl Upkeep {
     pub(crate) fn step(&mut self) {
         self.close_views();
         self.learn_members();
+        self.hub.tell_of_splits_again();
         self.mend();
         self.look_at_room();
         if let Some(start) = self.hub.take_compacted() {

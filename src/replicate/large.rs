@@ -17,7 +17,6 @@ use shoaldb_vfs::transaction::Transaction;
 use super::{NodeReplicator, POLL};
 use crate::catalogue::DatabaseId;
 use crate::entry::split::{self, PartHead};
-use crate::entry::{self, Body, Payload};
 use crate::pending::Decision;
 use crate::shared::Input;
 use crate::signal::Signal;
@@ -37,7 +36,7 @@ impl NodeReplicator {
             for (part, _) in flying {
                 self.hub.pending.abandon(part);
             }
-            self.tell_given_up(number, database);
+            self.hub.give_split_up(number, database);
         }
         proposed
     }
@@ -82,16 +81,5 @@ impl NodeReplicator {
         let decision = signal.wait(&self.hub.waiting, deadline, POLL, || self.hub.pending.take(part));
         let decision = decision.map(|(decision, _)| decision).or_else(|| self.hub.pending.abandon(part));
         matches!(decision, Some(Decision::Committed(_)))
-    }
-
-    /// So that nobody keeps the parts that came. If this is lost, the next entry of the database or the next term does
-    /// the same.
-    pub(super) fn tell_given_up(&self, number: u64, database: DatabaseId) {
-        let (given_up, _) = self.hub.pending.register(None);
-        let body = Body::GivenUp { database, split: number };
-        if let Ok(data) = entry::encode(&Payload { origin: self.origin(given_up), body }) {
-            self.hub.deliver(Input::Propose { number: given_up, data: data.into() });
-        }
-        self.hub.pending.abandon(given_up);
     }
 }

@@ -17,7 +17,7 @@ use crate::history::History;
 use crate::log::LogOptions;
 use crate::raft::{CoreStatus, PeerStatus};
 use crate::registry::Left;
-use crate::shared::Shared;
+use crate::shared::{Leadership, Shared};
 use crate::signal::Waiting;
 use crate::snapshot::object::ViewId;
 use crate::snapshot::views::{Cut, LEASE};
@@ -108,6 +108,31 @@ fn with_log_of(bytes: u64, clock: &Arc<SimClock>) -> (Upkeep, EntryId, Receiver<
         core.applied = last.index;
     }
     (upkeep, last, inputs)
+}
+
+/// A leader that was about to hand over refused the only entry that says so, and led on: all nodes kept the parts and the log
+/// behind them, and a node that joined got no snapshot.
+#[test]
+fn a_split_that_was_given_up_is_told_of_until_that_is_applied() {
+    let (clock, fs) = (Arc::<SimClock>::default(), SimFs::new(1));
+    let (upkeep, _, inputs) = upkeep_with(&fs, &clock, Aftermath::default(), Config::default());
+    let hub = upkeep.hub.clone();
+    let leads = |role| hub.set_leadership(Leadership { role, ..hub.leadership() });
+    let told = |passes: u64| {
+        clock.advance(Duration::from_millis(passes));
+        hub.tell_of_splits_again();
+        inputs.try_iter().filter(|input| matches!(input, Input::Propose { .. })).count()
+    };
+    leads(Role::Leader);
+    hub.give_split_up(5, APP);
+    assert_eq!([told(0), told(999), told(1), told(0), told(1000)], [1, 0, 1, 0, 1]);
+    hub.unended.ended(5);
+    assert_eq!(told(5000), 0, "all nodes have heard of it");
+    hub.give_split_up(6, APP);
+    leads(Role::Follower);
+    assert_eq!(told(5000), 1, "the word of the beginning");
+    leads(Role::Leader);
+    assert_eq!(told(5000), 0, "an entry of a later term has ended it");
 }
 
 /// Lends node 3 a view of entry `LENT`.
