@@ -108,6 +108,8 @@ pub(crate) struct Applier {
 
 impl Applier {
     pub(crate) fn new(hub: Hub) -> Applier {
+        // The one before it may have had some: a snapshot was installed.
+        hub.open_splits.store(0, Ordering::Relaxed);
         Applier { hub, queue: VecDeque::new(), accepted: None, splits: Splits::default(), waits_for_room: false }
     }
 
