@@ -157,7 +157,7 @@ impl State {
         let (_, bytes) = hub.log_extent();
         let alarms = status::alarms(hub);
         // Some files could not go, and that is tried again at the next start only.
-        let stays = self.shape.keeps_files && alarms.iter().any(|alarm| alarm.contains("cannot be compacted until"));
+        let stays = self.files_may_stay(at) && alarms.iter().any(|alarm| alarm.contains("cannot be compacted until"));
         if is_large(bytes, config) && !stays {
             return Some(format!("its log has {bytes} bytes, log_limit is {}: {alarms:?}", config.log_limit));
         }

@@ -174,6 +174,20 @@ impl State {
             || self.slots[at].failing.is_some_and(|(_, label)| MAKES_OR_OPENS_FILES.contains(&label))
     }
 
+    /// Whether a call of this node's disk may fail that is none of the log or of a checkpoint.
+    pub(super) fn disk_may_fail(&self, at: At) -> bool {
+        let turn = at == 0 && self.options.turn.is_some();
+        turn || self.slots[at].failing.is_some_and(|(since, _)| since == self.slots[at].life)
+    }
+
+    /// Whether files of this node's log may stay that should go, until it is started again.
+    pub(super) fn files_may_stay(&self, at: At) -> bool {
+        let slot = &self.slots[at];
+        let failing = slot.failing.filter(|(since, _)| *since == slot.life);
+        self.shape.keeps_files
+            || failing.is_some_and(|(_, label)| ["log.remove", "log.retire", "log.retire.sync"].contains(&label))
+    }
+
     /// Some call of this node's disk fails, whichever it is.
     fn fail_any_call(&mut self, at: At) {
         let mut labels: Vec<Label> = self.slots[at].fs.counts().into_keys().collect();
@@ -186,6 +200,7 @@ impl State {
         let nth = 1 + self.dice.below(3);
         self.slots[at].fs.fail_at(Aim::At(label), nth, Lasts::Once, failure);
         self.slots[at].failing = Some((self.slots[at].life, label));
+        self.slots[at].checkpoint_fails |= CHECKPOINT_STEPS.contains(&label);
         self.note(format_args!("n{}: of the next {label} number {nth} fails, {failure:?}", at + 1));
         self.count("any call fails");
     }

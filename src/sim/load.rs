@@ -67,10 +67,9 @@ impl State {
     pub(super) fn unexpected(&mut self, at: At, how: &str, error: &rusqlite::Error) {
         let code = error.sqlite_error().map(|error| error.extended_code);
         let usual = [ffi::SQLITE_BUSY, ffi::SQLITE_READONLY, ffi::SQLITE_IOERR];
-        let turn = at == 0 && self.options.turn.is_some();
         let sound = match code {
-            Some(DAMAGED) => turn || self.has_rotted(at),
-            Some(NO_ROOM) => turn,
+            Some(DAMAGED) => self.disk_may_have_damaged(at) || self.has_rotted(at),
+            Some(NO_ROOM) => self.disk_may_fail(at),
             Some(code) => usual.contains(&(code & 0xff)),
             None => false,
         };

@@ -305,7 +305,7 @@ impl State {
                 self.count("crashes while joining");
             }
             // Its files cannot be removed, by a fault that is over with its process.
-            Err(error) if self.shape.keeps_files && error.to_string().contains("log.remove") => {
+            Err(error) if self.files_may_stay(at) && error.to_string().contains("log.remove") => {
                 self.note(format_args!("n{}: joining: {error}", at + 1));
                 self.crash(at, false);
                 self.after_millis(300, Ev::Restart(at));

@@ -393,6 +393,7 @@ impl State {
                 self.note(format_args!("n{} crashed in a call", at + 1));
                 self.count("crashes in a call");
                 self.bury(at);
+                self.rot_what_a_start_needs(at);
             }
         }
     }

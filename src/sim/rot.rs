@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shoaldb_vfs::env::Fs;
-use shoaldb_vfs::env::sim::SimFs;
+use shoaldb_vfs::env::sim::{Aim, SimFs};
 
 use super::bounds::has_disk_that_failed;
 use super::world::{At, Ev, State};
@@ -38,6 +38,8 @@ pub(super) struct Rotten {
     bytes: Vec<u8>,
 }
 
+/// The pages of a checkpoint.
+const TORN: &str = "ckpt.page";
 /// Bytes of a main file that are looked at: the smallest page.
 const PIECE: u64 = 512;
 /// Where the hashes begin in a map, and how long each of them is (`mapfile.rs`).
@@ -62,6 +64,9 @@ pub(super) struct Rotting {
     condemned: Option<&'static str>,
     /// Its disk was given up.
     gone: bool,
+    /// The power fails among the pages of its next checkpoint, and then what it has of them in the double-write rots: how many such
+    /// pages were written before.
+    to_be_torn: Option<u64>,
 }
 
 impl State {
@@ -79,7 +84,7 @@ impl State {
         if !members.voters.contains(&self.slots[at].id) || !members.voters_outgoing.is_empty() {
             return;
         }
-        let mut rotting = Rotting { at, condemned: None, gone: false };
+        let mut rotting = Rotting { at, condemned: None, gone: false, to_be_torn: None };
         match self.dice.below(8) {
             kind @ (0 | 1) if at != leader && self.all_bound(leader) && self.may_lose_a_disk(at, leader) => {
                 self.crash(at, false);
@@ -91,6 +96,11 @@ impl State {
                 let Some(file) = file.filter(|_| self.slots[at].running.is_none()) else { return };
                 self.flip(at, &Path::new(dir).join(file));
                 rotting.condemned = Some(if kind == 0 { "identity" } else { ".seg" });
+            }
+            2 | 3 if self.slots[at].running.is_some() => {
+                let (nth, seed) = (1 + self.dice.below(4), self.dice.below(u64::MAX));
+                self.slots[at].fs.crash_at(Aim::At(TORN), nth, seed);
+                rotting.to_be_torn = Some(self.slots[at].fs.count(TORN));
             }
             kind => {
                 if kind < 5 && self.dice.below(2) == 0 {
@@ -106,6 +116,22 @@ impl State {
             }
         }
         self.rotting = Some(rotting);
+    }
+
+    /// A node's power failed in a call: if that was among the pages of a checkpoint, a start needs the double-write now.
+    pub(super) fn rot_what_a_start_needs(&mut self, at: At) {
+        let Some(rotting) = self.rotting.as_mut().filter(|rotting| rotting.at == at) else { return };
+        let Some(before) = rotting.to_be_torn.take() else { return };
+        let fs = self.slots[at].fs.clone();
+        if fs.count(TORN) == before || !self.strikes() {
+            return;
+        }
+        let mut files = fs.list(Path::new("/n/db"), "sim.rot").unwrap_or_default();
+        files.retain(|file| file.ends_with(".dw"));
+        for file in files {
+            (0..4).for_each(|_| self.flip(at, &Path::new("/n/db").join(&file)));
+        }
+        self.count("double-writes rotten behind a checkpoint that was cut off");
     }
 
     /// Whether every member has come with a directory: one whose votes do not count yet replaces no lost disk.

@@ -141,6 +141,7 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
         "main files rotten",
         "maps rotten",
         "double-writes rotten",
+        "double-writes rotten behind a checkpoint that was cut off",
         "logs rotten",
         "identities rotten",
         "damaged copies found",
