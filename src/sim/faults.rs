@@ -171,7 +171,7 @@ impl State {
     pub(super) fn disk_may_have_damaged(&self, at: At) -> bool {
         let turn = self.options.turn.filter(|turn| at == 0 && turn.how != How::LosesPower);
         turn.is_some_and(|turn| !turn.strikes_once() || MAKES_OR_OPENS_FILES.contains(&turn.label))
-            || self.slots[at].failing.is_some_and(|(_, label)| MAKES_OR_OPENS_FILES.contains(&label))
+            || self.slots[at].files_failed
     }
 
     /// Whether a call of this node's disk may fail that is none of the log or of a checkpoint.
@@ -201,6 +201,7 @@ impl State {
         self.slots[at].fs.fail_at(Aim::At(label), nth, Lasts::Once, failure);
         self.slots[at].failing = Some((self.slots[at].life, label));
         self.slots[at].checkpoint_fails |= CHECKPOINT_STEPS.contains(&label);
+        self.slots[at].files_failed |= MAKES_OR_OPENS_FILES.contains(&label);
         self.note(format_args!("n{}: of the next {label} number {nth} fails, {failure:?}", at + 1));
         self.count("any call fails");
     }

@@ -48,8 +48,8 @@ pub const DROPPED: i32 = sql::SQLITE_IOERR | (201 << 8);
 pub const NODE_STOPPED: i32 = sql::SQLITE_IOERR | (202 << 8);
 /// A linearizable read could not be confirmed by a majority in time.
 pub const READ_UNCONFIRMED: i32 = sql::SQLITE_IOERR | (203 << 8);
-/// A page of this node's main file, or its hash, is not what was written: it is not served. A transaction that met it is
-/// certainly not committed.
+/// A page of this node's main file, or its hash, is not what was written: it is not served. Or one that a transaction is built on
+/// could not be read. A transaction that met it is certainly not committed.
 pub const DAMAGED: i32 = sql::SQLITE_IOERR | (204 << 8);
 /// The transaction only read, and kept so much of the WAL from the main file that it was ended. Nothing was written; the next
 /// one reads the present state.
@@ -104,7 +104,7 @@ pub enum Refusal {
     CannotOpen,
     /// A second replicated database in one transaction.
     SecondWriter,
-    /// A page on this node's disk, or its hash, is not what was written.
+    /// A page on this node's disk, or its hash, is not what was written, or a transaction is built on it and it could not be read.
     Damaged,
     /// The read transaction kept too much of the WAL for too long.
     ReaderEnded,

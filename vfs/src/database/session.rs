@@ -27,6 +27,7 @@ use super::{Database, FileState, Link, Main, Mode, Overlay, State, Verdict};
 use crate::capture::{self, Capture, CommitFrame};
 use crate::env::{in_words, is_no_room};
 use crate::error::Refusal;
+use crate::hashmap::read_again;
 use crate::lock::{FileId, READ_0, RECOVER};
 use crate::page::{PageCount, PageHash, PageNo};
 use crate::planted::{self, Bug};
@@ -506,7 +507,7 @@ impl Database {
         for page in old {
             let main = self.main.read().clone();
             let Main::File(file) = &*main else { return Ok(()) };
-            match file.verify(page, &self.writing) {
+            match read_again(|| file.verify(page, &self.writing)) {
                 Ok(Verdict::Whole | Verdict::Written) => {}
                 Ok(Verdict::Rotten) => {
                     tracing::error!(
