@@ -210,8 +210,8 @@ impl State {
     pub(super) fn stopped(&mut self, at: At, what: String) {
         let life = self.slots[at].life;
         let turn = at == 0 && self.options.turn.is_some_and(|turn| turn.life == life);
-        let excused =
-            turn || self.slots[at].failing.is_some_and(|(since, _)| since == life) && !self.slots[at].fs.is_armed();
+        let of_any = self.slots[at].failing.filter(|(since, _)| *since == life);
+        let excused = turn || of_any.is_some_and(|(_, label)| self.slots[at].fs.last_failed() == Some(label));
         if !excused || !self.stormy {
             return self.fail(what);
         }

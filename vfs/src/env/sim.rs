@@ -125,6 +125,8 @@ struct World {
     bytes_moved: u64,
     counts: BTreeMap<Label, u64>,
     faults: Vec<Fault>,
+    /// Of the last call that a fault made fail.
+    failed: Option<Label>,
     crash: Option<PlannedCrash>,
     hooks: BTreeMap<Label, Hook>,
 }
@@ -180,6 +182,7 @@ impl SimFs {
             bytes_moved: 0,
             counts: BTreeMap::new(),
             faults: Vec::new(),
+            failed: None,
             crash: None,
             hooks: BTreeMap::new(),
         };
@@ -224,6 +227,11 @@ impl SimFs {
     /// Forgets all faults that are planned or last.
     pub fn clear_faults(&self) {
         self.world.lock().faults.clear();
+    }
+
+    /// The label of the last call that a fault made fail.
+    pub fn last_failed(&self) -> Option<Label> {
+        self.world.lock().failed
     }
 
     /// Whether a fault or a crash is planned that has not come yet.
@@ -382,7 +390,10 @@ impl World {
             fault.left > 0 || fault.lasts == Lasts::ForGood
         });
         match struck {
-            Some(failure) => Verdict::Fail(failure.error()),
+            Some(failure) => {
+                self.failed = Some(label);
+                Verdict::Fail(failure.error())
+            }
             None => Verdict::Go,
         }
     }
