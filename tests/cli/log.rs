@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use crate::user::{LONG, fails, one_node, out, run, text, works};
 
 /// Every file below `dir` with its content and the time of its last change. The admin socket of a node that runs is no file.
-fn all_files(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
+pub(crate) fn all_files(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![dir.to_path_buf()];
     while let Some(dir) = waiting.pop() {

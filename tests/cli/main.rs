@@ -12,6 +12,7 @@ mod memory;
 mod nodes;
 mod output;
 mod prompt;
+mod recover;
 mod settings;
 mod sql;
 mod user;

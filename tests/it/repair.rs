@@ -20,7 +20,10 @@ const ROWS: i64 = 120;
 
 /// Two databases with some hundred pages each, all of them in the main files.
 fn filled(settings: fn(shoaldb::Builder) -> shoaldb::Builder) -> Cluster {
-    let cluster = Cluster::start_with(3, settings);
+    fill_two(Cluster::start_with(3, settings))
+}
+
+fn fill_two(cluster: Cluster) -> Cluster {
     for db in ["app", "other"] {
         let created = cluster.leader().write(db, |tx| {
             tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, n DEFAULT 0, v)")?;
@@ -247,6 +250,77 @@ fn a_hash_that_rots_on_the_leader_convicts_nobody_else() {
     }
     unsuspected(&cluster, &events, victim);
     cluster.assert_equal("app");
+}
+
+/// Shows INV-10 and INV-39. Nobody reads the page there or looks after it, until a transaction changes it: what this copy would have
+/// then is not what the others have.
+#[test]
+fn a_hash_that_rots_on_a_follower_is_found_by_the_transaction_that_changes_its_page() {
+    const ROW: i64 = 57;
+    let mut cluster = fill_two(Cluster::start_calm(3, unscrubbed));
+    let leader = cluster.leader().clone();
+    let victim = cluster.follower().id();
+    let node = cluster.node(victim).clone();
+    let third = (1..=3).find(|id| ![leader.id(), victim].contains(id)).unwrap();
+    let events = all_events(&cluster);
+    let mine = &events.iter().find(|(id, _)| *id == victim).unwrap().1;
+    let heard = node.events();
+    let files = |generation| path_of(&cluster, victim, "app", generation, "db");
+    let (main, mended) = (files(1), files(2));
+    let (map, other) = (path_of(&cluster, victim, "app", 1, "map"), path_of(&cluster, victim, "other", 1, "db"));
+    // A majority agrees about the right copy only with the third node: until it is back nothing is repaired.
+    cluster.nodes[third as usize - 1].take().unwrap().shutdown_at_once();
+
+    let of_row = |db: &shoaldb::rusqlite::Connection, what: &str, row: i64| {
+        db.query_row(&format!("SELECT {what} FROM b WHERE id = ?1"), [row], |row| row.get::<_, i64>(0))
+    };
+    let value = |db: &shoaldb::rusqlite::Connection| {
+        db.query_row("SELECT v FROM b WHERE id = ?1", [ROW], |row| row.get::<_, Vec<u8>>(0)).unwrap()
+    };
+    let value = value(&leader.connect("app").unwrap());
+    let at = std::fs::read(&main).unwrap().windows(value.len()).position(|bytes| bytes == value).unwrap();
+    flip_in(&map, 4096 + at as u64 / 4096 * 16 + 5);
+    let reader = node.connect("app").unwrap();
+    // On other pages.
+    write(&cluster, "app", 1);
+    assert!(node.wait_applied(leader.checksum("app").unwrap().0, LONG));
+    assert_eq!(of_row(&reader, "n", 1).unwrap(), 1);
+
+    write(&cluster, "app", ROW);
+    let words =
+        |what: &str| what.starts_with("database app at ") && what.contains("checksum after the transaction: expected ");
+    told(
+        &heard,
+        |event| matches!(event, Event::DivergenceFound { database, what } if database == "app" && words(what)),
+    );
+    let code = |error: shoaldb::Error| {
+        error.sqlite().and_then(shoaldb::rusqlite::Error::sqlite_error).map(|error| error.extended_code)
+    };
+    let refused = node.connect("app").unwrap_err();
+    assert!(refused.is_corrupt(), "{refused}");
+    assert_eq!(code(refused), Some(shoaldb::error::DAMAGED));
+    assert_eq!(code(of_row(&reader, "n", 1).unwrap_err().into()), Some(shoaldb::error::DAMAGED));
+    // The log goes on, and with it what is whole.
+    for db in ["other", "app"] {
+        write(&cluster, db, 2);
+    }
+    assert!(node.wait_applied(leader.checksum("app").unwrap().0, LONG));
+    assert_eq!(of_row(&node.connect("other").unwrap(), "n", 2).unwrap(), 1);
+    assert_eq!(node.checksum("other").unwrap(), leader.checksum("other").unwrap());
+    assert!(node.connect("app").is_err() && !mended.exists(), "{:#?}", node.status());
+
+    cluster.start_node(third);
+    let bytes = repaired(&node, mine, "app");
+    assert!(bytes < 150_000, "{bytes} bytes came for one page");
+    for row in [1, 2, ROW] {
+        assert_eq!(of_row(&reader, "n", row).unwrap(), 1);
+    }
+    write(&cluster, "app", ROW);
+    unsuspected(&cluster, &events, victim);
+    for db in ["app", "other"] {
+        cluster.assert_equal(db);
+    }
+    assert!(mended.exists() && !main.exists() && other.exists());
 }
 
 /// Bytes that rot while their node, which followed or led, is stopped: files that cannot be opened at all, a page, a hash, and a
