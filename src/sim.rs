@@ -54,6 +54,7 @@
 //! * backup, restore and `recover`, which are no part of a node that runs. Each has tests of its own.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 mod aimed;
@@ -125,7 +126,7 @@ impl Options {
 }
 
 /// The commit that this program is of, as far as its source is still there to be asked.
-pub fn commit() -> String {
+fn commit() -> String {
     let git = |args: &[&str]| {
         let output = std::process::Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(args).output();
         let text = output.ok().filter(|output| output.status.success())?.stdout;
@@ -138,11 +139,27 @@ pub fn commit() -> String {
     }
 }
 
+/// Does something with each of these, on all processors.
+pub fn each<T: Sync>(of: &[T], act: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(item) = of.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    act(item);
+                }
+            });
+        }
+    });
+}
+
 /// What a run was.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Its seed.
     pub seed: u64,
+    /// The one fault that it had, if it was such a run.
+    pub turn: Option<Turn>,
     /// Covers when there was which event and whose it was, all lines of the trace, and at the end all disks: what a read sees, and
     /// what a power cut leaves.
     pub hash: u64,
@@ -158,4 +175,14 @@ pub struct Report {
     pub failure: Option<String>,
     /// The last events before that.
     pub last_events: Vec<String>,
+}
+
+impl Report {
+    /// The last events of a run, and how to see it again.
+    pub fn story(&self) -> String {
+        let (events, seed) = (self.last_events.join("\n"), self.seed);
+        let turn = self.turn.map_or(String::new(), |turn| format!(" --turn \"{turn}\""));
+        let replay = format!("cargo run --release --features sim --example sim -- --seed {seed}{turn} --verbose");
+        format!("the last events:\n{events}\ncommit: {}\nreplay: {replay}", commit())
+    }
 }

@@ -90,8 +90,8 @@ impl Splits {
 
     /// The word of its proposer that this split is given up: it may come late, and more than once.
     pub(crate) fn give_up(&mut self, database: DatabaseId, origin: Origin, split: u64) {
-        let is_this = |open: &mut Open| open.split == split && open.proposer == (origin.node, origin.session);
-        if self.open.get_mut(&database).is_some_and(is_this) {
+        let is_this = |open: &Open| open.split == split && open.proposer == (origin.node, origin.session);
+        if self.open.get(&database).is_some_and(is_this) {
             self.open.remove(&database);
         }
     }

@@ -11,10 +11,10 @@ use std::ops::Range;
 use std::os::unix::process::CommandExt;
 use std::process::Output;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use shoaldb::sim::{Options, Turn, commit, run, take_turn, turns_of};
+use shoaldb::sim::{Options, Turn, each, run, take_turn, turns_of};
 
 mod planted;
 
@@ -100,9 +100,7 @@ fn take_turns(command: &Command, calls: u64) {
             println!("{}", planted::failed_line(seed, report.failure.as_deref().unwrap_or_default()));
             std::process::exit(1);
         });
-        let next = AtomicUsize::new(0);
-        in_parallel(|| {
-            let turn = turns.get(next.fetch_add(1, Ordering::Relaxed))?;
+        each(&turns, |turn| {
             let (seed, turn) = (seed.to_string(), turn.to_string());
             let output = own_process(&["--seed", &seed, "--turn", &turn]);
             runs.fetch_add(1, Ordering::Relaxed);
@@ -111,7 +109,6 @@ fn take_turns(command: &Command, calls: u64) {
                 println!("seed {seed}, turn {turn}: {}", output.status);
                 println!("{}", String::from_utf8_lossy(&output.stdout).trim_end());
             }
-            Some(())
         });
         let labels: BTreeSet<_> = turns.iter().map(|turn| turn.label).collect();
         println!("seed {seed}: {} labels: {labels:?}", labels.len());
@@ -121,15 +118,6 @@ fn take_turns(command: &Command, calls: u64) {
     if failed > 0 {
         std::process::exit(1);
     }
-}
-
-/// Takes steps on as many threads as there are processors, until there are no more.
-fn in_parallel(step: impl Fn() -> Option<()> + Sync) {
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| while step().is_some() {});
-        }
-    });
 }
 
 /// This command in a process of its own.
@@ -155,7 +143,6 @@ const FILL: &str = "MALLOC_PERTURB_";
 /// Runs each seed in a process of its own, several at once: what a seed does must not depend on those before it.
 fn simulate_apart(command: &Command) {
     let begun = Instant::now();
-    let next = AtomicU64::new(command.seeds.start);
     let (done, failed, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let coverage: Mutex<BTreeMap<String, u64>> = Mutex::default();
     let run = |seed: u64| {
@@ -178,10 +165,10 @@ fn simulate_apart(command: &Command) {
             }
         }
     };
-    in_parallel(|| {
-        let seed = next.fetch_add(1, Ordering::Relaxed);
-        let goes_on = seed < command.seeds.end && !over.load(Ordering::Relaxed);
-        goes_on.then(|| run(seed))
+    each(&command.seeds.clone().collect::<Vec<_>>(), |seed| {
+        if !over.load(Ordering::Relaxed) {
+            run(*seed);
+        }
     });
     let coverage = coverage.into_inner().expect("no panic");
     for (what, count) in &coverage {
@@ -201,24 +188,21 @@ fn simulate(command: Command) {
     let mut coverage: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in command.seeds {
         let report = match &command.turn {
-            Some(turn) => take_turn(seed, *turn),
+            Some(turn) => take_turn(seed, *turn, command.verbose),
             None => run(&Options { verbose: command.verbose, ..Options::new(seed) }),
         };
         runs += 1;
         simulated += report.simulated;
-        for (what, count) in report.coverage {
+        for (what, count) in &report.coverage {
             *coverage.entry(what).or_insert(0) += count;
         }
         *coverage.entry("events").or_insert(0) += report.events;
         *coverage.entry(MILLIS).or_insert(0) += report.simulated.as_millis() as u64;
-        if let Some(what) = report.failure {
+        if let Some(what) = &report.failure {
             failed += 1;
-            println!("{}", planted::failed_line(seed, &what));
+            println!("{}", planted::failed_line(seed, what));
             if !command.keep_going {
-                println!("the last events:");
-                report.last_events.iter().for_each(|line| println!("{line}"));
-                println!("commit: {}", commit());
-                println!("replay: cargo run --release --features sim --example sim -- --seed {seed} --verbose");
+                println!("{}", report.story());
                 break;
             }
         }

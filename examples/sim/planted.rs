@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use shoaldb::sim::each;
 
 use super::{Command, fail};
 
@@ -77,21 +78,6 @@ fn known() -> BTreeMap<&'static str, u64> {
     lines.map(line).collect()
 }
 
-/// Does something with each of these, on all cores.
-fn each<T: Copy + Sync>(of: &[T], act: impl Fn(T) + Sync) {
-    let next = AtomicUsize::new(0);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some(item) = of.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    act(*item);
-                }
-            });
-        }
-    });
-}
-
 /// Runs the seeds with each mistake until it is noticed, and prints the table. The process ends with 1 if one was not noticed, or
 /// if a seed did not hold without a mistake or came to no verdict.
 pub(super) fn search(command: &Command) {
@@ -104,7 +90,7 @@ pub(super) fn search(command: &Command) {
     bugs.insert(0, (NONE, "no mistake: every seed must hold"));
     let (missed, undecided) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     println!("| mistake | what is wrong | first seed | noticed by |\n|---|---|---|---|");
-    each(&bugs, |(name, what)| {
+    each(&bugs, |&(name, what)| {
         let begun = Instant::now();
         let found = command.seeds.clone().find_map(|seed| match notice(name, seed) {
             Verdict::Holds => None,
@@ -146,7 +132,7 @@ pub(super) fn repeat() {
         }
         verdict
     };
-    each(&bugs, |name| {
+    each(&bugs, |&name| {
         let written = known.get(name).copied();
         let found = written.into_iter().chain(BUDGET).find(|seed| matches!(ask(name, *seed), Verdict::Noticed(_)));
         let Some(seed) = found else {

@@ -345,7 +345,9 @@ fn a_start_behind_the_first_part_of_a_transaction_proves_nothing_of_its_end() {
     let catalogue = bench.hub.catalogue.lock().clone().unwrap();
     for start in begins - 1..ends {
         bench.hub.begin(catalogue.clone(), at(start));
+        bench.hub.open_splits.store(1, Ordering::Relaxed);
         let mut applier = Applier::new(bench.hub.clone());
+        assert_eq!(bench.hub.open_splits.load(Ordering::Relaxed), 0, "those of the one before are none of its");
         applier.push(bench.log.iter().filter(|entry| entry.id.index.0 > start).cloned().collect());
         for _ in start..ends {
             assert!(matches!(applier.step(), Step::Done));

@@ -171,12 +171,15 @@ impl Head {
         let last = EntryId { index: LogIndex(at.u64()?), term: Term(at.u64()?) };
         let hard_state = HardState { term: Term(at.u64()?), commit: LogIndex(at.u64()?), vote: decode_vote(at.u16()?) };
         let anchor = decode_anchor(LogIndex(at.u64()?), at)?;
-        if found_lap != lap(cluster, number) || flags & !FRESH != 0 {
+        if found_lap != lap(cluster, number) || flags & !FRESH != 0 || last.index.0 > LARGEST_INDEX {
             return None;
         }
         Some(Head { cluster, number, previous_end, chain, fresh: flags == FRESH, last, hard_state, anchor })
     }
 }
+
+/// No log comes that far. Behind a larger index there might be none for what comes next.
+const LARGEST_INDEX: u64 = 1 << 62;
 
 /// What a batch starts with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

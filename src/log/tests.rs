@@ -651,6 +651,20 @@ fn golden(name: &str, written: &[u8]) -> Vec<u8> {
     std::fs::read(golden).unwrap()
 }
 
+/// Whoever went on behind such an entry had no index for the next one. Only a head with a right checksum says so much.
+#[test]
+fn a_head_behind_which_there_is_no_index_is_refused() {
+    for (index, opens) in [(1 << 62, true), ((1 << 62) + 1, false), (u64::MAX, false)] {
+        let (fs, start) = (SimFs::new(1), EntryId { index: LogIndex(index), term: Term(1) });
+        let log =
+            Log::create(arc(&fs), Path::new(DIR), ClusterId(0xc1), OPTIONS, start, anchor(index), hard(1, 0, index));
+        drop(log.unwrap());
+        let opened = open(&fs);
+        assert_eq!(opened.is_ok(), opens, "{index}");
+        assert!(opens || opened.err().unwrap().to_string().contains("the head's fields cannot be"), "{index}");
+    }
+}
+
 /// Head, two batches, and that the log goes on in the next segment.
 #[test]
 fn a_sealed_segment_of_format_version_1_looks_like_this() {

@@ -171,7 +171,7 @@ impl State {
     pub(super) fn disk_may_have_damaged(&self, at: At) -> bool {
         let turn = self.options.turn.filter(|turn| at == 0 && turn.how != How::LosesPower);
         turn.is_some_and(|turn| !turn.strikes_once() || MAKES_OR_OPENS_FILES.contains(&turn.label))
-            || self.slots[at].files_failed
+            || MAKES_OR_OPENS_FILES.iter().any(|label| self.slots[at].fs.has_failed(label))
     }
 
     /// Whether a call of this node's disk may fail that is none of the log or of a checkpoint.
@@ -201,7 +201,6 @@ impl State {
         self.slots[at].fs.fail_at(Aim::At(label), nth, Lasts::Once, failure);
         self.slots[at].failing = Some((self.slots[at].life, label));
         self.slots[at].checkpoint_fails |= CHECKPOINT_STEPS.contains(&label);
-        self.slots[at].files_failed |= MAKES_OR_OPENS_FILES.contains(&label);
         self.note(format_args!("n{}: of the next {label} number {nth} fails, {failure:?}", at + 1));
         self.count("any call fails");
     }
@@ -211,7 +210,7 @@ impl State {
         let life = self.slots[at].life;
         let turn = at == 0 && self.options.turn.is_some_and(|turn| turn.life == life);
         let of_any = self.slots[at].failing.filter(|(since, _)| *since == life);
-        let excused = turn || of_any.is_some_and(|(_, label)| self.slots[at].fs.last_failed() == Some(label));
+        let excused = turn || of_any.is_some_and(|(_, label)| self.slots[at].fs.has_failed(label));
         if !excused || !self.stormy {
             return self.fail(what);
         }

@@ -108,8 +108,6 @@ pub(super) struct Slot {
     pub(super) life: u64,
     /// The label of which a call fails, and the life in which that began.
     pub(super) failing: Option<(u64, Label)>,
-    /// Such a call made or opened the files of a database, in whichever life.
-    pub(super) files_failed: bool,
     pub(super) running: Option<Box<Running>>,
     /// What a crash left to be dropped outside the world's lock.
     #[allow(clippy::vec_box, reason = "boxed already where they come from")]
@@ -147,7 +145,6 @@ impl Slot {
             installing: None,
             life: 0,
             failing: None,
-            files_failed: false,
             running: None,
             garbage: Vec::new(),
             paused_until: Duration::ZERO,

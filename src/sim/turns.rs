@@ -144,16 +144,16 @@ impl State {
 }
 
 /// Options of a run with a fault in this life.
-fn options(seed: u64, life: u64, turn: Option<Turn>) -> Options {
+fn options(seed: u64, life: u64, turn: Option<Turn>, verbose: bool) -> Options {
     let load_for = if life < 3 { LOAD } else { LONG_LOAD };
-    Options { nodes: 3, load_for, storm: false, turn, ..Options::new(seed) }
+    Options { nodes: 3, load_for, storm: false, turn, verbose, ..Options::new(seed) }
 }
 
 /// The turns of the first `calls` calls of each label. Fails with the report of a run without a fault that failed.
 pub fn turns_of(seed: u64, calls: u64) -> Result<Vec<Turn>, Box<Report>> {
     let mut turns = Vec::new();
     for lives in [1..3, 3..4] {
-        let scouted = run(&options(seed, lives.start, None));
+        let scouted = run(&options(seed, lives.start, None, false));
         if scouted.failure.is_some() {
             return Err(Box::new(scouted));
         }
@@ -168,7 +168,7 @@ pub fn turns_of(seed: u64, calls: u64) -> Result<Vec<Turn>, Box<Report>> {
     Ok(turns)
 }
 
-/// The run in which this is the only fault.
-pub fn take_turn(seed: u64, turn: Turn) -> Report {
-    run(&options(seed, turn.life, Some(turn)))
+/// The run in which this is the only fault; `verbose` prints each event as it happens.
+pub fn take_turn(seed: u64, turn: Turn, verbose: bool) -> Report {
+    run(&options(seed, turn.life, Some(turn), verbose))
 }

@@ -340,6 +340,7 @@ impl World {
             }
             Report {
                 seed: state.options.seed,
+                turn: state.options.turn,
                 hash,
                 events: state.trace.events,
                 simulated: state.now,

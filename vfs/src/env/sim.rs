@@ -125,8 +125,8 @@ struct World {
     bytes_moved: u64,
     counts: BTreeMap<Label, u64>,
     faults: Vec<Fault>,
-    /// Of the last call that a fault made fail.
-    failed: Option<Label>,
+    /// Of calls that a fault made fail.
+    failed: BTreeSet<Label>,
     crash: Option<PlannedCrash>,
     hooks: BTreeMap<Label, Hook>,
 }
@@ -182,7 +182,7 @@ impl SimFs {
             bytes_moved: 0,
             counts: BTreeMap::new(),
             faults: Vec::new(),
-            failed: None,
+            failed: BTreeSet::new(),
             crash: None,
             hooks: BTreeMap::new(),
         };
@@ -229,9 +229,9 @@ impl SimFs {
         self.world.lock().faults.clear();
     }
 
-    /// The label of the last call that a fault made fail.
-    pub fn last_failed(&self) -> Option<Label> {
-        self.world.lock().failed
+    /// Whether a fault has made a call of this label fail, ever.
+    pub fn has_failed(&self, label: Label) -> bool {
+        self.world.lock().failed.contains(label)
     }
 
     /// Whether a fault or a crash is planned that has not come yet.
@@ -391,7 +391,7 @@ impl World {
         });
         match struck {
             Some(failure) => {
-                self.failed = Some(label);
+                self.failed.insert(label);
                 Verdict::Fail(failure.error())
             }
             None => Verdict::Go,
