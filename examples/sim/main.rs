@@ -144,6 +144,7 @@ const FILL: &str = "MALLOC_PERTURB_";
 fn simulate_apart(command: &Command) {
     let begun = Instant::now();
     let (done, failed, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let hash = AtomicU64::new(0);
     let coverage: Mutex<BTreeMap<String, u64>> = Mutex::default();
     let run = |seed: u64| {
         let output = own_process(&["--seed", &seed.to_string()]);
@@ -159,6 +160,9 @@ fn simulate_apart(command: &Command) {
             }
             return;
         }
+        let of_seed = text.lines().find_map(|line| line.strip_prefix(HASH));
+        let of_seed = of_seed.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        hash.fetch_xor(of_seed.unwrap_or_else(|| fail(&format!("seed {seed} has no hash"))), Ordering::Relaxed);
         for (count, what) in text.lines().filter_map(|line| line.trim_start().split_once(' ')) {
             if let (Ok(count), false) = (count.parse::<u64>(), what.starts_with("seeds,")) {
                 *coverage.entry(what.to_string()).or_insert(0) += count;
@@ -176,6 +180,7 @@ fn simulate_apart(command: &Command) {
     }
     let (done, failed) = (done.into_inner(), failed.into_inner());
     let millis = coverage.get(MILLIS).copied().unwrap_or(0);
+    println!("{HASH}{:016x}", hash.into_inner());
     print_sum(done, failed, Duration::from_millis(millis), begun);
     if failed > 0 {
         std::process::exit(1);
@@ -184,7 +189,7 @@ fn simulate_apart(command: &Command) {
 
 fn simulate(command: Command) {
     let begun = Instant::now();
-    let (mut runs, mut failed, mut simulated) = (0, 0, Duration::ZERO);
+    let (mut runs, mut failed, mut simulated, mut hash) = (0, 0, Duration::ZERO, 0);
     let mut coverage: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in command.seeds {
         let report = match &command.turn {
@@ -193,6 +198,7 @@ fn simulate(command: Command) {
         };
         runs += 1;
         simulated += report.simulated;
+        hash ^= report.hash;
         for (what, count) in &report.coverage {
             *coverage.entry(what).or_insert(0) += count;
         }
@@ -210,6 +216,7 @@ fn simulate(command: Command) {
     for (what, count) in coverage {
         println!("{count:>10} {what}");
     }
+    println!("{HASH}{hash:016x}");
     print_sum(runs, failed, simulated, begun);
     if failed > 0 {
         std::process::exit(1);
@@ -227,6 +234,9 @@ fn print_sum(runs: u64, failed: u64, simulated: Duration, begun: Instant) {
     );
 }
 
+/// What a run did, byte by byte; that of several runs is the exclusive or of theirs. The same seeds of the same program have the
+/// same one.
+const HASH: &str = "hash of the traces: ";
 const MILLIS: &str = "simulated milliseconds";
 
 fn number(text: Option<String>) -> u64 {

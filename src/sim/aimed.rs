@@ -29,6 +29,9 @@ use crate::types::{LogIndex, MessageKind, NodeId, Term};
 
 /// How long a minority is switched off, and nothing else goes wrong.
 const LULL: Duration = Duration::from_secs(10);
+/// How long after it was held up (see [`State::waits_for_the_stack`]) a majority may need to go on: for an election, and what
+/// its leader does before it is ready.
+const AGAIN: Duration = Duration::from_secs(3);
 /// Entries that a voter may lack when it counts as one that goes on by itself.
 const NEARLY: u64 = 64;
 
@@ -64,6 +67,8 @@ pub(super) struct Lull {
     overtaken: bool,
     /// The last committed entry in the middle of it.
     committed: LogIndex,
+    /// When a node was last seen held up by the stack.
+    held_up: Option<Duration>,
 }
 
 /// A founder that the others have not bound yet.
@@ -312,7 +317,7 @@ impl State {
         off.iter().for_each(|at| self.crash(*at, false));
         let left: Vec<At> = voters.into_iter().filter(|at| !off.contains(at)).collect();
         let lacking = self.who_need_snapshots(&left);
-        self.lull = Some(Lull { off, left, lacking, overtaken: false, committed });
+        self.lull = Some(Lull { off, left, lacking, overtaken: false, committed, held_up: None });
         self.at(LULL / 2, Ev::Mend(Mend::HalfLull));
         self.at(LULL, Ev::Mend(Mend::Lull));
         true
@@ -332,7 +337,8 @@ impl State {
     pub(super) fn end_lull(&mut self) {
         let Some(lull) = self.lull.take() else { return };
         let stands_still = self.stormy && self.committed() <= lull.committed && self.are_a_majority_without(&lull.off);
-        if stands_still && (self.is_overtaken(&lull) || self.waits_for_the_stack()) {
+        let held_up = lull.held_up.is_some_and(|last| self.now < last + AGAIN);
+        if stands_still && (self.is_overtaken(&lull) || held_up) {
             self.count("lulls without a verdict");
         } else if stands_still {
             let words = self.describe();
@@ -357,6 +363,14 @@ impl State {
         let start = of.iter().filter_map(hub).map(|hub| hub.core_start()).max().unwrap_or_default();
         let last = |hub: &Hub| hub.core_status.lock().as_ref().map_or(LogIndex(0), |core| core.last);
         of.iter().copied().filter(|at| hub(at).is_some_and(|hub| last(hub) < start)).collect()
+    }
+
+    /// A node that is held up now has not had the whole of a lull to go on in, also when it is free again in the end.
+    pub(super) fn notice_who_is_held_up(&mut self) {
+        if self.lull.is_some() && self.waits_for_the_stack() {
+            let now = self.now;
+            self.lull.iter_mut().for_each(|lull| lull.held_up = Some(now));
+        }
     }
 
     /// Whether some node waits for a call to go on that lies below another one: it shows what was accepted when that one has

@@ -390,6 +390,7 @@ impl World {
                     let mut state = self.state.lock();
                     state.handle(event, self);
                     state.notice_crashes();
+                    state.notice_who_is_held_up();
                     state.observe();
                     state.hear();
                     state.take_garbage()
