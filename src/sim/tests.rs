@@ -279,19 +279,29 @@ const RUN: &str = "the run: ";
 const REACHED: &str = "reached: ";
 
 /// One simulation per process: SQLite leaves what its memory held in the unused parts of pages, and a test beside this one
-/// would have its hand in that. So the C library fills memory with one byte here, and nothing else runs.
+/// would have its hand in that. So the C library fills memory with one byte here, and nothing else runs. Nor may a run meet
+/// another one in the directory of temporary files, which has seen nothing in the end.
 fn alone(test: &str, seed: u64, turn: Option<&str>) -> Vec<String> {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let changed = || std::fs::metadata(temporary.path()).and_then(|found| found.modified()).expect("its time");
+    let before = changed();
     let output = std::process::Command::new(std::env::current_exe().expect("own path"))
         .args(["--exact", &format!("sim::tests::{test}"), "--ignored", "--nocapture"])
         .env(SEED, seed.to_string())
         .env(TURN, turn.unwrap_or_default())
         .env("MALLOC_PERTURB_", "85")
+        .env("SQLITE_TMPDIR", temporary.path())
         .output()
         .expect("a process of its own");
     let text = String::from_utf8_lossy(&output.stdout);
     // A name that no test has runs none, and well.
     let ran = output.status.success() && text.contains("1 passed");
     assert!(ran, "{test} of seed {seed}, {turn:?}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        changed(),
+        before,
+        "{test} of seed {seed}, {turn:?}: there was a file in the directory of temporary files"
+    );
     text.lines().map(str::to_string).collect()
 }
 

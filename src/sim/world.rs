@@ -199,6 +199,7 @@ pub fn run(options: &Options) -> Report {
         // For the whole process, which is why a run without a storm, beside other tests, leaves it where it is.
         shoaldb_vfs::ffi::move_lock_page(shape.lock_page_at);
         shoaldb_vfs::ffi::seed_generator(options.seed as u32 | 1);
+        shoaldb_vfs::ffi::keep_temporary_files_in_memory().expect("a SQLite with \"memdb\"");
     }
     let slots = |dice: &SimRng| {
         let rate = |_| clock::RIGHT - shape.drift + dice.below(2 * shape.drift + 1);

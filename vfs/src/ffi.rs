@@ -2,7 +2,8 @@
 //!
 //! Each shim checks its arguments, calls `conn.rs`, maps the result to a code, and lets no panic cross into C
 //! (`guard`). Files that are not ours (temporary databases, statement journals, sorter files) are opened by the "unix"
-//! VFS in the same buffer, which from then on belongs to it: its methods stand in the first word.
+//! VFS in the same buffer, which from then on belongs to it: its methods stand in the first word. In a simulation they are
+//! opened by "memdb".
 //!
 //! ```text
 //! sqlite3_file buffer, at least size_of::<ShoalFile>() bytes, or what "unix" asks for if that is more
@@ -57,6 +58,22 @@ pub fn seed_generator(seed: u32) {
     let db: *mut sql::sqlite3 = std::ptr::null_mut();
     // SAFETY: this verb takes an `int` and a connection or null (SQLite's contract in `sqlite3.h`), and takes SQLite's own lock.
     unsafe { sql::sqlite3_test_control(sql::SQLITE_TESTCTRL_PRNG_SEED, seed.cast_signed(), db) };
+}
+
+/// Who opens temporary files: null is "unix".
+static TEMPORARY: AtomicPtr<sql::sqlite3_vfs> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Has all temporary files of this process stay in memory from now on: for a simulation, which has no disk but its own. SQLite
+/// names such files by its generator, so two processes that begin with the same seed would meet in the directory for them. An
+/// error if this SQLite has no VFS for it.
+pub fn keep_temporary_files_in_memory() -> Result<(), String> {
+    // SAFETY: a zero-terminated string; SQLite initialises itself first.
+    let memory = unsafe { sql::sqlite3_vfs_find(c"memdb".as_ptr()) };
+    if memory.is_null() {
+        return Err("this SQLite has no vfs named \"memdb\"".to_string());
+    }
+    TEMPORARY.store(memory, Ordering::Release);
+    Ok(())
 }
 
 /// What a registered VFS leads to. `None` once the registration has ended.
@@ -324,10 +341,13 @@ unsafe fn open_foreign(
         // A rollback or super-journal beside one of our databases: nothing of ours is ever journalled that way.
         return sql::SQLITE_CANTOPEN;
     }
-    // SAFETY: the buffer is as large as "unix" asks for, and it gets its own vfs.
+    let memory = TEMPORARY.load(Ordering::Acquire);
+    let opener = if memory.is_null() { registered.unix } else { memory };
+    // SAFETY: the buffer is as large as "unix" asks for, and "memdb" needs no more than the default VFS that it was made beside,
+    // which is "unix"; each gets its own vfs.
     unsafe {
-        match (*registered.unix).xOpen {
-            Some(open) => open(registered.unix, name, file, flags, out_flags),
+        match (*opener).xOpen {
+            Some(open) => open(opener, name, file, flags, out_flags),
             None => sql::SQLITE_CANTOPEN,
         }
     }
