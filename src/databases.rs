@@ -444,10 +444,7 @@ impl Databases {
         self.maps.lock().generations.insert(id, new);
         let db = self.get(id).ok_or_else(|| io::Error::other("it was dropped"))?;
         db.replace_damaged(files).map_err(io::Error::other)?;
-        if let Err(error) = self.remove_files(id, old) {
-            // They are deleted at the next start.
-            tracing::warn!(%error, database = db.name(), "files of an earlier generation remain");
-        }
+        self.remove_earlier(id, db.name(), old);
         Ok(())
     }
 
@@ -581,7 +578,7 @@ impl Databases {
             maps.generations.insert(id, new);
             maps.damaged.remove(&id);
             drop(maps);
-            self.remove_files(id, old)?;
+            self.remove_earlier(id, info.name.as_str(), old);
         }
         // What an earlier round of this snapshot fetched of databases that were dropped since, or are whole by now. Entries behind this
         // one may create what others have fetched.
@@ -633,6 +630,14 @@ impl Databases {
         maps.by_name.insert(info.name.as_str().to_string(), db.clone());
         maps.by_id.insert(id, db);
         Ok(())
+    }
+
+    /// Deletes the files of a generation that does not count any more.
+    fn remove_earlier(&self, id: DatabaseId, name: &str, generation: u64) {
+        if let Err(error) = self.remove_files(id, generation) {
+            // They are deleted at the next start.
+            tracing::warn!(%error, database = name, "files of an earlier generation remain");
+        }
     }
 
     fn remove_files(&self, id: DatabaseId, generation: u64) -> io::Result<()> {

@@ -370,7 +370,8 @@ fn run_snapshots(hub: &Hub) {
     priority::give_way();
     let mut rounds = Rounds::default();
     while !hub.is_stopped() {
-        let due = || (hub.is_stopped() || hub.snapshots.is_due(hub.waiting.clock.now())).then_some(());
+        let is_due = || hub.trouble().is_none() && hub.snapshots.is_due(hub.waiting.clock.now());
+        let due = || (hub.is_stopped() || is_due()).then_some(());
         let _ = hub.snapshots.signal.wait(&hub.waiting, hub.deadline(SNAPSHOT_POLL), SNAPSHOT_POLL, due);
         step_rounds(hub, &mut rounds);
     }
@@ -382,8 +383,22 @@ pub(crate) fn step_rounds(hub: &Hub, rounds: &mut Rounds) {
 }
 
 /// Installs a snapshot and opens a core behind it; `None` if the log has got so far by itself, or if there is no room: then the
-/// snapshot waits for another call.
+/// snapshot waits for another call. After an error this process fetches nothing more and leaves its files alone: they may be what the
+/// log on the disk names.
 pub(crate) fn go_on_behind(
+    hub: &Hub,
+    log: &Arc<Log>,
+    core: &CoreStatus,
+    staged: Staged,
+) -> std::result::Result<Option<(Core, LogIndex)>, String> {
+    let gone_on = try_to_go_on_behind(hub, log, core, staged);
+    if gone_on.is_err() {
+        hub.snapshots.end();
+    }
+    gone_on
+}
+
+fn try_to_go_on_behind(
     hub: &Hub,
     log: &Arc<Log>,
     core: &CoreStatus,

@@ -125,7 +125,7 @@ impl Options {
     }
 }
 
-/// The commit that this program is of, as far as its source is still there to be asked.
+/// The commit of the source that this program was built from, as that is now, if it is still there to be asked.
 fn commit() -> String {
     let git = |args: &[&str]| {
         let output = std::process::Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(args).output();

@@ -183,6 +183,10 @@ pub(crate) struct Snapshots {
     installing: AtomicBool,
     /// A copy of a damaged database that waits to take its place.
     mended: Mutex<Option<Box<Mended>>>,
+    /// Set before it is taken for that, and until what came of it shows everywhere.
+    mending: AtomicBool,
+    /// This process fetches nothing any more.
+    ended: AtomicBool,
     /// Over, and their sources not told yet.
     done: Mutex<Vec<Report>>,
     /// Installed, and not all told of it yet; and since when that is known in this life.
@@ -281,7 +285,9 @@ impl Snapshots {
     }
 
     pub(crate) fn is_due(&self, now: Duration) -> bool {
-        !self.wanted.lock().is_empty() || self.offered.lock().is_some() || !self.due_reports(now).is_empty()
+        let due =
+            || !self.wanted.lock().is_empty() || self.offered.lock().is_some() || !self.due_reports(now).is_empty();
+        !self.has_ended() && due()
     }
 
     pub(crate) fn set_staged(&self, staged: Staged) {
@@ -355,9 +361,17 @@ impl Snapshots {
         *self.mended.lock() = Some(mended);
     }
 
-    /// The copy that waits, once this node has applied the entry that it is of.
+    /// The copy that waits, once this node has applied the entry that it is of. For [`Snapshots::end_mend`] to follow.
     pub(crate) fn take_mended(&self, applied: LogIndex) -> Option<Box<Mended>> {
-        self.mended.lock().take_if(|mended| mended.at.index <= applied)
+        let mut waiting = self.mended.lock();
+        let mended = waiting.take_if(|mended| mended.at.index <= applied);
+        self.mending.store(mended.is_some(), Ordering::SeqCst);
+        mended
+    }
+
+    /// It counts, or does not, or waits again; and the next one is built in another place than one that counts.
+    pub(crate) fn end_mend(&self) {
+        self.mending.store(false, Ordering::SeqCst);
     }
 
     /// Something else makes the copy needless: a snapshot of everything.
@@ -365,9 +379,21 @@ impl Snapshots {
         *self.mended.lock() = None;
     }
 
-    /// Whether a copy waits: nothing else is built meanwhile.
+    /// Whether a copy waits, or is about to count: nothing else is built meanwhile.
     pub(crate) fn has_mended(&self) -> bool {
-        self.mended.lock().is_some()
+        let waiting = self.mended.lock();
+        waiting.is_some() || self.mending.load(Ordering::SeqCst)
+    }
+
+    /// Nothing is fetched by this process from now on, and nothing else made to count: the log fails, or nobody knows whether its
+    /// newest record is on the disk. What that names must stay as it is for the next start.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+    }
+
+    /// See [`Snapshots::end`].
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
     }
 
     /// Whether a snapshot waits to be installed.

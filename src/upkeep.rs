@@ -182,6 +182,10 @@ impl Upkeep {
         self.close_views();
         self.learn_members();
         self.hub.tell_of_splits_again();
+        if self.hub.snapshots.has_ended() {
+            // What this process knows may not be what its disk says: log and files are for the next start.
+            return;
+        }
         self.mend();
         self.look_at_room();
         if let Some(start) = self.hub.take_compacted() {
@@ -278,6 +282,7 @@ impl Upkeep {
                 );
             }
         }
+        self.hub.snapshots.end_mend();
     }
 
     /// Whoever has better disks should lead.

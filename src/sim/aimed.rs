@@ -403,7 +403,7 @@ impl State {
 
     /// Whether anything may go wrong now.
     pub(super) fn strikes(&self) -> bool {
-        self.stormy && self.lull.is_none() && self.now >= self.hushed_until
+        self.options.storm && self.stormy && self.lull.is_none() && self.now >= self.hushed_until
     }
 
     /// The last entry that anybody knows to be committed.

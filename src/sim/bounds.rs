@@ -142,30 +142,30 @@ impl State {
     /// What is larger on this node than it should be with nobody at work; `None` if all is well.
     pub(super) fn unbounded(&self, at: At) -> Option<String> {
         let hub = self.slots[at].hub()?;
-        // Whoever fetches a view takes its time; it ends by itself.
-        if hub.snapshots.views.counts().0 > 0 {
-            return None;
+        if !hub.pending.is_idle() {
+            return Some("somebody waits for a decision".to_string());
         }
         // Only a checkpoint that was to fail has failed.
         if self.slots[at].checkpoint_fails && has_disk_that_failed(hub) {
             return None;
         }
-        if !hub.pending.is_idle() {
-            return Some("somebody waits for a decision".to_string());
-        }
         let config = &hub.config;
         let (_, bytes) = hub.log_extent();
+        // Whoever fetches a view takes its time; it ends by itself.
+        let lends = hub.snapshots.views.counts().0 > 0;
         let alarms = status::alarms(hub);
         // Some files could not go, and that is tried again at the next start only.
         let stays = self.files_may_stay(at) && alarms.iter().any(|alarm| alarm.contains("cannot be compacted until"));
-        if is_large(bytes, config) && !stays {
+        let is_large =
+            if lends { bytes > LENT_FACTOR * config.log_limit + config.segment_bytes } else { is_large(bytes, config) };
+        if is_large && !stays {
             return Some(format!("its log has {bytes} bytes, log_limit is {}: {alarms:?}", config.log_limit));
         }
         let late = |(_, db): &(DatabaseId, Arc<Database>)| {
             let status = db.status();
             let bytes = u64::from(status.pending_frames) * u64::from(db.geometry().page_size.bytes());
             let old = status.dirty_for.is_some_and(|age| age > config.checkpoint_age + GRACE);
-            db.retired().is_none() && status.dirty_for.is_some() && (bytes >= config.checkpoint_bytes || old)
+            !lends && db.retired().is_none() && status.dirty_for.is_some() && (bytes >= config.checkpoint_bytes || old)
         };
         let (_, db) = hub.databases.all().into_iter().find(late)?;
         let status = db.status();

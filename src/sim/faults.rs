@@ -166,18 +166,23 @@ impl State {
         }
     }
 
+    /// Whether the one fault of this run has come, on this node.
+    fn turn_has_struck(&self, at: At) -> bool {
+        self.options.turn.is_some_and(|turn| at == 0 && turn.has_struck(&self.slots[at].fs))
+    }
+
     /// Whether a call of this node's disk that failed may have made a copy of a database useless (DESIGN.md, the table of what
     /// becomes of disk trouble): files that could not be made or opened, or what cannot be read for good.
     pub(super) fn disk_may_have_damaged(&self, at: At) -> bool {
-        let turn = self.options.turn.filter(|turn| at == 0 && turn.how != How::LosesPower);
+        let struck = self.turn_has_struck(at);
+        let turn = self.options.turn.filter(|turn| struck && turn.how != How::LosesPower);
         turn.is_some_and(|turn| !turn.strikes_once() || MAKES_OR_OPENS_FILES.contains(&turn.label))
             || MAKES_OR_OPENS_FILES.iter().any(|label| self.slots[at].fs.has_failed(label))
     }
 
     /// Whether a call of this node's disk may fail that is none of the log or of a checkpoint.
     pub(super) fn disk_may_fail(&self, at: At) -> bool {
-        let turn = at == 0 && self.options.turn.is_some();
-        turn || self.slots[at].failing.is_some_and(|(since, _)| since == self.slots[at].life)
+        self.turn_has_struck(at) || self.slots[at].failing.is_some_and(|(since, _)| since == self.slots[at].life)
     }
 
     /// Whether files of this node's log may stay that should go, until it is started again.
@@ -208,7 +213,7 @@ impl State {
     /// A node stopped, or did not start: a mistake, unless its own fault made it. Then somebody starts it again.
     pub(super) fn stopped(&mut self, at: At, what: String) {
         let life = self.slots[at].life;
-        let turn = at == 0 && self.options.turn.is_some_and(|turn| turn.life == life);
+        let turn = self.turn_has_struck(at) && self.options.turn.is_some_and(|turn| turn.life == life);
         let of_any = self.slots[at].failing.filter(|(since, _)| *since == life);
         let excused = turn || of_any.is_some_and(|(_, label)| self.slots[at].fs.has_failed(label));
         if !excused || !self.stormy {
@@ -467,13 +472,13 @@ impl State {
         self.calmed_at = self.now;
         self.on_mend(Mend::Weather);
         self.on_mend(Mend::Links);
+        if !self.options.storm {
+            self.note_calls();
+        }
+        if self.options.turn.is_some() && !self.turn_has_struck(0) {
+            self.fail("the fault of this turn has not come".to_string());
+        }
         for at in 0..self.slots.len() {
-            if at == 0
-                && self.options.turn.is_some_and(|turn| turn.life <= self.slots[0].life)
-                && self.slots[0].fs.is_armed()
-            {
-                self.fail("the fault of this turn has not come".to_string());
-            }
             let slot = &mut self.slots[at];
             slot.paused_until = self.now;
             slot.apply_stalled_until = self.now;

@@ -62,20 +62,26 @@ pub(super) fn text(error: &rusqlite::Error) -> String {
 
 impl State {
     /// Whatever befalls a cluster, SQL that is right ends well, or another one writes, or this node does not lead, or it says what
-    /// it cannot do now. Nothing else comes of it: neither damage, but where bits have rotted under this very process, nor rows that a
-    /// transaction before it would not have left so.
+    /// it cannot do now. Nothing else comes of it: neither damage, but where bits that rotted under this very process are still
+    /// there, nor rows that a transaction before it would not have left so. A process whose disk is gone may find damage in what
+    /// it reads; nobody hears of that.
     pub(super) fn unexpected(&mut self, at: At, how: &str, error: &rusqlite::Error) {
         let code = error.sqlite_error().map(|error| error.extended_code);
         let usual = [ffi::SQLITE_BUSY, ffi::SQLITE_READONLY, ffi::SQLITE_IOERR];
         let sound = match code {
-            Some(DAMAGED) => self.disk_may_have_damaged(at) || self.has_rotted(at),
+            Some(DAMAGED) => self.disk_may_have_damaged(at) || self.has_rotted(at) || self.has_died_under_calls(at),
             Some(NO_ROOM) => self.disk_may_fail(at),
             Some(code) => usual.contains(&(code & 0xff)),
             None => false,
         };
-        if !sound && self.slots[at].rotten_in_use.is_empty() {
+        if !sound && !self.shows_rot(at) {
             self.fail(format!("{how} on n{} failed: {}, {error}", at + 1, text(error)));
         }
+    }
+
+    /// Whether a call that comes back may be one of a process that has lost its disk.
+    fn has_died_under_calls(&self, at: At) -> bool {
+        self.slots[at].fs.is_down() || self.slots[at].died_under_calls
     }
 }
 

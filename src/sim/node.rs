@@ -120,6 +120,8 @@ pub(super) struct Slot {
     pub(super) checkpoint_fails: bool,
     /// Bytes of main files that have rotted while this process used them, and what they are now.
     pub(super) rotten_in_use: Vec<(PathBuf, u64, u8)>,
+    /// A process lost its disk while clients' calls were in it, and not all of these have come back.
+    pub(super) died_under_calls: bool,
     /// Its directory was lost.
     pub(super) wiped: bool,
     /// One of the nodes that found the cluster; the others come into it later.
@@ -152,6 +154,7 @@ impl Slot {
             checkpoint_fails: false,
             rotten_in_use: Vec::new(),
             installs: Installs::default(),
+            died_under_calls: false,
             wiped: false,
             founder,
             started: founder,
@@ -304,7 +307,7 @@ impl State {
         slot.rotten_in_use.clear();
         slot.fs.restart();
         slot.fs.clear_faults();
-        if self.strikes() && self.options.storm && self.dice.below(8) == 0 {
+        if self.strikes() && self.dice.below(8) == 0 {
             let nth = 1 + self.dice.below(30);
             let seed = self.dice.below(u64::MAX);
             self.slots[at].fs.crash_at(Aim::Any, nth, seed);
@@ -409,6 +412,7 @@ impl State {
             running.hub.stop();
             if called {
                 self.count("crashes under a call");
+                self.slots[at].died_under_calls |= self.slots[at].fs.is_down();
             }
             if running.hub.progress().settled() < running.hub.applied().index {
                 self.count("crashes in the middle of a split");
@@ -416,7 +420,7 @@ impl State {
             self.checks.on_crash(at);
             self.slots[at].garbage.push(running);
         }
-        if self.stormy {
+        if self.options.storm && self.stormy {
             // A supervisor, or a human.
             let millis = if self.dice.below(4) == 0 { 1 + self.dice.below(30) } else { 100 + self.dice.below(4000) };
             self.after_millis(millis, Ev::Restart(at));

@@ -239,11 +239,32 @@ const LABELS: [&str; 69] = [
 /// Each of the first calls of every label fails once, fails for good, has no room, and loses power.
 #[test]
 fn every_fault_in_turn_and_no_label_is_left_out() {
-    let lines = alone("turns_of_one_seed", 1, None);
+    let lines = alone("turns_of_one_seed", OF_TURNS, None);
     let turns: Vec<String> = lines.iter().filter_map(|line| Some(line.split_once(REACHED)?.1.to_string())).collect();
     let labels: BTreeSet<&str> = turns.iter().filter_map(|turn| turn.split(' ').nth(1)).collect();
     assert_eq!(labels.into_iter().collect::<Vec<_>>(), LABELS);
-    each(&turns, |turn| _ = alone("one_turn", 1, Some(turn)));
+    each(&turns, |turn| _ = alone("one_turn", OF_TURNS, Some(turn)));
+    // One that found a mistake of ours.
+    alone("one_turn", 6, Some("3 log.seal 1 FailsOnce"));
+}
+
+/// Some seed whose node makes all of these calls.
+const OF_TURNS: u64 = 5;
+
+/// A third of the turns came to nothing once, since the life in which they were to strike began when the load was over.
+#[test]
+fn a_fault_that_does_not_come_fails_its_run() {
+    alone("turns_that_do_not_come", OF_TURNS, None);
+}
+
+#[test]
+#[ignore = "one half of another test, which starts it in a process of its own"]
+fn turns_that_do_not_come() {
+    for turn in ["1 no.such 1 FailsOnce", "2 no.such 1 FailsForGood", "3 no.such 1 LosesPower"] {
+        let turn = Turn::parse(turn).expect("a turn");
+        let report = on_a_large_stack(|| take_turn(seed(), turn, false));
+        assert_eq!(report.failure.as_deref(), Some("the fault of this turn has not come"), "{turn}");
+    }
 }
 
 /// Prints the turns that there are.

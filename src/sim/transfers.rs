@@ -65,7 +65,9 @@ impl State {
         }
         let installed = node::go_on_behind(&hub, &seat.log, &seat.engine.core_status(), *staged);
         let died = fs.is_down();
-        fs.forget_crash();
+        if crash.is_some() {
+            fs.forget_crash();
+        }
         let what = match installed {
             Ok(Some((core, applied))) => {
                 seat.batches.clear();

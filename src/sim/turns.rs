@@ -11,7 +11,7 @@
 //!
 //! Runs without a fault say which calls there are in each. Then each has its turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shoaldb_vfs::env::Label;
@@ -23,7 +23,7 @@ use super::world::{Ev, State, run};
 use super::{Options, Report};
 
 /// Simulated time with load, for a fault in the first two lives, and in the third.
-const LOAD: Duration = Duration::from_secs(4);
+const LOAD: Duration = Duration::from_secs(5);
 const LONG_LOAD: Duration = Duration::from_secs(16);
 /// When the node is restarted, and when it goes away for its third life, if the load goes on for so long.
 pub(super) const RESTART_AT: Duration = Duration::from_secs(2);
@@ -77,6 +77,14 @@ impl Turn {
         Some(Turn { life: life.parse().ok()?, label, nth: nth.parse().ok()?, how })
     }
 
+    /// Whether it has come, on this disk, which has no other faults.
+    pub(super) fn has_struck(&self, fs: &SimFs) -> bool {
+        match self.how {
+            How::LosesPower => fs.has_crashed(self.label),
+            How::FailsOnce | How::FailsForGood | How::HasNoRoom | How::HasNoRoomForGood => fs.has_failed(self.label),
+        }
+    }
+
     /// Whether it is over once it has struck.
     pub(super) fn strikes_once(&self) -> bool {
         matches!(self.how, How::FailsOnce | How::HasNoRoom)
@@ -97,8 +105,13 @@ impl Turn {
 impl State {
     /// The first node's life ends, as people would end it.
     pub(super) fn end_life(&mut self) {
-        self.calls_of_lives.push(self.slots[0].fs.counts());
+        self.note_calls();
         self.crash(0, false);
+    }
+
+    /// Until now calls of the first node belong to the life that it has.
+    pub(super) fn note_calls(&mut self) {
+        self.calls_of_lives.push((self.slots[0].life, self.slots[0].fs.counts()));
     }
 
     pub(super) fn leave(&mut self) {
@@ -125,19 +138,18 @@ impl State {
         self.after_millis(1, Ev::Restart(0));
     }
 
-    /// Labelled calls of the first node in each of its lives, in a run in which nobody else ends one.
+    /// Labelled calls of the first node in each of its lives, as long as there was load.
     pub(super) fn calls_of_first_node(&self) -> BTreeMap<(u64, Label), u64> {
         let mut before: BTreeMap<Label, u64> = BTreeMap::new();
         let mut calls = BTreeMap::new();
-        let until = self.calls_of_lives.iter().cloned().chain([self.slots[0].fs.counts()]);
-        for (life, counts) in (1..).zip(until) {
-            for (label, count) in &counts {
+        for (life, counts) in &self.calls_of_lives {
+            for (label, count) in counts {
                 let more = count - before.get(label).copied().unwrap_or(0);
                 if more > 0 {
-                    calls.insert((life, *label), more);
+                    calls.insert((*life, *label), more);
                 }
             }
-            before = counts;
+            before.clone_from(counts);
         }
         calls
     }
@@ -153,7 +165,11 @@ fn options(seed: u64, life: u64, turn: Option<Turn>, verbose: bool) -> Options {
 pub fn turns_of(seed: u64, calls: u64) -> Result<Vec<Turn>, Box<Report>> {
     let mut turns = Vec::new();
     for lives in [1..3, 3..4] {
-        let scouted = run(&options(seed, lives.start, None, false));
+        let mut scouted = run(&options(seed, lives.start, None, false));
+        let had: BTreeSet<u64> = scouted.calls.keys().map(|(life, _)| *life).collect();
+        if scouted.failure.is_none() && !had.iter().copied().eq(1..lives.end) {
+            scouted.failure = Some(format!("the first node has had the lives {had:?}, not 1 to {}", lives.end - 1));
+        }
         if scouted.failure.is_some() {
             return Err(Box::new(scouted));
         }

@@ -65,6 +65,7 @@ impl State {
     /// Callers put things into mailboxes; the engines must notice.
     pub(super) fn schedule_turns(&mut self) {
         for at in 0..self.slots.len() {
+            self.slots[at].died_under_calls &= self.calls.contains(&at);
             let waiting = self.slots[at].running.as_ref().is_some_and(|r| !r.turn_due && !r.mailbox.is_empty());
             if waiting {
                 self.turn_soon(at);
@@ -234,7 +235,7 @@ impl State {
             seat.disk_busy = true;
             self.note(format_args!("n{}: no room for the log", at + 1));
             self.count("log waits for room");
-            if self.chance(300) {
+            if self.options.storm && self.chance(300) {
                 self.slots[at].fs.clear_faults();
             }
             return self.after_millis(500, Ev::Disk(at, life));

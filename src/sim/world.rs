@@ -150,9 +150,9 @@ pub(super) struct State {
     pub(super) next_filler: Duration,
     /// When faults and load ended.
     pub(super) calmed_at: Duration,
-    /// In a run of one fault: labelled calls of the first node until the ends of its lives, and the last
-    /// entry of its log while it is away.
-    pub(super) calls_of_lives: Vec<BTreeMap<&'static str, u64>>,
+    /// In a run of one fault: labelled calls of the first node until its lives were ended, or the load was, and which lives those
+    /// were; the last entry of its log while it is away.
+    pub(super) calls_of_lives: Vec<(u64, BTreeMap<&'static str, u64>)>,
     pub(super) away_with: Option<LogIndex>,
     /// Calls that stand still, and questions without an answer.
     pub(super) held: BTreeMap<u64, Held>,
@@ -196,11 +196,10 @@ pub fn run(options: &Options) -> Report {
     let dice = SimRng::new(options.seed);
     let shape = if options.storm { Shape::draw(&dice).stormy(&dice, options.seed) } else { Shape::draw(&dice).tame() };
     if options.storm {
-        // For the whole process, which is why a run without a storm, beside other tests, leaves it where it is.
         shoaldb_vfs::ffi::move_lock_page(shape.lock_page_at);
-        shoaldb_vfs::ffi::seed_generator(options.seed as u32 | 1);
-        shoaldb_vfs::ffi::keep_temporary_files_in_memory().expect("a SQLite with \"memdb\"");
     }
+    shoaldb_vfs::ffi::seed_generator(options.seed as u32 | 1);
+    shoaldb_vfs::ffi::keep_temporary_files_in_memory().expect("a SQLite with \"memdb\"");
     let slots = |dice: &SimRng| {
         let rate = |_| clock::RIGHT - shape.drift + dice.below(2 * shape.drift + 1);
         let clock = |at| NodeClock::new(clock.clone(), rate(at));

@@ -22,6 +22,10 @@
 //! acknowledged is in the snapshot or was never committed (a log that has not the snapshot's entry differs from the
 //! committed one before it), and term and vote stay what they were on disk.
 //!
+//! **An error** from step 2 on leaves nobody who knows what is on the disk. The node stops acknowledging, and goes on reading what it
+//! showed; its process fetches nothing more, since that would be built in the files that the log's head may name by then, and
+//! leaves log and files to the next start (`Snapshots::end`).
+//!
 //! **What is told of it** comes after step 2, and that record says that it is still to be told (`registry.rs`), so that a crash in
 //! between loses nothing of it.
 //!

@@ -85,6 +85,8 @@ pub(crate) fn mend(hub: &Hub, log: &Log, mended: Box<Mended>) -> Outcome {
         if error.can_be_tried_again() {
             return Outcome::Failed(error.in_words_for_now());
         }
+        // The record may be on the disk all the same.
+        hub.snapshots.end();
         let what = error.in_words();
         hub.post(Input::Failed { what: what.clone() });
         return Outcome::Failed(what);

@@ -51,6 +51,10 @@ struct Failure {
 impl Rounds {
     /// Does what is due. Blocks for as long as a transfer takes.
     pub(crate) fn step(&mut self, hub: &Hub, ask: &mut dyn AskNode) {
+        // Nothing that is fetched could count.
+        if hub.trouble().is_some() || hub.snapshots.has_ended() {
+            return;
+        }
         self.offer(hub, ask);
         self.report(hub, ask);
         self.keep(hub, ask);

@@ -8,7 +8,9 @@ use shoaldb_vfs::page::PageSize;
 use super::world::{World, anchor, change, copy_at, create, entry_of, name};
 use super::*;
 use crate::apply::{Applier, Step};
-use crate::snapshot::object::Listed;
+use crate::snapshot::object::{Ask, Listed};
+use crate::snapshot::rounds::Rounds;
+use crate::upkeep::Upkeep;
 
 /// The entries that create the databases, the last one of the log, the one that creates the new database elsewhere, and the one
 /// that the snapshot is of.
@@ -150,6 +152,50 @@ fn a_crash_or_a_fault_in_any_call_of_an_install_leaves_the_old_state_or_the_whol
     for anchored in [true, false] {
         walk(anchored);
     }
+}
+
+/// Nobody knows whether the record of an install that failed is on the disk. Its process went on, and fetched the next snapshot into
+/// the same files: a log that began behind the first one then named pages of the second, and its node did not start any more (found
+/// by `--every-fault 1 --seed 6`). Shows INV-31.
+#[test]
+fn a_process_whose_install_failed_fetches_nothing_more_and_leaves_its_files_alone() {
+    let looks_after = |life: &Life, world: &World| {
+        let before = world.fs.calls();
+        Upkeep::new(life.hub.clone(), life.log.clone(), LogIndex(LAST)).step();
+        world.fs.calls() - before
+    };
+    let asks = |life: &Life| {
+        let mut asked = 0;
+        life.hub.snapshots.offer(NodeId(2));
+        let due = life.hub.snapshots.is_due(Duration::ZERO);
+        Rounds::default().step(&life.hub, &mut |_, _: &Ask| {
+            asked += 1;
+            Err("nobody is there".to_string())
+        });
+        (due, asked > 0)
+    };
+    let (mut failed, mut nth) = (0, 1);
+    loop {
+        let world = node(true);
+        let life = start(&world);
+        let staged = life.fetch();
+        world.fs.fail_at(Aim::Any, nth, Lasts::Once, Failure::EIO);
+        let before = world.fs.calls();
+        let ended = go_on_behind(&life.hub, &life.log, &life.core, staged).is_ok();
+        let is_over = world.fs.calls() - before < nth;
+        let what = format!("EIO in call {nth}, well: {ended}");
+        assert_eq!(looks_after(&life, &world) > 0, ended, "{what}");
+        assert_eq!(asks(&life), (ended, ended), "{what}");
+        failed += u32::from(!ended);
+        life.hub.databases.stop();
+        drop(life);
+        goes_on(&world, &what);
+        if is_over {
+            break;
+        }
+        nth += 1;
+    }
+    assert!(failed > 3, "{failed}");
 }
 
 fn walk(anchored: bool) {

@@ -127,6 +127,7 @@ struct World {
     faults: Vec<Fault>,
     /// Of calls that a fault made fail.
     failed: BTreeSet<Label>,
+    crashed: BTreeSet<Label>,
     crash: Option<PlannedCrash>,
     hooks: BTreeMap<Label, Hook>,
 }
@@ -183,6 +184,7 @@ impl SimFs {
             counts: BTreeMap::new(),
             faults: Vec::new(),
             failed: BTreeSet::new(),
+            crashed: BTreeSet::new(),
             crash: None,
             hooks: BTreeMap::new(),
         };
@@ -234,10 +236,9 @@ impl SimFs {
         self.world.lock().failed.contains(label)
     }
 
-    /// Whether a fault or a crash is planned that has not come yet.
-    pub fn is_armed(&self) -> bool {
-        let world = self.world.lock();
-        world.crash.is_some() || world.faults.iter().any(|fault| fault.left > 0)
+    /// Whether a planned crash has come in a call of this label, ever.
+    pub fn has_crashed(&self, label: Label) -> bool {
+        self.world.lock().crashed.contains(label)
     }
 
     /// A hash of everything that the disk holds: names and bytes, those that a read sees and those that a power cut leaves. No
@@ -372,6 +373,7 @@ impl World {
             if crash.left == 0 {
                 let power = crash.power;
                 self.crash = None;
+                self.crashed.insert(label);
                 if let Some(seed) = power {
                     return Verdict::Crash(seed);
                 }
