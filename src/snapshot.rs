@@ -127,6 +127,8 @@ pub(crate) struct Mended {
     pub(crate) files: DatabaseFiles,
     /// Bytes that came for it.
     pub(crate) received: u64,
+    /// Its record was written, and the log has said that it has no room. It may be on the disk all the same until the next one is.
+    pub(crate) tried: bool,
 }
 
 /// A snapshot that was installed, or had become needless.
@@ -374,9 +376,12 @@ impl Snapshots {
         self.mending.store(false, Ordering::SeqCst);
     }
 
-    /// Something else makes the copy needless: a snapshot of everything.
-    pub(crate) fn drop_mended(&self) {
-        *self.mended.lock() = None;
+    /// Something else would make the copy needless: a snapshot of everything. `false` if it has to wait, since the newest record of the
+    /// log may name these files already.
+    pub(crate) fn drop_mended(&self) -> bool {
+        let mut waiting = self.mended.lock();
+        drop(waiting.take_if(|mended| !mended.tried));
+        waiting.is_none() && !self.mending.load(Ordering::SeqCst)
     }
 
     /// Whether a copy waits, or is about to count: nothing else is built meanwhile.

@@ -274,15 +274,22 @@ impl Upkeep {
                 self.forget_alarms(id);
             }
             Outcome::Later(mended) => self.hub.snapshots.set_mended(mended),
-            Outcome::Failed(what) => {
-                tracing::error!(node = self.hub.id.0, "database {id} was not repaired: {what}; it is tried again");
-                self.alarm(
-                    &repair::alarm_about(id),
-                    Some(format!("database {id} was not repaired: {what}; it is tried again")),
-                );
+            Outcome::NoRoom(mended, what) => {
+                self.hub.snapshots.set_mended(mended);
+                self.not_repaired(id, &what);
             }
+            Outcome::Failed(what) => self.not_repaired(id, &what),
         }
         self.hub.snapshots.end_mend();
+    }
+
+    /// The log of the node has it once.
+    fn not_repaired(&mut self, id: DatabaseId, why: &str) {
+        let what = format!("database {id} was not repaired: {why}; it is tried again");
+        let told = self.hub.findings.lock().alarms.insert(repair::alarm_about(id), what.clone());
+        if told.as_ref() != Some(&what) {
+            tracing::error!(node = self.hub.id.0, "{what}");
+        }
     }
 
     /// Whoever has better disks should lead.

@@ -60,12 +60,14 @@ pub(crate) enum Outcome {
     NotNeeded,
     /// A transaction is to be shown first. Nothing has happened yet.
     Later(Box<Mended>),
+    /// The log has no room for the record, for now. It may be there all the same, so these files wait.
+    NoRoom(Box<Mended>, String),
     /// It stays as it is, for this reason. What is on record counts.
     Failed(String),
 }
 
 /// Makes the copy count and brings it to where this node is. Nothing else writes anchors meanwhile; everything else goes on.
-pub(crate) fn mend(hub: &Hub, log: &Log, mended: Box<Mended>) -> Outcome {
+pub(crate) fn mend(hub: &Hub, log: &Log, mut mended: Box<Mended>) -> Outcome {
     let id = mended.database;
     let next = hub.databases.generation(id) + 1;
     let Some(db) = hub.databases.get(id).filter(|db| db.retired() == Some(Refusal::Damaged)) else {
@@ -83,7 +85,8 @@ pub(crate) fn mend(hub: &Hub, log: &Log, mended: Box<Mended>) -> Outcome {
     };
     if let Err(error) = log.append(&record) {
         if error.can_be_tried_again() {
-            return Outcome::Failed(error.in_words_for_now());
+            mended.tried = true;
+            return Outcome::NoRoom(mended, error.in_words_for_now());
         }
         // The record may be on the disk all the same.
         hub.snapshots.end();

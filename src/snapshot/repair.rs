@@ -185,7 +185,7 @@ fn treat(
             patient.attempt = None;
             patient.tried += 1;
             patient.not_before = hub.waiting.clock.now() + PAUSE;
-            Ok(Some(Mended { source, view, at, database: id, files, received }))
+            Ok(Some(Mended { source, view, at, database: id, files, received, tried: false }))
         }
         Err(Stop::Again(why) | Stop::Lost(why) | Stop::Refused(why) | Stop::Wrong(why) | Stop::GivenUp(why)) => {
             Err(format!("node {source}: {why}"))

@@ -128,7 +128,9 @@ impl Rounds {
             return;
         }
         // A snapshot has every database whole, and without it the log might never come to where that copy counts.
-        hub.snapshots.drop_mended();
+        if !hub.snapshots.drop_mended() {
+            return;
+        }
         let (mut refused, mut in_vain) = (None, BTreeMap::new());
         let sources = self.sources(hub, offered_by);
         for (at, source) in sources.iter().copied().enumerate() {

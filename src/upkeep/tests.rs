@@ -231,7 +231,7 @@ fn a_copy_that_is_not_needed_any_more_leaves_no_files() {
     let owner = Owner { database: APP.0, generation: 2, page_size: PageSize::DEFAULT };
     let files = DatabaseFiles::create(Arc::new(fs.clone()), dir, owner, Geometry::default(), Position(2)).unwrap();
     let at = EntryId { index: LogIndex(2), term: Term(1) };
-    let mended = Mended { source: NodeId(3), view: ViewId(1), at, database: APP, files, received: 0 };
+    let mended = Mended { source: NodeId(3), view: ViewId(1), at, database: APP, files, received: 0, tried: false };
     upkeep.hub.snapshots.set_mended(Box::new(mended));
     assert!(names().len() > before.len());
     upkeep.mend();

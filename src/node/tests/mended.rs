@@ -60,10 +60,7 @@ impl Life {
     }
 
     fn mend(&self, files: DatabaseFiles) -> Outcome {
-        let at = EntryId { index: LogIndex(VIEW), term: Term(1) };
-        let (source, view) = (NodeId(2), ViewId(1));
-        let mended = Mended { source, view, at, database: DatabaseId(APP), files, received: 1 };
-        mend::mend(&self.hub, &self.log, Box::new(mended))
+        mend::mend(&self.hub, &self.log, of(files))
     }
 
     /// It shows what all entries leave, and is served.
@@ -73,6 +70,20 @@ impl Life {
         let shown = db.page(PageNo::FIRST).unwrap_or_else(|error| panic!("{what}: {error:?}"));
         assert_eq!(shown.as_deref(), Some(&page(LAST)[..]), "{what}");
     }
+}
+
+/// What waits to count.
+fn of(files: DatabaseFiles) -> Box<Mended> {
+    let at = EntryId { index: LogIndex(VIEW), term: Term(1) };
+    Box::new(Mended {
+        source: NodeId(2),
+        view: ViewId(1),
+        at,
+        database: DatabaseId(APP),
+        files,
+        received: 1,
+        tried: false,
+    })
 }
 
 /// A node that has applied everything, and whose copy then rotted: in a main file that a checkpoint made at entry 4, or in the
@@ -158,16 +169,42 @@ fn a_crash_or_a_fault_in_any_call_of_a_repair_leaves_the_old_copy_or_the_whole_n
                 let files = life.fetch();
                 world.fs.fail_at(Aim::Any, nth, Lasts::Once, failure);
                 // An earlier generation whose files cannot be deleted is one that the next start deletes.
-                if matches!(life.mend(files), Outcome::Repaired) {
+                let outcome = life.mend(files);
+                if matches!(outcome, Outcome::Repaired) {
                     life.assert_whole(&what);
                 } else {
                     assert!(life.db().retired().is_some(), "{what}: it is served, and was not repaired");
                 }
+                let mut elsewhere = life.hub.snapshots.has_ended();
+                if let Outcome::NoRoom(mended, _) = outcome {
+                    life.hub.snapshots.set_mended(mended);
+                    elsewhere |= !life.hub.snapshots.drop_mended() && life.hub.snapshots.has_mended();
+                }
+                // Another copy would be built in files that no record names: further on, or by the next process.
+                let generation = |life: &Life| life.hub.databases.generation(DatabaseId(APP));
+                elsewhere |= generation(&life) == 2;
                 life.hub.databases.stop();
                 drop(life);
+                let found = start(&world);
+                assert!(elsewhere || generation(&found) == 1, "{what}: the next copy is built in files that count");
+                found.hub.databases.stop();
+                drop(found);
                 goes_on(&world, anchored, &what);
             }
         }
         assert!(old > 0 && new > 0, "before the record {old}, after it {new}");
     }
+}
+
+/// It was in nobody's way while its record was written, and the next copy could be fetched into the same files.
+#[test]
+fn a_copy_that_is_about_to_count_is_in_the_way_of_the_next_one() {
+    let (_world, life) = damaged(true);
+    let snapshots = &life.hub.snapshots;
+    snapshots.set_mended(of(life.fetch()));
+    assert!(snapshots.take_mended(LogIndex(VIEW - 1)).is_none() && snapshots.has_mended());
+    let taken = snapshots.take_mended(LogIndex(VIEW));
+    assert!(taken.is_some() && snapshots.has_mended(), "while it is made to count");
+    snapshots.end_mend();
+    assert!(!snapshots.has_mended());
 }

@@ -312,7 +312,7 @@ fn after_a_copy_that_did_not_come_to_count_the_next_lender_is_asked() {
         });
         assert!(bench.hub.snapshots.has_mended());
         // It cannot be shown, say.
-        bench.hub.snapshots.drop_mended();
+        assert!(bench.hub.snapshots.drop_mended());
         bench.clock.advance(PAUSE);
     }
     assert_eq!(lenders, [2, 3, 2, 3]);
