@@ -237,6 +237,18 @@ fn walk(anchored: bool) {
                 Ok(Installed::NoRoom(staged, _)) => {
                     later += 1;
                     assert!(!life.is_new(&what), "{what}");
+                    // Whoever does not wait for it builds the next one in the same files.
+                    let started = {
+                        let world = node(anchored);
+                        let life = start(&world);
+                        let staged = life.fetch();
+                        world.fs.fail_at(Aim::Any, nth, Lasts::Once, failure);
+                        assert!(matches!(life.install(staged), Ok(Installed::NoRoom(..))), "{what}");
+                        life.hub.databases.stop();
+                        drop(life);
+                        start(&world).is_new(&what)
+                    };
+                    assert!(!started, "{what}: the old log was to stay");
                     assert!(matches!(life.install(*staged), Ok(Installed::Yes(_))), "{what}");
                     assert!(life.is_new(&what), "{what}");
                 }
