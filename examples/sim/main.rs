@@ -28,6 +28,8 @@ struct Command {
     known: bool,
     /// So many calls of each label get their fault in turn.
     every_fault: Option<u64>,
+    /// Only say which turns there are, in the lives that begin with this one.
+    scout: Option<u64>,
     bug: Option<String>,
     /// The one fault of the run.
     turn: Option<Turn>,
@@ -42,6 +44,7 @@ fn main() {
         planted: false,
         known: false,
         every_fault: None,
+        scout: None,
         bug: None,
         turn: None,
     };
@@ -53,6 +56,7 @@ fn main() {
             "--every-fault" => command.every_fault = Some(number(args.next())),
             "--planted" => command.planted = true,
             "--known" => command.known = true,
+            "--scout" => command.scout = Some(number(args.next())),
             "--bug" => command.bug = Some(args.next().unwrap_or_else(|| fail("--bug takes the name of a mistake"))),
             "--turn" => {
                 let text = args.next().unwrap_or_default();
@@ -84,7 +88,10 @@ fn main() {
         planted::plant(name);
     }
     if let Some(calls) = command.every_fault {
-        return take_turns(&command, calls);
+        return match command.scout {
+            Some(life) => scout(&command, calls, life),
+            None => take_turns(&command, calls),
+        };
     }
     if command.bug.is_none() && command.seeds.end - command.seeds.start > 1 {
         return simulate_apart(&command);
@@ -96,10 +103,7 @@ fn main() {
 fn take_turns(command: &Command, calls: u64) {
     let (runs, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     for seed in command.seeds.clone() {
-        let turns = turns_of(seed, calls).unwrap_or_else(|report| {
-            println!("{}", planted::failed_line(seed, report.failure.as_deref().unwrap_or_default()));
-            std::process::exit(1);
-        });
+        let turns: Vec<Turn> = ["1", "3"].into_iter().flat_map(|life| scouted(seed, calls, life)).collect();
         each(&turns, |turn| {
             let (seed, turn) = (seed.to_string(), turn.to_string());
             let output = own_process(&["--seed", &seed, "--turn", &turn]);
@@ -119,6 +123,31 @@ fn take_turns(command: &Command, calls: u64) {
         std::process::exit(1);
     }
 }
+
+/// Prints the turns of the lives that begin with this one, for [`scouted`].
+fn scout(command: &Command, calls: u64, life: u64) {
+    let seed = command.seeds.start;
+    match turns_of(seed, calls, life == 3) {
+        Ok(turns) => turns.iter().for_each(|turn| println!("{SCOUTED}{turn}")),
+        Err(report) => {
+            println!("{}", planted::failed_line(seed, report.failure.as_deref().unwrap_or_default()));
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Which turns there are, of a process of its own, as the turns are.
+fn scouted(seed: u64, calls: u64, life: &str) -> Vec<Turn> {
+    let output = own_process(&["--seed", &seed.to_string(), "--every-fault", &calls.to_string(), "--scout", life]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        println!("{}", text.trim_end());
+        std::process::exit(1);
+    }
+    text.lines().filter_map(|line| Turn::parse(line.strip_prefix(SCOUTED)?)).collect()
+}
+
+const SCOUTED: &str = "turn: ";
 
 /// This command in a process of its own.
 fn own_process(args: &[&str]) -> Output {

@@ -161,27 +161,25 @@ fn options(seed: u64, life: u64, turn: Option<Turn>, verbose: bool) -> Options {
     Options { nodes: 3, load_for, storm: false, turn, verbose, ..Options::new(seed) }
 }
 
-/// The turns of the first `calls` calls of each label. Fails with the report of a run without a fault that failed.
-pub fn turns_of(seed: u64, calls: u64) -> Result<Vec<Turn>, Box<Report>> {
-    let mut turns = Vec::new();
-    for lives in [1..3, 3..4] {
-        let mut scouted = run(&options(seed, lives.start, None, false));
-        let had: BTreeSet<u64> = scouted.calls.keys().map(|(life, _)| *life).collect();
-        if scouted.failure.is_none() && !had.iter().copied().eq(1..lives.end) {
-            scouted.failure = Some(format!("the first node has had the lives {had:?}, not 1 to {}", lives.end - 1));
-        }
-        if scouted.failure.is_some() {
-            return Err(Box::new(scouted));
-        }
-        // The simulation's own look at the disk is none of the node's.
-        let is_ours = |(life, label): &(u64, Label)| lives.contains(life) && !label.starts_with("sim.");
-        for ((life, label), count) in scouted.calls.into_iter().filter(|(call, _)| is_ours(call)) {
-            for nth in 1..=calls.min(count) {
-                turns.extend(HOWS.map(|how| Turn { life, label, nth, how }));
-            }
-        }
+/// The turns of the first `calls` calls of each label, in the third life or in those before it. For a process that runs nothing else,
+/// as its turns are: what one run leaves in memory shows in the next. Fails with the report of a run without a fault that failed.
+pub fn turns_of(seed: u64, calls: u64, third: bool) -> Result<Vec<Turn>, Box<Report>> {
+    let lives = if third { 3..4 } else { 1..3 };
+    let mut scouted = run(&options(seed, lives.start, None, false));
+    let had: BTreeSet<u64> = scouted.calls.keys().map(|(life, _)| *life).collect();
+    if scouted.failure.is_none() && !had.iter().copied().eq(1..lives.end) {
+        scouted.failure = Some(format!("the first node has had the lives {had:?}, not 1 to {}", lives.end - 1));
     }
-    Ok(turns)
+    if scouted.failure.is_some() {
+        return Err(Box::new(scouted));
+    }
+    // The simulation's own look at the disk is none of the node's.
+    let is_ours = |(life, label): &(u64, Label)| lives.contains(life) && !label.starts_with("sim.");
+    let of_call = |((life, label), count): ((u64, Label), u64)| {
+        let all = (1..=calls.min(count)).flat_map(move |nth| HOWS.map(|how| Turn { life, label, nth, how }));
+        all.collect::<Vec<_>>()
+    };
+    Ok(scouted.calls.into_iter().filter(|(call, _)| is_ours(call)).flat_map(of_call).collect())
 }
 
 /// The run in which this is the only fault; `verbose` prints each event as it happens.
