@@ -187,10 +187,9 @@ impl State {
 
     /// Whether files of this node's log may stay that should go, until it is started again.
     pub(super) fn files_may_stay(&self, at: At) -> bool {
-        let slot = &self.slots[at];
-        let failing = slot.failing.filter(|(since, _)| *since == slot.life);
+        let fs = &self.slots[at].fs;
         self.shape.keeps_files
-            || failing.is_some_and(|(_, label)| ["log.remove", "log.retire", "log.retire.sync"].contains(&label))
+            || ["log.remove", "log.retire", "log.retire.sync"].iter().any(|label| fs.has_failed(label))
     }
 
     /// Some call of this node's disk fails, whichever it is.
