@@ -85,7 +85,7 @@ mod wire;
 mod work;
 mod world;
 
-pub use turns::{How, Turn, take_turn, turns_of};
+pub use turns::{How, SCOUTED_FROM, Turn, take_turn, turns_of};
 pub use world::run;
 
 #[cfg(test)]

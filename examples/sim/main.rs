@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use shoaldb::sim::{Options, Turn, each, run, take_turn, turns_of};
+use shoaldb::sim::{Options, SCOUTED_FROM, Turn, each, run, take_turn, turns_of};
 
 mod planted;
 
@@ -103,7 +103,7 @@ fn main() {
 fn take_turns(command: &Command, calls: u64) {
     let (runs, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     for seed in command.seeds.clone() {
-        let turns: Vec<Turn> = ["1", "3"].into_iter().flat_map(|life| scouted(seed, calls, life)).collect();
+        let turns: Vec<Turn> = SCOUTED_FROM.into_iter().flat_map(|life| scouted(seed, calls, life)).collect();
         each(&turns, |turn| {
             let (seed, turn) = (seed.to_string(), turn.to_string());
             let output = own_process(&["--seed", &seed, "--turn", &turn]);
@@ -127,7 +127,7 @@ fn take_turns(command: &Command, calls: u64) {
 /// Prints the turns of the lives that begin with this one, for [`scouted`].
 fn scout(command: &Command, calls: u64, life: u64) {
     let seed = command.seeds.start;
-    match turns_of(seed, calls, life == 3) {
+    match turns_of(seed, calls, life) {
         Ok(turns) => turns.iter().for_each(|turn| println!("{SCOUTED}{turn}")),
         Err(report) => {
             println!("{}", planted::failed_line(seed, report.failure.as_deref().unwrap_or_default()));
@@ -137,8 +137,9 @@ fn scout(command: &Command, calls: u64, life: u64) {
 }
 
 /// Which turns there are, of a process of its own, as the turns are.
-fn scouted(seed: u64, calls: u64, life: &str) -> Vec<Turn> {
-    let output = own_process(&["--seed", &seed.to_string(), "--every-fault", &calls.to_string(), "--scout", life]);
+fn scouted(seed: u64, calls: u64, life: u64) -> Vec<Turn> {
+    let [seed, calls, life] = [seed, calls, life].map(|number| number.to_string());
+    let output = own_process(&["--seed", &seed, "--every-fault", &calls, "--scout", &life]);
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         println!("{}", text.trim_end());

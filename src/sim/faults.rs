@@ -182,14 +182,14 @@ impl State {
 
     /// Whether a call of this node's disk may fail that is none of the log or of a checkpoint.
     pub(super) fn disk_may_fail(&self, at: At) -> bool {
-        self.turn_has_struck(at) || self.slots[at].failing.is_some_and(|(since, _)| since == self.slots[at].life)
+        self.turn_has_struck(at) || !self.slots[at].failing.is_empty()
     }
 
     /// Whether files of this node's log may stay that should go, until it is started again.
     pub(super) fn files_may_stay(&self, at: At) -> bool {
-        let fs = &self.slots[at].fs;
+        let failing = &self.slots[at].failing;
         self.shape.keeps_files
-            || ["log.remove", "log.retire", "log.retire.sync"].iter().any(|label| fs.has_failed(label))
+            || ["log.remove", "log.retire", "log.retire.sync"].iter().any(|label| failing.contains(label))
     }
 
     /// Some call of this node's disk fails, whichever it is.
@@ -203,7 +203,7 @@ impl State {
         let failure = if self.dice.below(2) == 0 { Failure::ENOSPC } else { Failure::EIO };
         let nth = 1 + self.dice.below(3);
         self.slots[at].fs.fail_at(Aim::At(label), nth, Lasts::Once, failure);
-        self.slots[at].failing = Some((self.slots[at].life, label));
+        self.slots[at].failing.insert(label);
         self.slots[at].checkpoint_fails |= CHECKPOINT_STEPS.contains(&label);
         self.note(format_args!("n{}: of the next {label} number {nth} fails, {failure:?}", at + 1));
         self.count("any call fails");
@@ -213,8 +213,8 @@ impl State {
     pub(super) fn stopped(&mut self, at: At, what: String) {
         let life = self.slots[at].life;
         let turn = self.turn_has_struck(at) && self.options.turn.is_some_and(|turn| turn.life == life);
-        let of_any = self.slots[at].failing.filter(|(since, _)| *since == life);
-        let excused = turn || of_any.is_some_and(|(_, label)| self.slots[at].fs.has_failed(label));
+        let slot = &self.slots[at];
+        let excused = turn || slot.failing.iter().any(|label| slot.fs.has_failed(label));
         if !excused || !self.stormy {
             return self.fail(what);
         }

@@ -79,6 +79,13 @@ impl State {
         }
     }
 
+    /// Calls that have come back are no calls of a process that has lost its disk any more.
+    pub(super) fn forget_who_died(&mut self) {
+        for at in 0..self.slots.len() {
+            self.slots[at].died_under_calls &= self.calls.contains(&at);
+        }
+    }
+
     /// Whether a call that comes back may be one of a process that has lost its disk.
     fn has_died_under_calls(&self, at: At) -> bool {
         self.slots[at].fs.is_down() || self.slots[at].died_under_calls

@@ -1,6 +1,6 @@
 //! One node: from its directory to an engine that turns, its disk, its applier, and its crashes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,8 +106,8 @@ pub(super) struct Slot {
     pub(super) installing: Option<LogIndex>,
     pub(super) installs: Installs,
     pub(super) life: u64,
-    /// The label of which a call fails, and the life in which that began.
-    pub(super) failing: Option<(u64, Label)>,
+    /// Labels of which some call was to fail, in this life.
+    pub(super) failing: BTreeSet<Label>,
     pub(super) running: Option<Box<Running>>,
     /// What a crash left to be dropped outside the world's lock.
     #[allow(clippy::vec_box, reason = "boxed already where they come from")]
@@ -146,7 +146,7 @@ impl Slot {
             speaks_now: speaks,
             installing: None,
             life: 0,
-            failing: None,
+            failing: BTreeSet::new(),
             running: None,
             garbage: Vec::new(),
             paused_until: Duration::ZERO,
@@ -304,6 +304,7 @@ impl State {
         let slot = &mut self.slots[at];
         slot.started = true;
         slot.checkpoint_fails = false;
+        slot.failing.clear();
         slot.rotten_in_use.clear();
         slot.fs.restart();
         slot.fs.clear_faults();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 
-use super::{Options, Report, Turn, each, run, take_turn, turns_of};
+use super::{Options, Report, SCOUTED_FROM, Turn, each, run, take_turn, turns_of};
 
 /// Calls of clients lie above each other on the stack, each with SQLite below it: more than a test's thread has.
 fn on_a_large_stack<T: Send>(act: impl FnOnce() -> T + Send) -> T {
@@ -239,7 +239,7 @@ const LABELS: [&str; 69] = [
 /// Each of the first calls of every label fails once, fails for good, has no room, and loses power.
 #[test]
 fn every_fault_in_turn_and_no_label_is_left_out() {
-    let lines = ["no", "yes"].map(|third| alone("turns_of_one_seed", OF_TURNS, Some(third))).concat();
+    let lines = SCOUTED_FROM.map(|from| alone("turns_of_one_seed", OF_TURNS, Some(&from.to_string()))).concat();
     let turns: Vec<String> = lines.iter().filter_map(|line| Some(line.split_once(REACHED)?.1.to_string())).collect();
     let labels: BTreeSet<&str> = turns.iter().filter_map(|turn| turn.split(' ').nth(1)).collect();
     assert_eq!(labels.into_iter().collect::<Vec<_>>(), LABELS);
@@ -267,12 +267,12 @@ fn turns_that_do_not_come() {
     }
 }
 
-/// Prints the turns that there are in the third life, or in those before it.
+/// Prints the turns that there are in the lives from some one on.
 #[test]
 #[ignore = "one half of another test, which starts it in a process of its own"]
 fn turns_of_one_seed() {
-    let third = std::env::var(TURN).is_ok_and(|third| third == "yes");
-    let turns = on_a_large_stack(|| turns_of(seed(), CALLS, third));
+    let from = std::env::var(TURN).ok().and_then(|from| from.parse().ok()).expect("a life");
+    let turns = on_a_large_stack(|| turns_of(seed(), CALLS, from));
     turns.expect("runs without a fault").iter().for_each(|turn| println!("{REACHED}{turn}"));
 }
 

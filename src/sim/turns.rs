@@ -161,10 +161,13 @@ fn options(seed: u64, life: u64, turn: Option<Turn>, verbose: bool) -> Options {
     Options { nodes: 3, load_for, storm: false, turn, verbose, ..Options::new(seed) }
 }
 
-/// The turns of the first `calls` calls of each label, in the third life or in those before it. For a process that runs nothing else,
+/// The lives in which turns are taken, by the first of those that one run has: of two lives, and of the third.
+pub const SCOUTED_FROM: [u64; 2] = [1, 3];
+
+/// The turns of the first `calls` calls of each label, in the lives from this one of [`SCOUTED_FROM`] on. For a process that runs nothing else,
 /// as its turns are: what one run leaves in memory shows in the next. Fails with the report of a run without a fault that failed.
-pub fn turns_of(seed: u64, calls: u64, third: bool) -> Result<Vec<Turn>, Box<Report>> {
-    let lives = if third { 3..4 } else { 1..3 };
+pub fn turns_of(seed: u64, calls: u64, from: u64) -> Result<Vec<Turn>, Box<Report>> {
+    let lives = if from < 3 { 1..3 } else { 3..4 };
     let mut scouted = run(&options(seed, lives.start, None, false));
     let had: BTreeSet<u64> = scouted.calls.keys().map(|(life, _)| *life).collect();
     if scouted.failure.is_none() && !had.iter().copied().eq(1..lives.end) {

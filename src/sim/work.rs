@@ -65,7 +65,6 @@ impl State {
     /// Callers put things into mailboxes; the engines must notice.
     pub(super) fn schedule_turns(&mut self) {
         for at in 0..self.slots.len() {
-            self.slots[at].died_under_calls &= self.calls.contains(&at);
             let waiting = self.slots[at].running.as_ref().is_some_and(|r| !r.turn_due && !r.mailbox.is_empty());
             if waiting {
                 self.turn_soon(at);

@@ -364,6 +364,7 @@ impl World {
                 return;
             }
             state.schedule_turns();
+            state.forget_who_died();
             let Some(((time, _), event)) = state.queue.pop_first() else {
                 // Nodes that tick never leave the queue empty; without any, time passes until one is restarted.
                 let now = state.now + Duration::from_millis(10);

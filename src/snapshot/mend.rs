@@ -60,7 +60,7 @@ pub(crate) enum Outcome {
     NotNeeded,
     /// A transaction is to be shown first. Nothing has happened yet.
     Later(Box<Mended>),
-    /// The log has no room for the record, for now. It may be there all the same, so these files wait.
+    /// The log has no room for the record. It may be on the disk all the same, so these files wait until it can be tried again.
     NoRoom(Box<Mended>, String),
     /// It stays as it is, for this reason. What is on record counts.
     Failed(String),

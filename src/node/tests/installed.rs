@@ -118,6 +118,18 @@ impl Life {
     }
 }
 
+/// Whether there is something to do about a snapshot that is offered, and whether anybody is asked about it.
+fn asks(life: &Life) -> (bool, bool) {
+    let mut asked = false;
+    life.hub.snapshots.offer(NodeId(2));
+    let due = life.hub.snapshots.is_due(Duration::ZERO);
+    Rounds::default().step(&life.hub, &mut |_, _: &Ask| {
+        asked = true;
+        Err("nobody is there".to_string())
+    });
+    (due, asked)
+}
+
 /// After a start: the snapshot counts as a whole and nothing is left of what was before, or nothing of it counts and its pages are
 /// of use to the next attempt, which succeeds. Whether it counted.
 fn goes_on(world: &World, what: &str) -> bool {
@@ -164,16 +176,6 @@ fn a_process_whose_install_failed_fetches_nothing_more_and_leaves_its_files_alon
         Upkeep::new(life.hub.clone(), life.log.clone(), LogIndex(LAST)).step();
         world.fs.calls() - before
     };
-    let asks = |life: &Life| {
-        let mut asked = 0;
-        life.hub.snapshots.offer(NodeId(2));
-        let due = life.hub.snapshots.is_due(Duration::ZERO);
-        Rounds::default().step(&life.hub, &mut |_, _: &Ask| {
-            asked += 1;
-            Err("nobody is there".to_string())
-        });
-        (due, asked > 0)
-    };
     let (mut failed, mut nth) = (0, 1);
     loop {
         let world = node(true);
@@ -196,6 +198,31 @@ fn a_process_whose_install_failed_fetches_nothing_more_and_leaves_its_files_alon
         nth += 1;
     }
     assert!(failed > 3, "{failed}");
+}
+
+/// It fetched for ever what it could not install.
+#[test]
+fn a_node_in_trouble_for_good_fetches_nothing() {
+    let life = start(&node(true));
+    assert_eq!(asks(&life), (true, true));
+    life.hub.set_trouble("its log failed".to_string());
+    assert_eq!(asks(&life), (true, false));
+}
+
+/// They are of no use any more, and a start deletes them.
+#[test]
+fn old_files_that_cannot_be_deleted_stop_no_install() {
+    let world = node(true);
+    let life = start(&world);
+    let staged = life.fetch();
+    world.fs.fail_at(Aim::At("db.drop"), 1, Lasts::ForGood, Failure::EIO);
+    assert!(matches!(life.install(staged), Ok(Installed::Yes(_))));
+    assert!(world.fs.has_failed("db.drop") && world.has(APP, 1, "db"));
+    assert!(life.is_new("installed"));
+    life.hub.databases.stop();
+    drop(life);
+    world.fs.clear_faults();
+    assert!(goes_on(&world, "installed"));
 }
 
 fn walk(anchored: bool) {
