@@ -28,7 +28,7 @@ sim seeds="1..301" *args:
     cargo run --release --features sim --example sim -- --seeds {{seeds}} {{args}}
 
 # Every planted mistake: does the simulation notice it, and how soon?
-planted seeds="1..201":
+planted seeds="1..151":
     RUSTC_WORKSPACE_WRAPPER=$PWD/.ci/planted cargo run --features sim --example sim -- --planted --seeds {{seeds}}
 
 # The VFS tests in a build of SQLite that checks the wal-index at every step.
