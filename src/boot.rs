@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use shoaldb_vfs::env::Env;
+use shoaldb_vfs::env::{Env, in_words};
 
 use crate::catalogue::{Catalogue, DatabaseId};
 use crate::config::Config;
@@ -95,8 +95,21 @@ impl Directory {
 
     /// A new node has a directory of its own: in another one it would be in the way of somebody, or they in its.
     pub(crate) fn refuse_foreign(&self) -> Result<()> {
-        // What is wrong with a directory that cannot be read is told by whoever needs it.
-        let Ok(names) = self.env.fs.entries(&self.path, "dir.look") else { return Ok(()) };
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+        let names = match self.env.fs.entries(&self.path, "dir.look") {
+            Ok(names) => names,
+            // It is still to be made. Whoever makes it says why it cannot be.
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(()),
+            Err(error) => {
+                let text = format!(
+                    "{}: whether this directory is somebody else's is not known, since it cannot be read: {}; check the disk, and that the \
+                     user who runs the node may read and write there; then start it again",
+                    self.path.display(),
+                    in_words(&error)
+                );
+                return Err(Error::caused(ErrorKind::Io, text, error));
+            }
+        };
         let ours = |name: &String| OURS.contains(&name.as_str()) || name.starts_with('.');
         match names.into_iter().find(|name| !ours(name)) {
             None => Ok(()),
@@ -231,26 +244,42 @@ impl Directory {
     /// Removes a log that an interrupted founding left: it has no entry, and nobody was told of its cluster.
     fn clear_unfinished_log(&self) -> Result<()> {
         let dir = self.log_dir();
-        self.env.fs.create_dir_all(&dir, "log.dir")?;
-        if let Ok((log, recovered)) = Log::open(self.env.fs.clone(), &dir, self.options) {
-            drop(log);
-            if recovered.last != GENESIS || recovered.hard_state.term > GENESIS.term {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!(
-                        "{}: the log has entries up to {}, but the identity belongs to no cluster; these files are not from \
-                         one directory: bring back the identity that belongs to them, else {TAKE_ITS_PLACE}",
-                        dir.display(),
-                        recovered.last.index
-                    ),
-                ));
-            }
+        let failed = |what: &str, error: std::io::Error| {
+            let text = format!(
+                "{}: {what}: {}; check the disk, and that the user who runs the node may read and write there; then start it again",
+                dir.display(),
+                in_words(&error)
+            );
+            Error::caused(ErrorKind::Io, text, error)
+        };
+        self.env
+            .fs
+            .create_dir_all(&dir, "log.dir")
+            .map_err(|error| failed("the log cannot have its directory", error))?;
+        let (log, recovered) = match Log::open(self.env.fs.clone(), &dir, self.options) {
+            Ok(opened) => opened,
+            Err(LogError::Missing { .. }) => return Ok(()),
+            Err(error) => return Err(self.log_error(error)),
+        };
+        drop(log);
+        if recovered.last != GENESIS || recovered.hard_state.term > GENESIS.term {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "{}: the log has entries up to {}, but the identity belongs to no cluster; these files are not from \
+                     one directory: bring back the identity that belongs to them, else {TAKE_ITS_PLACE}",
+                    dir.display(),
+                    recovered.last.index
+                ),
+            ));
+        }
+        let clear = || {
             for file in self.env.fs.list(&dir, "log.clear")? {
                 self.env.fs.remove(&dir.join(file), "log.clear")?;
             }
-            self.env.fs.sync_dir(&dir, "log.clear")?;
-        }
-        Ok(())
+            self.env.fs.sync_dir(&dir, "log.clear")
+        };
+        clear().map_err(|error| failed("what an interrupted founding left of a log cannot be removed", error))
     }
 
     /// Why the log cannot be used, where it is, and what to do.

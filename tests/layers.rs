@@ -356,7 +356,7 @@ fn each_trap_has_a_test_or_a_reason() {
 }
 
 /// Labels of a disk's calls that have no turn in the simulation (`LABELS` in `src/sim/tests.rs`), and the test that fails them, or
-/// what they are instead.
+/// what they are instead. The test says itself, by [`ASSERTS`], that the call was made to fail.
 const WITHOUT_A_TURN: &[(&str, &str)] = &[
     ("apply.publish", "a place in the code, no call of a disk"),
     ("publish.wait", "a place in the code, no call of a disk"),
@@ -365,21 +365,32 @@ const WITHOUT_A_TURN: &[(&str, &str)] = &[
     ("write.unlock", "a call of SQLite, none of a disk"),
     ("identity.new", "a file"),
     ("log.recovered", "a directory"),
-    ("db.lock", "`a_power_cut_at_every_call_leaves_something_to_go_on_with`"),
-    ("dir.lock", "`a_crash_at_any_call_of_the_founding_leaves_a_directory_that_starts`"),
-    ("dir.look", "`a_crash_at_any_call_of_the_founding_leaves_a_directory_that_starts`"),
-    ("log.clear", "`a_crash_at_any_call_of_the_founding_leaves_a_directory_that_starts`"),
-    ("log.wipe", "`a_crash_at_every_call`"),
+    ("dir.lock", "`a_directory_that_cannot_be_written_to_is_named`"),
+    ("dir.look", "`a_directory_that_cannot_be_looked_into_is_not_taken_for_an_empty_one`"),
+    ("log.clear", "`a_crash_or_a_fault_in_any_call_of_a_founding_behind_another_leaves_a_directory_that_starts`"),
+    ("log.wipe", "`what_could_not_be_wiped_is_wiped_by_the_next_start`"),
     ("recover.begin", "`a_crash_or_a_fault_in_any_call_of_a_recovery_leaves_what_running_it_again_ends`"),
     ("recover.clear", "`a_crash_or_a_fault_in_any_call_of_a_recovery_leaves_what_running_it_again_ends`"),
     ("recover.exchange", "`a_crash_or_a_fault_in_any_call_of_a_recovery_leaves_what_running_it_again_ends`"),
     ("stage.adopt", "`a_failure_at_every_call_changes_nothing_else_and_the_next_attempt_succeeds`"),
-    ("stage.empty", "`after_a_failed_sync_among_the_pages_the_part_is_gone`"),
+    ("stage.empty", "`what_an_attempt_before_left_is_written_once_more_whatever_became_of_its_syncs`"),
     ("stage.read", "`a_failure_at_every_call_changes_nothing_else_and_the_next_attempt_succeeds`"),
     ("stage.remove", "`what_an_attempt_before_left_is_written_once_more_whatever_became_of_its_syncs`"),
     ("stage.sync_some", "`after_a_failed_sync_among_the_pages_the_part_is_gone`"),
     ("view.page", "`opening_a_view_maps_the_file_and_reads_nothing`"),
 ];
+
+/// What panics in a test whose fault did not come (`shoaldb_vfs::env::sim`).
+const ASSERTS: &str = "assert_failed(";
+
+/// What a test says, in its own text, that it has made fail.
+fn asserted_by(file: &str, test: &str) -> BTreeSet<String> {
+    let text = code(file);
+    let behind = text.split_once(&format!("fn {test}(")).unwrap_or_else(|| panic!("{file} has {test}")).1;
+    let body = behind.split_once("\n}").map_or(behind, |(body, _)| body);
+    let said = body.split(ASSERTS).skip(1).filter_map(|rest| rest.split(';').next());
+    said.flat_map(|said| said.split('"').skip(1).step_by(2).map(str::to_string)).collect()
+}
 
 /// Calls of the program that makes and restores backups, on the files of whoever runs it: they are not simulated.
 const OF_BACKUPS: [&str; 2] = ["backup.", "restore."];
@@ -407,10 +418,16 @@ fn each_label_of_a_disk_has_its_turn_or_another_test() {
     let others: BTreeSet<String> = WITHOUT_A_TURN.iter().map(|(label, _)| label.to_string()).collect();
     assert_eq!(turns.intersection(&others).collect::<Vec<_>>(), [""; 0]);
     assert_eq!(labels, turns.union(&others).cloned().collect());
-    let tests = tests_with_comments();
-    let named = WITHOUT_A_TURN.iter().filter_map(|(_, why)| why.strip_prefix('`')?.strip_suffix('`'));
-    let missing: Vec<_> = named.filter(|name| !tests.contains_key(*name)).collect();
-    assert_eq!(missing, [""; 0]);
+    let (tests, mut wrong) = (tests_with_comments(), Vec::new());
+    for (label, why) in WITHOUT_A_TURN {
+        let Some(name) = why.strip_prefix('`').and_then(|why| why.strip_suffix('`')) else { continue };
+        match tests.get(name) {
+            None => wrong.push(format!("{label}: there is no test {name}")),
+            Some(places) if places.iter().any(|(file, _)| asserted_by(file, name).contains(*label)) => {}
+            Some(_) => wrong.push(format!("{label}: {name} does not say {ASSERTS} that this has failed")),
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
 }
 
 /// The rows of a table of DESIGN.md that begins behind `head`, as cells: without its head and the line below that.

@@ -1,5 +1,6 @@
 //! What the log promises, one test per promise, on the simulated disk. Histories with crashes are in `tests/history.rs`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs, assert_failed};
 
 use super::*;
 use crate::types::{EntryClass, GENESIS, NodeId, Term};
@@ -298,6 +299,56 @@ fn a_write_without_room_is_tried_again_elsewhere() {
         fs.restart();
         let (log, recovered) = open(&fs).unwrap();
         assert_eq!((all(&log), recovered.cut), (expected, None), "seed {seed}");
+    }
+}
+
+/// A start that cannot wipe what it cuts says so; the next one does it, and what was synced is there.
+#[test]
+fn what_could_not_be_wiped_is_wiped_by_the_next_start() {
+    for (failure, lasts) in [Failure::EIO, Failure::ENOSPC]
+        .into_iter()
+        .flat_map(|failure| [Lasts::Once, Lasts::ForGood].map(|lasts| (failure, lasts)))
+    {
+        let mut failed = BTreeSet::new();
+        for seed in 0..40 {
+            let fs = SimFs::new(seed);
+            let log = create(&fs).unwrap();
+            log.append(&entries(2, 2, 1, 10)).unwrap();
+            // A batch of many sectors, of which the first one may be there without the others.
+            fs.crash_at(Aim::At("log.sync"), 1, seed);
+            log.append(&entries(3, 5, 1, 900)).unwrap_err();
+            drop(log);
+            fs.restart();
+            fs.fail_at(Aim::At("log.wipe"), 1, lasts, failure);
+            for _ in 0..if lasts == Lasts::Once { 1 } else { 3 } {
+                let wipes = fs.count("log.wipe");
+                let opened = open(&fs);
+                // One that failed may have wiped all the same.
+                assert_eq!(opened.is_err(), fs.count("log.wipe") > wipes, "seed {seed}");
+                let Err(error) = opened else { break };
+                assert_eq!(error.is_no_space(), failure == Failure::ENOSPC, "{error}");
+                assert!(error.to_string().contains("log.wipe"), "{error}");
+            }
+            failed.extend(fs.failed());
+            fs.clear_faults();
+            if seed % 2 == 0 {
+                fs.crash(seed);
+                fs.restart();
+            }
+            let (log, recovered) = open(&fs).unwrap();
+            let first = [entry(2, 1, 10)];
+            let whole = all(&log);
+            assert!(whole == first || whole == [&first[..], &entries(3, 5, 1, 900).entries].concat(), "seed {seed}");
+            assert!(recovered.cut.is_none() || whole == first, "seed {seed}");
+            log.append(&entries(log.last().index.0 + 1, 9, 2, 10)).unwrap();
+            let before = all(&log);
+            drop(log);
+            fs.crash(seed);
+            fs.restart();
+            let (log, recovered) = open(&fs).unwrap();
+            assert_eq!((all(&log), recovered.cut), (before, None), "seed {seed}");
+        }
+        assert_failed(&failed, &["log.wipe"]);
     }
 }
 

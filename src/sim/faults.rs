@@ -60,8 +60,8 @@ const CHECKPOINT_STEPS: [&str; 9] = [
 ];
 
 /// Calls that make the files of a database, or that open them at a start.
-const MAKES_OR_OPENS_FILES: [&str; 8] =
-    ["db.create", "db.dir", "db.open", "dw.create", "dw.open", "dw.read", "map.create", "map.open"];
+const MAKES_OR_OPENS_FILES: [&str; 9] =
+    ["db.create", "db.dir", "db.lock", "db.open", "dw.create", "dw.open", "dw.read", "map.create", "map.open"];
 
 impl State {
     pub(super) fn on_fault(&mut self) {

@@ -164,7 +164,7 @@ fn all_promises_hold_under_all_faults_and_everything_that_matters_is_reached() {
 }
 
 /// Calls that the turns must reach; `tests/layers.rs` looks for others in the source.
-const LABELS: [&str; 69] = [
+const LABELS: [&str; 70] = [
     "ckpt.hash",
     "ckpt.len",
     "ckpt.map_sync",
@@ -176,6 +176,7 @@ const LABELS: [&str; 69] = [
     "db.dir",
     "db.drop",
     "db.list",
+    "db.lock",
     "db.open",
     "db.orphan",
     "db.read",

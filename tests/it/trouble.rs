@@ -1,7 +1,7 @@
 //! Disks that fail, on a node with real threads and a simulated file system. A node that cannot write its disk stops
 //! acknowledging; it never pretends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +11,8 @@ use crate::cluster::{Impatient, LONG, until};
 use crate::wait::told;
 use shoaldb::{Builder, Error, ErrorKind, Event, Node, Outcome, rusqlite};
 use shoaldb_vfs::env::os::{OsClock, OsRng};
-use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
-use shoaldb_vfs::env::{Env, Fs};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs, assert_failed};
+use shoaldb_vfs::env::{Env, Fs, Open};
 
 const DIR: &str = "/node";
 
@@ -229,6 +229,7 @@ fn damage_below_what_was_synced_is_refused_with_its_place() {
 /// Nothing but the start fails, and it says which directory it is.
 #[test]
 fn a_directory_that_cannot_be_written_to_is_named() {
+    let mut failed = BTreeSet::new();
     for (label, errno) in [("dir.lock", 30), ("dir.lock", 13), ("db.dir", 30), ("dir.create", 13)] {
         let fs = SimFs::new(6);
         fs.fail_at(Aim::At(label), 1, Lasts::Once, Failure::Errno(errno));
@@ -239,6 +240,36 @@ fn a_directory_that_cannot_be_written_to_is_named() {
             error.to_string().contains(if label == "dir.create" { "data directory" } else { "may write to" }),
             "{error}"
         );
+        failed.extend(fs.failed());
+        start(&fs);
+    }
+    assert_failed(&failed, &["dir.lock", "db.dir", "dir.create"]);
+}
+
+/// What may be in it would be somebody else's. Such a look was passed over once: a node began in a directory that it had not seen.
+#[test]
+fn a_directory_that_cannot_be_looked_into_is_not_taken_for_an_empty_one() {
+    for lasts in [Lasts::Once, Lasts::ForGood] {
+        let fs = SimFs::new(6);
+        let foreign = Path::new(DIR).join("letters");
+        fs.create_dir_all(Path::new(DIR), "test").unwrap();
+        fs.open(&foreign, Open::CreateNew, "test").unwrap();
+        fs.fail_at(Aim::At("dir.look"), 1, lasts, Failure::EIO);
+        for _ in 0..if lasts == Lasts::Once { 1 } else { 3 } {
+            let error = try_start(&fs).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+            assert!(
+                error.to_string().starts_with(&format!("{DIR}: whether this directory is somebody else's")),
+                "{error}"
+            );
+            assert!(error.to_string().contains("nput/output error"), "{error}");
+        }
+        assert_failed(&fs.failed(), &["dir.look"]);
+        fs.clear_faults();
+        let error = try_start(&fs).unwrap_err();
+        assert!(error.kind() == ErrorKind::BadInput && error.to_string().contains("letters"), "{error}");
+        assert_eq!(fs.list(Path::new(DIR), "test").unwrap(), ["letters"]);
+        fs.remove(&foreign, "test").unwrap();
         start(&fs);
     }
 }

@@ -1,11 +1,12 @@
 //! A new generation of a database's files: built in pieces, resumed, made whole or not at all.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use shoaldb_vfs::env::Fs;
 use shoaldb_vfs::env::os::OsFs;
-use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs, assert_failed};
 use shoaldb_vfs::files::{self, DatabaseFiles};
 use shoaldb_vfs::mapfile::{Checkpointed, Owner};
 use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
@@ -184,11 +185,21 @@ fn what_is_no_whole_page_of_the_database_is_refused() {
     assert!(names(&fs).is_empty());
 }
 
-/// The old generation is not touched, and the next attempt succeeds; without writing anything again after a lack of room.
+/// The old generation is not touched, and the next attempt succeeds; without writing anything again after a lack of room. The same
+/// where an attempt goes on with half of the pages, which another one left.
 /// Shows INV-30.
 #[test]
 fn a_failure_at_every_call_changes_nothing_else_and_the_next_attempt_succeeds() {
     let state = State::new(70, 5, 30);
+    let failed = fail_every_call(&state, 0);
+    assert_failed(&failed, &["db.lock"]);
+    let failed = fail_every_call(&state, 35);
+    assert_failed(&failed, &["db.lock", "stage.adopt", "stage.read"]);
+}
+
+/// The labels of the calls that failed. An attempt before left so many of the first pages.
+fn fail_every_call(state: &State, left: usize) -> BTreeSet<&'static str> {
+    let mut failed = BTreeSet::new();
     let attempt = |fs: &SimFs| {
         let mut staging = state.begin(fs)?;
         let written = state.fill(&mut staging)?;
@@ -198,9 +209,13 @@ fn a_failure_at_every_call_changes_nothing_else_and_the_next_attempt_succeeds() 
         for nth in 1.. {
             let fs = disk(nth);
             fs.open(&Path::new(DIR).join("7-1.db"), shoaldb_vfs::env::Open::CreateNew, "test").unwrap();
+            if left > 0 {
+                state.begin(&fs).unwrap().write(PageNo::FIRST, &state.pages[..left].concat()).unwrap();
+            }
             let calls = fs.calls();
             fs.fail_at(Aim::Any, nth, Lasts::Once, failure);
             let first = attempt(&fs);
+            failed.extend(fs.failed());
             if fs.calls() < calls + nth {
                 assert!(first.is_ok());
                 break;
@@ -215,6 +230,44 @@ fn a_failure_at_every_call_changes_nothing_else_and_the_next_attempt_succeeds() 
             state.assert_is(&fs, &files);
             // What was promised durable is.
             fs.crash(nth + 1000);
+            fs.restart();
+            state.assert_is(&fs, &open(&fs).unwrap());
+        }
+    }
+    failed
+}
+
+/// Pages that an attempt before left and that cannot be read, or written once more, stay there: for the next one, whenever that works.
+#[test]
+fn what_an_attempt_before_left_and_cannot_be_taken_stays_until_it_can_be() {
+    let state = State::new(70, 5, 30);
+    for (label, failure) in ["stage.read", "stage.adopt"]
+        .into_iter()
+        .flat_map(|label| [Failure::EIO, Failure::ENOSPC].map(|failure| (label, failure)))
+    {
+        for (nth, lasts) in (1..30).flat_map(|nth| [(nth, Lasts::Once), (nth, Lasts::ForGood)]) {
+            let what = format!("{label} {nth}, {failure:?}, {lasts:?}");
+            let fs = disk(nth);
+            state.begin(&fs).unwrap().write(PageNo::FIRST, &state.pages[..35].concat()).unwrap();
+            fs.fail_at(Aim::At(label), nth, lasts, failure);
+            for _ in 0..if lasts == Lasts::Once { 1 } else { 3 } {
+                let mut staging = state.begin(&fs).unwrap();
+                let error = state.fill(&mut staging).expect_err(&what);
+                let Failure::Errno(errno) = failure else { unreachable!() };
+                assert_eq!(error.raw_os_error(), Some(errno), "{what}");
+                drop(staging);
+                assert_eq!(names(&fs), ["7-2.part"], "{what}");
+            }
+            assert_failed(&fs.failed(), &[label]);
+            fs.clear_faults();
+            let mut staging = state.begin(&fs).unwrap();
+            assert_eq!(
+                state.fill(&mut staging).unwrap(),
+                35,
+                "{what}: what was not there is written, and nothing else"
+            );
+            drop(state.finish(staging).unwrap());
+            fs.crash(nth);
             fs.restart();
             state.assert_is(&fs, &open(&fs).unwrap());
         }
@@ -247,6 +300,7 @@ fn after_a_failed_sync_among_the_pages_the_part_is_gone() {
         fs.fail_at(Aim::At("stage.sync_some"), nth, Lasts::Once, Failure::EIO);
         assert!(state.fill(&mut staging).is_err());
         assert!(names(&fs).is_empty(), "{:?}", names(&fs));
+        assert_failed(&fs.failed(), &["stage.sync_some"]);
         assert!(state.finish(staging).is_err(), "nothing can be made of it");
         assert!(open(&fs).is_err());
         state.assert_built_anew(&fs, seed);
@@ -268,26 +322,43 @@ fn a_sync_that_fails_behind_the_last_page_counts_also_when_the_attempt_is_given_
     }
 }
 
-/// A sync fails, and before the part is removed the process dies, or it cannot be removed: the next attempt finds pages in the
-/// kernel's memory that are not on disk. Shows INV-30.
+/// What comes behind a sync that failed.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Then {
+    Dies,
+    IsNotRemoved,
+    IsNotEmptiedEither,
+}
+
+/// A sync fails, and before the part is removed the process dies, or it cannot be removed, nor emptied: the next attempt finds pages
+/// in the kernel's memory that are not on disk. Shows INV-30.
 #[test]
 fn what_an_attempt_before_left_is_written_once_more_whatever_became_of_its_syncs() {
-    for (seed, dies) in (0..40).flat_map(|seed| [(seed, true), (seed, false)]) {
+    let all = [Then::Dies, Then::IsNotRemoved, Then::IsNotEmptiedEither];
+    for (seed, then) in (0..40).flat_map(|seed| all.map(|then| (seed, then))) {
         let (fs, state) = (disk(seed), State::new(70, 5, 30));
         let mut staging = state.begin(&fs).unwrap();
         fs.fail_at(Aim::At("stage.sync_some"), 1 + seed % 3, Lasts::Once, Failure::EIO);
-        match dies {
-            true => fs.kill_at(Aim::At("stage.remove"), 1),
-            false => fs.fail_at(Aim::At("stage.remove"), 1, Lasts::ForGood, Failure::EIO),
+        match then {
+            Then::Dies => fs.kill_at(Aim::At("stage.remove"), 1),
+            Then::IsNotRemoved | Then::IsNotEmptiedEither => {
+                fs.fail_at(Aim::At("stage.remove"), 1, Lasts::ForGood, Failure::EIO);
+            }
+        }
+        if then == Then::IsNotEmptiedEither {
+            fs.fail_at(Aim::At("stage.empty"), 1, Lasts::Once, Failure::EIO);
         }
         assert!(state.fill(&mut staging).is_err());
         drop(staging);
+        if then == Then::IsNotEmptiedEither {
+            assert_failed(&fs.failed(), &["stage.sync_some", "stage.remove", "stage.empty"]);
+        }
         fs.restart();
         fs.clear_faults();
         assert_eq!(names(&fs), ["7-2.part"]);
         let mut staging = state.begin(&fs).unwrap();
         let adopted = 68 - state.fill(&mut staging).unwrap();
-        assert_eq!(adopted > 0, dies, "{adopted} pages");
+        assert_eq!(adopted > 0, then != Then::IsNotRemoved, "{then:?}: {adopted} pages");
         drop(state.finish(staging).unwrap());
         fs.crash(seed);
         fs.restart();

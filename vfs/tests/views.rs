@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use shoaldb_vfs::database::{Checkpoint, Database};
 use shoaldb_vfs::env::Fs;
 use shoaldb_vfs::env::os::{OsClock, OsFs, OsRng};
-use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs, assert_failed};
 use shoaldb_vfs::error::Refusal;
 use shoaldb_vfs::files::DatabaseFiles;
 use shoaldb_vfs::genesis::{AutoVacuum, Geometry};
@@ -682,6 +682,7 @@ fn opening_a_view_maps_the_file_and_reads_nothing() {
         assert_eq!((sim.fs.count("view.map"), sim.fs.count("view.page")), (1, 2));
         sim.fs.fail_at(Aim::At("view.page"), 1, Lasts::Once, Failure::EIO);
         assert!(matches!(view.page(PageNo::FIRST), Err(ViewError::Io(_))));
+        assert_failed(&sim.fs.failed(), &["view.page"]);
         view.page(PageNo::FIRST).unwrap();
         drop(view);
         sim.fs.fail_at(Aim::At("view.map"), 1, Lasts::Once, Failure::EIO);

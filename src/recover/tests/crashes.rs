@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng, assert_failed};
 use shoaldb_vfs::env::{DirLock, File, Fs, Label, Open, Scratch};
 
 use super::*;
@@ -330,6 +330,8 @@ fn labels(begun: Option<u64>) -> Vec<Label> {
 struct Walked {
     /// The labels of the calls that something came over, by what it was.
     labels: BTreeMap<&'static str, BTreeSet<Label>>,
+    /// The labels of the calls that failed.
+    failed: BTreeSet<Label>,
     old: u64,
     neither: u64,
     new: u64,
@@ -350,7 +352,9 @@ impl Walked {
                     Stroke::Fault(_) => "ENOSPC",
                 };
                 self.labels.entry(kind).or_default().insert(label);
-                self.strike(&World::new(begun), nth, stroke, &what);
+                let world = World::new(begun);
+                self.strike(&world, nth, stroke, &what);
+                self.failed.extend(world.disk.fs.failed());
             }
         }
     }
@@ -404,4 +408,6 @@ fn a_crash_or_a_fault_in_any_call_of_a_recovery_leaves_what_running_it_again_end
     for (kind, labels) in walked.labels {
         assert_eq!(labels, all, "{kind}: left is what was reached, right what is to be");
     }
+    assert_failed(&walked.failed, &LABELS);
+    assert_failed(&walked.failed, &["dir.lock", "recover.begin", "recover.clear", "recover.exchange"]);
 }

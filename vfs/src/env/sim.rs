@@ -20,7 +20,8 @@
 //! which labels there were, so that a test can walk all of them.
 //!
 //! Deliberately absent: directories that are lost in a crash (a directory is durable when it is made), wrong data from
-//! an intact sector (tests that want rot use [`SimFs::edit`]), and time that passes by itself.
+//! an intact sector (tests that want rot use [`SimFs::edit`]), locks of files that keep somebody out (taking one is a call like
+//! others, which may fail), and time that passes by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -236,6 +237,11 @@ impl SimFs {
         self.world.lock().failed.contains(label)
     }
 
+    /// The labels of all calls that a fault has made fail, ever.
+    pub fn failed(&self) -> BTreeSet<Label> {
+        self.world.lock().failed.clone()
+    }
+
     /// Whether a planned crash has come in a call of this label, ever.
     pub fn has_crashed(&self, label: Label) -> bool {
         self.world.lock().crashed.contains(label)
@@ -346,6 +352,14 @@ impl SimFs {
             }
         }
     }
+}
+
+/// Panics unless these labels are all among those of calls that a fault made fail ([`SimFs::failed`]), on one disk or several: a
+/// test that is to hold what comes of a failure says so at its end.
+#[track_caller]
+pub fn assert_failed(failed: &BTreeSet<Label>, labels: &[Label]) {
+    let missed: Vec<_> = labels.iter().filter(|label| !failed.contains(*label)).collect();
+    assert!(missed.is_empty(), "no call of these was made to fail: {missed:?}; of others: {failed:?}");
 }
 
 fn crashed(label: Label) -> io::Error {
@@ -734,6 +748,10 @@ impl File for SimFile {
             world.content(self.file).set_len(len);
             Ok(())
         })
+    }
+
+    fn lock(&self, _start: u64, _len: u64, label: Label) -> io::Result<()> {
+        self.fs.simple(Some(self.life), label, |_| Ok(()))
     }
 
     fn map(&self, len: u64, label: Label) -> io::Result<Arc<dyn Mapped>> {

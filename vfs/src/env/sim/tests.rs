@@ -131,6 +131,26 @@ fn the_nth_call_of_a_label_fails_once_or_for_good() {
     }
 }
 
+/// What a test says it has made fail has failed: neither another call, nor one that a fault only waits for.
+#[test]
+fn a_test_that_missed_its_call_is_told() {
+    let fs = SimFs::new(1);
+    let file = create(&fs, "/f");
+    fs.fail_at(Aim::At("lock"), 2, Lasts::Once, Failure::EIO);
+    let missed = |labels: &[Label]| {
+        let failed = fs.failed();
+        std::panic::catch_unwind(|| assert_failed(&failed, labels)).is_err()
+    };
+    file.lock(0, 1, "lock").unwrap();
+    assert!(missed(&["lock"]) && !missed(&[]));
+    assert_eq!(file.lock(0, 1, "lock").unwrap_err().raw_os_error(), Some(5));
+    assert!(!missed(&["lock"]) && missed(&["lock", "create"]));
+    fs.crash(1);
+    fs.restart();
+    assert!(file.lock(0, 1, "lock").is_err(), "the handle is of another life");
+    assert_eq!(fs.count("lock"), 3);
+}
+
 #[test]
 fn a_planned_crash_comes_at_its_call_and_that_call_may_have_happened() {
     let mut outcomes = BTreeSet::new();
