@@ -102,8 +102,8 @@ impl Directory {
             Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(()),
             Err(error) => {
                 let text = format!(
-                    "{}: whether this directory is somebody else's is not known, since it cannot be read: {}; check the disk, and that the \
-                     user who runs the node may read and write there; then start it again",
+                    "{}: whether this directory is somebody else's is not known, since it cannot be read: {}; check \
+                     the disk, and that the user who runs the node may read and write there; then start it again",
                     self.path.display(),
                     in_words(&error)
                 );
@@ -246,7 +246,8 @@ impl Directory {
         let dir = self.log_dir();
         let failed = |what: &str, error: std::io::Error| {
             let text = format!(
-                "{}: {what}: {}; check the disk, and that the user who runs the node may read and write there; then start it again",
+                "{}: {what}: {}; check the disk, and that the user who runs the node may read and write there; then start it \
+                 again",
                 dir.display(),
                 in_words(&error)
             );

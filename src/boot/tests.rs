@@ -158,8 +158,8 @@ fn starts(a: &Directory, nowhere: &Identity, what: &str) {
     assert_eq!(opened.restored.last, GENESIS, "{what}");
 }
 
-/// What an interrupted founding left is cleared away by the next one, and power lost in any call of that, or a fault of it, leaves a
-/// directory that starts.
+/// What an interrupted founding left is cleared away by the next one, and power lost in any call of that, or a fault of it,
+/// leaves a directory that starts.
 #[test]
 fn a_crash_or_a_fault_in_any_call_of_a_founding_behind_another_leaves_a_directory_that_starts() {
     let calls = {

@@ -246,7 +246,8 @@ fn a_directory_that_cannot_be_written_to_is_named() {
     assert_failed(&failed, &["dir.lock", "db.dir", "dir.create"]);
 }
 
-/// What may be in it would be somebody else's. Such a look was passed over once: a node began in a directory that it had not seen.
+/// What may be in it would be somebody else's. Such a look was passed over once: a node began in a directory
+/// that it had not seen.
 #[test]
 fn a_directory_that_cannot_be_looked_into_is_not_taken_for_an_empty_one() {
     for lasts in [Lasts::Once, Lasts::ForGood] {

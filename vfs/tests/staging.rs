@@ -185,8 +185,8 @@ fn what_is_no_whole_page_of_the_database_is_refused() {
     assert!(names(&fs).is_empty());
 }
 
-/// The old generation is not touched, and the next attempt succeeds; without writing anything again after a lack of room. The same
-/// where an attempt goes on with half of the pages, which another one left.
+/// The old generation is not touched, and the next attempt succeeds; without writing anything again after a lack of room.
+/// The same where an attempt goes on with half of the pages, which another one left.
 /// Shows INV-30.
 #[test]
 fn a_failure_at_every_call_changes_nothing_else_and_the_next_attempt_succeeds() {
@@ -237,7 +237,8 @@ fn fail_every_call(state: &State, left: usize) -> BTreeSet<&'static str> {
     failed
 }
 
-/// Pages that an attempt before left and that cannot be read, or written once more, stay there: for the next one, whenever that works.
+/// Pages that an attempt before left and that cannot be read, or written once more, stay there: for the next one, whenever
+/// that works.
 #[test]
 fn what_an_attempt_before_left_and_cannot_be_taken_stays_until_it_can_be() {
     let state = State::new(70, 5, 30);
@@ -330,8 +331,8 @@ enum Then {
     IsNotEmptiedEither,
 }
 
-/// A sync fails, and before the part is removed the process dies, or it cannot be removed, nor emptied: the next attempt finds pages
-/// in the kernel's memory that are not on disk. Shows INV-30.
+/// A sync fails, and before the part is removed the process dies, or it cannot be removed, nor emptied: the next attempt finds
+/// pages in the kernel's memory that are not on disk. Shows INV-30.
 #[test]
 fn what_an_attempt_before_left_is_written_once_more_whatever_became_of_its_syncs() {
     let all = [Then::Dies, Then::IsNotRemoved, Then::IsNotEmptiedEither];

@@ -20,8 +20,8 @@
 //! which labels there were, so that a test can walk all of them.
 //!
 //! Deliberately absent: directories that are lost in a crash (a directory is durable when it is made), wrong data from
-//! an intact sector (tests that want rot use [`SimFs::edit`]), locks of files that keep somebody out (taking one is a call like
-//! others, which may fail), and time that passes by itself.
+//! an intact sector (tests that want rot use [`SimFs::edit`]), locks of files that keep somebody out (taking one is
+//! a call like others, which may fail), and time that passes by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -354,8 +354,8 @@ impl SimFs {
     }
 }
 
-/// Panics unless these labels are all among those of calls that a fault made fail ([`SimFs::failed`]), on one disk or several: a
-/// test that is to hold what comes of a failure says so at its end.
+/// Panics unless these labels are all among those of calls that a fault made fail ([`SimFs::failed`]), on one disk or
+/// several: a test that is to hold what comes of a failure says so at its end.
 #[track_caller]
 pub fn assert_failed(failed: &BTreeSet<Label>, labels: &[Label]) {
     let missed: Vec<_> = labels.iter().filter(|label| !failed.contains(*label)).collect();
