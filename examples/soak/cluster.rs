@@ -1,15 +1,16 @@
 //! Three node processes, as their parent has them: started, asked, killed.
 //!
 //! A process that is gone answers nothing more: whatever it was asked and had not answered is unknown. One that lives and
-//! does not answer within [`PATIENCE`] hangs, which is a finding of its own.
+//! does not answer within [`PATIENCE`] hangs, which is a finding of its own. So is one that ended and that nobody killed, however it
+//! ended: a crash in C and a system that is out of memory leave no word in its log.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,18 +31,28 @@ pub(crate) const NODES: [u64; 3] = [1, 2, 3];
 /// Who waits for which answer; `None` once the process is gone.
 type Waiting = Arc<Mutex<Option<HashMap<u64, Sender<Answer>>>>>;
 
+const SIGKILL: i32 = 9;
+
 pub(crate) struct Child {
     pub(crate) pid: u32,
-    process: Mutex<std::process::Child>,
+    process: Mutex<Process>,
     stdin: Mutex<std::process::ChildStdin>,
     waiting: Waiting,
     next: AtomicU64,
+}
+
+struct Process {
+    child: std::process::Child,
+    /// It ended because [`Child::kill`] killed it.
+    killed: bool,
 }
 
 pub(crate) struct Cluster {
     dir: PathBuf,
     addresses: Vec<String>,
     children: [Mutex<Option<Arc<Child>>>; 3],
+    /// Nodes that had ended by themselves before they were killed.
+    ended: Mutex<Vec<(u64, ExitStatus)>>,
     /// Who is thought to lead.
     leader: AtomicU64,
 }
@@ -57,7 +68,13 @@ impl Cluster {
         if addresses.len() < NODES.len() {
             return Err(io::Error::other(format!("no free ports from {from} on")));
         }
-        Ok(Cluster { dir: dir.to_path_buf(), addresses, children: Default::default(), leader: AtomicU64::new(1) })
+        Ok(Cluster {
+            dir: dir.to_path_buf(),
+            addresses,
+            children: Default::default(),
+            ended: Mutex::default(),
+            leader: AtomicU64::new(1),
+        })
     }
 
     /// The data directory of a node.
@@ -76,7 +93,8 @@ impl Cluster {
 
     pub(crate) fn start(&self, id: u64) -> io::Result<()> {
         let log = File::options().create(true).append(true).open(self.log(id))?;
-        let mut process = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        command
             .args(["--node", &id.to_string()])
             .arg(self.data(id))
             .args(&self.addresses)
@@ -84,35 +102,23 @@ impl Cluster {
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()?;
-        let (Some(stdin), Some(stdout)) = (process.stdin.take(), process.stdout.take()) else {
-            return Err(io::Error::other("the process has no pipes"));
-        };
-        let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
-        std::thread::spawn({
-            let waiting = waiting.clone();
-            move || {
-                listen(BufReader::new(stdout), &waiting);
-                // Whoever still waits hears that there will be no answer.
-                waiting.lock().take();
-            }
-        });
-        let child = Child {
-            pid: process.id(),
-            process: Mutex::new(process),
-            stdin: Mutex::new(stdin),
-            waiting,
-            next: AtomicU64::new(1),
-        };
-        *self.children[id as usize - 1].lock() = Some(Arc::new(child));
+            .stderr(log);
+        *self.children[id as usize - 1].lock() = Some(Arc::new(Child::start(&mut command)?));
         Ok(())
     }
 
     pub(crate) fn kill(&self, id: u64) {
         if let Some(child) = self.children[id as usize - 1].lock().take() {
             child.kill();
+            self.ended.lock().extend(child.ended_by_itself().map(|ended| (id, ended)));
         }
+    }
+
+    /// A process that ended and that nobody killed, if there was one at any time, in words.
+    pub(crate) fn ended_by_itself(&self) -> Option<String> {
+        let of = |id: u64| Some((id, self.child(id)?.ended_by_itself()?));
+        let (id, ended) = self.ended.lock().first().copied().or_else(|| NODES.into_iter().find_map(of))?;
+        Some(format!("node {id} ended by itself: {ended}"))
     }
 
     /// Who is thought to lead.
@@ -140,6 +146,30 @@ impl Cluster {
 }
 
 impl Child {
+    /// Starts a process with pipes for its standard input and output.
+    fn start(command: &mut Command) -> io::Result<Child> {
+        let mut child = command.spawn()?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::Error::other("the process has no pipes"));
+        };
+        let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
+        std::thread::spawn({
+            let waiting = waiting.clone();
+            move || {
+                listen(BufReader::new(stdout), &waiting);
+                // Whoever still waits hears that there will be no answer.
+                waiting.lock().take();
+            }
+        });
+        Ok(Child {
+            pid: child.id(),
+            process: Mutex::new(Process { child, killed: false }),
+            stdin: Mutex::new(stdin),
+            waiting,
+            next: AtomicU64::new(1),
+        })
+    }
+
     pub(crate) fn call(&self, job: &Job) -> Result<(u64, Value), Failure> {
         let gone = || Failure::new(Fate::NotCommitted, "the process is gone");
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -164,8 +194,18 @@ impl Child {
 
     fn kill(&self) {
         let mut process = self.process.lock();
-        let _ = process.kill();
-        let _ = process.wait();
+        if !process.killed && matches!(process.child.try_wait(), Ok(None)) {
+            let _ = process.child.kill();
+            // One that had begun to end in another way was not killed.
+            let ended = process.child.wait();
+            process.killed = ended.map_or(true, |status| status.signal() == Some(SIGKILL));
+        }
+    }
+
+    /// How it ended, if it has and [`Child::kill`] is not why.
+    fn ended_by_itself(&self) -> Option<ExitStatus> {
+        let mut process = self.process.lock();
+        if process.killed { None } else { process.child.try_wait().ok().flatten() }
     }
 }
 
@@ -192,5 +232,52 @@ fn listen(mut from: impl BufRead, waiting: &Waiting) {
             }
             Err(error) => eprintln!("soak: a line of a node is not understood: {error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::*;
+
+    /// A cluster of which one node is a process that does nothing, ended by a signal of ours, if any.
+    fn with_one(id: u64, signal: Option<Signal>) -> Cluster {
+        let cluster = Cluster::new(Path::new("nowhere")).unwrap();
+        let child = Child::start(Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped())).unwrap();
+        if let Some(signal) = signal {
+            kill_process(Pid::from_raw(child.pid as i32).unwrap(), signal).unwrap();
+            // Until it has ended; it stays there to be seen.
+            let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+            rustix::process::waitid(rustix::process::WaitId::Pid(Pid::from_raw(child.pid as i32).unwrap()), options)
+                .unwrap();
+        }
+        *cluster.children[id as usize - 1].lock() = Some(Arc::new(child));
+        cluster
+    }
+
+    /// Once only its log was looked at, where SIGSEGV, SIGBUS and a system without memory write nothing; the node was started again as
+    /// if it had been killed.
+    #[test]
+    fn a_node_that_ends_and_that_nobody_killed_is_a_finding() {
+        for (signal, text) in [(Signal::SEGV, "signal: 11"), (Signal::BUS, "signal: 7"), (Signal::KILL, "signal: 9")] {
+            let seen = with_one(2, Some(signal));
+            let what = seen.ended_by_itself().unwrap_or_default();
+            assert!(what.starts_with("node 2 ended by itself") && what.contains(text), "{what}");
+            // Nobody looked before it was drawn as a victim.
+            let late = with_one(3, Some(signal));
+            late.kill(3);
+            let what = late.ended_by_itself().unwrap_or_default();
+            assert!(what.starts_with("node 3 ended by itself") && what.contains(text), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_runs_or_was_killed_is_none() {
+        let cluster = with_one(1, None);
+        assert_eq!(cluster.ended_by_itself(), None);
+        let child = cluster.child(1).unwrap();
+        cluster.kill(1);
+        assert_eq!((cluster.ended_by_itself(), child.ended_by_itself()), (None, None));
     }
 }

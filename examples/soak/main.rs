@@ -13,9 +13,9 @@
 //! Every acknowledged transaction is checked when the same writer writes again, every read when it comes (`ledger.rs`). In
 //! the end all nodes run, and then: what was acknowledged is there, on each of them, and what was said to be not committed is
 //! not; their checksums are equal at one position; `integrity_check` is content; there is no alarm. No node may say that
-//! something is an error, ever. Memory and disk are
-//! judged by the rule in `watch.rs`. One line is printed for each minute. Exit code 0 only if nothing is wrong; else the
-//! nodes' directories and logs are kept, and it says where.
+//! something is an error, ever, and no process may end that was not killed. Memory and disk are judged by the rule in
+//! `watch.rs`. One line is printed for each minute. Exit code 0 only if nothing is wrong; else the nodes' directories and
+//! logs are kept, and it says where.
 //!
 //! A kill leaves the page cache alone: that something acknowledged was on *disk* is for the simulation to show.
 
@@ -117,7 +117,12 @@ fn soak_in(args: &Args, dir: &Path) -> Result<(), String> {
     if let Some(what) = soak.finding() {
         return Err(what);
     }
-    settle(&soak)?;
+    let settled = settle(&soak);
+    // It would explain whatever else is wrong.
+    if let Some(what) = soak.cluster.ended_by_itself() {
+        return Err(what);
+    }
+    settled?;
     for id in NODES {
         let of_node: Vec<Minute> = minutes.iter().map(|minute| minute[id as usize - 1]).collect();
         watch::judge(id, &of_node)?;
@@ -153,6 +158,9 @@ fn watch(soak: &Soak, minutes: u64) -> Vec<[Minute; 3]> {
         }
         if let Some(error) = logs.iter_mut().find_map(Log::next_error) {
             soak.found(format!("a node says: {error}"));
+        }
+        if let Some(what) = soak.cluster.ended_by_itself() {
+            soak.found(what);
         }
         if soak.last_commit.lock().elapsed() > PATIENCE {
             soak.found(format!("nothing was acknowledged for {PATIENCE:?}"));

@@ -1,11 +1,23 @@
-//! What every test has that lets writers run on processes while something is done to these: chance, writers, judgement.
+//! What every test has that lets writers run on processes while something is done to these: chance, writers, what the processes
+//! were doing, judgement.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::cluster::Cluster;
+use parking_lot::Mutex;
+
+use crate::harness::cluster::{Cluster, Watcher};
 use crate::harness::ledger::{Ledger, Verdict};
-use crate::harness::wire::Act;
+use crate::harness::wire::{Act, Told};
+
+pub(crate) const SIGKILL: i32 = 9;
+/// What a node notes of itself, in the order of the bytes (`src/bin/shoal/phases.rs`).
+pub(crate) const PHASES: [&str; 8] =
+    ["append", "sync", "apply", "publish", "recovery", "checkpoint", "compaction", "install"];
 
 /// A number from the environment.
 pub(crate) fn number(variable: &str, default: u64) -> u64 {
@@ -37,6 +49,109 @@ impl Dice {
     }
 }
 
+/// What was interrupted, and how often.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Buckets(pub(crate) BTreeMap<&'static str, u64>);
+
+impl Buckets {
+    /// Counts one interruption, of all that a node had noted; as `idle` if that was nothing.
+    pub(crate) fn count(&mut self, notes: &[u8]) {
+        let mut noted: Vec<_> =
+            PHASES.iter().zip(notes).filter(|(_, note)| **note == 1).map(|(phase, _)| *phase).collect();
+        if noted.is_empty() {
+            noted.push("idle");
+        }
+        noted.into_iter().for_each(|phase| *self.0.entry(phase).or_default() += 1);
+    }
+}
+
+/// What a node that runs is doing.
+pub(crate) struct Notes(std::fs::File);
+
+impl Notes {
+    pub(crate) fn of(cluster: &Cluster, id: u64) -> Notes {
+        Notes(std::fs::File::open(cluster.phases(id).unwrap()).unwrap())
+    }
+
+    pub(crate) fn now(&self) -> [u8; PHASES.len()] {
+        let mut notes = [0; PHASES.len()];
+        // Before a node has noted anything there is nothing to read.
+        let _ = self.0.read_at(&mut notes, 0).unwrap();
+        notes
+    }
+
+    /// Looks until the node is in that phase; whether it came to that.
+    pub(crate) fn wait_for(&self, phase: &str, patience: Duration) -> bool {
+        let at = PHASES.iter().position(|name| *name == phase).unwrap();
+        let until = Instant::now() + patience;
+        while self.now()[at] == 0 {
+            if Instant::now() > until {
+                return false;
+            }
+            // A file call with a sync in it takes many times that.
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        true
+    }
+}
+
+/// What nobody may hear or see of a node to which nothing was done that explains it.
+#[derive(Default)]
+pub(crate) struct Troubles {
+    told: Mutex<Vec<String>>,
+    /// Nodes whose disks are harmed: these may say so.
+    harmed: Mutex<Vec<u64>>,
+    /// Nodes are told to kill themselves.
+    self_killers: bool,
+}
+
+impl Troubles {
+    /// Where nodes are told to kill themselves.
+    pub(crate) fn with_self_killers() -> Troubles {
+        Troubles { self_killers: true, ..Troubles::default() }
+    }
+
+    /// Notes what nodes tell. A disk that does not answer for a while is the affair of a busy machine.
+    pub(crate) fn watcher(self: &Arc<Troubles>) -> Watcher {
+        let troubles = Arc::clone(self);
+        Arc::new(move |id, told| match told {
+            Told::Trouble { text } if !text.contains("has not answered") => {
+                if !(text.starts_with("DiskTrouble") && troubles.harmed.lock().contains(&id)) {
+                    troubles.told.lock().push(format!("node {id}: {text}"));
+                }
+            }
+            _ => {}
+        })
+    }
+
+    /// From now on the node may say that its disk does not work.
+    pub(crate) fn harm(&self, id: u64) {
+        self.harmed.lock().push(id);
+    }
+
+    /// Its disk works, and everything that it said before has been heard: it was killed.
+    pub(crate) fn mend(&self, id: u64) {
+        self.harmed.lock().retain(|harmed| *harmed != id);
+    }
+
+    /// What there was until now: what nodes told, processes that ended by themselves, panics.
+    pub(crate) fn all(&self, cluster: &Cluster) -> Vec<String> {
+        let mut all = self.told.lock().clone();
+        for (id, ended) in cluster.ended_by_themselves() {
+            if !self.self_killers || ended.signal() != Some(SIGKILL) {
+                all.push(format!("node {id} ended by itself: {ended}"));
+            }
+        }
+        for id in cluster.ids() {
+            let log = std::fs::read_to_string(cluster.log(id)).unwrap_or_default();
+            all.extend(
+                log.lines().filter(|line| line.contains("panicked at")).map(|line| format!("node {id}: {line}")),
+            );
+        }
+        all
+    }
+}
+
 /// Switches for the writers.
 #[derive(Default)]
 pub(crate) struct Writers {
@@ -55,8 +170,9 @@ pub(crate) fn write(cluster: &Cluster, ledger: &Ledger, writers: &Writers, write
 }
 
 /// Nobody does anything to the nodes any more: what was acknowledged is found on each, what was not committed on none,
-/// all have the same content, and nobody ever found a copy damaged. Panics otherwise. What the ledger says of the last node.
-pub(crate) fn judge(cluster: &Cluster, ledger: &Ledger, patience: Duration) -> Verdict {
+/// all have the same content, nobody ever found a copy damaged, and there was no trouble. Panics otherwise. What the ledger says
+/// of the last node.
+pub(crate) fn judge(cluster: &Cluster, ledger: &Ledger, troubles: &Troubles, patience: Duration) -> Verdict {
     let fail = |text: String| -> ! { panic!("{text}\n{}", logs(cluster)) };
     // An entry of the last term: whatever came before it is decided.
     let until = Instant::now() + patience;
@@ -64,6 +180,10 @@ pub(crate) fn judge(cluster: &Cluster, ledger: &Ledger, patience: Duration) -> V
         if Instant::now() > until {
             fail(format!("nothing can be written any more: {failure:?}"));
         }
+    }
+    let troubles = troubles.all(cluster);
+    if !troubles.is_empty() {
+        fail(format!("there was trouble: {troubles:?}"));
     }
     let damage = cluster.damage();
     if !damage.is_empty() {

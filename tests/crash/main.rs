@@ -1,5 +1,6 @@
 //! Nodes as processes that are killed.
 
+#[allow(dead_code, reason = "shared with the power tests, which use the rest")]
 mod common;
 mod kills;
 mod steps;

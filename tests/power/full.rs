@@ -79,7 +79,9 @@ fn full_disks_lose_nothing_and_all_go_on_when_there_is_room() {
         Ok(disks) => disks,
         Err(why) => return skip("full disks", &why),
     };
-    let (cluster, ledger) = (cluster(dir.path(), program(), Vec::new()), Ledger::default());
+    let (cluster, troubles) = cluster(dir.path(), program(), Vec::new(), true);
+    let ledger = Ledger::default();
+    cluster.ids().for_each(|id| troubles.harm(id));
     cluster.ids().for_each(|id| cluster.start(id, None).unwrap());
     // Each row brings its own weight: the log needs new files all the time.
     let weight = "weight BLOB DEFAULT (randomblob(100000))";
@@ -100,7 +102,7 @@ fn full_disks_lose_nothing_and_all_go_on_when_there_is_room() {
         cluster.ids().for_each(|id| wait_for_room(&cluster, id));
         assert_that_it_goes_on(&cluster, &ledger, "after all disks were full");
     });
-    let verdict = judge(&cluster, &ledger, PATIENCE);
+    let verdict = judge(&cluster, &ledger, &troubles, PATIENCE);
     eprintln!("full disks: {} acknowledged, all found", verdict.acknowledged);
     drop(cluster);
 }
@@ -114,7 +116,9 @@ fn a_large_restore_that_fills_all_disks_makes_room_again_by_itself() {
         Ok(disks) => disks,
         Err(why) => return skip("a large transaction on small disks", &why),
     };
-    let (cluster, ledger) = (cluster(dir.path(), program(), Vec::new()), Ledger::default());
+    let (cluster, troubles) = cluster(dir.path(), program(), Vec::new(), false);
+    let ledger = Ledger::default();
+    cluster.ids().for_each(|id| troubles.harm(id));
     found(&cluster);
     let free = |disk: &Disk| {
         let room = rustix::fs::statvfs(disk.mount()).unwrap();
@@ -133,7 +137,7 @@ fn a_large_restore_that_fills_all_disks_makes_room_again_by_itself() {
     }
     cluster.ids().for_each(|id| wait_for_room(&cluster, id));
     assert_that_it_goes_on(&cluster, &ledger, "after a transaction that was too large for all disks");
-    judge(&cluster, &ledger, PATIENCE);
+    judge(&cluster, &ledger, &troubles, PATIENCE);
 }
 
 #[test]

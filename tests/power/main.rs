@@ -28,6 +28,7 @@ mod full;
 mod nets;
 mod stops;
 
+#[allow(dead_code, reason = "shared with the kills, which use the rest")]
 #[path = "../crash/common.rs"]
 mod common;
 
@@ -44,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::common::{Dice, Writers, write};
+use crate::common::{Dice, Troubles, Writers, write};
 use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::ledger::Ledger;
 
@@ -102,18 +103,20 @@ impl Turns {
     }
 }
 
-/// A cluster below `dir`, not started.
-pub(crate) fn cluster(dir: &Path, program: PathBuf, hosts: Vec<String>) -> Cluster {
+/// A cluster below `dir`, not started, and what troubles it. With the `small` limits checkpoints, compactions and snapshots go on all
+/// the time, and the nodes note what they are doing, each in a file beside its disk.
+pub(crate) fn cluster(dir: &Path, program: PathBuf, hosts: Vec<String>, small: bool) -> (Cluster, Arc<Troubles>) {
     let plan = Plan {
         program,
         dir: dir.to_path_buf(),
         nodes: 3,
         heartbeat: Duration::from_millis(30),
         election_timeout: Duration::from_millis(150),
-        phases: false,
+        phases: small,
         hosts,
     };
-    Cluster::new(&plan, Arc::new(|_, _| {})).unwrap()
+    let troubles = Arc::<Troubles>::default();
+    (Cluster::new(&plan, troubles.watcher()).unwrap(), troubles)
 }
 
 pub(crate) fn program() -> PathBuf {

@@ -83,7 +83,8 @@ fn partitions_lose_nothing_and_a_majority_goes_on() {
     };
     let (rounds, seed) = (number("SHOAL_ROUNDS", 6), number("SHOAL_SEED", 1));
     let hosts = (1..=3).map(|id| format!("10.90.0.{id}:4000")).collect();
-    let (cluster, ledger) = (cluster(dir.path(), net.launcher(dir.path()), hosts), Ledger::default());
+    let (cluster, troubles) = cluster(dir.path(), net.launcher(dir.path()), hosts, true);
+    let ledger = Ledger::default();
     let (mut dice, mut turns) = (Dice(seed), Turns::of(3));
     found(&cluster);
     among_writers(&cluster, &ledger, || {
@@ -115,7 +116,7 @@ fn partitions_lose_nothing_and_a_majority_goes_on() {
             }
         }
     });
-    let verdict = judge(&cluster, &ledger, PATIENCE);
+    let verdict = judge(&cluster, &ledger, &troubles, PATIENCE);
     let kinds = turns.taken();
     eprintln!(
         "{rounds} partitions, seed {seed}: {} acknowledged, all found; {kinds:?} of each kind",

@@ -20,7 +20,8 @@ fn a_leader_that_stands_still_is_replaced_comes_back_and_loses_nothing() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let (rounds, seed) = (number("SHOAL_ROUNDS", 10), number("SHOAL_SEED", 1));
-    let (cluster, ledger) = (cluster(dir.path(), program(), Vec::new()), Ledger::default());
+    let (cluster, troubles) = cluster(dir.path(), program(), Vec::new(), true);
+    let ledger = Ledger::default();
     let (mut dice, mut turns, mut replaced) = (Dice(seed), Turns::of(4), 0);
     found(&cluster);
     among_writers(&cluster, &ledger, || {
@@ -60,7 +61,7 @@ fn a_leader_that_stands_still_is_replaced_comes_back_and_loses_nothing() {
             }
         }
     });
-    let verdict = judge(&cluster, &ledger, PATIENCE);
+    let verdict = judge(&cluster, &ledger, &troubles, PATIENCE);
     assert!(replaced > 0, "no leader was replaced: more rounds");
     let (kinds, found) = (turns.taken(), verdict.acknowledged);
     eprintln!(

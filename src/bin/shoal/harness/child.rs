@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::wire::{Act, Answer, Failure, Fate, Line, Request, Told};
+
+const SIGKILL: i32 = 9;
 
 /// How a worker is started.
 #[derive(Clone, Debug)]
@@ -64,18 +66,24 @@ type Waiting = Arc<Mutex<Option<HashMap<u64, Sender<Answer>>>>>;
 
 /// A running worker. Dropping it kills it.
 pub(crate) struct Child {
-    process: Mutex<std::process::Child>,
+    process: Mutex<Process>,
     stdin: Mutex<std::process::ChildStdin>,
     waiting: Waiting,
     next: AtomicU64,
     gone: Receiver<()>,
 }
 
+struct Process {
+    child: std::process::Child,
+    /// It ended because [`Child::kill`] killed it.
+    killed: bool,
+}
+
 impl Child {
     /// Starts a worker; `told` is called by a thread of its own with what the worker tells.
     pub(crate) fn start(launch: &Launch, told: impl Fn(Told) + Send + 'static) -> io::Result<Child> {
-        let mut process = launch.command()?.spawn()?;
-        let (Some(stdin), Some(stdout)) = (process.stdin.take(), process.stdout.take()) else {
+        let mut child = launch.command()?.spawn()?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::Error::other("the worker has no pipes"));
         };
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
@@ -89,7 +97,8 @@ impl Child {
                 drop(end);
             }
         })?;
-        Ok(Child { process: Mutex::new(process), stdin: Mutex::new(stdin), waiting, next: AtomicU64::new(1), gone })
+        let process = Mutex::new(Process { child, killed: false });
+        Ok(Child { process, stdin: Mutex::new(stdin), waiting, next: AtomicU64::new(1), gone })
     }
 
     /// Asks and waits. No answer is `Unknown`; a request that never left is `NotSent`.
@@ -117,14 +126,18 @@ impl Child {
 
     /// For signals other than SIGKILL. Valid until [`Child::kill`].
     pub(crate) fn pid(&self) -> u32 {
-        self.process.lock().id()
+        self.process.lock().child.id()
     }
 
     /// SIGKILL. Returns when the process is gone and everything it said has been read.
     pub(crate) fn kill(&self) {
         let mut process = self.process.lock();
-        let _ = process.kill();
-        let _ = process.wait();
+        if !process.killed && matches!(process.child.try_wait(), Ok(None)) {
+            let _ = process.child.kill();
+            // One that had begun to end in another way was not killed.
+            let ended = process.child.wait();
+            process.killed = ended.map_or(true, |status| status.signal() == Some(SIGKILL));
+        }
         let _ = self.gone.recv();
     }
 
@@ -132,14 +145,20 @@ impl Child {
     pub(crate) fn wait_gone(&self, limit: Duration) -> bool {
         let gone = matches!(self.gone.recv_timeout(limit), Err(RecvTimeoutError::Disconnected));
         if gone {
-            let _ = self.process.lock().wait();
+            let _ = self.process.lock().child.wait();
         }
         gone
     }
 
     /// How it ended, if it has.
     pub(crate) fn status(&self) -> Option<ExitStatus> {
-        self.process.lock().try_wait().ok().flatten()
+        self.process.lock().child.try_wait().ok().flatten()
+    }
+
+    /// How it ended, if it has and [`Child::kill`] is not why: also a SIGKILL of itself, or of a system that is out of memory.
+    pub(crate) fn ended_by_itself(&self) -> Option<ExitStatus> {
+        let mut process = self.process.lock();
+        if process.killed { None } else { process.child.try_wait().ok().flatten() }
     }
 
     pub(crate) fn is_gone(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ pub(crate) struct Plan {
     pub(crate) nodes: u64,
     pub(crate) heartbeat: Duration,
     pub(crate) election_timeout: Duration,
+    /// Each node notes what it is doing, and has small limits, so that there is always something to be noted (`worker.rs`).
     pub(crate) phases: bool,
     /// Where each node listens, if not all on loopback: then `program` puts each of them where its address is.
     pub(crate) hosts: Vec<String>,
@@ -53,6 +55,8 @@ pub(crate) struct Cluster {
     launches: Vec<Launch>,
     children: Vec<Mutex<Option<Arc<Child>>>>,
     known: Arc<(Mutex<Known>, Condvar)>,
+    /// Nodes that ended by themselves and were started again.
+    ended: Mutex<Vec<(u64, ExitStatus)>>,
     watcher: Watcher,
 }
 
@@ -102,6 +106,7 @@ impl Cluster {
             launches: (1..=plan.nodes).zip(&addresses).map(launch).collect(),
             children: (1..=plan.nodes).map(|_| Mutex::new(None)).collect(),
             known: Arc::default(),
+            ended: Mutex::default(),
             watcher,
         })
     }
@@ -137,8 +142,18 @@ impl Cluster {
             on_told(&known, id, &told);
             watcher(id, told);
         })?;
-        *self.children[id as usize - 1].lock() = Some(Arc::new(child));
+        let before = self.children[id as usize - 1].lock().replace(Arc::new(child));
+        if let Some(ended) = before.and_then(|child| child.ended_by_itself()) {
+            self.ended.lock().push((id, ended));
+        }
         Ok(())
+    }
+
+    /// Every end of a process that [`Cluster::kill`] did not bring about.
+    pub(crate) fn ended_by_themselves(&self) -> Vec<(u64, ExitStatus)> {
+        let mut all = self.ended.lock().clone();
+        all.extend(self.ids().filter_map(|id| Some((id, self.child(id)?.ended_by_itself()?))));
+        all
     }
 
     /// Kills a node with SIGKILL.
