@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -101,8 +102,17 @@ pub(crate) struct Troubles {
     told: Mutex<Vec<String>>,
     /// Nodes whose disks are harmed: these may say so.
     harmed: Mutex<Vec<u64>>,
+    /// Nodes that could not start without one.
+    could_not_start: Mutex<Vec<u64>>,
     /// Nodes are told to kill themselves.
     self_killers: bool,
+}
+
+/// A worker's exit code then. That of a panic is another one.
+const COULD_NOT_START: i32 = 1;
+
+fn ended(cluster: &Cluster, id: u64) -> Option<ExitStatus> {
+    cluster.child(id)?.ended_by_itself()
 }
 
 impl Troubles {
@@ -124,21 +134,31 @@ impl Troubles {
         })
     }
 
-    /// From now on the node may say that its disk does not work.
-    pub(crate) fn harm(&self, id: u64) {
+    /// From now on the node may say that its disk does not work, and one that is just starting may end because of it.
+    pub(crate) fn harm(&self, cluster: &Cluster, id: u64) {
+        if let Some(ended) = ended(cluster, id) {
+            self.told.lock().push(format!("node {id} had ended before its disk was harmed: {ended}"));
+        }
         self.harmed.lock().push(id);
     }
 
-    /// Its disk works, and everything that it said before has been heard: it was killed.
-    pub(crate) fn mend(&self, id: u64) {
+    /// The node is gone, so that everything that it said has been heard; its disk works again.
+    pub(crate) fn mend(&self, cluster: &Cluster, id: u64) {
         self.harmed.lock().retain(|harmed| *harmed != id);
+        if ended(cluster, id).is_some_and(|ended| ended.code() == Some(COULD_NOT_START)) {
+            self.could_not_start.lock().push(id);
+        }
     }
 
     /// What there was until now: what nodes told, processes that ended by themselves, panics.
     pub(crate) fn all(&self, cluster: &Cluster) -> Vec<String> {
         let mut all = self.told.lock().clone();
+        let mut could_not_start = self.could_not_start.lock().clone();
         for (id, ended) in cluster.ended_by_themselves() {
-            if !self.self_killers || ended.signal() != Some(SIGKILL) {
+            let excuse = could_not_start.iter().position(|excused| *excused == id);
+            if let (Some(excuse), Some(COULD_NOT_START)) = (excuse, ended.code()) {
+                could_not_start.swap_remove(excuse);
+            } else if !self.self_killers || ended.signal() != Some(SIGKILL) {
                 all.push(format!("node {id} ended by itself: {ended}"));
             }
         }

@@ -328,15 +328,32 @@ fn what_nobody_did_to_a_node_is_trouble() {
     let tell = troubles.watcher();
     tell(1, Told::Trouble { text: "DiskTrouble { .. }".to_string() });
     assert_eq!(counts(), [1, 3]);
-    troubles.harm(1);
+    troubles.harm(&cluster, 1);
     tell(1, Told::Trouble { text: "DiskTrouble { .. }".to_string() });
     assert_eq!(counts(), [1, 3], "its disk is harmed");
     tell(2, Told::Trouble { text: "DiskTrouble { .. }".to_string() });
     tell(1, Told::Trouble { text: "Removed { .. }".to_string() });
-    troubles.mend(1);
+    cluster.kill(1);
+    troubles.mend(&cluster, 1);
     tell(1, Told::Trouble { text: "DiskTrouble { .. }".to_string() });
     assert_eq!(counts(), [1, 6]);
+    // A start that finds no directory ends with an error: allowed where the disk is harmed, and only once for each time.
+    cluster.kill(2);
+    std::fs::remove_dir_all(dir.path().join("node-2")).unwrap();
+    std::fs::write(dir.path().join("node-2"), "").unwrap();
+    let fails = || {
+        cluster.start(2, None).unwrap();
+        assert!(cluster.child(2).unwrap().wait_gone(PATIENCE));
+    };
+    troubles.harm(&cluster, 2);
+    fails();
+    troubles.mend(&cluster, 2);
+    assert_eq!(counts(), [2, 6]);
+    fails();
+    assert_eq!(counts(), [3, 7]);
+    troubles.harm(&cluster, 2);
+    assert_eq!(counts(), [3, 8], "it had ended before");
     let mut log = std::fs::File::options().append(true).open(cluster.log(1)).unwrap();
     log.write_all(b"thread 'engine' panicked at somewhere\n").unwrap();
-    assert_eq!(counts(), [2, 7]);
+    assert_eq!(counts(), [4, 9]);
 }

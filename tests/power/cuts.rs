@@ -3,7 +3,8 @@
 //!
 //! The machines that lose it lose it at once: all disks are cut before the first process is killed, and all processes are gone
 //! before the first one comes back. Some live on for a while, without a disk: they must not acknowledge anything. They may say that
-//! the disk does not work, and nothing else; a process that ends before it is killed is a failure (`Troubles`).
+//! the disk does not work, and nothing else, and one that is just starting ends with an error; any other process that ends before it
+//! is killed is a failure (`Troubles`).
 //!
 //! What a node was doing, it had noted elsewhere; what it was doing when its power went is counted.
 
@@ -31,7 +32,7 @@ struct Machines<'a> {
 impl Machines<'_> {
     fn cut(&mut self, ids: &[u64], dice: &mut Dice) {
         let notes: Vec<Notes> = ids.iter().map(|id| Notes::of(self.cluster, *id)).collect();
-        ids.iter().for_each(|id| self.troubles.harm(*id));
+        ids.iter().for_each(|id| self.troubles.harm(self.cluster, *id));
         for (id, notes) in ids.iter().zip(notes) {
             let was = notes.now();
             self.disks[*id as usize - 1].cut();
@@ -46,7 +47,7 @@ impl Machines<'_> {
     fn bring_back(&self, ids: &[u64]) {
         ids.iter().for_each(|id| self.disks[*id as usize - 1].power_on());
         for id in ids {
-            self.troubles.mend(*id);
+            self.troubles.mend(self.cluster, *id);
             self.cluster.start(*id, None).unwrap();
         }
     }

@@ -81,7 +81,7 @@ fn full_disks_lose_nothing_and_all_go_on_when_there_is_room() {
     };
     let (cluster, troubles) = cluster(dir.path(), program(), Vec::new(), true);
     let ledger = Ledger::default();
-    cluster.ids().for_each(|id| troubles.harm(id));
+    cluster.ids().for_each(|id| troubles.harm(&cluster, id));
     cluster.ids().for_each(|id| cluster.start(id, None).unwrap());
     // Each row brings its own weight: the log needs new files all the time.
     let weight = "weight BLOB DEFAULT (randomblob(100000))";
@@ -118,7 +118,7 @@ fn a_large_restore_that_fills_all_disks_makes_room_again_by_itself() {
     };
     let (cluster, troubles) = cluster(dir.path(), program(), Vec::new(), false);
     let ledger = Ledger::default();
-    cluster.ids().for_each(|id| troubles.harm(id));
+    cluster.ids().for_each(|id| troubles.harm(&cluster, id));
     found(&cluster);
     let free = |disk: &Disk| {
         let room = rustix::fs::statvfs(disk.mount()).unwrap();

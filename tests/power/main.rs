@@ -50,6 +50,8 @@ use crate::harness::cluster::{Cluster, Plan};
 use crate::harness::ledger::Ledger;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Of a node that hears no leader; drawn anew each time, up to twice that.
+pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(150);
 const WRITERS: u64 = 4;
 
 /// One test at a time: each has a cluster and writers that use the whole machine.
@@ -111,7 +113,7 @@ pub(crate) fn cluster(dir: &Path, program: PathBuf, hosts: Vec<String>, small: b
         dir: dir.to_path_buf(),
         nodes: 3,
         heartbeat: Duration::from_millis(30),
-        election_timeout: Duration::from_millis(150),
+        election_timeout: ELECTION_TIMEOUT,
         phases: small,
         hosts,
     };
