@@ -23,9 +23,10 @@ use shoaldb::types::{
 use shoaldb_fuzz::{Op, Start, Step, Twist};
 use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
 use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
-use shoaldb_vfs::wal::checksum::Checksum;
+use shoaldb_vfs::wal::checksum::{ByteOrder, Checksum};
 use shoaldb_vfs::wal::frame::seal;
 use shoaldb_vfs::wal::header::WalHeader;
+use shoaldb_vfs::wal::index::IndexHeader;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// By target and name.
@@ -243,6 +244,29 @@ fn values(all: &mut Seeds) -> Catalogue {
     all.save("wal", "refused-frame", Some(1), &[&zeroed(&frame, 16)[..], &image[..]].concat());
     all.save("wal", "file", Some(2), &[0, 0, 20, 1, 32, 0, 8, 2, 56, 0, 171, 3, 100, 0, 0, 8, 0, 4, 9, 5]);
     all.save("wal", "index", Some(3), &[0, 64, 1, 0, 136, 0, 1, 0, 254, 66, 2, 0, 140, 0, 255, 255]);
+    let header = IndexHeader {
+        change_counter: 7,
+        order: ByteOrder::NATIVE,
+        page_size: Some(size),
+        max_frame: 5,
+        page_count: PageCount(9),
+        frame_checksum: Checksum(1, 2),
+        salts: [11, 22],
+    };
+    // As edits: offset (2), two bytes.
+    let edits = |bytes: &[u8]| {
+        let (pairs, _) = bytes.as_chunks::<2>();
+        (0u16..).step_by(2).zip(pairs).flat_map(|(at, pair)| [at.to_le_bytes(), *pair].concat()).collect::<Vec<u8>>()
+    };
+    // With what a mend makes of it left out: its checksum, and the other copy.
+    all.save("wal", "index-header-mended", Some(131), &edits(&header.encode()[..40]));
+    let no_size = IndexHeader { page_size: None, max_frame: 0, ..header };
+    all.save("wal", "index-header-empty-mended", Some(131), &edits(&no_size.encode()[..40]));
+    let largest = IndexHeader { page_size: PageSize::new(65536), max_frame: u32::MAX, ..header };
+    all.save("wal", "index-header-large-mended", Some(131), &edits(&largest.encode()[..40]));
+    let mut odd = header.encode();
+    odd[14] = 3;
+    all.save("wal", "refused-index-page-size-mended", Some(131), &edits(&odd[..40]));
 
     let registry = registry::encode(&catalogue, &[(DatabaseId(2), 3)].into(), Aftermath::default());
     all.save("files", "registry", Some(3), &registry);

@@ -100,15 +100,20 @@ fn content(page: PageNo, version: u8) -> Vec<u8> {
     vec![page.get() as u8 ^ version; SIZE.len()]
 }
 
-/// A database of four pages at position 9, once checkpointed from position 4. The disk as it is just before the position
-/// record of that checkpoint is written, or behind it.
-fn database(in_the_middle: bool) -> SimFs {
+/// A new database, at position 4.
+fn created() -> (SimFs, DatabaseFiles) {
     let fs = SimFs::new(1);
     fs.create_dir_all(Path::new(DIR), "fuzz.dir").expect("a simulated folder");
     let geometry = Geometry { page_size: SIZE, auto_vacuum: AutoVacuum::None };
     let door: Arc<dyn Fs> = Arc::new(fs.clone());
-    let mut files =
-        DatabaseFiles::create(door, Path::new(DIR), OWNER, geometry, Position(4)).expect("files of a database");
+    let files = DatabaseFiles::create(door, Path::new(DIR), OWNER, geometry, Position(4)).expect("files of a database");
+    (fs, files)
+}
+
+/// A database of four pages at position 9, once checkpointed from position 4. The disk as it is just before the position
+/// record of that checkpoint is written, or behind it.
+fn database(in_the_middle: bool) -> SimFs {
+    let (fs, mut files) = created();
     let pages: Vec<PageNo> = (1..=4).map(|number| PageNo::new(number).expect("not 0")).collect();
     let pages: Vec<_> = pages.into_iter().map(|page| (page, PageHash::of(page, &content(page, 1)))).collect();
     let checksum = PageHash(pages.iter().fold(0, |sum, (_, hash)| sum ^ hash.0));
@@ -123,6 +128,19 @@ fn database(in_the_middle: bool) -> SimFs {
     });
     fs.clear_faults();
     fs
+}
+
+/// The files as they are at a position, 4 or 9, of which nobody touched any.
+fn written(position: Position) -> SimFs {
+    if position == Position(9) { database(false) } else { created().0 }
+}
+
+/// The main file, as long as a database of so many pages is.
+fn main_file(fs: &SimFs, size: PageCount) -> Vec<u8> {
+    let [main, ..] = files::names(OWNER.database, OWNER.generation);
+    let mut bytes = fs.peek(&Path::new(DIR).join(main)).expect("a database has a main file");
+    bytes.resize(size.0 as usize * SIZE.len(), 0);
+    bytes
 }
 
 /// The bytes of a good file, as a seed: 0 main file, 1 map, 2 double-write.
@@ -141,16 +159,26 @@ fn whole(script: &[u8]) -> bool {
             crate::edit_bytes(bytes, edit);
         });
     }
-    let door: Arc<dyn Fs> = Arc::new(fs);
+    let door: Arc<dyn Fs> = Arc::new(fs.clone());
     let Ok(opened) = DatabaseFiles::open(door.clone(), Path::new(DIR), OWNER) else { return false };
     let at = opened.at();
     // Only what was once written: an edit of a record is found by its hash.
     assert!([4, 9].contains(&at.position.0), "opened at {at:?}, which nobody wrote");
-    // Rot in a page is told, not served; everything else is what its hash says.
-    let rotten = opened.verify(PageNo::FIRST, at.size.0);
+    // Rot in a page is told, not served, and so are pages of two positions: what nothing is told of is what was written.
+    let (rotten, fit) = (opened.verify(PageNo::FIRST, at.size.0), opened.books_fit());
     drop(opened);
+    if matches!((&rotten, &fit), (Ok(None), Ok(true))) {
+        assert_eq!(
+            main_file(&fs, at.size),
+            main_file(&written(at.position), at.size),
+            "at {at:?} and told to be whole"
+        );
+    } else {
+        assert!(edits.len() >= 5, "{rotten:?}, {fit:?}: told of what nobody touched");
+    }
     let again = DatabaseFiles::open(door, Path::new(DIR), OWNER).expect("what opened opens again");
     assert_eq!(again.at(), at);
     assert_eq!(again.verify(PageNo::FIRST, at.size.0).ok(), rotten.ok());
+    assert_eq!(again.books_fit().ok(), fit.ok());
     true
 }

@@ -4,6 +4,7 @@ use shoaldb::fuzzed::Kind;
 use shoaldb_vfs::page::PageCount;
 use shoaldb_vfs::wal::checksum::{ByteOrder, Checksum};
 use shoaldb_vfs::wal::frame::{FrameHeader, seal};
+use shoaldb_vfs::wal::index::INDEX_HEADER_BYTES;
 use xxhash_rust::xxh3::xxh3_128;
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
@@ -95,6 +96,15 @@ pub(crate) fn wal_frame(bytes: &mut Vec<u8>) {
     let (header, image) = bytes.split_at_mut(24);
     let (sealed, _) = seal(page, commit_size.filter(|size| *size != PageCount(0)), image, salts, Checksum::default());
     header.copy_from_slice(&sealed);
+}
+
+/// The two copies of a wal-index header: the sum of copy `[0]`, and then the other one like it.
+pub(crate) fn index_header(region: &mut [u8]) {
+    let (first, rest) = region.split_at_mut(INDEX_HEADER_BYTES);
+    let Checksum(s0, s1) = Checksum::default().update(&first[..40], ByteOrder::NATIVE);
+    put(first, 40, &s0.to_ne_bytes());
+    put(first, 44, &s1.to_ne_bytes());
+    put(rest, 0, first);
 }
 
 /// Drawn from cluster and number, as `log/record.rs` has it.

@@ -1,5 +1,5 @@
-//! Every target over its seeds, and over what is near them: each prefix and each flipped bit. No fuzzer is needed, so
-//! this runs on plain stable.
+//! Every target over its seeds, and over a sample of what is near them: prefixes, and one flipped bit of a byte, at every place of a
+//! small seed and at places spread over a large one. No fuzzer is needed, so this runs on plain stable.
 
 #[allow(dead_code, reason = "it is a program, too")]
 #[path = "../examples/make_seeds.rs"]
