@@ -35,30 +35,32 @@ planted seeds="1..151":
 assert *args:
     LIBSQLITE3_FLAGS="-DSQLITE_DEBUG -DSQLITE_ENABLE_EXPENSIVE_ASSERT" CARGO_TARGET_DIR=target/assert cargo test -p shoaldb-vfs {{args}}
 
-# Licences, sources and known advisories of all dependencies (needs cargo-deny).
+# Known advisories, licences, sources and banned crates among all dependencies (needs cargo-deny, and the network for the advisories).
 deny:
-    cargo deny check bans licenses sources
+    cargo deny check advisories bans licenses sources
 
-# All of sqllogictest through three nodes (SHOAL_TESTDATA names the folder with it), and rusqlite's own tests on our VFS.
+# All of sqllogictest through three nodes (SHOAL_TESTDATA: see tests/conformance/main.rs), and rusqlite's own tests on our VFS.
 conformance:
     SHOAL_CONFORMANCE=all cargo test --test conformance -- --nocapture
     tests/conformance/rusqlite.sh
 
-# Power cuts, full disks, stopped processes and partitions, for longer (as root: loop devices and network namespaces).
+# Power cuts, stopped processes and partitions for longer, and full disks once (as root: loop devices and network namespaces).
 power rounds="200" seed="1":
     SHOAL_POWER=required SHOAL_ROUNDS={{rounds}} SHOAL_SEED={{seed}} cargo test --test power -- --nocapture
 
-# Each fuzz target for a minute, with AddressSanitizer, on the stable toolchain (needs cargo-fuzz).
+# Each fuzz target for a minute, also after one that crashed, with AddressSanitizer, on the stable toolchain (needs cargo-fuzz).
 fuzz seconds="60":
     #!/usr/bin/env bash
     set -euo pipefail
     cd fuzz
+    crashed=()
     for target in entry wire messages log files disk wal sql cluster; do
         mkdir -p "corpus/$target"
         dict=(); if [ -f "dicts/$target.dict" ]; then dict=("-dict=dicts/$target.dict"); fi
         RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . "$target" "corpus/$target" "seeds/$target" -- \
-            -max_total_time={{seconds}} "${dict[@]}"
+            -max_total_time={{seconds}} "${dict[@]}" || crashed+=("$target")
     done
+    if [ "${#crashed[@]}" -gt 0 ]; then echo "not passed: ${crashed[*]}" >&2; exit 1; fi
 
 # Every fuzz target once over its seeds, without a fuzzer: builds and runs on plain stable.
 fuzz-seeds:

@@ -27,6 +27,7 @@ struct Machines<'a> {
     troubles: &'a Troubles,
     disks: &'a [Disk],
     cuts: Buckets,
+    round: u64,
 }
 
 impl Machines<'_> {
@@ -53,17 +54,23 @@ impl Machines<'_> {
     }
 
     fn wait_ready(&self) {
-        assert!(self.cluster.wait_ready(&[1, 2, 3], PATIENCE), "not all nodes came back: {:?}", self.wrong());
+        let until = Instant::now() + PATIENCE;
+        while !self.cluster.wait_ready(&[1, 2, 3], Duration::from_millis(200)) {
+            self.assert_nothing_is_wrong();
+            assert!(Instant::now() < until, "round {}: not all nodes came back", self.round);
+        }
     }
 
-    /// What is wrong already now; the judgement comes to it, too, but cannot say after which cut it was.
-    fn wrong(&self) -> Vec<String> {
-        [self.troubles.all(self.cluster), self.cluster.damage()].concat()
+    /// The judgement comes to it, too, but cannot say after which cut it was.
+    fn assert_nothing_is_wrong(&self) {
+        let wrong = [self.troubles.all(self.cluster), self.cluster.damage()].concat();
+        assert!(wrong.is_empty(), "round {}: {wrong:?}", self.round);
     }
 
     fn wait_for(&self, id: u64, phase: &str) {
         let comes = Notes::of(self.cluster, id).wait_for(phase, PATIENCE);
-        assert!(comes, "node {id} does not come to: {phase}; {:?}", self.wrong());
+        self.assert_nothing_is_wrong();
+        assert!(comes, "round {}: node {id} does not come to: {phase}", self.round);
     }
 
     /// One that follows loses its power, and has it again when the logs of the others have lost what it needs.
@@ -77,7 +84,8 @@ impl Machines<'_> {
         // Either of them may be asked for a snapshot.
         let lost = |id: u64| id == away || index(self.cluster, id, "first").is_some_and(|first| first > last + 1);
         while !self.cluster.ids().all(lost) {
-            assert!(Instant::now() < until, "the logs do not lose entry {last}: {:?}", self.wrong());
+            assert!(Instant::now() < until, "round {}: the logs do not lose entry {last}", self.round);
+            self.assert_nothing_is_wrong();
             std::thread::sleep(Duration::from_millis(5));
         }
         self.bring_back(&[away]);
@@ -100,10 +108,12 @@ fn what_was_acknowledged_survives_power_cuts_of_any_machines() {
     let (rounds, seed) = (number("SHOAL_ROUNDS", 15), number("SHOAL_SEED", 1));
     let (cluster, troubles) = cluster(dir.path(), program(), Vec::new(), true);
     let (ledger, mut dice, mut turns) = (Ledger::default(), Dice(seed), Turns::of(KINDS.len() as u64));
-    let mut machines = Machines { cluster: &cluster, troubles: &troubles, disks: &disks, cuts: Buckets::default() };
+    let mut machines =
+        Machines { cluster: &cluster, troubles: &troubles, disks: &disks, cuts: Buckets::default(), round: 0 };
     found(&cluster);
     among_writers(&cluster, &ledger, || {
         for round in 1..=rounds {
+            machines.round = round;
             std::thread::sleep(Duration::from_millis(20 + dice.below(150)));
             let mut victims = dice.nodes();
             let kind = KINDS[turns.draw(&mut dice) as usize];
@@ -126,8 +136,7 @@ fn what_was_acknowledged_survives_power_cuts_of_any_machines() {
             if dice.below(2) == 0 {
                 machines.wait_ready();
             }
-            let wrong = machines.wrong();
-            assert!(wrong.is_empty(), "round {round}: {wrong:?}");
+            machines.assert_nothing_is_wrong();
         }
     });
     let verdict = judge(&cluster, &ledger, &troubles, PATIENCE);

@@ -1,18 +1,19 @@
 //! Three real processes on real disks and networks: the power goes, a process stands still, the network falls apart, a disk
 //! fills up. The kill loop (`tests/crash`) is the model, and its writers and its judgement are used here:
-//! acknowledged = found on every node, not committed = found nowhere, nothing twice, all nodes equal.
+//! acknowledged = found on every node, not committed = found nowhere, nothing twice, all nodes equal. So is what the nodes tell, and
+//! how their processes end: only where a disk is harmed may one say so.
 //!
 //! | file | what is done | what it needs |
 //! |---|---|---|
-//! | `cuts.rs` | a file system is shut down under a running process, so that all that was not synced is gone; then the process is killed | root, loop devices, `mkfs.ext4`, `mount` |
+//! | `cuts.rs` | a file system is shut down under a running process, so that all that was not synced is gone; then the process is killed. At any moment, and in a checkpoint, a compaction, an install | root, loop devices, `mkfs.ext4`, `mount` |
 //! | `full.rs` | disks of one node and of all nodes fill up | the same |
 //! | `stops.rs` | SIGSTOP of one or two nodes, others are killed meanwhile, then SIGCONT | nothing |
-//! | `nets.rs` | network namespaces on a bridge: a node is cut off, or two of them from each other | root, `ip netns`, veth, bridge |
+//! | `nets.rs` | network namespaces on a bridge: a node is cut off, or two of them from each other, for some election timeouts | root, `ip netns`, veth, bridge |
 //!
 //! A machine that lacks something skips that file and says so on its standard error, also where the output of tests that
 //! pass is hidden. With `SHOAL_POWER=required` that is an error.
 //!
-//! In `cargo test` each runs for some seconds. For longer, and with another sequence:
+//! In `cargo test` each runs for some seconds. For longer, and with another sequence (but `full.rs`, which goes through its cases once):
 //!
 //! ```text
 //! SHOAL_ROUNDS=500 SHOAL_SEED=7 SHOAL_POWER=required cargo test --release --test power -- --nocapture
