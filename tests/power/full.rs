@@ -79,7 +79,8 @@ fn full_disks_lose_nothing_and_all_go_on_when_there_is_room() {
         Ok(disks) => disks,
         Err(why) => return skip("full disks", &why),
     };
-    let (cluster, troubles) = cluster(dir.path(), program(), Vec::new(), true);
+    // A small log would soon lack what the node with the full disk needs, and its disk has no room for a second copy of the database.
+    let (cluster, troubles) = cluster(dir.path(), program(), Vec::new(), false);
     let ledger = Ledger::default();
     cluster.ids().for_each(|id| troubles.harm(&cluster, id));
     cluster.ids().for_each(|id| cluster.start(id, None).unwrap());
