@@ -124,13 +124,12 @@ impl Troubles {
     /// Notes what nodes tell. A disk that does not answer for a while is the affair of a busy machine.
     pub(crate) fn watcher(self: &Arc<Troubles>) -> Watcher {
         let troubles = Arc::clone(self);
-        Arc::new(move |id, told| match told {
-            Told::Trouble { text } if !text.contains("has not answered") => {
-                if !(text.starts_with("DiskTrouble") && troubles.harmed.lock().contains(&id)) {
-                    troubles.told.lock().push(format!("node {id}: {text}"));
-                }
+        Arc::new(move |id, told| {
+            let Told::Trouble { text } = told else { return };
+            let harmed = text.starts_with("DiskTrouble") && troubles.harmed.lock().contains(&id);
+            if !harmed && !text.contains("has not answered") {
+                troubles.told.lock().push(format!("node {id}: {text}"));
             }
-            _ => {}
         })
     }
 

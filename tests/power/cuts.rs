@@ -38,8 +38,11 @@ impl Machines<'_> {
     fn cut(&mut self, ids: &[u64], phase: Option<&str>, dice: &mut Dice) {
         let notes: Vec<Notes> = ids.iter().map(|id| Notes::of(self.cluster, *id)).collect();
         if let Some(phase) = phase {
-            let comes = notes[0].wait_for(phase, PATIENCE);
-            assert!(comes, "round {}: node {} does not come to: {phase}", self.round, ids[0]);
+            let until = Instant::now() + PATIENCE;
+            while !notes[0].wait_for(phase, Duration::from_millis(200)) {
+                self.assert_nothing_is_wrong();
+                assert!(Instant::now() < until, "round {}: node {} does not come to: {phase}", self.round, ids[0]);
+            }
         }
         ids.iter().for_each(|id| self.troubles.harm(self.cluster, *id));
         for (id, notes) in ids.iter().zip(notes) {
