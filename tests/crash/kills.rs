@@ -334,9 +334,14 @@ fn what_nobody_did_to_a_node_is_trouble() {
     tell(2, Told::Trouble { text: "DiskTrouble { .. }".to_string() });
     tell(1, Told::Trouble { text: "Removed { .. }".to_string() });
     cluster.kill(1);
+    let damage = |text: &str| Told::Damage { text: text.to_string() };
+    tell(1, damage("DivergenceFound: Input/output error"));
+    assert_eq!(counts(), [1, 5], "its disk is harmed");
+    tell(1, damage("DivergenceFound: a checksum"));
     troubles.mend(&cluster, 1);
+    tell(1, damage("DivergenceFound: Input/output error"));
     tell(1, Told::Trouble { text: "DiskTrouble { .. }".to_string() });
-    assert_eq!(counts(), [1, 6]);
+    assert_eq!(counts(), [1, 8]);
     // A start that finds no directory ends with an error: allowed where the disk is harmed, and only once for each time.
     cluster.kill(2);
     std::fs::remove_dir_all(dir.path().join("node-2")).unwrap();
@@ -348,12 +353,12 @@ fn what_nobody_did_to_a_node_is_trouble() {
     troubles.harm(&cluster, 2);
     fails();
     troubles.mend(&cluster, 2);
-    assert_eq!(counts(), [2, 6]);
+    assert_eq!(counts(), [2, 8]);
     fails();
-    assert_eq!(counts(), [3, 7]);
+    assert_eq!(counts(), [3, 9]);
     troubles.harm(&cluster, 2);
-    assert_eq!(counts(), [3, 8], "it had ended before");
+    assert_eq!(counts(), [3, 10], "it had ended before");
     let mut log = std::fs::File::options().append(true).open(cluster.log(1)).unwrap();
     log.write_all(b"thread 'engine' panicked at somewhere\n").unwrap();
-    assert_eq!(counts(), [4, 9]);
+    assert_eq!(counts(), [4, 11]);
 }

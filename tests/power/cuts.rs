@@ -7,6 +7,15 @@
 //! is killed is a failure (`Troubles`).
 //!
 //! What a node was doing, it had noted elsewhere; what it was doing when its power went is counted.
+//!
+//! With a mistake of `planted.rs` in the nodes, seeds 1 and 2 fail in these rounds:
+//!
+//! ```text
+//! AckBeforeSync          2, 1     a node is known to have entries that its log lacks
+//! SkipLogSync            1, 1     logs that do not open, or do not go on
+//! SkipMainFileSync       2, 2     files that do not open
+//! SkipDoubleWriteSync    17, 55   pages that are not what was written
+//! ```
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +33,8 @@ const KINDS: [Option<&str>; 5] = [None, None, Some("checkpoint"), Some("compacti
 
 /// On a busy machine a phase may be over when the power goes: so many times the rounds are tried at the most, until each was met.
 const AT_MOST: u64 = 4;
+/// There an install may be over before anybody has looked, and there is no other one: after so long another node is left behind.
+const SOON: Duration = Duration::from_secs(4);
 
 struct Machines<'a> {
     cluster: &'a Cluster,
@@ -34,15 +45,12 @@ struct Machines<'a> {
 }
 
 impl Machines<'_> {
-    /// As soon as the first of them is in that phase, if one is named.
-    fn cut(&mut self, ids: &[u64], phase: Option<&str>, dice: &mut Dice) {
+    /// As soon as the first of them is seen in that phase, if one is named; false if it was not, and nothing was done.
+    fn cut(&mut self, ids: &[u64], phase: Option<&str>, dice: &mut Dice) -> bool {
         let notes: Vec<Notes> = ids.iter().map(|id| Notes::of(self.cluster, *id)).collect();
-        if let Some(phase) = phase {
-            let until = Instant::now() + PATIENCE;
-            while !notes[0].wait_for(phase, Duration::from_millis(200)) {
-                self.assert_nothing_is_wrong();
-                assert!(Instant::now() < until, "round {}: node {} does not come to: {phase}", self.round, ids[0]);
-            }
+        if phase.is_some_and(|phase| !notes[0].wait_for(phase, SOON)) {
+            self.assert_nothing_is_wrong();
+            return false;
         }
         ids.iter().for_each(|id| self.troubles.harm(self.cluster, *id));
         for (id, notes) in ids.iter().zip(notes) {
@@ -54,6 +62,7 @@ impl Machines<'_> {
             std::thread::sleep(Duration::from_millis(dice.below(40)));
         }
         ids.iter().for_each(|id| self.cluster.kill(*id));
+        true
     }
 
     fn bring_back(&self, ids: &[u64]) {
@@ -79,7 +88,7 @@ impl Machines<'_> {
 
     /// The judgement comes to it, too, but cannot say after which cut it was.
     fn assert_nothing_is_wrong(&self) {
-        let wrong = [self.troubles.all(self.cluster), self.cluster.damage()].concat();
+        let wrong = self.troubles.all(self.cluster);
         assert!(wrong.is_empty(), "round {}: {wrong:?}", self.round);
     }
 
@@ -88,10 +97,10 @@ impl Machines<'_> {
         self.wait_ready();
         let leader = self.cluster.wait_leader(PATIENCE).unwrap();
         let away = 1 + (leader + dice.below(2)) % 3;
-        let last = index(self.cluster, away, "last").unwrap();
         self.cut(&[away], None, dice);
         let until = Instant::now() + PATIENCE;
-        // Either of them may be asked for a snapshot.
+        // It has no more than that. And either of the others may be asked for a snapshot.
+        let last = self.cluster.ids().filter_map(|id| index(self.cluster, id, "last")).max().unwrap();
         let lost = |id: u64| id == away || index(self.cluster, id, "first").is_some_and(|first| first > last + 1);
         while !self.cluster.ids().all(lost) {
             assert!(Instant::now() < until, "round {}: the logs do not lose entry {last}", self.round);
@@ -127,17 +136,28 @@ fn what_was_acknowledged_survives_power_cuts_of_any_machines() {
             std::thread::sleep(Duration::from_millis(20 + dice.below(150)));
             let mut victims = dice.nodes();
             let kind = KINDS[turns.draw(&mut dice) as usize];
-            match kind {
-                Some("install") => {
-                    let away = machines.outrun(&mut dice);
-                    victims.retain(|id| *id != away);
-                    victims.insert(0, away);
+            let until = Instant::now() + PATIENCE;
+            loop {
+                match kind {
+                    Some("install") => {
+                        let away = machines.outrun(&mut dice);
+                        victims.retain(|id| *id != away);
+                        victims.insert(0, away);
+                    }
+                    // All have to work for that.
+                    Some(_) => machines.wait_ready(),
+                    None => {}
                 }
-                // All have to work for that.
-                Some(_) => machines.wait_ready(),
-                None => {}
+                if machines.cut(&victims, kind, &mut dice) {
+                    break;
+                }
+                assert!(
+                    Instant::now() < until,
+                    "round {}: node {} is not seen in: {kind:?}",
+                    machines.round,
+                    victims[0]
+                );
             }
-            machines.cut(&victims, kind, &mut dice);
             machines.bring_back(&victims);
             // Every second time the next cut meets nodes that have not caught up.
             if dice.below(2) == 0 {
