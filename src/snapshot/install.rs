@@ -67,6 +67,10 @@ pub(crate) fn install(hub: &Hub, log: &Arc<Log>, core: &CoreStatus, staged: Stag
     let at = staged.manifest.at;
     let has_it = log.term(at.index) == Some(at.term) && at.index <= log.last().index;
     if has_it || core.committed >= at.index || core.role.role == Role::Leader {
+        // Nobody goes on with what was fetched, and databases of it may have been dropped since.
+        drop(staged);
+        hub.snapshots.parts.lock().clear();
+        hub.databases.delete_leftovers(|id| id.0 <= at.index.0);
         return Ok(Installed::NotNeeded);
     }
     let durable = log.hard_state();

@@ -225,6 +225,19 @@ fn old_files_that_cannot_be_deleted_stop_no_install() {
     assert!(goes_on(&world, "installed"));
 }
 
+/// A database that was dropped since would keep its files until the next start.
+#[test]
+fn what_was_fetched_and_is_not_needed_is_deleted() {
+    let world = node(true);
+    let mut life = start(&world);
+    let before = world.files();
+    let staged = life.fetch();
+    assert_ne!(world.files(), before);
+    life.core.committed = SNAPSHOT.index;
+    assert!(matches!(life.install(staged), Ok(Installed::NotNeeded)));
+    assert_eq!(world.files(), before);
+}
+
 fn walk(anchored: bool) {
     let world = node(anchored);
     let life = start(&world);
