@@ -25,12 +25,14 @@
 //! inside.rs   what happens in the middle of a call of the VFS
 //! last.rs     the end of a run
 //! faults.rs   what goes wrong, and when
+//! excuses.rs  what a node may come to for that
 //! duel.rs     two candidates, and a voter that loses power
 //! aimed.rs    other faults with an aim
 //! rot.rs      bits that change by themselves
 //! upgrade.rs  programs of the next version
 //! told.rs     what nodes tell their listeners
 //! bounds.rs   what must stay bounded
+//! counters.rs what runs must reach
 //! turns.rs    every fault in turn, instead of those that the seed chooses
 //! lists.rs    transactions on lists, and whether there is an order that explains them
 //! check.rs    what must hold; knows nothing of the code under test but SQL results, positions and checksums
@@ -63,7 +65,9 @@ mod budget;
 mod calls;
 mod check;
 mod clock;
+mod counters;
 mod duel;
+mod excuses;
 mod faults;
 mod inside;
 mod last;

@@ -236,6 +236,8 @@ impl State {
         self.crash(node, true);
         let seed = self.dice.below(u64::MAX);
         self.slots[node].fs = SimFs::new(seed);
+        self.slots[node].got_snapshot = false;
+        self.slots[node].opened_badly = false;
         self.slots[node].wiped = true;
         self.note(format_args!("n{}: its directory is wiped before it was bound", node + 1));
         self.count("unbound directories wiped");

@@ -5,15 +5,19 @@
 //! queues                       within their limits, and one entry or message more where that is said of them; the newest
 //!                              entries in memory, as soon as the disk has them
 //! a database's WAL             at the end, with nobody who reads, writes, or was lent a view, it is checkpointed, or an alarm
-//!                              says why it cannot be, and a call of one was to fail
+//!                              says why it cannot be, and a call of one has failed
 //! proposals                    at the end nobody waits for a decision
 //! the log                      beyond twice `log_limit` an alarm says why; at the end it is not that long
+//! copies                       at the end all are whole, if a majority of the voters can say what they should be
+//! files                        at the end those of the log, whatever it says, are no longer than it may be, but for spare segments; those
+//!                              of databases are of databases that there are
 //! views that are lent          the log of whoever leads reaches back to each of them, until it has four times `log_limit`;
 //!                              looked at after each answer about them, too
 //! ```
 //!
 //! "At the end" is a condition for being well: a cluster that does not come to it within the time for healing has failed.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +28,7 @@ use crate::catalogue::DatabaseId;
 use crate::config::Config;
 use crate::shared::Hub;
 use crate::status::{self, Bounded, Status};
-use crate::types::{LogIndex, Usage};
+use crate::types::{LogIndex, NodeId, Usage};
 
 /// A log with more than this many times its limit need not keep what views need (DESIGN.md, INV-25).
 const LENT_FACTOR: u64 = 4;
@@ -34,6 +38,8 @@ const ENTRY_BYTES: u64 = 128;
 
 /// How much later than `checkpoint_age` a checkpoint may be: one that failed is tried again after 5 s.
 const GRACE: Duration = Duration::from_secs(8);
+/// How many segments a log may have on the disk that are none of it any more, or not yet, and the one that is written.
+const SPARE_SEGMENTS: u64 = 5;
 /// How often in a row a log may be found too large before it must have been said why: its files go some steps after the core
 /// has let go of their entries.
 const LOOKS: u32 = 10;
@@ -122,6 +128,16 @@ impl State {
         self.observe_lent(at);
     }
 
+    /// Whether a WAL or the log is longer than who reads may keep it, and the oldest read may be ended for that.
+    pub(super) fn readers_may_be_ended(&self, at: At) -> bool {
+        let Some(hub) = self.slots[at].hub() else { return false };
+        let config = &hub.config;
+        let keeps_much = |(_, db): &(DatabaseId, Arc<Database>)| {
+            u64::from(db.status().wal_frames) * u64::from(db.geometry().page_size.bytes()) > config.reader_wal_pin_max
+        };
+        hub.log_extent().1 > LENT_FACTOR * config.log_limit || hub.databases.all().iter().any(keeps_much)
+    }
+
     /// Whoever fetches a view from a leader can go on from it with the leader's log.
     pub(super) fn observe_lent(&mut self, at: At) {
         let Some(running) = self.slots[at].running.as_deref() else { return };
@@ -139,15 +155,33 @@ impl State {
         }
     }
 
+    /// Whether the voters that have all their copies are a majority, which can say what a copy should be.
+    fn can_be_repaired(&self) -> bool {
+        let Some((_, members)) = self.newest_leader() else { return false };
+        let is_whole = |id: &&NodeId| {
+            let at = usize::from(id.0) - 1;
+            !self.is_out(at) && self.slots[at].hub().is_some_and(|hub| hub.databases.all_damaged().is_empty())
+        };
+        2 * members.voters.iter().filter(is_whole).count() > members.voters.len()
+    }
+
     /// What is larger on this node than it should be with nobody at work; `None` if all is well.
     pub(super) fn unbounded(&self, at: At) -> Option<String> {
         let hub = self.slots[at].hub()?;
         if !hub.pending.is_idle() {
             return Some("somebody waits for a decision".to_string());
         }
-        // Only a checkpoint that was to fail has failed.
-        if self.slots[at].checkpoint_fails && has_disk_that_failed(hub) {
+        // Only a checkpoint that was to fail has failed; without it no anchor goes on, either, for which dropped files wait.
+        if self.checkpoint_has_failed(at) && has_disk_that_failed(hub) {
             return None;
+        }
+        if let Some(id) = hub.databases.all_damaged().first() {
+            // What is not served keeps the log until a person has decided.
+            let what = format!("database {id:?} is damaged, and nobody has repaired it");
+            return self.can_be_repaired().then_some(what);
+        }
+        if let Some(what) = self.leftovers(at, hub) {
+            return Some(what);
         }
         let config = &hub.config;
         let (_, bytes) = hub.log_extent();
@@ -176,6 +210,28 @@ impl State {
             status.views,
             status.dirty_for
         ))
+    }
+}
+
+impl State {
+    /// What lies on this node's disk, whatever the node says of it, and should not; nobody is at work.
+    fn leftovers(&self, at: At, hub: &Hub) -> Option<String> {
+        let (fs, config) = (&self.slots[at].fs, &hub.config);
+        let lends = hub.snapshots.views.counts().0 > 0;
+        let there: u64 = fs.sizes(Path::new("/n/log")).values().sum();
+        let may = if lends { LENT_FACTOR } else { 2 } * config.log_limit + SPARE_SEGMENTS * config.segment_bytes;
+        if there > may && !self.files_may_stay(at) {
+            return Some(format!("the files of its log have {there} bytes, log_limit is {}", config.log_limit));
+        }
+        // A view that is lent keeps the anchor, for which the files of what was dropped wait.
+        if lends {
+            return None;
+        }
+        let known: Vec<u64> = hub.databases.all().into_iter().map(|(id, _)| id.0).collect();
+        let of = |name: &str| name.split_once('-').and_then(|(id, _)| id.parse::<u64>().ok());
+        let is_lost = |name: &String| of(name).is_none_or(|id| !known.contains(&id));
+        let lost = fs.sizes(Path::new("/n/db")).into_keys().find(is_lost)?;
+        (!self.database_files_may_stay(at)).then(|| format!("{lost} is on its disk, and of no database that there is"))
     }
 }
 

@@ -130,6 +130,16 @@ impl State {
         self.serve(to, Caller::Ticket { ticket, at: from }, who, body);
     }
 
+    /// Whether this call serves a node that wants to join, also if another one has passed its question on.
+    pub(super) fn is_for_a_joiner(&self, held: &Held) -> bool {
+        let Purpose::Serve(Caller::Ticket { ticket, .. }) = held.purpose else { return false };
+        match self.tickets.get(&ticket).map(Ticket::asker) {
+            Some(Asker::Joiner(..)) => true,
+            Some(Asker::Call(call, _)) => self.held.get(&call).is_some_and(|held| self.is_for_a_joiner(held)),
+            Some(Asker::Line { .. }) | None => false,
+        }
+    }
+
     /// Lets a node answer a question of administration.
     pub(super) fn serve(&mut self, at: At, caller: Caller, who: Option<NodeId>, body: Vec<u8>) {
         let Some(hub) = self.slots[at].hub().cloned() else { return };

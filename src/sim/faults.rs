@@ -5,6 +5,7 @@ use std::time::Duration;
 use shoaldb_vfs::env::Label;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 
+use super::excuses::{CHECKPOINT_STEPS, Gives};
 use super::node::CALM_SYNC;
 use super::turns::How;
 use super::world::{At, Ev, State};
@@ -46,23 +47,6 @@ pub(super) enum Cut {
     Inward,
 }
 
-/// The calls of a checkpoint, in their order.
-const CHECKPOINT_STEPS: [&str; 9] = [
-    "dw.write",
-    "dw.sync",
-    "ckpt.page",
-    "ckpt.hash",
-    "ckpt.len",
-    "ckpt.sync",
-    "ckpt.map_sync",
-    "ckpt.record",
-    "ckpt.record_sync",
-];
-
-/// Calls that make the files of a database, or that open them at a start.
-const MAKES_OR_OPENS_FILES: [&str; 9] =
-    ["db.create", "db.dir", "db.lock", "db.open", "dw.create", "dw.open", "dw.read", "map.create", "map.open"];
-
 impl State {
     pub(super) fn on_fault(&mut self) {
         if !self.stormy {
@@ -85,7 +69,18 @@ impl State {
         }
         match self.dice.below(39) {
             0..=2 => self.crash(at, true),
-            3 | 4 => self.crash(at, false),
+            3 => self.crash(at, false),
+            4 => {
+                let nth = 1 + self.dice.below(40);
+                self.slots[at].fs.kill_at(Aim::Any, nth);
+                self.note(format_args!("n{} shall be killed in its call {nth}", at + 1));
+                self.count("kills in a call");
+                // What its next process finds in the kernel's memory need not be on the disk.
+                if self.dice.below(2) == 0 {
+                    let millis = 50 + self.dice.below(1500);
+                    self.after_millis(millis, Ev::Mend(Mend::Cut(at)));
+                }
+            }
             5 => {
                 self.note(format_args!("all lose power"));
                 self.count("power lost by all");
@@ -136,7 +131,6 @@ impl State {
                     let failure = if self.dice.below(2) == 0 { Failure::ENOSPC } else { Failure::EIO };
                     self.slots[at].fs.fail_at(Aim::At(label), 1, Lasts::Once, failure);
                     self.note(format_args!("n{}: the next {label} fails, {failure:?}", at + 1));
-                    self.slots[at].checkpoint_fails = true;
                     self.count("checkpoint failures planned");
                 } else {
                     let (nth, seed) = (1 + self.dice.below(2), self.dice.below(u64::MAX));
@@ -166,32 +160,6 @@ impl State {
         }
     }
 
-    /// Whether the one fault of this run has come, on this node.
-    fn turn_has_struck(&self, at: At) -> bool {
-        self.options.turn.is_some_and(|turn| at == 0 && turn.has_struck(&self.slots[at].fs))
-    }
-
-    /// Whether a call of this node's disk that failed may have made a copy of a database useless (DESIGN.md, the table of what
-    /// becomes of disk trouble): files that could not be made or opened, or what cannot be read for good.
-    pub(super) fn disk_may_have_damaged(&self, at: At) -> bool {
-        let struck = self.turn_has_struck(at);
-        let turn = self.options.turn.filter(|turn| struck && turn.how != How::LosesPower);
-        turn.is_some_and(|turn| !turn.strikes_once() || MAKES_OR_OPENS_FILES.contains(&turn.label))
-            || MAKES_OR_OPENS_FILES.iter().any(|label| self.slots[at].fs.has_failed(label))
-    }
-
-    /// Whether a call of this node's disk may fail that is none of the log or of a checkpoint.
-    pub(super) fn disk_may_fail(&self, at: At) -> bool {
-        self.turn_has_struck(at) || !self.slots[at].failing.is_empty()
-    }
-
-    /// Whether files of this node's log may stay that should go, until it is started again.
-    pub(super) fn files_may_stay(&self, at: At) -> bool {
-        let failing = &self.slots[at].failing;
-        self.shape.keeps_files
-            || ["log.remove", "log.retire", "log.retire.sync"].iter().any(|label| failing.contains(label))
-    }
-
     /// Some call of this node's disk fails, whichever it is.
     fn fail_any_call(&mut self, at: At) {
         let mut labels: Vec<Label> = self.slots[at].fs.counts().into_keys().collect();
@@ -203,28 +171,58 @@ impl State {
         let failure = if self.dice.below(2) == 0 { Failure::ENOSPC } else { Failure::EIO };
         let nth = 1 + self.dice.below(3);
         self.slots[at].fs.fail_at(Aim::At(label), nth, Lasts::Once, failure);
-        self.slots[at].failing.insert(label);
-        self.slots[at].checkpoint_fails |= CHECKPOINT_STEPS.contains(&label);
         self.note(format_args!("n{}: of the next {label} number {nth} fails, {failure:?}", at + 1));
         self.count("any call fails");
     }
 
-    /// A node stopped, or did not start: a mistake, unless its own fault made it. Then somebody starts it again.
-    pub(super) fn stopped(&mut self, at: At, what: String) {
-        let life = self.slots[at].life;
-        let turn = self.turn_has_struck(at) && self.options.turn.is_some_and(|turn| turn.life == life);
-        let slot = &self.slots[at];
-        let excused = turn || slot.failing.iter().any(|label| slot.fs.has_failed(label));
-        if !excused || !self.stormy {
+    /// Calls of a start fail: the recovery has something to repair, as it has without that.
+    pub(super) fn fail_a_start(&mut self, at: At) {
+        // For another error than that a start may give copies up: of one node at a time, or no majority has what they were.
+        let no_room = self.dice.below(2) == 0 || !self.others_are_whole(at);
+        let failure = if no_room { Failure::ENOSPC } else { Failure::EIO };
+        let mut labels: Vec<Label> = self.slots[at].fs.counts().into_keys().collect();
+        labels.retain(|label| !label.starts_with("sim."));
+        let (aim, nth, lasts) = match self.dice.below(3) {
+            0 if !labels.is_empty() => {
+                let label = labels.swap_remove(self.dice.below(labels.len() as u64) as usize);
+                (Aim::At(label), 1, Lasts::ForGood)
+            }
+            _ => (Aim::Any, 1 + self.dice.below(60), Lasts::Once),
+        };
+        self.slots[at].fs.fail_at(aim, nth, lasts, failure);
+        self.note(format_args!(
+            "n{}: of what it does from its start on {aim:?} number {nth} fails, {failure:?} {lasts:?}",
+            at + 1
+        ));
+        self.count("starts with a disk that fails");
+    }
+
+    /// A node stopped, or did not start: a mistake, unless calls of its disk that failed explain it. Then somebody starts it again.
+    pub(super) fn stopped(&mut self, at: At, gives: Gives, what: String) {
+        if !self.stormy || !self.is_excused(at, gives) {
             return self.fail(what);
         }
         self.note(format_args!("{what}"));
+        self.count(match gives {
+            Gives::NoStart => "starts that failed",
+            _ => "nodes that stopped",
+        });
         self.slots[at].fs.clear_faults();
         if self.slots[at].running.is_some() {
             self.crash(at, false);
         } else {
             self.after_millis(50, Ev::Restart(at));
         }
+    }
+
+    /// A node promises nothing more: somebody starts it again, if calls of its disk that failed explain it.
+    pub(super) fn crippled(&mut self, at: At, gives: Gives, what: &str) {
+        if !self.is_excused(at, gives) {
+            return self.fail(format!("n{}: without a fault of its disk that explains it: {what}", at + 1));
+        }
+        let life = self.slots[at].life;
+        let millis = 300 + self.dice.below(3000);
+        self.after_millis(millis, Ev::Mend(Mend::Crippled(at, life)));
     }
 
     fn stall_syncs(&mut self, at: At) {
@@ -299,6 +297,8 @@ impl State {
         self.crash(at, true);
         let seed = self.dice.below(u64::MAX);
         self.slots[at].fs = SimFs::new(seed);
+        self.slots[at].got_snapshot = false;
+        self.slots[at].opened_badly = false;
         self.slots[at].wiped = true;
         self.note(format_args!("n{}: its directory is wiped", at + 1));
         self.count("directories wiped");
@@ -484,9 +484,10 @@ impl State {
             slot.sync_micros = CALM_SYNC;
             slot.fs.clear_faults();
             slot.fs.forget_crash();
-            let failed = at == 0 && self.options.turn.is_some();
+            let turn = self.options.turn.filter(|_| at == 0);
+            let (failed, loses) = (turn.is_some(), turn.is_some_and(|turn| turn.how == How::IsKilled));
             if slot.running.as_ref().is_some_and(|running| running.crippled || failed) {
-                self.crash(at, false);
+                self.crash(at, loses);
             } else if slot.running.is_none() && slot.started {
                 self.after_millis(10, Ev::Restart(at));
             }

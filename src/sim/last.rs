@@ -36,7 +36,7 @@ pub(super) fn begin_calm_load(world: &Arc<World>) {
 pub(super) fn final_checks(world: &Arc<World>) {
     world.state.lock().check_members();
     world.state.lock().check_plan();
-    let compared = world.state.lock().participants();
+    let compared = world.state.lock().participants_with_copies();
     world.state.lock().check_who_is_compared(&compared);
     let (mut first, mut first_other): (Option<Vec<String>>, _) = (None, None);
     for at in compared {
@@ -109,8 +109,9 @@ impl State {
     /// Whoever decides must be among those that are compared: without them, nothing would have been looked at.
     fn check_who_is_compared(&mut self, compared: &[At]) {
         let voters = self.newest_leader().map(|(_, members)| members.voters).unwrap_or_default();
-        let there = compared.iter().filter(|at| voters.contains(&self.slots[**at].id)).count();
-        if 2 * there <= voters.len() {
+        let are_voters = |all: &[At]| all.iter().filter(|at| voters.contains(&self.slots[**at].id)).count();
+        let (there, lost) = (are_voters(compared), are_voters(&self.participants()) - are_voters(compared));
+        if 2 * (there + lost) <= voters.len() {
             self.fail(format!("{there} of {} voters can be compared at the end", voters.len()));
         }
     }
@@ -138,10 +139,8 @@ impl State {
             }
         }
         let found = self.checks.unknown.iter().filter(|unique| there.contains_key(unique)).count();
-        if found > 0 {
-            *self.coverage.entry("unknown, and there").or_insert(0) += found as u64;
-        }
-        *self.coverage.entry("transactions").or_insert(0) += order.len() as u64;
+        self.add("unknown, and there", found as u64);
+        self.add("transactions", order.len() as u64);
         match self.twin(order) {
             Ok(twin) if twin != rows => {
                 wrong.push(format!("plain SQLite and the nodes differ: {}", difference(&twin, rows)))

@@ -19,13 +19,15 @@ use super::check::{ACCOUNTS, Seen};
 use super::inside::{self, Inside};
 use super::lists::use_lists;
 use super::node::ConnKey;
-use super::other::other_database;
+use super::other::{self, other_database};
 use super::patient::{patient_read, patient_write};
 use super::world::{At, Ev, State, World};
 use crate::catalogue::DatabaseName;
 use crate::connection::{ConnectOptions, Connection, ReadLevel};
 use crate::entry::Body;
-use crate::error::{DAMAGED, NO_ROOM, Outcome, outcome};
+use crate::error::{
+    DAMAGED, DROPPED, NO_ROOM, NODE_STOPPED, NOT_KEPT, Outcome, READ_UNCONFIRMED, READER_ENDED, UNKNOWN, outcome,
+};
 use crate::raft::Role;
 use crate::shared::Hub;
 
@@ -61,19 +63,25 @@ pub(super) fn text(error: &rusqlite::Error) -> String {
 }
 
 impl State {
-    /// Whatever befalls a cluster, SQL that is right ends well, or another one writes, or this node does not lead, or it says what
-    /// it cannot do now. Nothing else comes of it: neither damage, but where bits that rotted under this very process are still
-    /// there, nor rows that a transaction before it would not have left so. A process whose disk is gone may find damage in what
-    /// it reads; nobody hears of that.
+    /// Whatever befalls a cluster, SQL that is right ends well, or another one writes, or this node does not lead, is shut down or
+    /// finds no majority, or nobody knows what became of it. Nothing else comes of it, but what calls that failed explain
+    /// (`excuses.rs`): neither damage, but where bits that rotted under this very process are still there, nor rows that a
+    /// transaction before it would not have left so. A process whose disk is gone may find anything in what it reads; nobody hears
+    /// of that.
     pub(super) fn unexpected(&mut self, at: At, how: &str, error: &rusqlite::Error) {
         let code = error.sqlite_error().map(|error| error.extended_code);
-        let usual = [ffi::SQLITE_BUSY, ffi::SQLITE_READONLY, ffi::SQLITE_IOERR];
         let sound = match code {
-            Some(DAMAGED) => self.disk_may_have_damaged(at) || self.has_rotted(at) || self.has_died_under_calls(at),
-            Some(NO_ROOM) => self.disk_may_fail(at),
-            Some(code) => usual.contains(&(code & 0xff)),
+            Some(UNKNOWN | NODE_STOPPED | READ_UNCONFIRMED) => true,
+            Some(DAMAGED) => self.disk_may_have_damaged(at) || self.has_rotted(at),
+            Some(NO_ROOM | NOT_KEPT) => self.spill_has_failed(at),
+            Some(READER_ENDED) => self.slots[at].kept_much,
+            // It is dropped only where somebody drops it.
+            Some(DROPPED) => how.ends_with(other::NAME),
+            Some(ffi::SQLITE_IOERR) => self.slots[at].fails_inside || self.a_call_has_failed(at),
+            Some(code) => [ffi::SQLITE_BUSY, ffi::SQLITE_READONLY].contains(&(code & 0xff)),
             None => false,
         };
+        let sound = sound || code.is_some_and(|code| code & 0xff == ffi::SQLITE_IOERR) && self.has_died_under_calls(at);
         if !sound && !self.shows_rot(at) {
             self.fail(format!("{how} on n{} failed: {}, {error}", at + 1, text(error)));
         }
@@ -126,14 +134,14 @@ impl World {
                     Ok(opened) => opened,
                     Err(error) => {
                         if let Some(error) = error.sqlite() {
-                            self.state.lock().unexpected(at, "opening a database", error);
+                            self.state.lock().unexpected(at, &format!("opening {}", key.0), error);
                         }
                         return None;
                     }
                 };
                 // Large transactions shall spill.
                 if let Err(error) = opened.execute_batch(&format!("PRAGMA cache_size = {cache}")) {
-                    self.state.lock().unexpected(at, "the size of a cache", &error);
+                    self.state.lock().unexpected(at, &format!("the size of a cache of {}", key.0), &error);
                     return None;
                 }
                 if let Ok(db) = hub.databases.find(key.0, false) {
@@ -201,6 +209,10 @@ pub(super) fn act(world: &Arc<World>) {
         let mut state = world.state.lock();
         // Nothing lies above a write without faults, see below.
         if !state.stormy && (!state.calm || state.writes_calmly) {
+            return;
+        }
+        // Calls that still wait end one after the other then, the topmost first: with new ones above them they never would.
+        if state.stormy && state.now >= state.options.load_for {
             return;
         }
         if state.stormy {
@@ -335,6 +347,10 @@ impl State {
             Ok(()) => {
                 self.note(format_args!("n{}: u{unique} acknowledged at place {ord}", at + 1));
                 self.count("acknowledged");
+                let changes = |statement: &String| statement.contains(" INDEX IF ");
+                if self.checks.scripts.get(&unique).is_some_and(|script| script.iter().any(changes)) {
+                    self.count("changes of the schema");
+                }
                 return self.acknowledged(unique, ord, before);
             }
             Err(error) => error,
@@ -410,6 +426,7 @@ pub(super) fn write(world: &Arc<World>, at: At, kind: u64) {
                 let nth = 1 + world.state.lock().dice.below(12);
                 session.inside.fail_write.store(nth, Ordering::Relaxed);
             }
+            world.state.lock().slots[at].fails_inside |= [30, 31].contains(&kind);
             let result = connection.execute_batch("COMMIT");
             let receipt = session.connection.last_receipt();
             session.inside.fail_sync.store(false, Ordering::Relaxed);

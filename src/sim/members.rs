@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::calls::{Asker, Caller};
+use super::excuses::Gives;
 use super::node::Seat;
 use super::world::{At, Ev, State};
 use crate::admin::{self, Letter, Reply, Request};
@@ -100,6 +101,12 @@ impl State {
         let Some((_, members)) = self.newest_leader() else { return Vec::new() };
         let all = 0..self.slots.len();
         all.filter(|at| members.names(self.slots[*at].id) && !self.is_out(*at)).collect()
+    }
+
+    /// Those of them whose copies are all served: of the others no majority can say what their copies should be (`bounds.rs`).
+    pub(super) fn participants_with_copies(&self) -> Vec<At> {
+        let is_whole = |at: &At| self.slots[*at].hub().is_none_or(|hub| hub.databases.all_damaged().is_empty());
+        self.participants().into_iter().filter(is_whole).collect()
     }
 
     /// A voter whose disk is gone, and which is not removed yet.
@@ -304,13 +311,7 @@ impl State {
                 self.note(format_args!("n{} crashed while it joined: {error}", at + 1));
                 self.count("crashes while joining");
             }
-            // Its files cannot be removed, by a fault that is over with its process.
-            Err(error) if self.files_may_stay(at) && error.to_string().contains("log.remove") => {
-                self.note(format_args!("n{}: joining: {error}", at + 1));
-                self.crash(at, false);
-                self.after_millis(300, Ev::Restart(at));
-            }
-            Err(error) => self.stopped(at, format!("n{}: joining: {error}", at + 1)),
+            Err(error) => self.stopped(at, Gives::NoStart, format!("n{}: joining: {error}", at + 1)),
         }
     }
 
@@ -329,7 +330,8 @@ impl State {
         let enough = left > members.voters.len() / 2 && members.names(self.slots[at].id);
         let others = members.voters.iter().filter(|id| **id != self.slots[at].id).map(|id| at_of(*id));
         let bound = self.know_they_are_bound(others);
-        idle && !asked && !joint && enough && bound && self.lost_voter(&members).is_none()
+        let whole = self.others_are_whole(at);
+        idle && !asked && !joint && enough && bound && whole && self.lost_voter(&members).is_none()
     }
 
     /// Whether each of these has applied the entry that binds it: then its vote counts, also with those who have not.
@@ -343,9 +345,14 @@ impl State {
 
     /// Whether whoever was started is a member, whoever rises has risen, and no change is half done.
     pub(super) fn members_settled(&self) -> bool {
-        let Some((leader, members)) = self.newest_leader() else { return false };
-        let Some(hub) = self.slots[leader].hub() else { return false };
-        let Some(catalogue) = hub.catalogue.lock().clone() else { return false };
+        self.unsettled().is_none()
+    }
+
+    /// Why the members are not what they will be.
+    pub(super) fn unsettled(&self) -> Option<&'static str> {
+        let leads = self.newest_leader().and_then(|(leader, members)| Some((self.slots[leader].hub()?, members)));
+        let Some((hub, members)) = leads else { return Some("nobody leads") };
+        let Some(catalogue) = hub.catalogue.lock().clone() else { return Some("the leader has no catalogue") };
         let rising = catalogue.members().any(|(id, member)| member.rises && !self.is_out(at_of(id)));
         let absent = self.slots.iter().enumerate().any(|(at, slot)| {
             let known = members.names(slot.id) || catalogue.was_removed(slot.id);
@@ -354,9 +361,16 @@ impl State {
         // Who was removed and can be told knows it.
         let ignorant = |hub: &Hub| catalogue.was_removed(hub.id) && !hub.is_removed();
         let ignorant = self.seated().filter_map(|at| self.slots[at].hub()).any(ignorant);
-        // What people asked for may still be done, as long as somebody is at it.
-        let asked = self.held.values().any(|held| held.serves());
-        !rising && !absent && !ignorant && !asked && members.voters_outgoing.is_empty()
+        // What people asked for may still be done, as long as somebody is at it. Whoever was removed may ask to join for ever.
+        let asked = self.held.values().any(|held| held.serves() && !self.is_for_a_joiner(held));
+        let all = [
+            (rising, "a learner is to be promoted"),
+            (absent, "somebody was started and is no member"),
+            (ignorant, "somebody was removed and does not know it"),
+            (asked, "somebody is at what people asked for"),
+            (!members.voters_outgoing.is_empty(), "the voters change"),
+        ];
+        all.into_iter().find_map(|(is, what)| is.then_some(what))
     }
 
     /// Members are the same at the same index, on every node.

@@ -1,6 +1,6 @@
 //! One node: from its directory to an engine that turns, its disk, its applier, and its crashes.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use shoaldb_vfs::Registration;
-use shoaldb_vfs::env::sim::{Aim, SimFs, SimRng};
-use shoaldb_vfs::env::{Env, Label};
+use shoaldb_vfs::env::Env;
+use shoaldb_vfs::env::sim::{Aim, Failure, SimFs, SimRng};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::bounds::Seen;
 use super::clock::NodeClock;
+use super::excuses::Gives;
 use super::inside::Inside;
 use super::shape::Shape;
 use super::told::{Installs, Told};
@@ -105,9 +106,17 @@ pub(super) struct Slot {
     /// A snapshot whose install its machine did not survive.
     pub(super) installing: Option<LogIndex>,
     pub(super) installs: Installs,
+    /// What this process found damaged was explained by calls that failed.
+    pub(super) damage_was_excused: bool,
+    /// Calls of SQLite's were made to fail in this process.
+    pub(super) fails_inside: bool,
+    /// A WAL or the log was longer in this process than readers may keep them.
+    pub(super) kept_much: bool,
+    /// The last start met an I/O error where it opens files or ends a checkpoint: a copy may have been given up for that.
+    pub(super) opened_badly: bool,
+    /// Some of what this disk has came within a snapshot, or may have.
+    pub(super) got_snapshot: bool,
     pub(super) life: u64,
-    /// Labels of which some call was to fail, in this life.
-    pub(super) failing: BTreeSet<Label>,
     pub(super) running: Option<Box<Running>>,
     /// What a crash left to be dropped outside the world's lock.
     #[allow(clippy::vec_box, reason = "boxed already where they come from")]
@@ -116,11 +125,9 @@ pub(super) struct Slot {
     pub(super) paused_until: Duration,
     /// Its next failed sync of the log is followed by a power cut.
     pub(super) distrusted: bool,
-    /// A call of a checkpoint of this process fails or has failed: creating a database makes the same calls.
-    pub(super) checkpoint_fails: bool,
     /// Bytes of main files that have rotted while this process used them, and what they are now.
     pub(super) rotten_in_use: Vec<(PathBuf, u64, u8)>,
-    /// A process lost its disk while clients' calls were in it, and not all of these have come back.
+    /// A process ended while clients' calls were in it, and not all of these have come back: nobody hears what they say.
     pub(super) died_under_calls: bool,
     /// Its directory was lost.
     pub(super) wiped: bool,
@@ -146,14 +153,17 @@ impl Slot {
             speaks_now: speaks,
             installing: None,
             life: 0,
-            failing: BTreeSet::new(),
             running: None,
             garbage: Vec::new(),
             paused_until: Duration::ZERO,
             distrusted: false,
-            checkpoint_fails: false,
             rotten_in_use: Vec::new(),
             installs: Installs::default(),
+            damage_was_excused: false,
+            fails_inside: false,
+            kept_much: false,
+            opened_badly: false,
+            got_snapshot: false,
             died_under_calls: false,
             wiped: false,
             founder,
@@ -303,15 +313,19 @@ impl State {
         let list: Vec<_> = founders.map(|slot| (slot.id, format!("n{}", slot.id))).collect();
         let slot = &mut self.slots[at];
         slot.started = true;
-        slot.checkpoint_fails = false;
-        slot.failing.clear();
         slot.rotten_in_use.clear();
+        slot.damage_was_excused = false;
+        slot.fails_inside = false;
+        slot.kept_much = false;
         slot.fs.restart();
         slot.fs.clear_faults();
         if self.strikes() && self.dice.below(8) == 0 {
             let nth = 1 + self.dice.below(30);
             let seed = self.dice.below(u64::MAX);
             self.slots[at].fs.crash_at(Aim::Any, nth, seed);
+        }
+        if self.strikes() && self.dice.below(8) == 0 {
+            self.fail_a_start(at);
         }
         let sync_micros = self.usual_sync();
         let slot = &mut self.slots[at];
@@ -327,6 +341,8 @@ impl State {
                 let joins = running.joining.is_some();
                 let tail_cut = running.tail_cut;
                 let rolled_forward = slot.installing.take().is_some_and(|index| running.hub.log_start() == index);
+                slot.opened_badly =
+                    slot.fs.failed_since_restart().keys().any(|(_, failure)| *failure != Failure::ENOSPC);
                 slot.running = Some(running);
                 self.compare_with_what_was_told(at);
                 self.acquitted(at);
@@ -357,7 +373,9 @@ impl State {
                 self.after_millis(200, Ev::Restart(at));
             }
             Err(error) if self.condemned(at, &error.to_string()) => {}
-            Err(error) => self.stopped(at, format!("n{} does not start after a crash: {error}", at + 1)),
+            Err(error) => {
+                self.stopped(at, Gives::NoStart, format!("n{} does not start after a crash: {error}", at + 1));
+            }
         }
     }
 
@@ -377,13 +395,15 @@ impl State {
                 Err(error) if self.slots[at].fs.is_down() => {
                     self.note(format_args!("n{} crashed at its first start in a cluster: {error}", at + 1));
                 }
-                Err(error) => self.stopped(at, format!("n{}: no core after the founding: {error}", at + 1)),
+                Err(error) => {
+                    self.stopped(at, Gives::NoStart, format!("n{}: no core after the founding: {error}", at + 1));
+                }
             },
             Err(error) if self.slots[at].fs.is_down() => {
                 self.note(format_args!("n{} crashed while it was founded: {error}", at + 1));
                 self.count("crashes during founding");
             }
-            Err(error) => self.stopped(at, format!("n{}: founding: {error}", at + 1)),
+            Err(error) => self.stopped(at, Gives::NoStart, format!("n{}: founding: {error}", at + 1)),
         }
         if !self.slots[at].fs.is_down() {
             self.flush(at);
@@ -410,10 +430,11 @@ impl State {
         if let Some(running) = self.slots[at].running.take() {
             let called = self.calls.contains(&at);
             self.count_inside(&running.hub);
+            self.count_failures(at);
             running.hub.stop();
             if called {
                 self.count("crashes under a call");
-                self.slots[at].died_under_calls |= self.slots[at].fs.is_down();
+                self.slots[at].died_under_calls = true;
             }
             if running.hub.progress().settled() < running.hub.applied().index {
                 self.count("crashes in the middle of a split");
@@ -433,7 +454,7 @@ impl State {
     /// Adds what the databases of a node counted.
     pub(super) fn count_inside(&mut self, hub: &Hub) {
         for (what, counter) in [("transactions in parts", &hub.splits_whole), ("parts refused", &hub.parts_refused)] {
-            *self.coverage.entry(what).or_insert(0) += counter.load(Ordering::Relaxed);
+            self.add(what, counter.load(Ordering::Relaxed));
         }
         let (anchors, compactions) = {
             let findings = hub.findings.lock();
@@ -446,7 +467,7 @@ impl State {
             ("views closed at their cap", hub.snapshots.views.capped()),
             ("views refused as too old", hub.snapshots.views.outgrown()),
         ] {
-            *self.coverage.entry(what).or_insert(0) += times;
+            self.add(what, times);
         }
         for (_, db) in hub.databases.all() {
             let counters = &db.counters;
@@ -461,8 +482,15 @@ impl State {
                 ("checkpoints", &counters.checkpoints),
                 ("laps of a wal", &counters.restarts),
             ] {
-                *self.coverage.entry(what).or_insert(0) += counter.load(Ordering::Relaxed);
+                self.add(what, counter.load(Ordering::Relaxed));
             }
+        }
+    }
+
+    /// Adds the calls of its disk that failed in this process.
+    pub(super) fn count_failures(&mut self, at: At) {
+        for ((_, failure), times) in self.slots[at].fs.failed_since_restart() {
+            self.add(if failure == Failure::ENOSPC { "calls that found no room" } else { "calls that failed" }, times);
         }
     }
 
@@ -511,16 +539,18 @@ impl State {
         let mut ends = self.participants().into_iter().map(|at| last(&self.slots[at]));
         let first = ends.next().flatten();
         let bounded = |at: At| self.unbounded(at).is_none();
-        let told = |at: At| {
-            let told = |running: &Running| {
-                let left = running.hub.snapshots.finishing().map(|it| it.left);
-                !running.told.lacks_an_end() && left.is_none_or(|left| left.install.is_none() && !left.end)
-            };
-            self.slots[at].running.as_deref().is_some_and(told)
-        };
         let even = first.is_some() && ends.all(|other| other == first) && self.members_settled();
-        let even = even && self.participants().into_iter().all(told);
+        let even = even && self.participants().into_iter().all(|at| self.has_told_all(at));
         even && self.rot_is_over() && self.participants().into_iter().all(bounded)
+    }
+
+    /// Whether this node is up and has told the ends of all snapshots.
+    fn has_told_all(&self, at: At) -> bool {
+        let told = |running: &Running| {
+            let left = running.hub.snapshots.finishing().map(|it| it.left);
+            !running.told.lacks_an_end() && left.is_none_or(|left| left.install.is_none() && !left.end)
+        };
+        self.slots[at].running.as_deref().is_some_and(told)
     }
 
     pub(super) fn describe(&self) -> String {
@@ -551,6 +581,19 @@ impl State {
         let unbounded = (0..self.slots.len()).filter_map(|at| Some(format!("n{}: {}", at + 1, self.unbounded(at)?)));
         let rotten = self.rotting.and_then(|rotting| self.slots[rotting.at].hub());
         let rotten = rotten.map(|hub| format!("rotten n{}: {:?}", hub.id, crate::status::alarms(hub)));
-        words.chain(unbounded).chain(rotten).chain(self.rot_left()).collect::<Vec<_>>().join("; ")
+        let untold = self.participants().into_iter().filter(|at| !self.has_told_all(*at));
+        let untold = untold.map(|at| {
+            let finishing = self.slots[at].hub().map(|hub| hub.snapshots.finishing());
+            format!("n{}: an end of a snapshot is not told: {finishing:?}", at + 1)
+        });
+        let settled = self.unsettled().map(str::to_string);
+        words
+            .chain(untold)
+            .chain(settled)
+            .chain(unbounded)
+            .chain(rotten)
+            .chain(self.rot_left())
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 }

@@ -33,7 +33,7 @@ use crate::pending::Decision;
 use crate::shared::Hub;
 use crate::types::LogIndex;
 
-const NAME: &str = "other";
+pub(super) const NAME: &str = "other";
 
 /// What clients were told of it.
 #[derive(Default)]

@@ -1,6 +1,7 @@
 //! Clients that keep their transactions open: readers whose view must not move, and writers that others pass by.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::check::Seen;
@@ -12,6 +13,8 @@ use crate::connection::Connection;
 pub(super) struct OpenReader {
     connection: Connection,
     seen: Seen,
+    /// How often the WAL had begun anew.
+    laps: u64,
 }
 
 /// A writer that keeps its transaction open.
@@ -50,7 +53,8 @@ pub(super) fn patient_read(world: &Arc<World>, at: At) {
             Ok(seen) => {
                 state.saw(at, session.life, seen, "patient");
                 if !many && state.slots[at].life == session.life {
-                    let reader = OpenReader { connection: session.connection, seen };
+                    let laps = state.laps_of_app(at);
+                    let reader = OpenReader { connection: session.connection, seen, laps };
                     if let Some(running) = state.slots[at].running.as_deref_mut() {
                         running.readers.push(reader);
                     }
@@ -73,7 +77,12 @@ pub(super) fn patient_read(world: &Arc<World>, at: At) {
             let first = reader.seen;
             state.fail(format!("one read transaction on n{} saw {first:?}, then {seen:?}", at + 1));
         }
-        Ok(_) => state.count("patient reads"),
+        Ok(_) => {
+            state.count("patient reads");
+            if state.laps_of_app(at) > reader.laps {
+                state.count("laps of a wal under a reader");
+            }
+        }
         Err(error) => {
             state.unexpected(at, "a patient read", &error);
             state.note(format_args!("n{}: patient read failed, {}", at + 1, text(&error)));
@@ -139,6 +148,12 @@ pub(super) fn patient_write(world: &Arc<World>, at: At, begins: bool) {
 }
 
 impl State {
+    /// How often the WAL of the database that is read has begun anew in this process.
+    fn laps_of_app(&self, at: At) -> u64 {
+        let db = self.slots[at].hub().and_then(|hub| hub.databases.find("app", false).ok());
+        db.map_or(0, |db| db.counters.restarts.load(Ordering::Relaxed))
+    }
+
     /// Nodes on which a writer has left its transaction open.
     fn idle_writers(&self) -> usize {
         let running = self.slots.iter().filter_map(|slot| slot.running.as_ref());

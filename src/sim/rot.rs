@@ -84,6 +84,9 @@ impl State {
         if !members.voters.contains(&self.slots[at].id) || !members.voters_outgoing.is_empty() {
             return;
         }
+        if !self.others_are_whole(at) {
+            return;
+        }
         let mut rotting = Rotting { at, condemned: None, gone: false, to_be_torn: None };
         match self.dice.below(8) {
             kind @ (0 | 1) if at != leader && self.all_bound(leader) && self.may_lose_a_disk(at, leader) => {
@@ -196,7 +199,7 @@ impl State {
         let slot = &self.slots[rotten.at];
         let Some(hub) = slot.hub() else { return false };
         // A checkpoint that failed in the middle leaves a mixture, which nobody looks at before the next start: that is told.
-        if slot.checkpoint_fails && has_disk_that_failed(hub) {
+        if self.checkpoint_has_failed(rotten.at) && has_disk_that_failed(hub) {
             return false;
         }
         let name = rotten.file.file_stem().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));
@@ -235,6 +238,10 @@ impl State {
     pub(super) fn condemned(&mut self, at: At, error: &str) -> bool {
         let Some(rotting) = self.rotting.filter(|rotting| rotting.at == at && !rotting.gone) else { return false };
         let Some(file) = rotting.condemned else { return false };
+        // A call that failed came before what has rotted was looked at.
+        if !error.contains(file) && self.a_call_has_failed(at) {
+            return false;
+        }
         if !error.contains(file) {
             self.fail(format!("n{} does not start, and its {file} has rotted, which it does not say: {error}", at + 1));
         }
@@ -242,6 +249,8 @@ impl State {
         self.count("starts refused over a rotten disk");
         let seed = self.dice.below(u64::MAX);
         self.slots[at].fs = SimFs::new(seed);
+        self.slots[at].got_snapshot = false;
+        self.slots[at].opened_badly = false;
         self.slots[at].wiped = true;
         self.rotting = Some(Rotting { gone: true, ..rotting });
         self.after_millis(100, Ev::Restart(at));

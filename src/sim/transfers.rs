@@ -1,8 +1,9 @@
 //! Snapshots: the rounds of each node as calls that take their time, what is noticed of them, and the install.
 
-use shoaldb_vfs::env::sim::Aim;
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts};
 
 use super::calls::{Asker, Purpose};
+use super::excuses::Gives;
 use super::faults::Mend;
 use super::strand::Outcome;
 use super::work::Effects;
@@ -45,6 +46,8 @@ impl State {
     pub(super) fn install_staged(&mut self, at: At, life: u64) {
         let strikes = self.strikes() && self.chance(300);
         let crash = strikes.then(|| (1 + self.dice.below(12), self.dice.below(u64::MAX)));
+        let lacks_room = self.strikes() && self.chance(150);
+        let lacks_room = lacks_room.then(|| 1 + self.dice.below(12));
         let fs = self.slots[at].fs.clone();
         let Some(running) = self.alive(at, life) else { return };
         let hub = running.hub.clone();
@@ -63,11 +66,15 @@ impl State {
         if let Some((nth, seed)) = crash {
             fs.crash_at(Aim::Any, nth, seed);
         }
+        if let Some(nth) = lacks_room {
+            fs.fail_at(Aim::Any, nth, Lasts::Once, Failure::ENOSPC);
+        }
         let installed = node::go_on_behind(&hub, &seat.log, &seat.engine.core_status(), *staged);
         let died = fs.is_down();
         if crash.is_some() {
             fs.forget_crash();
         }
+        let mut failed = String::new();
         let what = match installed {
             Ok(Some((core, applied))) => {
                 seat.batches.clear();
@@ -81,6 +88,7 @@ impl State {
             Ok(None) if hub.snapshots.has_staged() => "snapshots that waited for room",
             Ok(None) => "snapshots that the log had overtaken",
             Err(what) => {
+                failed = what.clone();
                 hub.post(Input::Failed { what });
                 running.crippled = true;
                 seat.disk_busy = true;
@@ -94,6 +102,8 @@ impl State {
         }
         hub.post(Input::Announce);
         let crippled = running.crippled;
+        // Also where it failed: what is on the disk by then is for the next start to take.
+        self.slots[at].got_snapshot = true;
         self.slots[at].installing = died.then_some(index);
         self.note(format_args!("n{}: {what}", at + 1));
         self.count(what);
@@ -101,8 +111,7 @@ impl State {
             self.count("snapshots installed after an attempt that a crash ended");
         }
         if crippled && !self.slots[at].fs.is_down() {
-            let millis = 300 + self.dice.below(3000);
-            self.after_millis(millis, Ev::Mend(Mend::Crippled(at, life)));
+            self.crippled(at, Gives::NoInstall, &failed);
         }
     }
 

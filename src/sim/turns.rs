@@ -1,4 +1,4 @@
-//! Every fault in turn: one node, one labelled call of it that fails once, fails from then on, or loses power, and nothing
+//! Every fault in turn: one node, one labelled call of it that fails once, fails from then on, loses power or is not come to, and nothing
 //! else that goes wrong but that this node has three lives.
 //!
 //! ```text
@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shoaldb_vfs::env::Label;
-use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, Leaves, SimFs};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::faults::Mend;
 use super::node::Slot;
@@ -42,11 +43,23 @@ pub enum How {
     HasNoRoom,
     /// There is no room for it, nor for any later one of its label until the node is restarted.
     HasNoRoomForGood,
-    /// The power fails in the middle of it.
+    /// The power fails in the middle of it, and nothing stays that was not synced.
     LosesPower,
+    /// The power fails in the middle of it, and of what was not synced some stays.
+    LosesSome,
+    /// The process is killed before it, and its machine loses power when the load is over.
+    IsKilled,
 }
 
-const HOWS: [How; 5] = [How::FailsOnce, How::FailsForGood, How::HasNoRoom, How::HasNoRoomForGood, How::LosesPower];
+const HOWS: [How; 7] = [
+    How::FailsOnce,
+    How::FailsForGood,
+    How::HasNoRoom,
+    How::HasNoRoomForGood,
+    How::LosesPower,
+    How::LosesSome,
+    How::IsKilled,
+];
 
 /// A call of the first node, and what becomes of it. As text: `2 log.sync 1 FailsOnce`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,7 +93,7 @@ impl Turn {
     /// Whether it has come, on this disk, which has no other faults.
     pub(super) fn has_struck(&self, fs: &SimFs) -> bool {
         match self.how {
-            How::LosesPower => fs.has_crashed(self.label),
+            How::LosesPower | How::LosesSome | How::IsKilled => fs.has_crashed(self.label),
             How::FailsOnce | How::FailsForGood | How::HasNoRoom | How::HasNoRoomForGood => fs.has_failed(self.label),
         }
     }
@@ -97,7 +110,9 @@ impl Turn {
             How::FailsForGood => fs.fail_at(aim, self.nth, Lasts::ForGood, Failure::EIO),
             How::HasNoRoom => fs.fail_at(aim, self.nth, Lasts::Once, Failure::ENOSPC),
             How::HasNoRoomForGood => fs.fail_at(aim, self.nth, Lasts::ForGood, Failure::ENOSPC),
-            How::LosesPower => fs.crash_at(aim, self.nth, self.nth),
+            How::LosesPower => fs.cut_at(aim, self.nth, Leaves::Nothing),
+            How::LosesSome => fs.cut_at(aim, self.nth, Leaves::Some(self.life ^ xxh3_64(self.label.as_bytes()))),
+            How::IsKilled => fs.kill_at(aim, self.nth),
         }
     }
 }

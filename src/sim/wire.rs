@@ -92,11 +92,15 @@ impl State {
         }
         let from_life = self.slots[from].life;
         self.spring_ambush(from, &packet);
-        if self.net.cut[from][to] || self.chance(self.net.loss) {
-            self.count("messages lost");
+        let cut = self.net.cut[from][to];
+        if cut || self.chance(self.net.loss) {
+            self.count(if cut { "messages over a cut link" } else { "messages lost" });
             return self.lose(&packet);
         }
         let twice = packet.ticket().is_none() && self.chance(self.net.twice);
+        if twice {
+            self.count("messages that came twice");
+        }
         for _ in 0..if twice { 2 } else { 1 } {
             let mut micros =
                 50 + self.dice.below(self.net.delay) + self.net.slow[from][to] + self.held_by_duel(from, to, &packet);

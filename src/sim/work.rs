@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::excuses::Gives;
 use super::faults::Mend;
 use super::node::Running;
 use super::wire::{Packet, Wire};
@@ -137,7 +138,7 @@ impl State {
         if let Some(why) = stopped
             && !self.slots[at].fs.is_down()
         {
-            self.stopped(at, format!("n{}: the engine stopped: {why}", at + 1));
+            self.stopped(at, Gives::Stop, format!("n{}: the engine stopped: {why}", at + 1));
         }
         if let Some(soon) = soon {
             // Rounded up: time must pass before it is asked again.
@@ -252,9 +253,11 @@ impl State {
             if !self.slots[at].fs.is_down() {
                 self.note(format_args!("n{}: the log failed", at + 1));
                 self.count("log failures");
-                if !self.goes_on_quickly(at, life) {
-                    let millis = 300 + self.dice.below(3000);
-                    self.after_millis(millis, Ev::Mend(Mend::Crippled(at, life)));
+                let what = appended.as_ref().err().map(LogError::in_words).unwrap_or_default();
+                if matches!(appended, Err(LogError::Misuse(_))) {
+                    self.fail(format!("n{}: {what}", at + 1));
+                } else if !self.goes_on_quickly(at, life) {
+                    self.crippled(at, Gives::Trouble, &what);
                 }
             }
         }
@@ -303,14 +306,8 @@ impl State {
             }
             Step::Stopped(reason) => {
                 seat.apply_over = true;
-                if self.slots[at].checkpoint_fails && reason.contains("could not be created") {
-                    // The planned failure struck where a database is made: the node stops, and somebody starts it again.
-                    self.note(format_args!("n{}: the applier stopped: {reason}", at + 1));
-                    self.count("nodes stopped by a database that could not be created");
-                    self.crash(at, false);
-                    self.after_millis(300, Ev::Restart(at));
-                } else if !self.is_too_old(at, &reason) && !self.slots[at].fs.is_down() {
-                    self.stopped(at, format!("n{}: the applier stopped: {reason}", at + 1));
+                if !self.is_too_old(at, &reason) && !self.slots[at].fs.is_down() {
+                    self.stopped(at, Gives::Stop, format!("n{}: the applier stopped: {reason}", at + 1));
                 }
             }
         }
@@ -325,13 +322,13 @@ impl State {
     /// somebody does it.
     fn restart_in_trouble(&mut self, at: At, life: u64) {
         let Some(running) = self.alive(at, life) else { return };
-        if running.crippled || running.hub.trouble().is_none() {
+        // One that was removed promises nothing more, either.
+        let Some(what) = running.hub.trouble().filter(|_| !running.crippled && !running.hub.is_removed()) else {
             return;
-        }
+        };
         running.crippled = true;
-        self.count("log failures");
-        let millis = 300 + self.dice.below(3000);
-        self.after_millis(millis, Ev::Mend(Mend::Crippled(at, life)));
+        self.count("nodes in trouble beside the log's thread");
+        self.crippled(at, Gives::Trouble, &what);
     }
 
     pub(super) fn on_upkeep(&mut self, at: At, life: u64) {
@@ -340,6 +337,7 @@ impl State {
             return;
         }
         if pause.is_none() {
+            self.slots[at].kept_much |= self.readers_may_be_ended(at);
             let floor = self.floor_from_leader(at);
             let Some(running) = self.alive(at, life) else { return };
             if let Some(seat) = running.seat.as_mut().filter(|seat| !seat.engine_over) {
@@ -356,9 +354,13 @@ impl State {
             }
             // A disk of this world forgets and fails, but does not change what it has: whatever is found damaged, we damaged.
             let excused = self.slots[at].fs.is_down() || self.disk_may_have_damaged(at) || self.has_rotted(at);
-            if let Some(hub) = self.slots[at].hub().filter(|hub| !excused && hub.databases.convicted() > 0) {
+            if let Some(hub) = self.slots[at].hub().filter(|hub| hub.databases.convicted() > 0) {
                 let damaged = hub.databases.damaged(&crate::databases::Help::Voters);
-                self.fail(format!("n{} found a database damaged: {damaged:?}", at + 1));
+                let known = self.slots[at].damage_was_excused && damaged.is_empty();
+                self.slots[at].damage_was_excused |= excused;
+                if !excused && !known {
+                    self.fail(format!("n{} found a database damaged: {damaged:?}", at + 1));
+                }
             }
             self.restart_in_trouble(at, life);
             self.observe_bounds(at);

@@ -15,6 +15,7 @@ use super::budget::{Budget, kind_of};
 use super::calls::{Held, Ticket};
 use super::check::Checks;
 use super::clock::{self, NodeClock};
+use super::counters::{COUNTERS, RARE};
 use super::duel::Duel;
 use super::faults::Mend;
 use super::members::Answers;
@@ -272,6 +273,9 @@ impl World {
                 state.at(wait, Ev::Restart(at));
             }
             state.after_millis(500, Ev::Client);
+            if state.shape.drift > 0 {
+                state.count("clocks that drift");
+            }
             match state.options.storm {
                 true => {
                     state.after_millis(300, Ev::Fault);
@@ -335,6 +339,7 @@ impl World {
             for at in 0..state.slots.len() {
                 if let Some(running) = state.slots[at].take_running() {
                     state.count_inside(&running.hub);
+                    state.count_failures(at);
                     slots.push(running);
                 }
             }
@@ -426,7 +431,15 @@ impl State {
     }
 
     pub(super) fn count(&mut self, what: &'static str) {
-        *self.coverage.entry(what).or_insert(0) += 1;
+        self.add(what, 1);
+    }
+
+    /// What was reached so many times.
+    pub(super) fn add(&mut self, what: &'static str, times: u64) {
+        if !COUNTERS.contains(&what) && RARE.iter().all(|(rare, _)| *rare != what) {
+            return self.fail(format!("the counter {what:?} is in no list"));
+        }
+        *self.coverage.entry(what).or_insert(0) += times;
     }
 
     pub(super) fn note(&mut self, what: std::fmt::Arguments<'_>) {
@@ -459,7 +472,7 @@ impl State {
             Ev::Fault => self.on_fault(),
             Ev::Restart(at) => self.on_restart(at, world),
             Ev::Mend(mend) => self.on_mend(mend),
-            Ev::Transfer(to) if self.lull.is_none() => self.transfer(to),
+            Ev::Transfer(to) if self.stormy && self.lull.is_none() => self.transfer(to),
             Ev::Person => self.on_person(),
             Ev::Join(at, life) => self.on_join(at, life),
             Ev::GoOn { call, time } => self.on_go_on(call, time),

@@ -73,7 +73,7 @@ pub enum Lasts {
 }
 
 /// The error a failing call returns.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Failure {
     /// An error number of the system: 5 is EIO, 28 is ENOSPC.
     Errno(i32),
@@ -127,7 +127,8 @@ struct World {
     counts: BTreeMap<Label, u64>,
     faults: Vec<Fault>,
     /// Of calls that a fault made fail.
-    failed: BTreeSet<Label>,
+    failed: BTreeMap<Label, u64>,
+    failed_since: BTreeMap<(Label, Failure), u64>,
     crashed: BTreeSet<Label>,
     crash: Option<PlannedCrash>,
     hooks: BTreeMap<Label, Hook>,
@@ -141,11 +142,22 @@ struct Fault {
     failure: Failure,
 }
 
+/// What a power cut leaves of what was not synced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaves {
+    /// All of it, nothing, or some of it: what the seed says.
+    Drawn(u64),
+    /// Nothing: neither bytes, nor lengths, nor names.
+    Nothing,
+    /// Some of it, each change by a chance of its own.
+    Some(u64),
+}
+
 struct PlannedCrash {
     aim: Aim,
     left: u64,
-    /// Seed of the power cut; `None` if the process dies and the machine goes on.
-    power: Option<u64>,
+    /// What the power cut leaves; `None` if the process dies and the machine goes on.
+    power: Option<Leaves>,
 }
 
 #[derive(Default)]
@@ -165,7 +177,7 @@ enum DirChange {
 enum Verdict {
     Go,
     Fail(io::Error),
-    Crash(u64),
+    Crash(Leaves),
 }
 
 impl SimFs {
@@ -184,7 +196,8 @@ impl SimFs {
             bytes_moved: 0,
             counts: BTreeMap::new(),
             faults: Vec::new(),
-            failed: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            failed_since: BTreeMap::new(),
             crashed: BTreeSet::new(),
             crash: None,
             hooks: BTreeMap::new(),
@@ -194,13 +207,18 @@ impl SimFs {
 
     /// Power cut, now. Everything fails until [`SimFs::restart`].
     pub fn crash(&self, seed: u64) {
-        self.world.lock().crash(seed);
+        self.world.lock().crash(Leaves::Drawn(seed));
     }
 
     /// Power cut within the `nth` call (from 1, counted from now) that `aim` hits. The call's own effect counts as not
     /// synced: it may or may not have happened.
     pub fn crash_at(&self, aim: Aim, nth: u64, seed: u64) {
-        self.world.lock().crash = Some(PlannedCrash { aim, left: nth, power: Some(seed) });
+        self.cut_at(aim, nth, Leaves::Drawn(seed));
+    }
+
+    /// The same, and said what it leaves.
+    pub fn cut_at(&self, aim: Aim, nth: u64, leaves: Leaves) {
+        self.world.lock().crash = Some(PlannedCrash { aim, left: nth, power: Some(leaves) });
     }
 
     /// The process dies before the `nth` call (from 1, counted from now) that `aim` hits, which has no effect. What was written
@@ -215,6 +233,7 @@ impl SimFs {
         let mut world = self.world.lock();
         world.down = false;
         world.crash = None;
+        world.failed_since.clear();
     }
 
     /// Whether a crash or the end of the process came that no restart followed.
@@ -234,12 +253,22 @@ impl SimFs {
 
     /// Whether a fault has made a call of this label fail, ever.
     pub fn has_failed(&self, label: Label) -> bool {
-        self.world.lock().failed.contains(label)
+        self.failures(label) > 0
+    }
+
+    /// How often a fault has made a call of this label fail, ever.
+    pub fn failures(&self, label: Label) -> u64 {
+        self.world.lock().failed.get(label).copied().unwrap_or(0)
+    }
+
+    /// The calls that a fault has made fail since the last restart: how often, by label and by what it said.
+    pub fn failed_since_restart(&self) -> BTreeMap<(Label, Failure), u64> {
+        self.world.lock().failed_since.clone()
     }
 
     /// The labels of all calls that a fault has made fail, ever.
     pub fn failed(&self) -> BTreeSet<Label> {
-        self.world.lock().failed.clone()
+        self.world.lock().failed.keys().copied().collect()
     }
 
     /// Whether a planned crash has come in a call of this label, ever.
@@ -304,6 +333,13 @@ impl SimFs {
         Some(world.files[&file].live.clone())
     }
 
+    /// The files of a directory and their live lengths. No call: it is not counted and cannot fail.
+    pub fn sizes(&self, dir: &Path) -> BTreeMap<String, u64> {
+        let world = self.world.lock();
+        let names = world.dirs.get(dir).map(|dir| &dir.live).into_iter().flatten();
+        names.map(|(name, file)| (name.clone(), world.files[file].live.len() as u64)).collect()
+    }
+
     /// Changes a file behind everybody's back, live and durable: rot.
     pub fn edit(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut world = self.world.lock();
@@ -344,10 +380,10 @@ impl SimFs {
         match verdict {
             Verdict::Go => act(&mut world),
             Verdict::Fail(error) => Err(error),
-            Verdict::Crash(seed) => {
+            Verdict::Crash(leaves) => {
                 // The call may have happened: its change joins the unsynced ones. Its answer reaches nobody.
                 let _ = act(&mut world);
-                world.crash(seed);
+                world.crash(leaves);
                 Err(crashed(label))
             }
         }
@@ -388,8 +424,8 @@ impl World {
                 let power = crash.power;
                 self.crash = None;
                 self.crashed.insert(label);
-                if let Some(seed) = power {
-                    return Verdict::Crash(seed);
+                if let Some(leaves) = power {
+                    return Verdict::Crash(leaves);
                 }
                 self.end_process();
             }
@@ -407,7 +443,8 @@ impl World {
         });
         match struck {
             Some(failure) => {
-                self.failed.insert(label);
+                *self.failed.entry(label).or_insert(0) += 1;
+                *self.failed_since.entry((label, failure)).or_insert(0) += 1;
                 Verdict::Fail(failure.error())
             }
             None => Verdict::Go,
@@ -429,9 +466,16 @@ impl World {
         self.files.entry(file).or_default()
     }
 
-    fn crash(&mut self, seed: u64) {
-        let mut dice = Xoshiro::new(seed);
-        let mercy = Mercy::draw(&mut dice);
+    fn crash(&mut self, leaves: Leaves) {
+        let mut dice = Xoshiro::new(match leaves {
+            Leaves::Drawn(seed) | Leaves::Some(seed) => seed,
+            Leaves::Nothing => 0,
+        });
+        let mercy = match leaves {
+            Leaves::Drawn(_) => Mercy::draw(&mut dice),
+            Leaves::Some(_) => Mercy::Some(4),
+            Leaves::Nothing => Mercy::None,
+        };
         let mut reachable = BTreeSet::new();
         for dir in self.dirs.values_mut() {
             for change in std::mem::take(&mut dir.pending) {
@@ -555,8 +599,8 @@ impl Fs for SimFs {
                 Ok(())
             }
             Verdict::Fail(error) => Err(error),
-            Verdict::Crash(seed) => {
-                world.crash(seed);
+            Verdict::Crash(leaves) => {
+                world.crash(leaves);
                 Err(crashed(label))
             }
         }
@@ -685,8 +729,8 @@ impl SimFile {
                 world.dice = dice;
                 Err(error)
             }
-            Verdict::Crash(seed) => {
-                world.crash(seed);
+            Verdict::Crash(leaves) => {
+                world.crash(leaves);
                 Err(crashed(label))
             }
         }
@@ -718,9 +762,9 @@ impl File for SimFile {
                 world.content(self.file).write(offset, &buf[..part]);
                 Err(error)
             }
-            Verdict::Crash(seed) => {
+            Verdict::Crash(leaves) => {
                 world.content(self.file).write(offset, buf);
-                world.crash(seed);
+                world.crash(leaves);
                 Err(crashed(label))
             }
         }
