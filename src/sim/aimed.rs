@@ -19,7 +19,7 @@
 
 use std::time::Duration;
 
-use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts};
 
 use super::faults::{Cut, Mend};
 use super::wire::Packet;
@@ -235,10 +235,7 @@ impl State {
         }
         self.crash(node, true);
         let seed = self.dice.below(u64::MAX);
-        self.slots[node].fs = SimFs::new(seed);
-        self.slots[node].got_snapshot = false;
-        self.slots[node].opened_badly = false;
-        self.slots[node].wiped = true;
+        self.slots[node].wipe(seed);
         self.note(format_args!("n{}: its directory is wiped before it was bound", node + 1));
         self.count("unbound directories wiped");
         self.after_millis(20, Ev::Restart(node));

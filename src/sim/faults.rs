@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use shoaldb_vfs::env::Label;
-use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+use shoaldb_vfs::env::sim::{Aim, Failure, Lasts};
 
 use super::excuses::{CHECKPOINT_STEPS, Gives};
 use super::node::CALM_SYNC;
@@ -162,8 +161,7 @@ impl State {
 
     /// Some call of this node's disk fails, whichever it is.
     fn fail_any_call(&mut self, at: At) {
-        let mut labels: Vec<Label> = self.slots[at].fs.counts().into_keys().collect();
-        labels.retain(|label| !label.starts_with("sim."));
+        let mut labels = self.slots[at].labels();
         if labels.is_empty() || self.slots[at].running.is_none() {
             return;
         }
@@ -180,8 +178,7 @@ impl State {
         // For another error than that a start may give copies up: of one node at a time, or no majority has what they were.
         let no_room = self.dice.below(2) == 0 || !self.others_are_whole(at);
         let failure = if no_room { Failure::ENOSPC } else { Failure::EIO };
-        let mut labels: Vec<Label> = self.slots[at].fs.counts().into_keys().collect();
-        labels.retain(|label| !label.starts_with("sim."));
+        let mut labels = self.slots[at].labels();
         let (aim, nth, lasts) = match self.dice.below(3) {
             0 if !labels.is_empty() => {
                 let label = labels.swap_remove(self.dice.below(labels.len() as u64) as usize);
@@ -296,10 +293,7 @@ impl State {
         }
         self.crash(at, true);
         let seed = self.dice.below(u64::MAX);
-        self.slots[at].fs = SimFs::new(seed);
-        self.slots[at].got_snapshot = false;
-        self.slots[at].opened_badly = false;
-        self.slots[at].wiped = true;
+        self.slots[at].wipe(seed);
         self.note(format_args!("n{}: its directory is wiped", at + 1));
         self.count("directories wiped");
         self.isolate(leader, None, Cut::Both, 4000);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use shoaldb_vfs::Registration;
-use shoaldb_vfs::env::Env;
 use shoaldb_vfs::env::sim::{Aim, Failure, SimFs, SimRng};
+use shoaldb_vfs::env::{Env, Label};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::bounds::Seen;
@@ -171,6 +171,19 @@ impl Slot {
             apply_stalled_until: Duration::ZERO,
             sync_micros: 500,
         }
+    }
+
+    /// Its directory is lost, with all that was on its disk.
+    pub(super) fn wipe(&mut self, seed: u64) {
+        self.fs = SimFs::new(seed);
+        self.wiped = true;
+        self.got_snapshot = false;
+        self.opened_badly = false;
+    }
+
+    /// Labels of all calls that its disk has seen, but for those of the simulation itself.
+    pub(super) fn labels(&self) -> Vec<Label> {
+        self.fs.counts().into_keys().filter(|label| !label.starts_with("sim.")).collect()
     }
 
     pub(super) fn take_running(&mut self) -> Option<Box<Running>> {

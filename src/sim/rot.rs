@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shoaldb_vfs::env::Fs;
-use shoaldb_vfs::env::sim::{Aim, SimFs};
+use shoaldb_vfs::env::sim::Aim;
 
 use super::bounds::has_disk_that_failed;
 use super::world::{At, Ev, State};
@@ -248,10 +248,7 @@ impl State {
         self.note(format_args!("n{}: {error}; its disk is given up", at + 1));
         self.count("starts refused over a rotten disk");
         let seed = self.dice.below(u64::MAX);
-        self.slots[at].fs = SimFs::new(seed);
-        self.slots[at].got_snapshot = false;
-        self.slots[at].opened_badly = false;
-        self.slots[at].wiped = true;
+        self.slots[at].wipe(seed);
         self.rotting = Some(Rotting { gone: true, ..rotting });
         self.after_millis(100, Ev::Restart(at));
         true
