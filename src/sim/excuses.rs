@@ -7,8 +7,8 @@
 //! it does not start, found a cluster or join one     any
 //! an install failed                                  any
 //! a copy is not served                               those that make or open files of a database; those that read one, as often
-//!                                                    as they are tried; any of a start, with another error than for want of
-//!                                                    room; in a run of one fault, a call for good that is none of the log
+//!                                                    as they are tried; any of a start that is for files of databases, with another
+//!                                                    error than for want of room; in a run of one fault, a call for good that is none of the log
 //! no checkpoint is made, and what waits for one      those of a checkpoint
 //! a transaction finds no room, or is not kept        the spill of its pages
 //! SQL ends with an I/O error that says no more       any, or one of SQLite's calls, which fail on purpose (`inside.rs`)

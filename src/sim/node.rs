@@ -354,8 +354,10 @@ impl State {
                 let joins = running.joining.is_some();
                 let tail_cut = running.tail_cut;
                 let rolled_forward = slot.installing.take().is_some_and(|index| running.hub.log_start() == index);
-                slot.opened_badly =
-                    slot.fs.failed_since_restart().keys().any(|(_, failure)| *failure != Failure::ENOSPC);
+                let of_copies =
+                    |label: &str| ["db.", "dw.", "map.", "ckpt."].iter().any(|kind| label.starts_with(kind));
+                let badly = |(label, failure): &(Label, Failure)| of_copies(label) && *failure != Failure::ENOSPC;
+                slot.opened_badly = slot.fs.failed_since_restart().keys().any(badly);
                 slot.running = Some(running);
                 self.compare_with_what_was_told(at);
                 self.acquitted(at);
