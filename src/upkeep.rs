@@ -626,9 +626,10 @@ impl Upkeep {
         }
         self.alarm("segment", None);
         let start = self.log.compaction_start(through, limit);
-        // Files may stay where the log does not begin any more, and what others need may be more by now: that is gone.
+        // Files may stay where the log does not begin any more, and what others need may be more by now: that is gone. And
+        // what has no entry is nothing to anybody.
         let begun = self.hub.core_start();
-        if begun > self.log.start().index {
+        if begun > self.log.start().index || self.log.has_empty_segments() {
             self.drop_segments(begun);
         }
         if start.index > self.log.start().index && start.index >= begun {
@@ -771,7 +772,10 @@ impl Upkeep {
     }
 
     fn drop_segments(&self, start: LogIndex) {
+        let before = self.log.start();
         match self.log.compact(start) {
+            // No entry went.
+            Ok(start) if start == before => {}
             Ok(start) => {
                 tracing::debug!(node = self.hub.id.0, "the log begins after entry {}", start.index);
                 self.hub.findings.lock().compactions += 1;

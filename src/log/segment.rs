@@ -14,12 +14,15 @@ use shoaldb_vfs::buffer::Buffer;
 use shoaldb_vfs::env::{File, Fs, Label, Open};
 
 use super::LogError;
+use super::record::SECTOR;
 use super::recover::Case;
 use crate::planted::{self, Bug};
 use crate::types::LogIndex;
 
 /// Zeros are written in pieces of this size: large enough for the disk, small beside a segment.
 const ZEROS: usize = 1 << 20;
+/// Room at the end of a segment for the batch that says where the log goes on.
+pub(super) const SEAL: u64 = SECTOR;
 const SPARE: &str = "spare-";
 const SEGMENT: &str = ".seg";
 
@@ -35,8 +38,20 @@ pub(super) struct Segment {
     pub(super) applied: LogIndex,
     /// Where its batches end.
     pub(super) end: AtomicU64,
+    /// Its file was so long before its first batch, or when it was opened.
+    pub(super) written: u64,
+}
+
+impl Segment {
     /// Its file was written to its end beforehand: a sync of a batch then has no length and no blocks to record.
-    pub(super) filled: bool,
+    pub(super) fn is_filled(&self) -> bool {
+        self.written >= self.capacity
+    }
+
+    /// What its file takes once nothing but its seal follows: all that was written beforehand, however little is in it.
+    pub(super) fn sealed_len(&self) -> u64 {
+        self.written.max(self.end.load(Ordering::Relaxed) + SEAL)
+    }
 }
 
 /// A file of a segment's size that is nobody's.

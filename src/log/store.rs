@@ -20,7 +20,7 @@ use super::contents::{Contents, Slot, check_anchor_size, check_hard_state};
 use super::record::{BATCH_HEADER, BatchHeader, HEAD_PREFIX, Head, Meaning, RawRecord, Record, SECTOR};
 use super::record::{RECORD_HEADER, lap, record_size, sector_up};
 use super::recover::{Case, End, NamedHead, Replay, bad_head};
-use super::segment::{self, Directory, Listing, Segment, Spare};
+use super::segment::{self, Directory, Listing, SEAL, Segment, Spare};
 use super::{Anchor, Batch, LogError, LogOptions, Recovered};
 use crate::config::SEGMENT_BYTES;
 use crate::planted::{self, Bug};
@@ -30,8 +30,6 @@ use crate::types::{ClusterId, EntryId, HardState, LogEntry, LogIndex, Term};
 const READ_GAP: u64 = 4096;
 /// Bytes of a head that are read first; more only if it is longer.
 const HEAD_READ: usize = 4096;
-/// Room at the end of a segment for the batch that says where the log goes on.
-const SEAL: u64 = SECTOR;
 
 /// See the [module's text](super).
 #[derive(Debug)]
@@ -78,6 +76,19 @@ impl Index {
         let first = self.segments.front()?.number;
         self.segments.get(number.checked_sub(first)? as usize)
     }
+
+    /// Whether the log may do without its oldest segment, if it may do without the entries up to `through`.
+    fn oldest_may_go(&self, through: LogIndex) -> bool {
+        let Some(oldest) = self.segments.front() else { return false };
+        let last = self.contents.last_of_segment(oldest.number);
+        last <= through && self.segments.iter().skip(1).any(|later| later.applied >= last)
+    }
+
+    fn bytes(&self) -> u64 {
+        let sealed = self.segments.len().saturating_sub(1);
+        let of_sealed: u64 = self.segments.iter().take(sealed).map(|segment| segment.sealed_len()).sum();
+        of_sealed + self.segments.back().map_or(0, |active| active.end.load(Ordering::Relaxed))
+    }
 }
 
 /// What a batch adds to the index once it is synced.
@@ -120,7 +131,7 @@ impl Log {
             anchor: anchor.clone(),
         };
         let (active, end, chain) =
-            open_segment(&directory, directory.create_spare()?, &head, options.segment_bytes, false)?;
+            open_segment(&directory, directory.create_spare()?, &head, options.segment_bytes, 0)?;
         let segments = VecDeque::from([active]);
         let contents = Contents::new(start, hard_state, anchor);
         Ok(Log::assemble(directory, options, cluster, Index { contents, segments }, (end, chain), Vec::new()))
@@ -168,7 +179,7 @@ impl Log {
                 capacity: options.segment_bytes.max(bytes.len() as u64),
                 applied: named.head.anchor.applied,
                 end: AtomicU64::new(end.offset),
-                filled: bytes.len() as u64 >= options.segment_bytes,
+                written: bytes.len() as u64,
             }));
             if let (Some(next), Some(segment)) = (segments.get(i + 1), opened.back().cloned()) {
                 let sealed = Sealed { segment, end: end.offset, chain: replay.chain, next: next.0 };
@@ -279,7 +290,7 @@ impl Log {
     fn write(&self, writer: &mut Writer, records: &[Record<'_>], body: usize) -> Result<Written, LogError> {
         let size = sector_up((BATCH_HEADER + body) as u64);
         // A log begins with a file that grows, since filling one takes time; it leaves it as soon as there is a filled one.
-        let spare_is_better = !writer.active.filled && !self.spares.lock().is_empty();
+        let spare_is_better = !writer.active.is_filled() && !self.spares.lock().is_empty();
         if writer.end + size + SEAL > writer.active.capacity || spare_is_better || writer.spoiled {
             self.switch(writer, size)?;
         }
@@ -374,10 +385,10 @@ impl Log {
         let head_size = sector_up((HEAD_FIXED + Record::Anchor(&head.anchor).payload_len()) as u64);
         let capacity = self.options.segment_bytes.max(head_size + size + SEAL);
         let spare = if capacity == self.options.segment_bytes { self.spares.lock().pop() } else { None };
-        let filled = spare.is_some();
+        let written = if spare.is_some() { capacity } else { 0 };
         let spare = spare.map_or_else(|| self.directory.create_spare(), Ok)?;
         let name = spare.name.clone();
-        let opened = open_segment(&self.directory, spare, head, capacity, filled);
+        let opened = open_segment(&self.directory, spare, head, capacity, written);
         if let Err(error) = &opened
             && error.can_be_tried_again()
         {
@@ -487,9 +498,9 @@ impl Log {
         self.index.read().contents.last()
     }
 
-    /// Bytes of all segments that count, without what is pre-written.
+    /// Bytes that the files of all segments take that count, without what is pre-written of the last one.
     pub fn bytes(&self) -> u64 {
-        self.index.read().segments.iter().map(|segment| segment.end.load(Ordering::Relaxed)).sum()
+        self.index.read().bytes()
     }
 
     /// The newest anchor.
@@ -527,7 +538,7 @@ impl Log {
     /// far as [`Log::compact`] may with `through`.
     pub fn compaction_start(&self, through: LogIndex, keep: u64) -> EntryId {
         let index = self.index.read();
-        let mut bytes: u64 = index.segments.iter().map(|segment| segment.end.load(Ordering::Relaxed)).sum();
+        let mut bytes = index.bytes();
         let mut start = index.contents.start().index;
         for (at, segment) in index.segments.iter().enumerate() {
             let last = index.contents.last_of_segment(segment.number);
@@ -535,11 +546,17 @@ impl Log {
             if bytes <= keep || last > through || !covered {
                 break;
             }
-            bytes -= segment.end.load(Ordering::Relaxed);
+            bytes -= segment.sealed_len();
             start = start.max(last);
         }
         let term = index.contents.term(start).unwrap_or_else(|| index.contents.start().term);
         EntryId { index: start, term }
+    }
+
+    /// Whether [`Log::compact`] has something to drop without an entry in it: the log begins at the same one then.
+    pub fn has_empty_segments(&self) -> bool {
+        let index = self.index.read();
+        index.oldest_may_go(index.contents.start().index)
     }
 
     /// Begins a new segment if that lets [`Log::compact`] drop the oldest one that has entries: its head takes the newest
@@ -586,14 +603,12 @@ impl Log {
     /// Takes the oldest segment out of the index, if it may go.
     fn drop_oldest(&self, through: LogIndex) -> Option<Arc<Segment>> {
         let mut index = self.index.write();
-        let number = index.segments.front()?.number;
-        let last = index.contents.last_of_segment(number);
-        let covered = index.segments.iter().skip(1).any(|later| later.applied >= last);
-        if last > through || !covered {
+        if !index.oldest_may_go(through) {
             return None;
         }
-        index.contents.drop_segment(number);
-        index.segments.pop_front()
+        let oldest = index.segments.pop_front()?;
+        index.contents.drop_segment(oldest.number);
+        Some(oldest)
     }
 
     /// Takes a segment's file away. Nobody can find it any more; somebody may still read it.
@@ -682,7 +697,7 @@ fn open_segment(
     spare: Spare,
     head: &Head,
     capacity: u64,
-    filled: bool,
+    written: u64,
 ) -> Result<(Arc<Segment>, u64, u32), LogError> {
     let number = u32::try_from(head.number);
     let number = number.map_err(|_| LogError::Misuse("segment numbers are used up".to_owned()))?;
@@ -693,7 +708,7 @@ fn open_segment(
     let name = directory.promote(&spare, number)?;
     let end = bytes.len() as u64;
     let applied = head.anchor.applied;
-    let segment = Segment { number, name, file: spare.file, capacity, applied, end: AtomicU64::new(end), filled };
+    let segment = Segment { number, name, file: spare.file, capacity, applied, end: AtomicU64::new(end), written };
     Ok((Arc::new(segment), end, chain))
 }
 

@@ -1,6 +1,6 @@
 //! What the log promises, one test per promise, on the simulated disk. Histories with crashes are in `tests/history.rs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -300,6 +300,46 @@ fn a_write_without_room_is_tried_again_elsewhere() {
         let (log, recovered) = open(&fs).unwrap();
         assert_eq!((all(&log), recovered.cut), (expected, None), "seed {seed}");
     }
+}
+
+/// `log_limit` is a bound of what the disk has, and what is not used of a segment lies there all the same.
+#[test]
+fn what_is_not_used_of_a_segment_counts_as_soon_as_another_one_follows() {
+    let fs = SimFs::new(1);
+    let log = create(&fs).unwrap();
+    log.append(&entries(2, 2, 1, 5000)).unwrap();
+    // Each attempt takes a segment, and there is a filled one for each.
+    fs.fail_at(Aim::At("log.write"), 1, Lasts::ForGood, Failure::ENOSPC);
+    for _ in 0..6 {
+        log.prepare_spare().unwrap();
+        log.append(&entries(3, 3, 1, 100)).unwrap_err();
+    }
+    fs.clear_faults();
+    for (index, len) in [(3, 5000), (4, 5000), (5, 20_000), (6, 10), (7, 5000)] {
+        log.append(&Batch { anchor: Some(anchor(index - 1)), ..entries(index, index, 1, len) }).unwrap();
+    }
+    let check = |log: &Log| {
+        let listed = arc(&fs).list(Path::new(DIR), "test").unwrap();
+        let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
+        for name in listed.into_iter().filter(|name| name.ends_with(".seg")) {
+            let len = fs.peek(&Path::new(DIR).join(&name)).unwrap().len() as u64;
+            sizes.insert(name, len);
+        }
+        let (_, last) = sizes.pop_last().unwrap();
+        let sealed: u64 = sizes.values().sum();
+        assert!((sealed..=sealed + last).contains(&log.bytes()), "{} bytes, {sizes:?} and {last}", log.bytes());
+        sizes.len()
+    };
+    assert!(check(&log) > 8);
+    drop(log);
+    let (log, _) = open(&fs).unwrap();
+    assert!(check(&log) > 8);
+    // It goes as far as it has to, and no further.
+    let keep = 3 * OPTIONS.segment_bytes + 20_000;
+    let start = log.compaction_start(LogIndex(7), keep);
+    log.compact(start.index).unwrap();
+    check(&log);
+    assert!(start.index == LogIndex(2) && log.bytes() <= keep, "{start:?}, {} bytes", log.bytes());
 }
 
 /// A start that cannot wipe what it cuts says so; the next one does it, and what was synced is there.

@@ -19,6 +19,7 @@ use crate::net::frame::FrameKind;
 use crate::net::handshake::{Hello, Judge, PROTOCOL, Purpose, Reject, RejectReason, Standing, Welcome};
 use crate::net::{Calls, RequestError, Transport};
 use crate::shared::{Hub, Input};
+use crate::snapshot::object::{Answer, Ask};
 use crate::types::{ClusterId, Message, MessageKind, NodeId};
 
 /// What travels.
@@ -44,6 +45,18 @@ pub(super) enum Packet {
 impl Packet {
     fn asks_for_a_vote(&self) -> bool {
         matches!(self, Packet::Raft(message) if message.kind == MessageKind::Vote)
+    }
+
+    /// An offer of a snapshot, or what can be answered to one.
+    fn is_an_offer(&self) -> bool {
+        match self {
+            Packet::Question { body, .. } => matches!(Ask::decode(body), Ok(Ask::Offer { .. })),
+            Packet::Answer { body, .. } => matches!(
+                Answer::decode(body.clone()),
+                Ok(Answer::Yes | Answer::NotNeeded | Answer::OnItsWay { .. } | Answer::No(_))
+            ),
+            Packet::Raft(_) | Packet::Found(_) | Packet::Greeting => false,
+        }
     }
 
     fn ticket(&self) -> Option<u64> {
@@ -113,8 +126,8 @@ impl State {
             if self.shape.crowds && self.stormy && self.is_on_a_line(&packet) {
                 micros += 300_000 + self.dice.below(500_000);
             }
-            // Whoever needs a snapshot then has none before it is over.
-            if packet.ticket().is_some() && self.lull.is_some() {
+            // Whoever needs a snapshot then has none before it is over. Who has one already says so when it is offered another.
+            if packet.ticket().is_some() && self.lull.is_some() && !packet.is_an_offer() {
                 micros += 1_500_000 + self.dice.below(1_500_000);
             }
             self.after_micros(micros, Ev::Deliver { from, from_life, to, packet: packet.clone() });

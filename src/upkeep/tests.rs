@@ -409,6 +409,33 @@ fn the_log_does_not_begin_earlier_again_although_its_files_are_still_there() {
     assert!(upkeep.log.start().index > LogIndex(4), "they are removed now");
 }
 
+/// A tail that was cut right behind a snapshot, or writes that found no room there, left segments without an entry: they stayed until some
+/// entry behind them could go, and an alarm waited for an anchor that was there (found by the simulation).
+#[test]
+fn segments_without_an_entry_go_although_the_log_begins_where_it_did() {
+    let (mut upkeep, last, inputs) = with_log_of(3 * LIMIT, &Arc::default());
+    let entry = |index, term| {
+        let id = EntryId { index: LogIndex(index), term: Term(term) };
+        LogEntry { id, class: EntryClass::Normal, data: vec![7; 3000].into() }
+    };
+    let events = upkeep.hub.events.listen();
+    upkeep.log.reset(last, upkeep.log.anchor(), upkeep.log.hard_state()).unwrap();
+    upkeep.hub.set_compacted(last.index);
+    for index in last.index.0 + 1..last.index.0 + 20 {
+        upkeep.log.append(&Batch { entries: vec![entry(index, 1)], ..Batch::default() }).unwrap();
+    }
+    upkeep.log.append(&Batch { entries: vec![entry(last.index.0 + 1, 2)], ..Batch::default() }).unwrap();
+    let before = upkeep.log.bytes();
+    assert!(before > 2 * LIMIT && upkeep.log.start() == last, "{before}");
+    for _ in 0..2 {
+        assert_eq!(compacted(&mut upkeep, &inputs), 0);
+    }
+    assert!(upkeep.log.bytes() <= 8 << 10, "{} bytes", upkeep.log.bytes());
+    assert_eq!((upkeep.log.start(), upkeep.log.last().index), (last, last.index.next()));
+    assert_eq!(upkeep.hub.findings.lock().alarms, Default::default());
+    assert!(events.try_iter().all(|event| !matches!(event, Event::LogCompacted { .. })), "no entry went");
+}
+
 /// Of a snapshot that another node lent the leader knows by what is said to its offer: up to then who needs it holds nothing.
 /// Shows INV-25.
 #[test]
