@@ -18,6 +18,7 @@ use shoaldb_vfs::genesis::AutoVacuum as InPage;
 use shoaldb_vfs::replicator::{Interrupted, Receipt, Replicator};
 use shoaldb_vfs::transaction::{Position, Transaction};
 
+use self::large::Proposed;
 use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseName};
 use crate::entry::{self, Body, Origin, Payload};
 use crate::pending::{Decision, GivenUp, Writing};
@@ -150,11 +151,13 @@ impl Replicator for NodeReplicator {
             let transaction = Arc::new(transaction);
             writing.parted = Some(transaction.clone());
             let (number, signal) = self.hub.pending.register(Some(writing));
-            if !self.propose_parts(number, id, &transaction) {
-                self.hub.pending.abandon_unproposed(number);
-                return Err(Refusal::NotCommitted);
+            match self.propose_parts(number, id, &transaction) {
+                Proposed::Whole { parted: kept } => parted = kept,
+                Proposed::GivenUp => {
+                    self.hub.pending.abandon_unproposed(number);
+                    return Err(Refusal::NotCommitted);
+                }
             }
-            parted = true;
             (number, signal)
         };
 

@@ -1,24 +1,32 @@
 //! Who may write when: the answers of the write lock to each standing of a node.
 
+use std::collections::VecDeque;
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
 use shoaldb_vfs::env::Env;
 use shoaldb_vfs::env::os::{OsClock, OsRng};
-use shoaldb_vfs::env::sim::SimFs;
+use shoaldb_vfs::env::sim::{SimClock, SimFs};
+use shoaldb_vfs::page::{PageCount, PageHash, PageNo, PageSize};
+use shoaldb_vfs::transaction::ChangedPage;
 
 use super::*;
 use crate::catalogue::{Catalogue, DatabaseId, DatabaseInfo};
 use crate::config::Config;
 use crate::databases::Databases;
 use crate::shared::{Leadership, Shared};
-use crate::signal::Waiting;
+use crate::signal::{Pump, Waiting};
 use crate::types::{ClusterId, EntryId, GENESIS, Incarnation, LogIndex, NodeId, Term};
 
 fn replicator() -> (NodeReplicator, Arc<Database>) {
-    let clock = Arc::new(OsClock);
-    let env = Env { fs: Arc::new(SimFs::new(1)), clock: clock.clone(), rng: Arc::new(OsRng) };
-    let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
     let (mailbox, _) = crossbeam_channel::unbounded();
-    let waiting = Waiting { clock, pump: None };
-    let hub: Hub = Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, Config::default(), waiting, mailbox, databases));
+    replicator_with(Config::default(), Waiting { clock: Arc::new(OsClock), pump: None }, mailbox)
+}
+
+fn replicator_with(config: Config, waiting: Waiting, mailbox: Sender<Input>) -> (NodeReplicator, Arc<Database>) {
+    let env = Env { fs: Arc::new(SimFs::new(1)), clock: waiting.clock.clone(), rng: Arc::new(OsRng) };
+    let databases = Databases::open(env, "/db".into(), u64::MAX).unwrap();
+    let hub: Hub = Arc::new(Shared::new(NodeId(1), Incarnation(1), 7, config, waiting, mailbox, databases));
     hub.begin(Catalogue::new(ClusterId(1)), GENESIS);
     let info = DatabaseInfo {
         name: DatabaseName::new("app").unwrap(),
@@ -113,4 +121,83 @@ fn a_commit_that_is_given_up_while_the_next_writer_waits_keeps_that_one_out() {
     node.hub.pending.decide(abandoned.get().unwrap(), Decision::NotCommitted);
     assert_eq!(node.is_open(&db), Ok(()));
     assert_eq!(node.acquire_write(&db, true, &waits), Ok(()));
+}
+
+/// Takes up every proposal, and decides each as it was told; what is left undecided stays so.
+struct Engine {
+    inputs: Receiver<Input>,
+    clock: Arc<SimClock>,
+    hub: Mutex<Option<Hub>>,
+    decisions: Mutex<VecDeque<Option<Decision>>>,
+    given_up: Mutex<Vec<u64>>,
+}
+
+impl Pump for Engine {
+    fn step(&self) {
+        self.clock.advance(Duration::from_millis(100));
+        let hub = self.hub.lock().clone().unwrap();
+        for input in self.inputs.try_iter() {
+            let Input::Propose { number, data } = input else { continue };
+            if let Body::GivenUp { split, .. } = entry::decode(&data).unwrap().body {
+                self.given_up.lock().push(split);
+                continue;
+            }
+            assert!(hub.pending.take_up(number));
+            let decision = self.decisions.lock().pop_front().expect("no more proposals");
+            decision.into_iter().for_each(|decision| hub.pending.decide(number, decision));
+        }
+    }
+}
+
+/// A leader that is about to hand over refuses each part at once. Who tried again and again left one word more in the log each time, that parts
+/// are given up of which there were none: in the simulation two thousand within a second, behind which reads waited.
+#[test]
+fn a_transaction_of_which_no_part_got_into_the_log_is_not_given_up_there() {
+    const PAGE: usize = 4096;
+    let page = |number: u32, noise: bool| {
+        let number = PageNo::new(number).unwrap();
+        let byte = |i: usize| (i as u32).wrapping_mul(2_654_435_761).rotate_right(13) as u8;
+        let image: Vec<u8> = (0..PAGE).map(|i| if noise { byte(i) } else { 0 }).collect();
+        ChangedPage { number, hash: PageHash::of(number, &image), image: image.into() }
+    };
+    let refused = || Some(Decision::NotCommitted);
+    let done = |index| Some(Decision::Committed(LogIndex(index)));
+    let one = || [3, 4].map(|number| page(number, false)).to_vec();
+    let four = || [3, 4, 5, 6].map(|number| page(number, true)).to_vec();
+    let cases = [
+        ("all refused", four(), vec![refused(), refused(), refused()], false),
+        ("the only one refused", one(), vec![refused()], false),
+        ("the last one refused", four(), vec![done(5), done(6), done(7), refused()], true),
+        ("one in the middle refused", four(), vec![done(5), refused(), refused()], true),
+        ("one accepted behind one that is not", four(), vec![refused(), done(6), refused()], true),
+        ("one that may come", four(), vec![None, refused(), refused()], true),
+        ("one behind that may come", four(), vec![refused(), refused(), None], true),
+    ];
+    for (what, pages, decisions, given_up) in cases {
+        let (mailbox, inputs) = crossbeam_channel::unbounded();
+        let clock: Arc<SimClock> = Arc::default();
+        let engine = Arc::new(Engine {
+            inputs,
+            clock: clock.clone(),
+            hub: Mutex::default(),
+            decisions: Mutex::new(decisions.into()),
+            given_up: Mutex::default(),
+        });
+        let config = Config { part_bytes: 5000, ..Config::default() };
+        let (node, db) = replicator_with(config, Waiting { clock, pump: Some(engine.clone()) }, mailbox);
+        *engine.hub.lock() = Some(node.hub.clone());
+        let transaction = Transaction {
+            base: Position(2),
+            page_size: PageSize::new(PAGE as u32).unwrap(),
+            size_after: PageCount(8),
+            checksum_after: PageHash(1),
+            pages,
+        };
+        let answer = node.commit(&db, SessionId(1), transaction, &mut None);
+        engine.step();
+        *engine.hub.lock() = None;
+        assert_eq!(answer, Err(Refusal::NotCommitted), "{what}");
+        assert!(engine.decisions.lock().is_empty(), "{what}");
+        assert_eq!(engine.given_up.lock().len(), usize::from(given_up), "{what}");
+    }
 }
