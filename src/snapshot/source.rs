@@ -32,9 +32,9 @@ use crate::databases::Damage;
 use crate::events::Event;
 use crate::history::History;
 use crate::planted::{self, Bug};
-use crate::registry;
+use crate::registry::{self, GONE};
 use crate::shared::{Hub, Input};
-use crate::types::{EntryId, Membership, NodeId};
+use crate::types::{EntryId, LogIndex, Membership, NodeId};
 
 /// When one should ask again that came at a bad moment.
 const SOON_MILLIS: u32 = 20;
@@ -87,7 +87,7 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
                 return lent(hub, from, view, at);
             }
             // A view of what is shown here so far would be refused.
-            if hub.applied().index < shown {
+            if hub.applied().index.max(hub.reach()) < shown {
                 return Answer::Busy { millis: LATER_MILLIS };
             }
             match cut(hub, from, None) {
@@ -216,15 +216,27 @@ fn cut_here(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answ
         return Err(if core.membership.names(to) { soon() } else { no() });
     }
     let (mut databases, mut listed) = (BTreeMap::new(), Vec::new());
-    let wanted = |id: DatabaseId| only.is_none_or(|only| only == id) && start.catalogue.database(id).is_some();
+    // What a snapshot brought is ahead of the log, and lacks what is dropped behind it.
+    let mut reach = at.index.max(hub.reach());
+    let wanted = |id: DatabaseId| {
+        only.is_none_or(|only| only == id)
+            && start.catalogue.database(id).is_some()
+            && hub.databases.generation(id) != GONE
+    };
     for (id, info) in current.databases().filter(|(id, _)| wanted(*id)) {
-        let view = hub.databases.get(id).ok_or_else(soon)?.read_view().map_err(|error| {
+        let db = hub.databases.get(id).ok_or_else(soon)?;
+        let view = db.read_view().map_err(|error| {
             Answer::No(format!("database {} cannot be lent: {error}; ask another node", info.name.as_str()))
         })?;
         let found = view.at();
-        // A transaction of this node that is accepted shows before the applier has passed it.
-        if found.position.0 > at.index.0 {
-            return Err(soon());
+        // A transaction of this node that is accepted shows before the applier has passed it. What is in a main file is ahead of
+        // that after a start, until more is known to be committed; which may wait for this very view. A copy is mended by the
+        // log, and waits.
+        if found.position.0 > if only.is_some() { at.index.0 } else { reach.0 } {
+            if only.is_some() || found.position > db.status().checkpointed {
+                return Err(soon());
+            }
+            reach = LogIndex(found.position.0);
         }
         listed.push(Listed { id, page_size: info.page_size, at: found });
         databases.insert(id, view);
@@ -233,7 +245,6 @@ fn cut_here(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answ
         return Ok(Cut { at, reach: at.index, members, manifest: Vec::new(), databases, only: listed.pop() });
     }
     let Start { at: start, membership, catalogue } = start;
-    let reach = at.index;
     let manifest = Manifest { at: start, reach, membership, catalogue, databases: listed }.encode();
     Ok(Cut { at: start, reach, members, manifest, databases, only: None })
 }

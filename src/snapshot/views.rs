@@ -79,7 +79,8 @@ const MADE_SOON: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(crate) struct Cut {
     pub(crate) at: EntryId,
-    /// The last entry that its databases may have: `at`, or later if a transaction was open in parts.
+    /// The last entry that its databases may have: `at`, or later if a transaction was open in parts, or if the files of the node that
+    /// lends were ahead of what it knew to be committed.
     pub(crate) reach: LogIndex,
     /// Everybody who is named in its membership.
     pub(crate) members: Vec<NodeId>,

@@ -237,6 +237,21 @@ fn hub_with_app(fs: &SimFs, config: Config) -> (Hub, Arc<Database>) {
     (hub, db)
 }
 
+/// Another state of the only page.
+fn write(db: &Database, position: Position) {
+    let mut page = db.page(PageNo::FIRST).unwrap().unwrap().to_vec();
+    page[27] = 9;
+    let hash = PageHash::of(PageNo::FIRST, &page);
+    let transaction = Transaction {
+        base: Position(APP.0),
+        page_size: PageSize::DEFAULT,
+        size_after: PageCount(1),
+        checksum_after: hash,
+        pages: vec![ChangedPage { number: PageNo::FIRST, image: page.into(), hash }],
+    };
+    db.apply(&transaction, position).unwrap();
+}
+
 fn opened(hub: &Hub, ask: &Ask) -> ViewId {
     match Answer::decode(serve(hub, Some(PEER), &ask.encode())) {
         Ok(Answer::Opened { view, .. } | Answer::OpenedOne { view, .. }) => view,
@@ -377,17 +392,7 @@ fn what_rots_is_not_lent_and_whoever_asks_hears_why() {
 fn a_view_that_keeps_too_much_from_being_checkpointed_is_closed() {
     let (hub, db) = hub_with_app(&SimFs::new(1), Config { snapshot_chunk_max_size: 0, ..Config::default() });
     let view = opened(&hub, &Ask::Open { have: LogIndex(0), shown: LogIndex(0) });
-    let mut page = db.page(PageNo::FIRST).unwrap().unwrap().to_vec();
-    page[27] = 9;
-    let hash = PageHash::of(PageNo::FIRST, &page);
-    let transaction = Transaction {
-        base: Position(APP.0),
-        page_size: PageSize::DEFAULT,
-        size_after: PageCount(1),
-        checksum_after: hash,
-        pages: vec![ChangedPage { number: PageNo::FIRST, image: page.into(), hash }],
-    };
-    db.apply(&transaction, Position(3)).unwrap();
+    write(&db, Position(3));
     let sweep = |pinned_bytes| {
         let limits = Limits { is_pressed: false, age: Duration::from_secs(3600), pinned_bytes };
         hub.snapshots.views.sweep(Duration::ZERO, limits, |_| true)
@@ -396,6 +401,43 @@ fn a_view_that_keeps_too_much_from_being_checkpointed_is_closed() {
     assert_eq!(hub.snapshots.views.capped(), 1);
     assert_eq!(fetched(&hub, view, pages(&[(1, 1)])), Answer::Gone);
     assert_eq!(db.status().views, 0);
+}
+
+/// The files of a database that was made behind the anchor may be ahead of what a node knows to be committed after a start. One that was
+/// the only node from which another voter could get a snapshot waited to lend it until more is committed, for ever (found by the simulation).
+/// So are files that a snapshot brought, and they lack what is dropped behind it.
+#[test]
+fn what_is_in_main_files_is_lent_although_it_is_not_known_to_be_committed() {
+    let whole = Ask::Open { have: LogIndex(0), shown: LogIndex(0) };
+    let one = Ask::OpenOne { database: APP, beyond: LogIndex(2) };
+    let busy = Answer::Busy { millis: SOON_MILLIS };
+    let say = |hub: &Hub, ask: &Ask| Answer::decode(serve(hub, Some(PEER), &ask.encode())).unwrap();
+    let manifest = |hub: &Hub| match fetched(hub, opened(hub, &whole), Object::Manifest) {
+        Answer::Object { bytes } => Manifest::decode(&bytes).unwrap(),
+        other => panic!("{other:?}"),
+    };
+
+    let (hub, db) = hub_with_app(&SimFs::new(1), Config::default());
+    write(&db, Position(4));
+    assert_eq!(say(&hub, &whole), busy, "accepted, maybe, and soon passed by the applier");
+    assert!(db.checkpoint().is_ok());
+    assert_eq!(db.status().checkpointed, Position(4));
+    let lent = manifest(&hub);
+    assert_eq!((lent.at, lent.reach), (hub.applied(), LogIndex(4)));
+    assert_eq!(lent.databases.iter().map(|listed| listed.at.position).collect::<Vec<_>>(), [Position(4)]);
+    assert_eq!(say(&hub, &one), busy, "a copy is mended by the log");
+
+    let (hub, _) = hub_with_app(&SimFs::new(1), Config::default());
+    hub.set_reach(LogIndex(9));
+    assert_eq!(manifest(&hub).reach, LogIndex(9));
+    let shown = |index| say(&hub, &Ask::Open { have: LogIndex(0), shown: LogIndex(index) });
+    assert!(matches!(shown(9), Answer::Opened { .. }), "it shows as much");
+    assert_eq!(shown(10), Answer::Busy { millis: LATER_MILLIS });
+    let catalogue = hub.catalogue.lock().clone().unwrap();
+    hub.databases.install(hub.applied().index, &catalogue, Vec::new(), &[APP]).unwrap();
+    hub.snapshots.views.close_all();
+    let lent = manifest(&hub);
+    assert_eq!((lent.gone(), lent.databases), (vec![APP], vec![]));
 }
 
 /// Each object is read once for all that ask for it at about the same time, and all get the same. One that cannot be made is
