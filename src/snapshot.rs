@@ -239,6 +239,20 @@ impl Snapshots {
         begun.insert(transfer)
     }
 
+    /// The last entry of which a transfer to this node began, if the node has applied it by now: what came of them, and did not get to
+    /// count, is needed by nobody.
+    pub(crate) fn passed(&self, applied: LogIndex) -> Option<LogIndex> {
+        let last = self.begun.lock().iter().map(|(_, index)| *index).max();
+        last.filter(|last| *last <= applied)
+    }
+
+    /// The same, once.
+    pub(crate) fn take_passed(&self, applied: LogIndex) -> Option<LogIndex> {
+        let passed = self.passed(applied)?;
+        self.begun.lock().retain(|(_, index)| *index > passed);
+        Some(passed)
+    }
+
     /// It is installed, or came to nothing.
     pub(crate) fn set_over(&self) {
         *self.coming.lock() = None;

@@ -13,6 +13,7 @@ use crate::apply::Applier;
 use crate::node;
 use crate::shared::Input;
 use crate::snapshot::object::{Answer, Ask, ViewId};
+use crate::snapshot::rounds::Rounds;
 use crate::snapshot::source;
 use crate::types::NodeId;
 
@@ -33,9 +34,11 @@ impl State {
         let Some(running) = self.alive(at, life) else { return };
         let hub = running.hub.clone();
         let waits = hub.snapshots.is_due(hub.waiting.clock.now()) || hub.snapshots.has_staged();
-        let due = waits || !hub.databases.all_damaged().is_empty();
-        let Some(seat) = running.seat.as_mut().filter(|seat| due && !seat.engine_over) else { return };
-        let Some(mut rounds) = seat.rounds.take() else { return };
+        let tidies = hub.snapshots.passed(hub.applied().index).is_some();
+        let due = waits || tidies || !hub.databases.all_damaged().is_empty();
+        let Some(seat) = running.seat.as_mut().filter(|seat| !seat.engine_over) else { return };
+        let cleans_up = seat.rounds.as_ref().is_some_and(Rounds::has_patients);
+        let Some(mut rounds) = seat.rounds.take_if(|_| due || cleans_up) else { return };
         self.begin_call(at, Purpose::Rounds, move || {
             node::step_rounds(&hub, &mut rounds);
             Outcome::Rounds(rounds)

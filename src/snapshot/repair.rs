@@ -91,6 +91,11 @@ pub(crate) fn alarm_about(id: DatabaseId) -> String {
 }
 
 impl Repairs {
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn has_patients(&self) -> bool {
+        !self.patients.is_empty()
+    }
+
     /// Does what is due. Blocks for as long as a transfer takes.
     pub(crate) fn step(&mut self, hub: &Hub, ask: &mut dyn AskNode) {
         let damaged = hub.databases.all_damaged();

@@ -67,6 +67,26 @@ impl Rounds {
             self.fetch(hub, source, ask);
         }
         self.repairs.step(hub, ask);
+        Self::tidy(hub);
+    }
+
+    /// Whether some database was being repaired when this was stepped last: it may be repaired by now, or dropped.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn has_patients(&self) -> bool {
+        self.repairs.has_patients()
+    }
+
+    /// An attempt may end without a snapshot, and the log may get further meanwhile, also beyond entries that drop databases of which
+    /// something was fetched.
+    fn tidy(hub: &Hub) {
+        // Repairs go on with what was fetched for them, and clean up themselves.
+        if hub.snapshots.is_in_hand() || hub.snapshots.has_mended() || !hub.databases.all_damaged().is_empty() {
+            return;
+        }
+        if let Some(passed) = hub.snapshots.take_passed(hub.applied().index) {
+            hub.snapshots.parts.lock().clear();
+            hub.databases.delete_leftovers(|id| id.0 <= passed.0);
+        }
     }
 
     fn offer(&mut self, hub: &Hub, ask: &mut dyn AskNode) {

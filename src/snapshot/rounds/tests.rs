@@ -1,7 +1,7 @@
 //! When a node offers a snapshot, and when it takes one.
 
-use shoaldb_vfs::env::Clock;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
+use shoaldb_vfs::env::{Clock, Fs};
 use shoaldb_vfs::mapfile::Checkpointed;
 use shoaldb_vfs::page::{PageCount, PageHash, PageSize};
 use shoaldb_vfs::transaction::Position;
@@ -507,4 +507,31 @@ fn people_are_not_sent_to_nodes_that_are_only_busy() {
     assert_eq!(advice(&[3, 5]), (true, false));
     assert_eq!(advice(&[3]), (false, true));
     assert_eq!(advice(&[]), (false, true));
+}
+
+/// What was fetched of a snapshot that never got whole, since its source was lost, stayed on the disk when the log had got further without it:
+/// of a database that was dropped meanwhile until the next start.
+#[test]
+fn what_was_fetched_goes_once_the_log_has_passed_it() {
+    let fs = SimFs::new(1);
+    let (upkeep, _) = upkeep_on(&fs);
+    let (hub, mut rounds) = (upkeep.hub(), Rounds::default());
+    let names = || fs.list(std::path::Path::new("/db"), "test").unwrap();
+    let before = names();
+    let nothing = Checkpointed { position: Position(0), size: PageCount(0), checksum: PageHash::default() };
+    let stage = |id| hub.databases.stage(DatabaseId(id), PageSize::DEFAULT, nothing).unwrap();
+    for (source, index) in [(PEER, 80), (NodeId(2), 90)] {
+        assert!(hub.snapshots.begins((source, LogIndex(index)), LogIndex(2)));
+    }
+    [5, 91].into_iter().for_each(|id| drop(stage(id)));
+    let apply = |index| hub.set_applied(EntryId { index: LogIndex(index), term: Term(1) }, None);
+    for index in [79, 89] {
+        apply(index);
+        step(&mut rounds, hub, &Answer::Yes);
+        assert_eq!(names().len(), before.len() + 2, "one of them may go on at {index}");
+    }
+    apply(90);
+    step(&mut rounds, hub, &Answer::Yes);
+    let left: Vec<String> = names().into_iter().filter(|name| !before.contains(name)).collect();
+    assert_eq!(left, ["91-2.part"], "of a later one");
 }
