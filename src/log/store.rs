@@ -77,11 +77,16 @@ impl Index {
         self.segments.get(number.checked_sub(first)? as usize)
     }
 
+    /// Whether a later head's anchor covers what is in the segment at this place, which ends with entry `last`.
+    fn is_covered(&self, at: usize, last: LogIndex) -> bool {
+        self.segments.iter().skip(at + 1).any(|later| later.applied >= last)
+    }
+
     /// Whether the log may do without its oldest segment, if it may do without the entries up to `through`.
     fn oldest_may_go(&self, through: LogIndex) -> bool {
         let Some(oldest) = self.segments.front() else { return false };
         let last = self.contents.last_of_segment(oldest.number);
-        last <= through && self.segments.iter().skip(1).any(|later| later.applied >= last)
+        last <= through && self.is_covered(0, last)
     }
 
     fn bytes(&self) -> u64 {
@@ -542,8 +547,7 @@ impl Log {
         let mut start = index.contents.start().index;
         for (at, segment) in index.segments.iter().enumerate() {
             let last = index.contents.last_of_segment(segment.number);
-            let covered = index.segments.iter().skip(at + 1).any(|later| later.applied >= last);
-            if bytes <= keep || last > through || !covered {
+            if bytes <= keep || last > through || !index.is_covered(at, last) {
                 break;
             }
             bytes -= segment.sealed_len();
@@ -573,8 +577,7 @@ impl Log {
             // A segment may have no entries: it goes along with the first that has some.
             (0..sealed).find(|at| last_of(*at) > start).is_some_and(|oldest| {
                 let last = last_of(oldest);
-                let covered = index.segments.iter().skip(oldest + 1).any(|later| later.applied >= last);
-                last <= through && !covered && index.contents.anchor().applied >= last
+                last <= through && !index.is_covered(oldest, last) && index.contents.anchor().applied >= last
             })
         };
         if !helps {

@@ -216,8 +216,8 @@ fn cut_here(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answ
         return Err(if core.membership.names(to) { soon() } else { no() });
     }
     let (mut databases, mut listed) = (BTreeMap::new(), Vec::new());
-    // What a snapshot brought is ahead of the log, and lacks what is dropped behind it.
-    let mut reach = at.index.max(hub.reach());
+    // What a snapshot brought is ahead of the log, and lacks what is dropped behind it. A copy is mended by the log, and waits.
+    let mut reach = if only.is_some() { at.index } else { at.index.max(hub.reach()) };
     let wanted = |id: DatabaseId| {
         only.is_none_or(|only| only == id)
             && start.catalogue.database(id).is_some()
@@ -230,9 +230,8 @@ fn cut_here(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answ
         })?;
         let found = view.at();
         // A transaction of this node that is accepted shows before the applier has passed it. What is in a main file is ahead of
-        // that after a start, until more is known to be committed; which may wait for this very view. A copy is mended by the
-        // log, and waits.
-        if found.position.0 > if only.is_some() { at.index.0 } else { reach.0 } {
+        // that after a start, until more is known to be committed; which may wait for this very view.
+        if found.position.0 > reach.0 {
             if only.is_some() || found.position > db.status().checkpointed {
                 return Err(soon());
             }
@@ -242,7 +241,7 @@ fn cut_here(hub: &Hub, to: NodeId, only: Option<DatabaseId>) -> Result<Cut, Answ
         databases.insert(id, view);
     }
     if only.is_some() {
-        return Ok(Cut { at, reach: at.index, members, manifest: Vec::new(), databases, only: listed.pop() });
+        return Ok(Cut { at, reach, members, manifest: Vec::new(), databases, only: listed.pop() });
     }
     let Start { at: start, membership, catalogue } = start;
     let manifest = Manifest { at: start, reach, membership, catalogue, databases: listed }.encode();
