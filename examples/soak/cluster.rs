@@ -108,7 +108,9 @@ impl Cluster {
     }
 
     pub(crate) fn kill(&self, id: u64) {
-        if let Some(child) = self.children[id as usize - 1].lock().take() {
+        // Nothing is locked while it ends: whoever looks after all of them takes these locks in another order.
+        let child = self.children[id as usize - 1].lock().take();
+        if let Some(child) = child {
             child.kill();
             self.ended.lock().extend(child.ended_by_itself().map(|ended| (id, ended)));
         }
@@ -117,7 +119,8 @@ impl Cluster {
     /// A process that ended and that nobody killed, if there was one at any time, in words.
     pub(crate) fn ended_by_itself(&self) -> Option<String> {
         let of = |id: u64| Some((id, self.child(id)?.ended_by_itself()?));
-        let (id, ended) = self.ended.lock().first().copied().or_else(|| NODES.into_iter().find_map(of))?;
+        let before = self.ended.lock().first().copied();
+        let (id, ended) = before.or_else(|| NODES.into_iter().find_map(of))?;
         Some(format!("node {id} ended by itself: {ended}"))
     }
 
@@ -270,6 +273,30 @@ mod tests {
             let what = late.ended_by_itself().unwrap_or_default();
             assert!(what.starts_with("node 3 ended by itself") && what.contains(text), "{what}");
         }
+    }
+
+    /// Once each of them could hold what the other waited for, and the soak never ended.
+    #[test]
+    fn who_kills_and_who_looks_do_not_wait_for_each_other() {
+        let (to, from) = bounded(0);
+        std::thread::spawn(move || {
+            let cluster = with_one(1, None);
+            let done = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        assert_eq!(cluster.ended_by_itself(), None);
+                    }
+                });
+                for _ in 0..100 {
+                    cluster.kill(1);
+                    *cluster.children[0].lock() = with_one(1, None).children[0].lock().take();
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            let _ = to.send(());
+        });
+        assert_eq!(from.recv_timeout(PATIENCE), Ok(()));
     }
 
     #[test]

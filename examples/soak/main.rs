@@ -40,6 +40,8 @@ use wire::{Failure, Fate, Job};
 
 /// Longest wait for anything at the beginning and at the end, and for the next acknowledged transaction in between.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// After its last minute, a soak that still goes on hangs itself: more than all that it may wait for in the end.
+const OVERTIME: Duration = Duration::from_secs(1200);
 
 const HELP: &str = "Three node processes under a mixed load, killed and restarted all the time. Exit code 0: nothing was lost, nothing grew.
 
@@ -96,11 +98,25 @@ fn soak(args: &Args) -> Result<(), String> {
     let dir = tempfile::Builder::new().prefix("soak-").tempdir_in(&args.dir).map_err(|error| error.to_string())?;
     // The nodes' open files are recognised by their path.
     let path = dir.path().canonicalize().map_err(|error| error.to_string())?;
+    end_if_it_hangs(Duration::from_secs(60 * args.minutes) + OVERTIME, args.seed, &path);
     let result = soak_in(args, &path);
     if result.is_err() {
         eprintln!("soak: seed {}; the nodes' directories and logs are kept in {}", args.seed, dir.keep().display());
     }
     result
+}
+
+/// Whatever waits for this program should hear that it will not end, and it can't be asked any more then. The nodes end with it.
+fn end_if_it_hangs(limit: Duration, seed: u64, dir: &Path) {
+    let words = format!(
+        "soak: seed {seed}; it has not ended within {limit:?} and hangs; the nodes' directories and logs are kept in {}",
+        dir.display()
+    );
+    std::thread::spawn(move || {
+        std::thread::sleep(limit);
+        eprintln!("{words}");
+        std::process::exit(1);
+    });
 }
 
 fn soak_in(args: &Args, dir: &Path) -> Result<(), String> {
