@@ -28,7 +28,8 @@
 //!
 //! Which generation counts is told by the anchor, with the catalogue. Files of an earlier one are deleted. Those of a later
 //! one did not get to count: a main file is a part again, to go on with, and the rest is deleted. While a node runs they go when
-//! nobody will go on with them: with the install of a snapshot, and when a repair is over.
+//! nobody will go on with them: with the install of a snapshot, when a repair is over, and when the log has passed what this process
+//! fetched. A part that an earlier process left of a database that there is stays for the next transfer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -590,7 +591,7 @@ impl Databases {
     /// moment, or holds, stays.
     pub(crate) fn delete_leftovers(&self, of: impl Fn(DatabaseId) -> bool) {
         if let Err(error) = self.try_delete_leftovers(of) {
-            tracing::warn!(%error, "files that were fetched and are not needed remain until the next start");
+            tracing::warn!(%error, "files that were fetched and are not needed remain until the next transfer or start");
         }
     }
 

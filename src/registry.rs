@@ -20,9 +20,9 @@
 //! snapshots, so the catalogue is the same on all nodes and the generations are each node's own. An anchor that is a catalogue
 //! and nothing else is one of a node that knew no generations: all are the first.
 //!
-//! A main file is never ahead of the log on the same disk, with one exception: a snapshot that was taken while a transaction
-//! was open in parts. Its log begins before that transaction, its pages are later. Until the log has come to where they are,
-//! the anchor says how far that is, and so a start can tell such files from a log that lost its end.
+//! A main file is never ahead of the log on the same disk, with one exception: a snapshot may have pages that are later than where
+//! its log begins (`snapshot/install.rs`). Until the log has come to where they are, the anchor says how far that is, and so a start
+//! can tell such files from a log that lost its end.
 //!
 //! Three things are told of a snapshot behind the record that makes it count, and a crash may come before each of them: to those
 //! who listen on this node, that it was *installed*; to its source, that it was; and that it is *finished*, when the log goes on

@@ -574,7 +574,7 @@ impl Log {
             let index = self.index.read();
             let (start, sealed) = (index.contents.start().index, index.segments.len() - 1);
             let last_of = |at: usize| index.contents.last_of_segment(index.segments[at].number);
-            // A segment may have no entries: it goes along with the first that has some.
+            // One without entries needs no head for its sake.
             (0..sealed).find(|at| last_of(*at) > start).is_some_and(|oldest| {
                 let last = last_of(oldest);
                 last <= through && !index.is_covered(oldest, last) && index.contents.anchor().applied >= last

@@ -12,7 +12,7 @@ use crate::appender::Appender;
 use crate::apply::Applier;
 use crate::node;
 use crate::shared::Input;
-use crate::snapshot::object::{Answer, Ask, ViewId};
+use crate::snapshot::object::{Answer, Ask, Listed, Manifest, Object, ViewId};
 use crate::snapshot::rounds::Rounds;
 use crate::snapshot::source;
 use crate::types::NodeId;
@@ -180,7 +180,18 @@ impl State {
                     self.count("views shared");
                 }
             }
-            (_, Some(Answer::Object { .. })) => self.noticed[from].objects += 1,
+            (ask, Some(Answer::Object { bytes })) => {
+                self.noticed[from].objects += 1;
+                let asked_for_all = matches!(ask, Some(Ask::Fetch { object: Object::Manifest, .. }));
+                let manifest = Manifest::decode(&bytes).ok().filter(|_| asked_for_all);
+                let is_further = |listed: &Listed| {
+                    let here = self.slots[from].hub().and_then(|hub| hub.databases.get(listed.id));
+                    here.is_some_and(|db| db.retired().is_none() && db.position() > listed.at.position)
+                };
+                if manifest.is_some_and(|manifest| manifest.databases.iter().any(is_further)) {
+                    self.count("snapshots with less than is shown");
+                }
+            }
             (Some(Ask::Fetch { .. } | Ask::Progress { .. }), Some(Answer::Gone)) => self.count("views gone"),
             (_, Some(Answer::Busy { .. })) => self.count("views asked for at a bad moment"),
             (Some(Ask::Done { .. }), _) => self.noticed[from].view = None,

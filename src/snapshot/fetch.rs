@@ -3,6 +3,7 @@
 //! For each database of the manifest:
 //!
 //! ```text
+//! kept             this node shows a later state of it, or knows that it is dropped then: a snapshot brought that, and it stays
 //! nothing to do    this node's files are at exactly that state, with nothing in the WAL
 //! ranges           their hashes are compared with those of this node's own copy, seen through a view, and of what came before
 //! a range equal    its pages are copied from here, or are in the new file already
@@ -27,12 +28,14 @@
 //! (`install.rs`).
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
+use shoaldb_vfs::Database;
 use shoaldb_vfs::files::DatabaseFiles;
+use shoaldb_vfs::mapfile::Checkpointed;
 use shoaldb_vfs::page::{PageHash, PageNo};
 use shoaldb_vfs::planted::{self, Bug};
-use shoaldb_vfs::transaction::Position;
 
 use super::ask::{AHEAD, AskSource};
 use super::copy::{Copy, disk, runs_of};
@@ -42,6 +45,7 @@ use super::object::{
 use super::{Staged, Stop, Transfer, UNSENT};
 use crate::catalogue::DatabaseId;
 use crate::events::Event;
+use crate::registry::GONE;
 use crate::shared::Hub;
 use crate::types::{EntryId, LogIndex, NodeId};
 
@@ -194,17 +198,16 @@ fn pause(hub: &Hub, millis: u32) -> Result<(), Stop> {
     if stopped.is_some() { Err(Stop::GivenUp(STOPPED.to_string())) } else { Ok(()) }
 }
 
-/// What readers of a database see here, if there are any.
-fn shows(hub: &Hub, database: DatabaseId) -> Option<Position> {
-    let here = hub.databases.get(database).filter(|db| db.retired().is_none());
-    here.map(|db| db.position())
+/// A database that readers see here, if there is one.
+fn shown_here(hub: &Hub, database: DatabaseId) -> Option<Arc<Database>> {
+    hub.databases.get(database).filter(|db| db.retired().is_none())
 }
 
 /// The last entry that any database shows here.
 fn shown(hub: &Hub) -> LogIndex {
     let ids = hub.with_catalogue(|catalogue| catalogue.databases().map(|(id, _)| id).collect::<Vec<_>>());
-    let positions = ids.unwrap_or_default().into_iter().filter_map(|id| shows(hub, id));
-    LogIndex(positions.map(|position| position.0).max().unwrap_or(0))
+    let positions = ids.unwrap_or_default().into_iter().filter_map(|id| shown_here(hub, id));
+    LogIndex(positions.map(|db| db.position().0).max().unwrap_or(0))
 }
 
 impl Fetch<'_> {
@@ -212,15 +215,11 @@ impl Fetch<'_> {
         let bytes = self.object(&self.asking_for(Object::Manifest), &[])?;
         // It sends what it lends: not all of them fail.
         self.hub.findings.lock().alarms.remove(UNSENT);
-        let manifest = Manifest::decode(&bytes).map_err(|damaged| Stop::Wrong(format!("manifest: {damaged}")))?;
+        let mut manifest = Manifest::decode(&bytes).map_err(|damaged| Stop::Wrong(format!("manifest: {damaged}")))?;
         if manifest.at != self.at || manifest.at.index <= have {
             return Err(Stop::Wrong(format!("a manifest of {:?} in a view of {:?}", manifest.at, self.at)));
         }
-        // What is shown here may be ahead of the log, if a snapshot brought it; no reader may see it go back.
-        if let Some(older) = manifest.databases.iter().find(|listed| self.shows_more(listed)) {
-            let what = format!("database {} is further here than in a view of entry {}", older.id, manifest.reach);
-            return Err(Stop::Lost(what));
-        }
+        self.keep_what_is_further(&mut manifest)?;
         let size = |listed: &Listed| u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
         self.transfer.total = manifest.databases.iter().map(size).sum();
         let wanted =
@@ -308,15 +307,36 @@ impl Fetch<'_> {
         self.copy(listed).map(Some)
     }
 
-    fn shows_more(&self, listed: &Listed) -> bool {
-        shows(self.hub, listed.id).is_some_and(|position| position > listed.at.position)
+    /// What is here may be ahead of the log, if a snapshot brought it, and ahead of the view, too; no reader may see it go back. What
+    /// was shown was committed: so it stays, and the new log skips what it has. To wait for a view of as much would be to wait
+    /// for ever where nobody but this node knows that so much is committed, and nothing is without it.
+    fn keep_what_is_further(&self, manifest: &mut Manifest) -> Result<(), Stop> {
+        let gone = |listed: &Listed| self.hub.databases.generation(listed.id) == GONE;
+        if manifest.databases.iter().any(gone) {
+            manifest.databases.retain(|listed| !gone(listed));
+            manifest.reach = manifest.reach.max(self.hub.reach());
+        }
+        for listed in &mut manifest.databases {
+            let Some(here) = shown_here(self.hub, listed.id).map(|db| db.status()) else { continue };
+            if here.position <= listed.at.position {
+                continue;
+            }
+            // Of a log that will be gone nothing is kept.
+            if here.checkpointed != here.position {
+                let (id, at) = (listed.id, manifest.at.index);
+                let what = format!("database {id} is further by the log here than in a view of entry {at}");
+                return Err(Stop::Lost(what));
+            }
+            listed.at = Checkpointed { position: here.position, size: here.pages, checksum: here.checksum };
+            manifest.reach = manifest.reach.max(LogIndex(here.position.0));
+        }
+        Ok(())
     }
 
     /// Whether the files of a database are just that. The main file alone counts: what is in the WAL would come again from
     /// a log that will be gone.
     fn is_here(&self, listed: &Listed) -> bool {
-        let here = self.hub.databases.get(listed.id).filter(|db| db.retired().is_none());
-        here.is_some_and(|db| {
+        shown_here(self.hub, listed.id).is_some_and(|db| {
             let status = db.status();
             status.dirty_for.is_none()
                 && status.checkpointed == listed.at.position

@@ -30,8 +30,9 @@
 //! between loses nothing of it.
 //!
 //! **Pages that are ahead of the log.** A snapshot that was cut while a transaction was open in parts has them: its log begins
-//! before that transaction. What the log brings then is skipped as far as a database has it, as after any start. The record
-//! of step 2 says how far the pages are, so that a start in between does not take this for a log that lost its end; it is the
+//! before that transaction. So has one from a node whose main files were ahead of what it knew to be committed, and one beside which
+//! files of an earlier one are kept that are further. What the log brings then is skipped as far as a database has it, as after any
+//! start. The record of step 2 says how far the pages are, so that a start in between does not take this for a log that lost its end; it is the
 //! newest anchor until the log has got there. Nothing is promised that this disk has not: the node votes and acknowledges by
 //! its log alone, and what the pages show is on a majority of other disks.
 //!

@@ -130,8 +130,8 @@ pub(crate) enum Ask {
         term: Term,
         start: LogIndex,
     },
-    /// Lend me a view that goes beyond `have`, of databases that were at `shown` at least. Where that is more than my log has, a
-    /// snapshot brought it, and no reader may see it go back.
+    /// Lend me a view that goes beyond `have`. My databases show `shown`: where that is more than my log has, a snapshot brought it, and
+    /// no reader may see it go back, so I'd keep such a database as it is. Of two views I like the one better that has as much.
     Open {
         have: LogIndex,
         shown: LogIndex,
@@ -211,11 +211,12 @@ pub(crate) struct Listed {
 pub(crate) struct Manifest {
     /// The log begins behind this entry; members and catalogue are of it.
     pub(crate) at: EntryId,
-    /// The entry that the pages are of: the same, or a later one if a transaction is open in parts.
+    /// No page is of a later entry. The same, or a later one if a transaction is open in parts, or if main files are ahead of the
+    /// log where this is lent.
     pub(crate) reach: LogIndex,
     pub(crate) membership: Membership,
     pub(crate) catalogue: Catalogue,
-    /// Ascending by id; the ones of the catalogue that are still there at `reach`.
+    /// Ascending by id; the ones of the catalogue but for those that are known to be dropped at or before `reach`.
     pub(crate) databases: Vec<Listed>,
 }
 
@@ -538,7 +539,7 @@ impl Listed {
 }
 
 impl Manifest {
-    /// Databases of the catalogue that are dropped before the entry that the pages are of.
+    /// Databases of the catalogue that are dropped at or before `reach`.
     pub(crate) fn gone(&self) -> Vec<DatabaseId> {
         let there = |id: &DatabaseId| self.databases.iter().any(|listed| listed.id == *id);
         self.catalogue.databases().map(|(id, _)| id).filter(|id| !there(id)).collect()

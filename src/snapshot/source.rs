@@ -9,7 +9,8 @@
 //! Whoever takes it goes on behind that entry by the log. While a transaction is open in parts that would be too late, since
 //! its first parts are in no database yet. Then the log of the snapshot begins where this node's own start would begin, at
 //! the newest anchor, with the members and the catalogue of that entry; what the pages have already is skipped, as it is
-//! after a start. The leader must not depend on the end of that transaction: it may need just this node for a majority.
+//! after a start. The leader must not depend on the end of that transaction: it may need just the one who fetches for a majority.
+//! Main files may also be ahead of a view in which nothing is open; see [`cut_here`].
 //!
 //! Any node that is a member answers, whatever it is in Raft: what it has applied is committed.
 //!
@@ -86,10 +87,7 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             if let Some((view, at)) = hub.snapshots.views.reuse(from, (have, shown), log_start, now) {
                 return lent(hub, from, view, at);
             }
-            // A view of what is shown here so far would be refused.
-            if hub.applied().index.max(hub.reach()) < shown {
-                return Answer::Busy { millis: LATER_MILLIS };
-            }
+            // This node may know less to be committed than the other one shows, and need it for knowing more.
             match cut(hub, from, None) {
                 Ok(cut) => {
                     let at = cut.at;

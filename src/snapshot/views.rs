@@ -216,7 +216,8 @@ impl Drop for Sending<'_> {
 }
 
 impl Views {
-    /// Lends `to`, whose log has `have` and whose databases show `shown`, a view that is there already, if one will do.
+    /// Lends `to`, whose log has `have` and whose databases show `shown`, a view that is there already, if one will do. One of less than
+    /// is shown would do, too, but this node may have more by now.
     pub(crate) fn reuse(
         &self,
         to: NodeId,

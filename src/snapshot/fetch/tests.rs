@@ -8,7 +8,7 @@ use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimClock, SimFs, SimRng};
 use shoaldb_vfs::env::{Clock, Env};
 use shoaldb_vfs::mapfile::Checkpointed;
 use shoaldb_vfs::page::{PageCount, PageSize};
-use shoaldb_vfs::transaction::Position;
+use shoaldb_vfs::transaction::{ChangedPage, Position, Transaction};
 
 use super::super::ask::{Line, Source};
 use super::*;
@@ -393,6 +393,67 @@ fn hub_with_own_copy(fs: &SimFs, clock: &Arc<SimClock>, before: &Version<'_>, ro
         fs.edit(std::path::Path::new("/db/2-2.db"), |bytes| bytes[at] ^= 1);
     }
     hub
+}
+
+/// What the lender of everything says to each question: its view is of an entry before what is shown here.
+fn lent(manifest: &Manifest) -> impl FnMut(&Ask) -> Result<Answer, String> {
+    move |ask: &Ask| match ask {
+        Ask::Open { .. } => Ok(Answer::Opened { view: ViewId(1), at: manifest.at }),
+        Ask::Fetch { object: Object::Manifest, .. } => Ok(Answer::Object { bytes: manifest.encode() }),
+        Ask::Fetch { object, .. } => panic!("{object:?} is here"),
+        _ => Ok(Answer::Yes),
+    }
+}
+
+/// A snapshot that is ahead of its log brought it, and the next one, from a node that knows less to be committed, is ahead of that
+/// log, and behind what is shown. It was refused, for ever if that node needs just this one to know more.
+#[test]
+fn what_a_snapshot_brought_is_kept_although_the_next_one_has_less_of_it() {
+    let before = Version { pages: 70, changed: &[] };
+    let catalogue = |hub: &Hub| hub.catalogue.lock().clone().unwrap();
+    let begun = |fs: &SimFs| {
+        let hub = hub_with_own_copy(fs, &Arc::default(), &before, &[]);
+        let mut known = crate::catalogue::Catalogue::new(crate::types::ClusterId(1));
+        let name = crate::catalogue::DatabaseName::new("app").unwrap();
+        known.apply_create(LogIndex(APP.0), name, SIZE, crate::catalogue::AutoVacuum::None).unwrap();
+        hub.begin(known, EntryId { index: LogIndex(4), term: Term(1) });
+        hub.set_reach(LogIndex(8));
+        hub
+    };
+    let manifest = |hub: &Hub| Manifest {
+        at: EntryId { index: LogIndex(7), term: Term(1) },
+        reach: LogIndex(7),
+        membership: crate::types::Membership { voters: vec![NodeId(1), NodeId(2)], ..Default::default() },
+        catalogue: catalogue(hub),
+        databases: vec![Version { pages: 69, changed: &[3] }.listed(6)],
+    };
+
+    let hub = begun(&SimFs::new(1));
+    let staged = fetch(&hub, NodeId(2), &mut lent(&manifest(&hub))).unwrap();
+    assert_eq!(staged.manifest.databases, [before.listed(8)]);
+    assert_eq!((staged.files.len(), staged.manifest.at.index, staged.manifest.reach), (0, LogIndex(7), LogIndex(8)));
+
+    // It knew that the database is dropped by then.
+    let hub = begun(&SimFs::new(1));
+    hub.databases.install(LogIndex(4), &catalogue(&hub), Vec::new(), &[APP]).unwrap();
+    let staged = fetch(&hub, NodeId(2), &mut lent(&manifest(&hub))).unwrap();
+    assert_eq!((staged.manifest.gone(), staged.manifest.reach), (vec![APP], LogIndex(8)));
+
+    // What the log brought would not come again.
+    let hub = begun(&SimFs::new(1));
+    let db = hub.databases.get(APP).unwrap();
+    let (number, image) = (PageNo::new(2).unwrap(), content(99));
+    let hash = PageHash::of(number, &image);
+    let transaction = Transaction {
+        base: Position(8),
+        page_size: SIZE,
+        size_after: PageCount(70),
+        checksum_after: before.listed(8).at.checksum.toggle(before.hash(2)).toggle(hash),
+        pages: vec![ChangedPage { number, image: image.into(), hash }],
+    };
+    db.apply(&transaction, Position(9)).unwrap();
+    let refused = fetch(&hub, NodeId(2), &mut lent(&manifest(&hub)));
+    assert!(matches!(&refused, Err(Stop::Lost(why)) if why.contains("further by the log here")), "{:?}", refused.err());
 }
 
 /// A rotten page of the own copy is found while that is compared, and then the whole database is found to be damaged, at whatever
