@@ -15,6 +15,8 @@ pub(super) struct OpenReader {
     seen: Seen,
     /// How often the WAL had begun anew.
     laps: u64,
+    /// See [`State::rot_that_passed`].
+    rot_passed: usize,
 }
 
 /// A writer that keeps its transaction open.
@@ -23,6 +25,8 @@ pub(super) struct OpenWriter {
     unique: u64,
     ord: u64,
     before: u64,
+    /// See [`State::rot_that_passed`].
+    rot_passed: usize,
     /// What it still does before its commit.
     rest: Vec<String>,
     /// Until then it does nothing.
@@ -54,7 +58,8 @@ pub(super) fn patient_read(world: &Arc<World>, at: At) {
                 state.saw(at, session.life, seen, "patient");
                 if !many && state.slots[at].life == session.life {
                     let laps = state.laps_of_app(at);
-                    let reader = OpenReader { connection: session.connection, seen, laps };
+                    let rot_passed = state.rot_that_passed(at);
+                    let reader = OpenReader { connection: session.connection, seen, laps, rot_passed };
                     if let Some(running) = state.slots[at].running.as_deref_mut() {
                         running.readers.push(reader);
                     }
@@ -72,8 +77,9 @@ pub(super) fn patient_read(world: &Arc<World>, at: At) {
     let again = see(&reader.connection, true);
     let _ = reader.connection.execute_batch("ROLLBACK");
     let mut state = world.state.lock();
+    let may_see_rot = state.may_see_rot(at, reader.rot_passed);
     match again {
-        Ok(seen) if seen != reader.seen && !state.shows_rot(at) => {
+        Ok(seen) if seen != reader.seen && !may_see_rot => {
             let first = reader.seen;
             state.fail(format!("one read transaction on n{} saw {first:?}, then {seen:?}", at + 1));
         }
@@ -84,7 +90,9 @@ pub(super) fn patient_read(world: &Arc<World>, at: At) {
             }
         }
         Err(error) => {
-            state.unexpected(at, "a patient read", &error);
+            if !may_see_rot {
+                state.unexpected(at, "a patient read", &error);
+            }
             state.note(format_args!("n{}: patient read failed, {}", at + 1, text(&error)));
         }
     }
@@ -127,11 +135,13 @@ pub(super) fn patient_write(world: &Arc<World>, at: At, begins: bool) {
             let patience = state.dice.below(state.shape.patience + 1);
             let patience = state.lead_past_a_writer(at).unwrap_or(Duration::from_millis(patience));
             let until = state.now + patience;
+            let rot_passed = state.rot_that_passed(at);
             if state.slots[at].life == session.life
                 && let Some(running) = state.slots[at].running.as_deref_mut()
             {
                 let connection = session.connection;
-                running.inside.writers.lock().push(OpenWriter { connection, unique, ord, before, rest, until });
+                let writer = OpenWriter { connection, unique, ord, before, rot_passed, rest, until };
+                running.inside.writers.lock().push(writer);
                 state.count("idle writers");
                 if state.idle_writers() > 1 {
                     state.count("idle writers on several nodes");
@@ -168,11 +178,16 @@ impl State {
 }
 
 fn end_writer(world: &Arc<World>, at: At, writer: OpenWriter) {
-    let OpenWriter { connection, unique, ord, before, rest, .. } = writer;
+    let OpenWriter { connection, unique, ord, before, rot_passed, rest, .. } = writer;
     let commit = world.state.lock().dice.below(4) > 0;
     let went_on = rest.iter().try_for_each(|statement| connection.execute_batch(statement));
     if let Err(error) = went_on {
-        world.state.lock().failed_before(at, unique, &error);
+        let mut state = world.state.lock();
+        if state.may_see_rot(at, rot_passed) {
+            state.never_asked(at, unique, &text(&error));
+        } else {
+            state.failed_before(at, unique, &error);
+        }
     } else if commit {
         let result = connection.execute_batch("COMMIT");
         world.state.lock().settle(at, unique, ord, before, result);

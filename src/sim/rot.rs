@@ -223,10 +223,22 @@ impl State {
 
     /// Whether what has rotted under this process is still there.
     pub(super) fn shows_rot(&self, at: At) -> bool {
+        self.may_see_rot(at, self.rot_that_passed(at))
+    }
+
+    /// How much of what has rotted under this process is there no longer. Whoever begins now does not see it; whoever has begun before
+    /// may have the files that are replaced.
+    pub(super) fn rot_that_passed(&self, at: At) -> usize {
         let slot = &self.slots[at];
-        slot.rotten_in_use
-            .iter()
-            .any(|(file, place, byte)| slot.fs.peek(file).is_some_and(|bytes| bytes.get(*place as usize) == Some(byte)))
+        let is_there = |(file, place, byte): &&(PathBuf, u64, u8)| {
+            slot.fs.peek(file).is_some_and(|bytes| bytes.get(*place as usize) == Some(byte))
+        };
+        slot.rotten_in_use.len() - slot.rotten_in_use.iter().filter(is_there).count()
+    }
+
+    /// Whether something has rotted under this process that whoever began when so much had passed may see.
+    pub(super) fn may_see_rot(&self, at: At, passed: usize) -> bool {
+        self.slots[at].rotten_in_use.len() > passed
     }
 
     /// Whether what is found damaged on this node is our doing.
