@@ -189,7 +189,7 @@ impl State {
         let lends = hub.snapshots.views.counts().0 > 0;
         let alarms = status::alarms(hub);
         // Some files could not go, and that is tried again at the next start only.
-        let stays = self.files_may_stay(at) && alarms.iter().any(|alarm| alarm.contains("cannot be compacted until"));
+        let stays = self.files_may_stay(at) && has_log_that_stays(hub);
         let is_large =
             if lends { bytes > LENT_FACTOR * config.log_limit + config.segment_bytes } else { is_large(bytes, config) };
         if is_large && !stays {
@@ -223,8 +223,9 @@ impl State {
         if there > may && !self.files_may_stay(at) {
             return Some(format!("the files of its log have {there} bytes, log_limit is {}", config.log_limit));
         }
-        // A view that is lent keeps the anchor, for which the files of what was dropped wait.
-        if lends {
+        // A view that is lent keeps the anchor, for which the files of what was dropped wait. So does a transaction that was open in
+        // parts when its node was removed: its end does not come there any more.
+        if lends || hub.is_removed() && hub.progress().settled() < hub.applied().index {
             return None;
         }
         let known: Vec<u64> = hub.databases.all().into_iter().map(|(id, _)| id.0).collect();
@@ -233,6 +234,11 @@ impl State {
         let lost = fs.sizes(Path::new("/n/db")).into_keys().find(is_lost)?;
         (!self.database_files_may_stay(at)).then(|| format!("{lost} is on its disk, and of no database that there is"))
     }
+}
+
+/// Whether a node's log becomes no shorter before its next start: that is told.
+pub(super) fn has_log_that_stays(hub: &Hub) -> bool {
+    status::alarms(hub).iter().any(|alarm| alarm.contains("cannot be compacted until"))
 }
 
 /// Whether a node makes no checkpoint of some database any more: that is told, and is for a person to look after.

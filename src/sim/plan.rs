@@ -5,7 +5,7 @@
 //!                  no snapshot was installed
 //! at the end       where one of the two did not come about, clients write until the logs of all nodes begin later than they did,
 //!                  and then a new node joins, which needs a snapshot. A leader whose log does not become shorter since its disk
-//!                  has failed is started again
+//!                  has failed is started again; and if the new node came by the log of another leader, one more joins
 //! ```
 //!
 //! A run that went without is one that says nothing of them: it has failed ([`State::check_plan`]).
@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bounds::has_disk_that_failed;
+use super::bounds::{has_disk_that_failed, has_log_that_stays};
 use super::load::write;
 use super::world::{At, Ev, State, World};
 use crate::shared::Hub;
@@ -72,7 +72,8 @@ impl State {
             return Next::Nothing;
         }
         let Some((leader, _)) = self.newest_leader() else { return Next::Wait };
-        if self.newcomer.is_some() {
+        // One that has come and needed none came by the log of a leader who was elected meanwhile, and another one has to.
+        if self.newcomer.is_some() && !self.all_even() {
             return Next::Wait;
         }
         let hubs: Vec<&Hub> = self.participants().into_iter().filter_map(|at| self.slots[at].hub()).collect();
@@ -88,7 +89,7 @@ impl State {
         match (start > LogIndex(1), whole.iter().all(is_long)) {
             // Those that are long and stay so cannot remove their files.
             (true, true) => self.spares().first().map_or(Next::Wait, |spare| Next::Start(*spare)),
-            (false, true) if has_disk_that_failed(hub) => Next::Again(leader),
+            (false, true) if has_disk_that_failed(hub) || has_log_that_stays(hub) => Next::Again(leader),
             (false, true) => Next::Wait,
             (_, false) => Next::Write(leader),
         }
