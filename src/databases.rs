@@ -28,8 +28,8 @@
 //!
 //! Which generation counts is told by the anchor, with the catalogue. Files of an earlier one are deleted. Those of a later
 //! one did not get to count: a main file is a part again, to go on with, and the rest is deleted. While a node runs they go when
-//! nobody will go on with them: with the install of a snapshot, when a repair is over, and when the log has passed what this process
-//! fetched. A part that an earlier process left of a database that there is stays for the next transfer.
+//! nobody will go on with them: with the install of a snapshot, when a repair is over, and when the log has passed what they are of. Of what an earlier
+//! process left nobody knows that: it goes when entries come behind those that were there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -199,6 +199,8 @@ pub(crate) struct Databases {
     redone: AtomicU64,
     /// Databases that were dropped while they were in use.
     drops: AtomicU64,
+    /// The last database of which a process before this one left a part; 0 if of none.
+    parts_left: AtomicU64,
 }
 
 impl Databases {
@@ -209,9 +211,9 @@ impl Databases {
         let memory = WalMemory::new(wal_limit);
         let watch = Watch::new(env.clock.clone());
         let env = Env { fs: watch.over(env.fs), ..env };
-        let (maps, redone, drops) = Default::default();
+        let (maps, redone, drops, parts_left) = Default::default();
         let doublewrite_bytes = AtomicU64::new(files::DOUBLEWRITE_BYTES);
-        Ok(Databases { env, watch, dir, memory, doublewrite_bytes, maps, redone, drops })
+        Ok(Databases { env, watch, dir, memory, doublewrite_bytes, maps, redone, drops, parts_left })
     }
 
     /// Double-write files that are larger give their room back, of databases that are opened from now on.
@@ -339,17 +341,27 @@ impl Databases {
             let counts = self.generation(DatabaseId(id));
             let part = files::part_name(id, generation);
             let is_part = *name == part;
+            // What made a database that is not known yet is of the first generation.
+            if is_part || !known(id) && generation > FIRST_GENERATION {
+                self.parts_left.fetch_max(id, Ordering::Relaxed);
+            }
             let [main, ..] = files::names(id, generation);
             if !known(id) || generation == counts && !is_part || generation > counts && is_part {
                 continue;
             }
             if generation > counts && *name == main && !there.contains(&part) {
+                self.parts_left.fetch_max(id, Ordering::Relaxed);
                 fs.rename(&path, &self.dir.join(&part), "db.orphan")?;
             } else {
                 fs.remove(&path, "db.orphan")?;
             }
         }
         Ok(())
+    }
+
+    /// The last database of which a process before this one fetched something that did not get to count.
+    pub(crate) fn parts_left(&self) -> Option<DatabaseId> {
+        Some(self.parts_left.load(Ordering::Relaxed)).filter(|id| *id > 0).map(DatabaseId)
     }
 
     /// Files as they were left, with the settings of today.

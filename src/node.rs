@@ -272,6 +272,9 @@ pub(crate) fn begin(hub: &Hub, opened: Opened, directory: &Directory) -> Result<
     hub.set_log(&log);
     hub.begin(catalogue, applied);
     hub.set_reach(reach);
+    if let Some(id) = hub.databases.parts_left() {
+        hub.snapshots.note_parts(id, end);
+    }
     hub.snapshots.set_finishing(aftermath.finishing, hub.waiting.clock.now());
     if let Some(Finishing { source, index, left: Left { source: Some(view), .. } }) = aftermath.finishing {
         let (view, outcome) = (ViewId(view), Outcome::Installed);

@@ -196,7 +196,8 @@ pub(crate) struct Snapshots {
     pub(crate) transfer: Mutex<Option<Transfer>>,
     /// The entry of a snapshot that is fetched, or waits to be installed.
     coming: Mutex<Option<LogIndex>>,
-    /// Transfers to this node that were told of: where from, and of which entry. None that its log has passed.
+    /// Transfers to this node that were told of: where from, and of which entry. None that its log has passed. What a process
+    /// before this one left is from node 0.
     begun: Mutex<BTreeSet<(NodeId, LogIndex)>>,
     /// Something of the above is there.
     pub(crate) signal: Signal,
@@ -237,6 +238,12 @@ impl Snapshots {
         let mut begun = self.begun.lock();
         begun.retain(|(_, index)| *index > have);
         begun.insert(transfer)
+    }
+
+    /// A process before this one fetched something, up to a database of this id, and its log ended at `last`: as long as nothing comes
+    /// behind that, whoever leads may have no log for this node.
+    pub(crate) fn note_parts(&self, id: DatabaseId, last: LogIndex) {
+        self.begun.lock().insert((NodeId(0), last.next().max(LogIndex(id.0))));
     }
 
     /// The last entry of which a transfer to this node began, if the node has applied it by now: what came of them, and did not get to

@@ -1,7 +1,7 @@
 //! What is counted in runs. A counter that is in none of these lists fails its run, so none can be left out.
 
 /// What the seeds that `cargo test` runs must reach. In alphabetical order.
-pub(super) const COUNTERS: [&str; 150] = [
+pub(super) const COUNTERS: [&str; 149] = [
     "acknowledged",
     "ambushes",
     "anchors",
@@ -115,7 +115,6 @@ pub(super) const COUNTERS: [&str; 150] = [
     "snapshots that failed",
     "snapshots that the log had overtaken",
     "snapshots that waited for room",
-    "snapshots with less than is shown",
     "sources crashed in a transfer",
     "stalled appliers",
     "stalled syncs",
@@ -155,7 +154,11 @@ pub(super) const COUNTERS: [&str; 150] = [
 ];
 
 /// What they need not reach, and why.
-pub(super) const RARE: [(&str, &str); 2] = [
+pub(super) const RARE: [(&str, &str); 3] = [
     ("lulls without a verdict", "an excuse: the fewer there are the better"),
+    (
+        "snapshots installed beside what is further",
+        "nodes that lent two snapshots to one, and the second one knows less to be committed; an install is walked by a test",
+    ),
     ("views refused as too old", "views are closed when the log passes them, and this is the look behind that"),
 ];

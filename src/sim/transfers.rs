@@ -26,6 +26,8 @@ pub(super) struct Noticed {
     objects: u64,
     /// A transfer that had brought something ended with its process.
     cut_short: bool,
+    /// The last manifest that came has less of some database than is shown here.
+    keeps: bool,
 }
 
 impl State {
@@ -113,6 +115,9 @@ impl State {
         if std::mem::take(&mut self.noticed[at].cut_short) && what == "snapshots installed" {
             self.count("snapshots installed after an attempt that a crash ended");
         }
+        if std::mem::take(&mut self.noticed[at].keeps) && what == "snapshots installed" {
+            self.count("snapshots installed beside what is further");
+        }
         if crippled && !self.slots[at].fs.is_down() {
             self.crippled(at, Gives::NoInstall, &failed);
         }
@@ -188,8 +193,8 @@ impl State {
                     let here = self.slots[from].hub().and_then(|hub| hub.databases.get(listed.id));
                     here.is_some_and(|db| db.retired().is_none() && db.position() > listed.at.position)
                 };
-                if manifest.is_some_and(|manifest| manifest.databases.iter().any(is_further)) {
-                    self.count("snapshots with less than is shown");
+                if let Some(manifest) = manifest {
+                    self.noticed[from].keeps = manifest.databases.iter().any(is_further);
                 }
             }
             (Some(Ask::Fetch { .. } | Ask::Progress { .. }), Some(Answer::Gone)) => self.count("views gone"),

@@ -27,6 +27,7 @@
 //! Deliberately absent: retries after a failure (`rounds.rs`), the thread (`node.rs`), and making it count
 //! (`install.rs`).
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -219,7 +220,7 @@ impl Fetch<'_> {
         if manifest.at != self.at || manifest.at.index <= have {
             return Err(Stop::Wrong(format!("a manifest of {:?} in a view of {:?}", manifest.at, self.at)));
         }
-        self.keep_what_is_further(&mut manifest)?;
+        let kept = self.keep_what_is_further(&mut manifest)?;
         let size = |listed: &Listed| u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes());
         self.transfer.total = manifest.databases.iter().map(size).sum();
         let wanted =
@@ -227,6 +228,14 @@ impl Fetch<'_> {
         check_room(self.hub, wanted)?;
         let mut files = Vec::new();
         for listed in &manifest.databases {
+            if kept.contains(&listed.id) {
+                // Nobody could be asked for that state of it.
+                if !self.is_here(listed) {
+                    return Err(Stop::Again(format!("database {} is not here any more as it was", listed.id)));
+                }
+                self.report(Phase::Compare, size(listed))?;
+                continue;
+            }
             if let Some(staged) = self.database(listed)? {
                 files.push((listed.id, staged));
             }
@@ -309,28 +318,30 @@ impl Fetch<'_> {
 
     /// What is here may be ahead of the log, if a snapshot brought it, and ahead of the view, too; no reader may see it go back. What
     /// was shown was committed: so it stays, and the new log skips what it has. To wait for a view of as much would be to wait
-    /// for ever where nobody but this node knows that so much is committed, and nothing is without it.
-    fn keep_what_is_further(&self, manifest: &mut Manifest) -> Result<(), Stop> {
+    /// for ever where nobody but this node knows that so much is committed, and nothing is without it. Which ones are kept.
+    fn keep_what_is_further(&self, manifest: &mut Manifest) -> Result<BTreeSet<DatabaseId>, Stop> {
         let gone = |listed: &Listed| self.hub.databases.generation(listed.id) == GONE;
         if manifest.databases.iter().any(gone) {
             manifest.databases.retain(|listed| !gone(listed));
             manifest.reach = manifest.reach.max(self.hub.reach());
         }
+        let mut kept = BTreeSet::new();
         for listed in &mut manifest.databases {
             let Some(here) = shown_here(self.hub, listed.id).map(|db| db.status()) else { continue };
             if here.position <= listed.at.position {
                 continue;
             }
-            // Of a log that will be gone nothing is kept.
+            // The log goes on meanwhile, and is beyond the view already: none may be needed any more.
             if here.checkpointed != here.position {
                 let (id, at) = (listed.id, manifest.at.index);
                 let what = format!("database {id} is further by the log here than in a view of entry {at}");
-                return Err(Stop::Lost(what));
+                return Err(Stop::Again(what));
             }
+            kept.insert(listed.id);
             listed.at = Checkpointed { position: here.position, size: here.pages, checksum: here.checksum };
             manifest.reach = manifest.reach.max(LogIndex(here.position.0));
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// Whether the files of a database are just that. The main file alone counts: what is in the WAL would come again from

@@ -84,7 +84,9 @@ fn answer(hub: &Hub, from: NodeId, ask: Ask) -> Answer {
             if have >= log_start && log_start.0 > 0 {
                 return Answer::NotNeeded;
             }
-            if let Some((view, at)) = hub.snapshots.views.reuse(from, (have, shown), log_start, now) {
+            // One that is there will do if a new one would hardly show more.
+            let least = shown.min(hub.applied().index.max(hub.reach()));
+            if let Some((view, at)) = hub.snapshots.views.reuse(from, (have, least), log_start, now) {
                 return lent(hub, from, view, at);
             }
             // This node may know less to be committed than the other one shows, and need it for knowing more.

@@ -216,12 +216,11 @@ impl Drop for Sending<'_> {
 }
 
 impl Views {
-    /// Lends `to`, whose log has `have` and whose databases show `shown`, a view that is there already, if one will do. One of less than
-    /// is shown would do, too, but this node may have more by now.
+    /// Lends `to`, whose log has `have`, a view that is there already, if one will do: one that goes beyond that, and shows `least`.
     pub(crate) fn reuse(
         &self,
         to: NodeId,
-        (have, shown): (LogIndex, LogIndex),
+        (have, least): (LogIndex, LogIndex),
         log_start: LogIndex,
         now: Duration,
     ) -> Option<(ViewId, EntryId)> {
@@ -229,7 +228,7 @@ impl Views {
         let fits = |lent: &&mut Lent| {
             let at = lent.cut.at.index;
             let whole = lent.cut.only.is_none();
-            let further = at > have && lent.cut.reach >= shown;
+            let further = at > have && lent.cut.reach >= least;
             let suits = whole && further && lent.cut.members.contains(&to) && lent.is_open();
             let outgrown = suits && at < log_start;
             self.outgrown.fetch_add(u64::from(outgrown), Ordering::Relaxed);

@@ -711,6 +711,27 @@ impl Database {
         hook.is_some_and(|hook| hook(label))
     }
 
+    /// A page of these files was looked at again, and is not what it should be. Its next use looks, too, also that of a reader who
+    /// keeps them when they are replaced: no statement is shown what is known to be rotten. Of files that are replaced by now nobody
+    /// else has to hear.
+    fn note_rotten(&self, of: &Arc<Main>, page: PageNo) {
+        if let Main::File(main) = &**of
+            && let Some((word, bit)) = main.bit(page)
+        {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
+        let current = self.main.read();
+        if Arc::ptr_eq(&current, of) {
+            self.rotten.lock().insert(page);
+        }
+    }
+
+    /// The same of the files that there are.
+    fn note_rotten_now(&self, page: PageNo) {
+        let main = self.main.read().clone();
+        self.note_rotten(&main, page);
+    }
+
     /// Reads the main file as a connection sees it; returns how many bytes there were. The rest of `buf` is zeroed.
     pub(crate) fn read_main(&self, link: Option<&Link>, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
         // Held while it is read: whoever replaces the files gives the old one to those who need it under this lock, and who
@@ -728,7 +749,10 @@ impl Database {
                 got
             }
             Main::File(main) => {
-                if let Some(page) = main.first_rotten(offset, buf.len(), &self.writing)? {
+                // Nobody writes to files that were replaced.
+                let nothing = Mutex::new(Writing::default());
+                let writing = if own.is_some() { &nothing } else { &self.writing };
+                if let Some(page) = main.first_rotten(offset, buf.len(), writing)? {
                     if own.is_none() {
                         self.rotten.lock().insert(page);
                     }

@@ -353,6 +353,34 @@ fn files_with_other_pages_are_refused_and_rot_goes_with_the_file_that_has_it() {
     integrity(&db);
 }
 
+/// Pages are compared at their first use. One that rots later is found by the scrubber; a reader who kept the files when they were
+/// replaced was shown it all the same (found by the simulation).
+#[test]
+fn what_is_known_to_be_rotten_is_not_shown_to_who_keeps_the_old_files() {
+    let (stage, db) = stage();
+    let shared = stage.database("app");
+    let mut twin = stage.twin("app");
+    twin.catch_up(&stage);
+    assert!(matches!(shared.checkpoint_and_restart(std::time::Duration::ZERO, None), Ok(Checkpoint::Done { .. })));
+    let (open, well) = (stage.connect("app"), content(&db));
+    open.execute_batch("BEGIN; SELECT count(*) FROM u").unwrap();
+    let mut bytes = stage.main_file("app");
+    // A page of the index, of which nobody reads more than the others are read.
+    let rotten = bytes.len() / 4096 - 1;
+    bytes[4096 * rotten + 2000..][..64].iter_mut().for_each(|byte| *byte ^= 0x55);
+    std::fs::write(stage.main_path("app"), bytes).unwrap();
+    shared.scrub(PageNo::FIRST, u32::MAX).unwrap();
+    assert_eq!(shared.status().rotten.len(), 1);
+    shared.retire(Refusal::Damaged);
+    shared.replace(generation(&stage, 2, &twin.stage.database("app"))).unwrap();
+    assert_eq!(content(&db), well);
+    let read = open.query_row("SELECT count(*), max(v) FROM (SELECT v FROM t INDEXED BY tv ORDER BY v)", [], |row| {
+        row.get::<_, i64>(0)
+    });
+    let table = open.query_row("SELECT count(*), max(hex(v)) FROM t NOT INDEXED", [], |row| row.get::<_, i64>(0));
+    assert!([code(read.map(drop)), code(table.map(drop))].contains(&DAMAGED));
+}
+
 #[test]
 fn views_of_the_old_files_live_on_and_gate_nothing() {
     let (stage, db) = stage();

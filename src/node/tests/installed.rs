@@ -3,6 +3,8 @@
 
 use shoaldb_vfs::database::Checkpoint;
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts};
+use shoaldb_vfs::error::Refusal;
+use shoaldb_vfs::mapfile::Checkpointed;
 use shoaldb_vfs::page::PageSize;
 
 use super::world::{World, anchor, change, copy_at, create, entry_of, name};
@@ -236,6 +238,98 @@ fn what_was_fetched_and_is_not_needed_is_deleted() {
     life.core.committed = SNAPSHOT.index;
     assert!(matches!(life.install(staged), Ok(Installed::NotNeeded)));
     assert_eq!(world.files(), before);
+}
+
+/// A process that ended over it left pages of a database that there is, and the log of another leader goes back as far as this one
+/// needs. They stayed until the next transfer, however many they were.
+#[test]
+fn what_an_earlier_process_fetched_goes_once_the_log_goes_on() {
+    let world = node(true);
+    let life = start(&world);
+    let before = world.files();
+    drop(life.fetch());
+    life.hub.databases.stop();
+    drop(life);
+    let life = start(&world);
+    let step = || Rounds::default().step(&life.hub, &mut |_, _: &Ask| Err("nobody is there".to_string()));
+    step();
+    assert!(world.has(APP, 2, "part") && world.has(NEW, 2, "db"), "{:?}", world.files());
+    let mut applier = Applier::new(life.hub.clone());
+    for index in LAST + 1..=NEW {
+        step();
+        assert!(world.has(APP, 2, "part"), "a snapshot of any entry may be offered again");
+        applier.push(vec![entry_of(index, change(APP, index - 1, index))]);
+        assert!(matches!(applier.step(), Step::Done));
+    }
+    step();
+    assert_eq!(world.files(), before);
+    life.hub.databases.stop();
+}
+
+/// A snapshot that is ahead of its log, and then one that has less of what that one brought, and has a database that is known to be
+/// dropped: the further one is kept, and the other one stays away, whether power is lost in any call or not. Shows INV-31.
+#[test]
+fn what_is_kept_beside_a_snapshot_is_there_after_a_crash_in_any_call() {
+    const FIRST: EntryId = EntryId { index: LogIndex(10), term: Term(1) };
+    const SECOND: EntryId = EntryId { index: LogIndex(15), term: Term(1) };
+    const REACH: u64 = 20;
+    let staged = |life: &Life, at: EntryId| {
+        let mut catalogue = Catalogue::new(life.hub.catalogue.lock().as_ref().unwrap().cluster());
+        for (id, of) in [(APP, "app"), (OLD, "old")] {
+            catalogue.apply_create(LogIndex(id), name(of), PageSize::DEFAULT, AutoVacuum::None).unwrap();
+        }
+        let (at_reach, files) = if at == FIRST {
+            let (at_reach, copy) = copy_at(&life.hub, APP, REACH);
+            (at_reach, vec![(DatabaseId(APP), copy)])
+        } else {
+            let kept = life.hub.databases.get(DatabaseId(APP)).unwrap().status();
+            (Checkpointed { position: kept.position, size: kept.pages, checksum: kept.checksum }, Vec::new())
+        };
+        let databases = vec![Listed { id: DatabaseId(APP), page_size: PageSize::DEFAULT, at: at_reach }];
+        let membership = life.core.membership.clone();
+        let manifest = Manifest { at, reach: LogIndex(REACH), membership, catalogue, databases };
+        Staged { source: NodeId(2), view: VIEW, manifest, files, received: RECEIVED }
+    };
+    let shows = |life: &Life, what: &str| {
+        let [app, old] = [APP, OLD].map(|id| life.hub.databases.get(DatabaseId(id)).unwrap());
+        assert_eq!((old.retired(), app.retired()), (Some(Refusal::Dropped), None), "{what}");
+        let page = app.page(PageNo::FIRST).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        assert_eq!((app.position().0, page.unwrap()[27]), (REACH, REACH as u8), "{what}");
+        assert_eq!(life.hub.reach(), LogIndex(REACH), "{what}");
+        life.log.start()
+    };
+    let with_the_first = || {
+        let world = node(true);
+        let life = start(&world);
+        assert!(matches!(life.install(staged(&life, FIRST)), Ok(Installed::Yes(_))));
+        life.hub.databases.stop();
+        drop(life);
+        let life = start(&world);
+        assert_eq!(shows(&life, "the first one"), FIRST);
+        (world, life)
+    };
+    let (world, life) = with_the_first();
+    let before = world.fs.calls();
+    assert!(matches!(life.install(staged(&life, SECOND)), Ok(Installed::Yes(_))));
+    let calls = world.fs.calls() - before;
+    assert_eq!(shows(&life, "the second one"), SECOND);
+    life.hub.databases.stop();
+    drop(life);
+    assert_eq!(shows(&start(&world), "started again"), SECOND);
+    let (mut old, mut new) = (0, 0);
+    for (nth, seed) in (1..=calls).flat_map(|nth| (0..8).map(move |seed| (nth, seed))) {
+        let what = format!("power lost in call {nth} of {calls}, seed {seed}");
+        let (world, life) = with_the_first();
+        let staged = staged(&life, SECOND);
+        world.fs.crash_at(Aim::Any, nth, seed);
+        let _ = life.install(staged);
+        assert!(world.fs.is_down(), "{what}");
+        drop(life);
+        world.fs.restart();
+        let counts = if shows(&start(&world), &what) == SECOND { &mut new } else { &mut old };
+        *counts += 1;
+    }
+    assert!(old > 0 && new > 0, "before the record {old}, behind it {new}");
 }
 
 fn walk(anchored: bool) {

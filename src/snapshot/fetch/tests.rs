@@ -439,6 +439,25 @@ fn what_a_snapshot_brought_is_kept_although_the_next_one_has_less_of_it() {
     let staged = fetch(&hub, NodeId(2), &mut lent(&manifest(&hub))).unwrap();
     assert_eq!((staged.manifest.gone(), staged.manifest.reach), (vec![APP], LogIndex(8)));
 
+    // It is found to be rotten before its turn comes: nobody else has that state of it.
+    let hub = begun(&SimFs::new(1));
+    let (first, mut more) = (Version { pages: 3, changed: &[] }, manifest(&hub));
+    more.catalogue = crate::catalogue::Catalogue::new(crate::types::ClusterId(1));
+    for (id, name) in [(LogIndex(1), "first"), (LogIndex(APP.0), "app")] {
+        let name = crate::catalogue::DatabaseName::new(name).unwrap();
+        more.catalogue.apply_create(id, name, SIZE, crate::catalogue::AutoVacuum::None).unwrap();
+    }
+    more.databases.insert(0, Listed { id: DatabaseId(1), ..first.listed(5) });
+    let mut says = lent(&more);
+    let again = fetch(&hub, NodeId(2), &mut |ask: &Ask| match ask {
+        Ask::Fetch { object, .. } if *object != Object::Manifest => {
+            hub.databases.convict(APP, Damage::Rotten, "a test wants it".to_string());
+            Ok(Answer::Object { bytes: first.made(object) })
+        }
+        _ => says(ask),
+    });
+    assert!(matches!(&again, Err(Stop::Again(why)) if why.contains("is not here any more")), "{:?}", again.err());
+
     // What the log brought would not come again.
     let hub = begun(&SimFs::new(1));
     let db = hub.databases.get(APP).unwrap();
@@ -453,7 +472,11 @@ fn what_a_snapshot_brought_is_kept_although_the_next_one_has_less_of_it() {
     };
     db.apply(&transaction, Position(9)).unwrap();
     let refused = fetch(&hub, NodeId(2), &mut lent(&manifest(&hub)));
-    assert!(matches!(&refused, Err(Stop::Lost(why)) if why.contains("further by the log here")), "{:?}", refused.err());
+    assert!(
+        matches!(&refused, Err(Stop::Again(why)) if why.contains("further by the log here")),
+        "{:?}",
+        refused.err()
+    );
 }
 
 /// A rotten page of the own copy is found while that is compared, and then the whole database is found to be damaged, at whatever

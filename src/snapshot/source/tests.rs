@@ -281,7 +281,10 @@ fn who_is_behind_what_another_one_shows_lends_it_what_there_is() {
     assert_eq!((at, hub.snapshots.views.opened()), (hub.applied(), 1));
     // There is one already, and it shows what whoever asks has at least.
     assert_eq!(ask(applied), Answer::Opened { view, at });
-    // It does not, and there may be more by now.
+    // It does not, and another one would not, either.
+    assert_eq!(ask(applied.next()), Answer::Opened { view, at });
+    // Then it would.
+    hub.set_reach(applied.next());
     let Answer::Opened { view: another, .. } = ask(applied.next()) else { panic!("nothing is lent") };
     assert_ne!(another, view);
 }

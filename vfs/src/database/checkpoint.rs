@@ -385,7 +385,7 @@ impl Database {
         while let Some(page) = next.filter(|page| page.get() < end) {
             match files.verify(page, end - page.get())? {
                 Some(rotten) => {
-                    self.rotten.lock().insert(rotten);
+                    self.note_rotten_now(rotten);
                     next = PageNo::new(rotten.get() + 1);
                 }
                 None => next = PageNo::new(end),

@@ -515,7 +515,7 @@ impl Database {
                         page = page.get(),
                         "the base of a transaction is not what was written"
                     );
-                    self.rotten.lock().insert(page);
+                    self.note_rotten(&main, page);
                     return Err(Refusal::Damaged);
                 }
                 Err(error) => {

@@ -107,7 +107,7 @@ impl Gate for Hold {
     }
 
     fn on_rotten(&self, page: PageNo) {
-        self.in_use(|db, _| db.rotten.lock().insert(page));
+        self.in_use(|db, _| db.note_rotten_now(page));
     }
 
     fn is_tended(&self) -> bool {
