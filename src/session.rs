@@ -58,8 +58,9 @@ const INTERRUPTED: &str = "interrupted";
 const ENDED: &str = "this node is shutting down: the statement was interrupted or refused, and what was not committed is rolled back; use another node, or try again";
 /// Whoever did not read is told why the session ended if they read on within this time, or `session_idle` if that is longer.
 const AFTERWARDS: Duration = Duration::from_secs(60);
-/// How long the node's end waits for sessions to end. They do at once, but for a step of SQLite that takes long.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the node's end waits for sessions to end. They do at once, but for a step of SQLite that takes long. In the tests
+/// there is none, and their threads may be stopped for longer.
+const LAST_WORDS: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 2 });
 
 /// A caller's connection to this node, as a socket has it.
 pub(crate) trait Line: Read + Write + Send {
@@ -649,8 +650,9 @@ fn trouble(hub: &Hub, error: &Error) -> Trouble {
         ErrorKind::Busy => hub.leadership().leader.is_none(),
         _ => false,
     };
-    if leaderless && hub.is_closing() {
-        // Of a node that ends it is no news that it does not lead, nor what anybody has to look into.
+    if (leaderless || error.kind() == ErrorKind::Stopped) && hub.is_closing() {
+        // Of a node that ends it is no news that it does not lead, nor what anybody has to look into. Stopped is what a statement
+        // hears that waited for a lock until then, and by SQLite it is a "disk I/O error"; what is Unknown stays that.
         (trouble.kind, trouble.text) = ("stopped".to_string(), ENDED.to_string());
         trouble.outcome = Some(Outcome::NotCommitted);
     } else if leaderless && error.kind() == ErrorKind::Busy {

@@ -215,7 +215,8 @@ pub(crate) struct Shared {
     leadership: Mutex<Leadership>,
     progress: Mutex<Progress>,
     history: Mutex<History>,
-    reads: Mutex<HashMap<u64, Option<LogIndex>>>,
+    /// In order: a core that takes the place of another one is asked again, and a simulated run must be the same each time.
+    reads: Mutex<BTreeMap<u64, Option<LogIndex>>>,
     next_read: AtomicU64,
     closing: AtomicBool,
     stopped: AtomicBool,

@@ -1,10 +1,11 @@
 use std::fmt::{self, Write};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use shoaldb_vfs::env::sim::SimClock;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use super::*;
 
@@ -56,6 +57,11 @@ impl Subscriber for Listener {
 
 /// What is said in the log by this thread meanwhile.
 pub(crate) fn said(act: impl FnOnce()) -> Vec<String> {
+    // While there is one listener only, `tracing` asks the thread that comes to a place in the code for the first time whether anybody
+    // listens there, and keeps the answer: of another thread it is that nobody does. While there are more it asks all.
+    static OTHERS: LazyLock<[Dispatch; 2]> =
+        LazyLock::new(|| [(); 2].map(|()| Dispatch::new(Listener(Arc::default()))));
+    LazyLock::force(&OTHERS);
     let heard = Arc::default();
     tracing::subscriber::with_default(Listener(Arc::clone(&heard)), act);
     std::mem::take(&mut *heard.lock())

@@ -228,15 +228,7 @@ impl Fetch<'_> {
         check_room(self.hub, wanted)?;
         let mut files = Vec::new();
         for listed in &manifest.databases {
-            if kept.contains(&listed.id) {
-                // Nobody could be asked for that state of it.
-                if !self.is_here(listed) {
-                    return Err(Stop::Again(format!("database {} is not here any more as it was", listed.id)));
-                }
-                self.report(Phase::Compare, size(listed))?;
-                continue;
-            }
-            if let Some(staged) = self.database(listed)? {
+            if let Some(staged) = self.database(listed, kept.contains(&listed.id))? {
                 files.push((listed.id, staged));
             }
         }
@@ -308,10 +300,14 @@ impl Fetch<'_> {
     }
 
     /// The new files of a database; `None` if the ones that are there will do.
-    fn database(&mut self, listed: &Listed) -> Result<Option<DatabaseFiles>, Stop> {
+    fn database(&mut self, listed: &Listed, is_kept: bool) -> Result<Option<DatabaseFiles>, Stop> {
         if self.is_here(listed) {
             self.report(Phase::Compare, u64::from(listed.at.size.0) * u64::from(listed.page_size.bytes()))?;
             return Ok(None);
+        }
+        if is_kept {
+            // Nobody could be asked for that state of it.
+            return Err(Stop::Again(format!("database {} is not here any more as it was", listed.id)));
         }
         self.copy(listed).map(Some)
     }

@@ -115,9 +115,18 @@ impl Node {
             gate: Mutex::new(()),
         });
         let mut options = Options::new(NodeId(id), "127.0.0.1:0");
+        // No test waits for it to pass but where it is set.
+        options.handshake_timeout = LONG;
         change(&mut options);
-        let rng = Arc::new(Dice(AtomicU64::new(1)));
-        Node { tcp: Tcp::start(options, recorder.clone(), rng).unwrap(), recorder, seen: receiver }
+        let end = Instant::now() + LONG;
+        let tcp = loop {
+            match Tcp::start(options.clone(), recorder.clone(), Arc::new(Dice(AtomicU64::new(1)))) {
+                // A test beside this one was given the port that is used again here.
+                Err(ListenError::InUse { .. }) if Instant::now() < end => std::thread::yield_now(),
+                started => break started.unwrap(),
+            }
+        };
+        Node { tcp, recorder, seen: receiver }
     }
 
     fn new(id: u16) -> Node {
@@ -407,10 +416,11 @@ fn an_answer_that_is_left_out_or_comes_twice_is_not_taken_for_another_one() {
 fn a_request_without_an_answer_is_lost_and_not_unsent() {
     let (one, two) = (Node::new(1), Node::new(2));
     one.knows(&two);
-    // Else the time would have to be enough for a connection as well, without which nothing is sent.
-    one.tcp.request(NodeId(2), b"x".to_vec(), LONG).unwrap();
+    // In one request the time would have to be enough for a connection as well, without which nothing is sent.
+    let mut calls = one.tcp.calls(NodeId(2), LONG).unwrap().unwrap();
     let gate = two.recorder.gate.lock();
-    let lost = one.tcp.request(NodeId(2), b"x".to_vec(), Duration::from_millis(300));
+    calls.send(b"x").unwrap();
+    let lost = calls.receive(Duration::from_millis(300));
     assert!(matches!(lost, Err(RequestError::Lost(_))), "{lost:?}");
     drop(gate);
     let address = two.address();
@@ -427,6 +437,7 @@ fn a_shutdown_ends_requests_that_wait() {
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| one.tcp.request(NodeId(2), b"x".to_vec(), LONG * 10));
         while one.tcp.shared.calls.lock().is_empty() {
+            assert!(!waiting.is_finished());
             std::thread::yield_now();
         }
         one.tcp.shutdown();
@@ -678,9 +689,9 @@ fn who_is_no_member_keeps_no_member_waiting_with_a_body_that_does_not_come() {
 
 #[test]
 fn garbage_and_silence_end_a_connection_and_nothing_else() {
-    let two = Node::start(2, |options| options.handshake_timeout = Duration::from_millis(200));
-    let ends = |bytes: &[u8]| {
-        let mut stream = TcpStream::connect(two.tcp.local_addr()).unwrap();
+    let (two, hasty) = (Node::new(2), Node::start(2, |options| options.handshake_timeout = Duration::from_millis(200)));
+    let ends_at = |node: &Node, bytes: &[u8]| {
+        let mut stream = TcpStream::connect(node.tcp.local_addr()).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
         stream.write_all(bytes).unwrap();
         // Ended means the end of the stream or a reset, not a timeout of ours.
@@ -690,6 +701,7 @@ fn garbage_and_silence_end_a_connection_and_nothing_else() {
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
         }
     };
+    let ends = |bytes: &[u8]| ends_at(&two, bytes);
     let malformed = |by: &str, words: &str| {
         let Seen::Malformed(who, what) = two.expect(|_| true) else { panic!("{words}") };
         assert_eq!(who, by);
@@ -699,9 +711,9 @@ fn garbage_and_silence_end_a_connection_and_nothing_else() {
     ends(b"GET / HTTP/1.1\r\n\r\n");
     malformed(stranger, "frame type");
     // Who says nothing, or stops, says nothing wrong.
-    ends(b"");
-    ends(&[0; 8]);
-    assert!(two.seen.is_empty());
+    ends_at(&hasty, b"");
+    ends_at(&hasty, &[0; 8]);
+    assert!(hasty.seen.is_empty());
     let mut wrong = hello_of_one();
     *wrong.last_mut().unwrap() ^= 1;
     ends(&wrong);
