@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use shoaldb::net::tcp;
 use shoaldb::{CreateOptions, Error, ErrorKind, Member, Node};
 
-use crate::cluster::{Cluster, LONG, free_ports, table, until};
+use crate::cluster::{Cluster, LONG, free_ports, retry, table, until};
 
 #[test]
 fn of_many_who_create_one_name_exactly_one_has_created_it() {
@@ -67,7 +67,7 @@ fn a_leader_of_this_moment_may_drop_what_its_predecessor_created() {
     cluster.assert_equal("app");
     let old = cluster.node(1).wait_leader(LONG).unwrap();
     cluster.nodes[old as usize - 1].take();
-    cluster.leader().drop_database("app").unwrap();
+    retry(|| cluster.leader().drop_database("app")).unwrap();
     let leader = cluster.leader();
     assert_eq!(leader.drop_database("app").unwrap_err().kind(), ErrorKind::NotFound);
     leader.create("app", CreateOptions::default()).unwrap();

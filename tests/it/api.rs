@@ -8,7 +8,7 @@ use shoaldb::{
     outcome_of_code, rusqlite,
 };
 
-use crate::cluster::{Cluster, LONG, until};
+use crate::cluster::{Cluster, LONG, administer, until};
 use crate::wait::told;
 
 const fn is_send<T: Send>() {}
@@ -146,16 +146,6 @@ fn names(event: &Event) -> &'static str {
     }
 }
 
-/// What may have to be asked again, because leadership moved.
-fn in_time(act: impl Fn() -> shoaldb::Result<()>) -> shoaldb::Result<()> {
-    loop {
-        match act() {
-            Err(error) if error.is_retryable() => std::thread::yield_now(),
-            result => return result,
-        }
-    }
-}
-
 /// A fourth node joins, or is added, promoted and removed by the calls that any node takes.
 #[test]
 fn the_calls_for_members_have_their_shapes() -> Result<(), Box<dyn std::error::Error>> {
@@ -171,12 +161,12 @@ fn the_calls_for_members_have_their_shapes() -> Result<(), Box<dyn std::error::E
     assert!((1..=3).contains(&joined.wait_leader(LONG)?));
     until(&node, "four voters", |status| status.voters.len() == 4);
     let fifth: Member = cluster.list[4].clone();
-    in_time(|| follower.add_learner(fifth.clone()))?;
+    administer(|| follower.add_learner(fifth.clone()))?;
     let early: shoaldb::Result<()> = follower.promote(5);
     assert!(early.is_err(), "nobody has seen node 5");
-    in_time(|| follower.remove(5))?;
+    administer(|| follower.remove(5))?;
     told(&events, |event| names(event) == "members");
-    in_time(|| node.transfer_leadership(follower.id()))?;
+    administer(|| node.transfer_leadership(follower.id()))?;
     joined.shutdown()?;
     Ok(())
 }

@@ -1,13 +1,18 @@
 //! A cluster of nodes in this process, over real sockets, for the tests beside this file.
 
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use shoaldb::{Builder, Error, Member, Node, Status, rusqlite};
+use shoaldb::{Builder, Error, ErrorKind, Member, Node, Status, WriteTx, rusqlite};
 use tempfile::TempDir;
 
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// The patience of a commit that is to run out of time.
 const SHORT: Duration = Duration::from_millis(500);
+/// Below what systems give to outgoing connections, and apart from the ports of the clusters of processes (`harness/cluster.rs`).
+const FIRST_PORT: u32 = 10_000;
+const PORTS: u32 = 10_000;
 
 pub(crate) struct Cluster {
     pub(crate) dirs: Vec<TempDir>,
@@ -18,10 +23,37 @@ pub(crate) struct Cluster {
     pub(crate) calm: bool,
 }
 
-/// Ports that were free a moment ago.
+/// Ports that are free, and stay so while their nodes are not up: none is given twice before all others were.
 pub(crate) fn free_ports(n: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..n).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let seed = std::process::id().wrapping_mul(7919) % PORTS;
+    let tried = (0..PORTS).map(|_| FIRST_PORT + (seed + TRIED.fetch_add(1, Ordering::Relaxed)) % PORTS);
+    let free = tried.map(|port| port as u16).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    let ports: Vec<u16> = free.take(n).collect();
+    assert_eq!(ports.len(), n, "no {n} free ports from {FIRST_PORT} on");
+    ports
+}
+
+/// Acts again as long as it fails in a way that may pass.
+fn again<T>(act: impl Fn() -> Result<T, Error>, may_pass: impl Fn(&Error) -> bool) -> Result<T, Error> {
+    let started = Instant::now();
+    loop {
+        match act() {
+            Err(error) if may_pass(&error) && started.elapsed() < LONG => std::thread::yield_now(),
+            result => return result,
+        }
+    }
+}
+
+/// Retries what is safe to retry, as an application would.
+pub(crate) fn retry<T>(act: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    again(act, Error::is_retryable)
+}
+
+/// The same for changes of the members, and of who leads: on a busy machine whoever is to take part may not have been heard of
+/// lately, or may not take over in time. Of a change nothing was done then, and leadership may be given twice.
+pub(crate) fn administer(act: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+    again(act, |error| error.is_retryable() || error.kind() == ErrorKind::Timeout)
 }
 
 /// Waits until a node's status is as wanted.
@@ -47,15 +79,17 @@ pub(crate) fn quick(builder: Builder) -> Builder {
         .log_limit(256 << 10)
 }
 
-/// One transaction with so many rows of about a page.
-pub(crate) fn fill(node: &Node, db: &str, rows: usize) {
-    node.write(db, |tx| {
-        for _ in 0..rows {
-            tx.execute("INSERT INTO b(v) VALUES (randomblob(4000))", [])?;
-        }
-        Ok(())
-    })
-    .unwrap();
+/// One transaction with so many rows of about a page, on whoever leads when it is tried.
+pub(crate) fn fill<'a>(leader: impl Fn() -> &'a Node, db: &str, rows: usize) {
+    let act = || {
+        leader().write(db, |tx| {
+            for _ in 0..rows {
+                tx.execute("INSERT INTO b(v) VALUES (randomblob(4000))", [])?;
+            }
+            Ok(())
+        })
+    };
+    retry(act).unwrap();
 }
 
 /// Lets large transactions of a node wait in their middle until this is dropped. A scope in which one is being written
@@ -213,6 +247,28 @@ impl Cluster {
         }
     }
 
+    /// A transaction on whoever leads, tried again where that is safe.
+    pub(crate) fn write<T>(
+        &self,
+        db: &str,
+        act: impl Fn(&WriteTx<'_>) -> Result<T, Error> + Send + Sync,
+    ) -> Result<T, Error> {
+        retry(|| self.leader().write(db, &act))
+    }
+
+    /// Waits until the status of whoever leads is as wanted. Only a leader knows of its peers.
+    pub(crate) fn until_leader(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        let started = Instant::now();
+        loop {
+            let status = self.leader().status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(started.elapsed() < LONG, "{what}: {status:#?}");
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn follower(&self) -> &Node {
         let leader = self.leader().id();
         self.running().find(|node| node.id() != leader).unwrap()
@@ -238,20 +294,10 @@ pub(crate) fn count(db: &rusqlite::Connection) -> i64 {
     db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
 }
 
-/// Retries what is safe to retry, as an application would.
 pub(crate) fn insert(cluster: &Cluster, value: i64) -> Result<(), Error> {
-    loop {
-        let result = cluster.leader().write("app", |tx| {
-            tx.execute("INSERT INTO t VALUES (?1)", [value])?;
-            Ok(())
-        });
-        match result {
-            Err(error) if error.is_retryable() => continue,
-            other => return other,
-        }
-    }
+    cluster.write("app", |tx| Ok(tx.execute("INSERT INTO t VALUES (?1)", [value]).map(|_| ())?))
 }
 
 pub(crate) fn table(cluster: &Cluster) {
-    cluster.leader().write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x UNIQUE)")?)).unwrap();
+    cluster.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x UNIQUE)")?)).unwrap();
 }

@@ -104,7 +104,7 @@ fn a_copy_that_cannot_be_opened_is_no_database_that_is_not_there() {
 /// Until the others are there it is not repaired, and they have what is asked for.
 #[test]
 fn a_copy_that_waits_for_the_others_names_them() {
-    let mut cluster = Cluster::start_with(3, quick);
+    let mut cluster = Cluster::start_calm(3, quick);
     let leader = cluster.leader();
     let files = filled(leader);
     let at = leader.id() as usize - 1;

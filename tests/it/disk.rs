@@ -15,8 +15,8 @@ use shoaldb_vfs::env::os::{OsClock, OsRng};
 use shoaldb_vfs::env::sim::{Aim, Failure, Lasts, SimFs};
 use shoaldb_vfs::env::{Env, Fs};
 
-use crate::cluster::{self, Cluster, Impatient, LONG, PartsHeld, count, quick, table};
-use crate::snapshots::outrun;
+use crate::cluster::{self, Cluster, Impatient, LONG, PartsHeld, administer, count, quick, table};
+use crate::snapshots::{outrun, with_blobs};
 use crate::wait::told;
 
 const PART: usize = 64 << 10;
@@ -52,13 +52,10 @@ fn three_with(fs: &SimFs, settings: impl FnOnce(Builder) -> Builder) -> Cluster 
     for id in 2..=3 {
         cluster.nodes[id - 1] = Some(cluster.builder(id as u64).part_bytes(PART).start().unwrap());
     }
-    let leader = cluster.leader();
-    leader.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
-    if leader.id() != SICK {
-        leader.transfer_leadership(SICK).unwrap();
-    }
-    until("the first leads", || cluster.node(SICK).is_leader());
-    insert(cluster.node(SICK), 0).unwrap();
+    cluster.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x)")?)).unwrap();
+    let first = cluster.node(SICK);
+    administer(|| first.transfer_leadership(SICK).and_then(|()| insert(first, 0))).unwrap();
+    until("the first leads", || first.is_leader());
     cluster
 }
 
@@ -90,6 +87,11 @@ fn has_alarm(status: &Status, word: &str) -> bool {
 
 fn insert(node: &Node, value: i64) -> Result<(), Error> {
     node.write("app", |tx| Ok(tx.execute("INSERT INTO t VALUES (?1)", [value]).map(|_| ())?))
+}
+
+/// Trouble with the disk, but for a write of the log that was late: that is the affair of a busy machine.
+fn is_trouble(event: &Event) -> bool {
+    matches!(event, Event::DiskTrouble { what } if !what.contains("has not answered a write of the log"))
 }
 
 /// Until some node takes it.
@@ -165,7 +167,7 @@ fn a_leader_whose_log_fails_hands_over_and_goes_on_reading() {
         status(sick, "it knows who", |status| status.leader.is_some_and(|leader| u64::from(leader.0) != SICK));
         assert!(has_alarm(&sick.status(), advice), "{:?}", sick.status().alarms);
         assert!(unwell(&cluster).contains(advice), "{}", unwell(&cluster));
-        told(&events, |event| matches!(event, Event::DiskTrouble { .. }));
+        told(&events, is_trouble);
         assert!(has(sick, 0), "it goes on reading");
         let refused = insert(sick, 2).unwrap_err();
         assert!(refused.is_not_leader() && refused.leader().is_some(), "{refused}");
@@ -196,23 +198,29 @@ fn a_leader_whose_log_has_no_room_hands_over_and_goes_on_by_itself_when_there_is
         fs.fail_at(Aim::At("log.spare.write"), 1, Lasts::ForGood, Failure::ENOSPC);
         fs.fail_at(Aim::At("log.create"), 1, Lasts::ForGood, Failure::ENOSPC);
         fs.fail_at(Aim::At(label), 1, Lasts::ForGood, Failure::ENOSPC);
+        let advice = "make room on the disk, it is tried again by itself";
         let impatient = Impatient::on(sick);
         let mut outcomes = vec![(0, Ok(()))];
+        let began = Instant::now();
         for value in 1.. {
             let result = insert(sick, value);
             let failed = result.is_err();
             outcomes.push((value, result));
-            if failed {
+            if failed && has_alarm(&sick.status(), advice) {
                 break;
+            }
+            assert!(began.elapsed() < 4 * LONG, "{label}: its log is not full after {value} writes");
+            if failed {
+                // It was late, and there is room: it goes on as the leader. Refused as long as nobody knows who leads.
+                let _ = sick.transfer_leadership(SICK);
             }
         }
         drop(impatient);
         until("another leads", || cluster.running().any(|node| node.id() != SICK && node.is_leader()));
-        let advice = "make room on the disk, it is tried again by itself";
         status(sick, "it says so", |status| has_alarm(status, advice));
         // It follows the new leader, and yet is not well.
         assert!(unwell(&cluster).contains(advice), "{}", unwell(&cluster));
-        told(&events, |event| matches!(event, Event::DiskTrouble { .. }));
+        told(&events, is_trouble);
         assert!(has(sick, 0), "it goes on reading");
         insert_somewhere(&cluster, -1);
         fs.clear_faults();
@@ -226,9 +234,9 @@ fn a_leader_whose_log_has_no_room_hands_over_and_goes_on_by_itself_when_there_is
             }
         }
         assert!(has(sick, -1));
-        let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
+        let again = events.try_iter().filter(is_trouble).count();
         assert_eq!(again, 0, "{label}: people are told once");
-        sick.transfer_leadership(SICK).unwrap();
+        administer(|| sick.transfer_leadership(SICK)).unwrap();
         until("it leads again", || sick.is_leader());
         insert(sick, -2).unwrap();
         cluster.assert_equal("app");
@@ -239,7 +247,7 @@ fn a_leader_whose_log_has_no_room_hands_over_and_goes_on_by_itself_when_there_is
 fn a_follower_without_room_in_the_middle_of_a_large_transaction_keeps_nobody_from_it() {
     let fs = SimFs::new(4);
     let cluster = three(&fs);
-    cluster.node(SICK).transfer_leadership(2).unwrap();
+    administer(|| cluster.node(SICK).transfer_leadership(2)).unwrap();
     until("the second leads", || cluster.node(2).is_leader());
     let db = cluster.node(2).connect("app").unwrap();
     insert(cluster.node(2), 1).unwrap();
@@ -284,7 +292,7 @@ fn a_leader_whose_disk_does_not_answer_hands_over_and_comes_back_by_itself() {
             Err(error) => assert_eq!(error.outcome(), Some(Outcome::Unknown), "{error}"),
         }
     });
-    sick.transfer_leadership(SICK).unwrap();
+    administer(|| sick.transfer_leadership(SICK)).unwrap();
     insert_somewhere(&cluster, 3);
     cluster.assert_equal("app");
 }
@@ -367,7 +375,7 @@ fn a_checkpoint_that_the_disk_does_not_answer_is_told_while_it_lasts_and_commits
                     let app = &status.databases[0];
                     status.alarms.is_empty() && app.checkpointed == app.position
                 });
-                let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
+                let again = events.try_iter().filter(is_trouble).count();
                 assert_eq!(again, 0, "people are told once");
             });
         }
@@ -401,7 +409,7 @@ fn is_well_again(fs: &SimFs, cluster: &Cluster) {
     for database in ["app", "other"] {
         cluster.assert_equal(database);
     }
-    sick.transfer_leadership(SICK).unwrap();
+    administer(|| sick.transfer_leadership(SICK)).unwrap();
     until("it leads again", || sick.is_leader());
 }
 
@@ -427,7 +435,7 @@ fn a_database_is_created_when_there_is_room_for_its_files() {
         is_well_again(&fs, &cluster);
         insert(sick, 2).unwrap();
         cluster.assert_equal("app");
-        let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
+        let again = events.try_iter().filter(is_trouble).count();
         assert_eq!(again, 0, "people are told once");
     }
 }
@@ -645,7 +653,7 @@ fn a_large_restore_that_fills_the_disk_keeps_none_of_it() {
 fn a_follower_whose_log_has_no_room_lets_go_of_the_parts_that_came() {
     let fs = SimFs::new(19);
     let cluster = three_with(&fs, |builder| builder.wal_limit(64 << 10));
-    cluster.node(SICK).transfer_leadership(2).unwrap();
+    administer(|| cluster.node(SICK).transfer_leadership(2)).unwrap();
     until("the second leads", || cluster.node(2).is_leader());
     let (db, sick) = (cluster.node(2).connect("app").unwrap(), cluster.node(SICK));
     std::thread::scope(|scope| {
@@ -740,14 +748,18 @@ fn a_snapshot_whose_record_finds_no_room_is_installed_when_there_is_some() {
         cluster.start_node(id);
     }
     table(&cluster);
-    let blobs = |node: &Node| {
-        node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
-    };
-    blobs(cluster.leader());
-    // A new term would have to be written first of all, and finds no room: then it waits for that.
+    with_blobs(|| cluster.leader(), "app");
+    // A new term would have to be written first of all, and finds no room: then it waits for that. So nobody is to be missed
+    // from here on. Who is started again does not lead.
+    cluster.calm = true;
+    for (id, other) in [(2, 3), (3, 2)] {
+        administer(|| cluster.leader().transfer_leadership(other)).unwrap();
+        cluster.nodes[id as usize - 1] = None;
+        cluster.start_node(id);
+    }
     let seen = loop {
         if cluster.leader().id() == SICK {
-            cluster.node(SICK).transfer_leadership(2).unwrap();
+            administer(|| cluster.node(SICK).transfer_leadership(2)).unwrap();
         }
         cluster.assert_equal("app");
         let Status { last, term, role, .. } = cluster.node(SICK).status();
@@ -774,7 +786,7 @@ fn a_snapshot_whose_record_finds_no_room_is_installed_when_there_is_some() {
     assert!((more as f64) < 20.0 + 25.0 * seconds, "{more} times in {seconds} s: without a pause");
     assert!(sick.status().last.0 <= seen, "the log is the old one");
     assert_eq!(count(&sick.connect("app").unwrap()), 0, "it goes on reading");
-    let again = events.try_iter().filter(|event| matches!(event, Event::DiskTrouble { .. })).count();
+    let again = events.try_iter().filter(is_trouble).count();
     assert_eq!(again, 0, "people are told once");
     fs.clear_faults();
     status(sick, "it has everything", |status| {
@@ -801,7 +813,8 @@ fn without_room_for_a_spare_segment_the_log_goes_on_and_seldom_tries_again() {
         // A segment has 1 MiB: these are files that grow.
         node.write("app", |tx| Ok(tx.execute("INSERT INTO t VALUES (randomblob(700000))", []).map(|_| ())?)).unwrap();
     }
-    // One attempt a second, and less often from then on.
+    // One attempt a second, and less often from then on. It is made beside the log.
+    until("it is tried", || fs.count("log.spare.write") > 0);
     let tries = fs.count("log.spare.write");
     assert!((1..=1 + began.elapsed().as_secs()).contains(&tries), "{tries} in {:?}", began.elapsed());
     status(&node, "nobody notices", |status| status.alarms.is_empty());

@@ -86,7 +86,7 @@ fn a_long_read_on_a_follower_sees_one_state_while_thousands_of_entries_are_appli
 #[test]
 fn a_linearizable_read_is_never_stale_while_leaders_change() {
     let cluster = Cluster::start(3);
-    cluster.leader().write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (0)")?)).unwrap();
+    cluster.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (0)")?)).unwrap();
     cluster.assert_equal("app");
     let known = AtomicI64::new(0);
     let (done, reads, writes) = (AtomicBool::new(false), AtomicI64::new(0), AtomicI64::new(0));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use shoaldb::{Error, ErrorKind, Node, Outcome, ReadLevel, error, outcome, outcome_of_code, rusqlite};
 
-use crate::cluster::{Cluster, Impatient, LONG, count, table};
+use crate::cluster::{Cluster, Impatient, LONG, administer, count, table};
 
 /// Waits until a node other than `old` leads and may write.
 pub(crate) fn new_leader(cluster: &Cluster, old: u64) -> &Node {
@@ -70,8 +70,11 @@ fn an_idle_transaction_of_a_deposed_leader_is_fenced_and_nobody_waits_for_it() {
     }
     assert_eq!(count(&db), 1);
     cluster.assert_equal("app");
-    let refused = Error::from(db.execute("INSERT INTO t VALUES (4)", []).unwrap_err());
-    assert!(refused.is_not_leader() || refused.kind() == ErrorKind::Busy, "{refused}");
+    match db.execute("INSERT INTO t VALUES (4)", []).map_err(Error::from) {
+        // On a busy machine it may be elected again.
+        Ok(_) => assert!(old.is_leader(), "a node that does not lead took a write"),
+        Err(refused) => assert!(refused.is_not_leader() || refused.kind() == ErrorKind::Busy, "{refused}"),
+    }
 }
 
 #[test]
@@ -83,13 +86,13 @@ fn a_commit_after_leadership_was_handed_over_is_not_committed() {
     let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
     tx.execute("INSERT INTO t VALUES (1)", []).unwrap();
     let next = cluster.running().find(|node| node.id() != old.id()).unwrap().id();
-    old.transfer_leadership(next).unwrap();
+    administer(|| old.transfer_leadership(next)).unwrap();
     let refused = tx.commit().unwrap_err();
     assert_eq!(outcome(&refused), Some(Outcome::NotCommitted), "{refused}");
     assert!(db.is_autocommit());
     assert_eq!(count(&db), 0);
     cluster.node(next).wait_leader(LONG).unwrap();
-    old.transfer_leadership(old.id()).unwrap();
+    administer(|| old.transfer_leadership(old.id())).unwrap();
     cluster.leader();
     db.execute("INSERT INTO t VALUES (1)", []).unwrap();
     cluster.assert_equal("app");

@@ -31,8 +31,8 @@ fn impatient(builder: Builder) -> Builder {
 fn a_forgotten_reader(settings: fn(Builder) -> Builder) {
     let cluster = Cluster::start_with(3, settings);
     table(&cluster);
-    with_blobs(cluster.leader(), "app");
-    fill(cluster.leader(), "app", 5);
+    with_blobs(|| cluster.leader(), "app");
+    fill(|| cluster.leader(), "app", 5);
     cluster.assert_equal("app");
     let nodes = [cluster.leader(), cluster.follower()];
     let forgotten = nodes.map(|node| {
@@ -47,7 +47,7 @@ fn a_forgotten_reader(settings: fn(Builder) -> Builder) {
     }
     for (node, ..) in &forgotten {
         until(node, "it is not ended", |_| {
-            fill(cluster.leader(), "app", 5);
+            fill(|| cluster.leader(), "app", 5);
             app(node).readers_ended > 0
         });
     }
@@ -74,7 +74,7 @@ fn a_wal_whose_last_reader_leaves_after_its_checkpoint_is_given_back_although_no
     node.wait_leader(LONG).unwrap();
     node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
     let no_checkpoint = node.read_view("app").unwrap();
-    fill(&node, "app", 5);
+    fill(|| &node, "app", 5);
     let reader = node.connect("app").unwrap();
     reader.execute_batch("BEGIN").unwrap();
     rows(&reader).unwrap();
@@ -101,13 +101,13 @@ fn a_reader_that_holds_the_log_is_ended() {
 fn a_reader_that_keeps_little_is_left_in_peace() {
     let cluster = Cluster::start_with(3, impatient);
     table(&cluster);
-    with_blobs(cluster.leader(), "app");
+    with_blobs(|| cluster.leader(), "app");
     let leader = cluster.leader();
-    fill(leader, "app", 5);
+    fill(|| cluster.leader(), "app", 5);
     let db = leader.connect("app").unwrap();
     db.execute_batch("BEGIN").unwrap();
     let seen = rows(&db).unwrap();
-    fill(leader, "app", 20);
+    fill(|| cluster.leader(), "app", 20);
     // Long enough that it counts as old, and that what was written would be checkpointed without it.
     until(leader, "it gets old", |_| app(leader).oldest_reader_ms.is_some_and(|age| age > 500));
     assert_eq!(rows(&db).unwrap(), seen);
@@ -119,13 +119,13 @@ fn a_young_reader() -> (Cluster, Connection) {
     let cluster = Cluster::start_with(1, |builder| quick(builder).reader_wal_pin_max(PINS));
     table(&cluster);
     let leader = cluster.leader();
-    with_blobs(leader, "app");
-    fill(leader, "app", 5);
+    with_blobs(|| cluster.leader(), "app");
+    fill(|| cluster.leader(), "app", 5);
     let db = leader.connect("app").unwrap();
     db.execute_batch("BEGIN").unwrap();
     rows(&db).unwrap();
     while wal_bytes(leader) <= PINS {
-        fill(leader, "app", 1);
+        fill(|| cluster.leader(), "app", 1);
     }
     (cluster, db)
 }
@@ -155,7 +155,7 @@ fn a_young_reader_may_not_keep_twice_as_much() {
     let (cluster, db) = a_young_reader();
     let leader = cluster.leader();
     until(leader, "it is not ended", |_| {
-        fill(leader, "app", 5);
+        fill(|| cluster.leader(), "app", 5);
         app(leader).readers_ended > 0
     });
     let error = rows(&db).unwrap_err();
@@ -170,14 +170,14 @@ fn readers_that_follow_each_other_do_not_keep_the_wal() {
     let cluster = Cluster::start_with(1, settings);
     table(&cluster);
     let leader = cluster.leader();
-    with_blobs(leader, "app");
-    fill(leader, "app", 5);
+    with_blobs(|| cluster.leader(), "app");
+    fill(|| cluster.leader(), "app", 5);
     let readers = RefCell::new(VecDeque::new());
     until(leader, "no lap ends", |_| {
         let db = leader.connect("app").unwrap();
         db.execute_batch("BEGIN").unwrap();
         rows(&db).unwrap();
-        fill(leader, "app", 5);
+        fill(|| cluster.leader(), "app", 5);
         let mut readers = readers.borrow_mut();
         readers.push_back(db);
         if readers.len() > 4 {
@@ -192,14 +192,14 @@ fn a_forgotten_view(settings: fn(Builder) -> Builder) {
     let cluster = Cluster::start_with(1, settings);
     table(&cluster);
     let leader = cluster.leader();
-    with_blobs(leader, "app");
-    fill(leader, "app", 5);
+    with_blobs(|| cluster.leader(), "app");
+    fill(|| cluster.leader(), "app", 5);
     let view = leader.read_view("app").unwrap();
     let first = PageNo::new(1).unwrap();
     let lent = view.page(first).unwrap();
     let was = lent.to_vec();
     until(leader, "it is not closed", |_| {
-        fill(leader, "app", 5);
+        fill(|| cluster.leader(), "app", 5);
         !view.is_open()
     });
     assert!(view.page(first).unwrap_err().to_string().contains("open a new one"));

@@ -12,7 +12,7 @@ use shoaldb::{Event, Node, Outcome, Status};
 
 type Events = crossbeam_channel::Receiver<Event>;
 
-use crate::cluster::{Cluster, LONG, fill, quick, table, until};
+use crate::cluster::{Cluster, LONG, administer, fill, quick, retry, table, until};
 use crate::snapshots::{outrun, with_blobs};
 use crate::wait::told;
 
@@ -25,7 +25,7 @@ fn filled(settings: fn(shoaldb::Builder) -> shoaldb::Builder) -> Cluster {
 
 fn fill_two(cluster: Cluster) -> Cluster {
     for db in ["app", "other"] {
-        let created = cluster.leader().write(db, |tx| {
+        let created = cluster.write(db, |tx| {
             tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, n DEFAULT 0, v)")?;
             for _ in 0..ROWS {
                 tx.execute("INSERT INTO b(v) VALUES (randomblob(3000))", [])?;
@@ -91,12 +91,7 @@ fn update(node: &Node, db: &str, row: i64) -> Result<(), shoaldb::Error> {
 
 /// Writes through whoever leads.
 fn write(cluster: &Cluster, db: &str, row: i64) {
-    loop {
-        match update(cluster.leader(), db, row) {
-            Err(error) if error.is_retryable() => {}
-            other => return other.unwrap(),
-        }
-    }
+    retry(|| update(cluster.leader(), db, row)).unwrap();
 }
 
 /// Waits for the events of a repair, each once, and until nothing needs attention; how many bytes came for it.
@@ -230,7 +225,7 @@ fn a_leader_whose_page_rots_hands_over_and_repairs() {
 /// one. SQLite does not read the page again: only the look at what a transaction is built on can find it.
 #[test]
 fn a_hash_that_rots_on_the_leader_convicts_nobody_else() {
-    let cluster = filled(unscrubbed);
+    let cluster = fill_two(Cluster::start_calm(3, unscrubbed));
     let victim = cluster.leader().id();
     let node = cluster.node(victim);
     let db = node.connect("app").unwrap();
@@ -443,7 +438,7 @@ fn a_page_that_rots_on_the_only_voter_is_repaired_from_the_learner_that_the_alar
     let promote = "promote node 2 (`shoal member promote 2`)";
     let status = until(node, "an alarm", |status| !status.alarms.is_empty());
     assert!(status.alarms.iter().all(|alarm| alarm.contains(promote)), "{:?}", status.alarms);
-    node.promote(2).unwrap();
+    administer(|| node.promote(2)).unwrap();
     until(node, "it is repaired", |status| status.voters.len() == 2 && status.alarms.is_empty());
     cluster.assert_equal("app");
 }
@@ -475,7 +470,7 @@ fn a_wal_page_that_rots_outside_of_memory_is_not_shown_and_not_checkpointed() {
         for node in cluster.running() {
             until(node, "all have come", |status| status.members.iter().all(|member| member.incarnation.is_some()));
         }
-        let created = cluster.leader().write("app", |tx| {
+        let created = cluster.write("app", |tx| {
             tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, n DEFAULT 0, v)")?;
             for _ in 0..ROWS {
                 tx.execute("INSERT INTO b(v) VALUES (randomblob(3000))", [])?;
@@ -515,9 +510,9 @@ fn a_wal_page_that_rots_outside_of_memory_is_not_shown_and_not_checkpointed() {
 /// with the gate shut by the view that was lent no checkpoint found it either: so nobody got a snapshot from it, for good.
 #[test]
 fn a_wal_page_that_rots_on_a_leader_that_lends_it_is_found_and_repaired_and_the_other_gets_its_snapshot() {
-    let mut cluster = Cluster::start_with(3, |builder| quick(builder).wal_limit(0));
+    let mut cluster = Cluster::start_calm(3, |builder| quick(builder).wal_limit(0));
     table(&cluster);
-    with_blobs(cluster.leader(), "app");
+    with_blobs(|| cluster.leader(), "app");
     cluster.assert_equal("app");
     let away = cluster.follower().id();
     let seen = cluster.node(away).status().last;
@@ -529,7 +524,7 @@ fn a_wal_page_that_rots_on_a_leader_that_lends_it_is_found_and_repaired_and_the_
     until(node, "its log is short again", |status| status.log_bytes <= 2 * status.log_limit);
     // What is written from here on stays in the WAL.
     let gate = node.read_view("app").unwrap();
-    fill(node, "app", 10);
+    fill(|| node, "app", 10);
     let events = node.events();
     let files = scratch_files(&cluster.dirs[victim as usize - 1].path().canonicalize().unwrap());
     for file in &files {
@@ -616,7 +611,7 @@ fn with_learner() -> Cluster {
         })
         .unwrap();
     cluster.prepare_more(1);
-    cluster.leader().add_learner(cluster.list[1].clone()).unwrap();
+    administer(|| cluster.leader().add_learner(cluster.list[1].clone())).unwrap();
     let door = cluster.list[0].address.clone();
     cluster.nodes[1] = Some(cluster.builder(2).bootstrap([]).join([door]).start().unwrap());
     until(cluster.leader(), "the learner has caught up", |status| {

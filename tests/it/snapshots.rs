@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use shoaldb::{Event, Node, Status};
 
-use crate::cluster::{Cluster, LONG, PartsHeld, fill, quick, table, until};
+use crate::cluster::{Cluster, LONG, PartsHeld, fill, quick, retry, table, until};
 use crate::wait::told;
 
-pub(crate) fn with_blobs(node: &Node, db: &str) {
-    node.write(db, |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
+pub(crate) fn with_blobs<'a>(leader: impl Fn() -> &'a Node, db: &str) {
+    let create = "CREATE TABLE b(id INTEGER PRIMARY KEY, v)";
+    retry(|| leader().write(db, |tx| Ok(tx.execute_batch(create)?))).unwrap();
 }
 
 /// Writes until the logs of all that run begin behind the entry after `index`: who has no more than that cannot go on by them.
@@ -17,7 +18,7 @@ pub(crate) fn outrun(cluster: &Cluster, db: &str, index: u64) {
     let started = Instant::now();
     while cluster.running().any(|node| node.status().first.0 <= index + 1) {
         assert!(started.elapsed() < LONG, "the logs are not compacted");
-        fill(cluster.leader(), db, 20);
+        fill(|| cluster.leader(), db, 20);
     }
 }
 
@@ -26,23 +27,23 @@ pub(crate) fn outrun(cluster: &Cluster, db: &str, index: u64) {
 fn a_node_that_was_away_for_too_long_gets_a_snapshot_and_goes_on() {
     let mut cluster = Cluster::start_with(3, quick);
     table(&cluster);
-    with_blobs(cluster.leader(), "app");
-    with_blobs(cluster.leader(), "gone");
-    fill(cluster.leader(), "app", 200);
+    with_blobs(|| cluster.leader(), "app");
+    with_blobs(|| cluster.leader(), "gone");
+    fill(|| cluster.leader(), "app", 200);
     let away = cluster.follower().id();
     cluster.assert_equal("app");
     let seen =
         until(cluster.node(away), "all is applied", |status| status.applied == cluster.leader().status().applied);
     cluster.nodes[away as usize - 1] = None;
     // Meanwhile a database goes, and one comes.
-    cluster.leader().drop_database("gone").unwrap();
-    with_blobs(cluster.leader(), "new");
-    fill(cluster.leader(), "new", 10);
+    retry(|| cluster.leader().drop_database("gone")).unwrap();
+    with_blobs(|| cluster.leader(), "new");
+    fill(|| cluster.leader(), "new", 10);
     outrun(&cluster, "app", seen.last.0);
 
     // Who is away is not heard of, and what the log knows of it is no more than it was.
-    let of = |status: &Status| status.peers.iter().find(|peer| u64::from(peer.node.0) == away).cloned().unwrap();
-    until(cluster.leader(), "it is not heard of", |status| !of(status).active);
+    let of = |status: &Status| status.peers.iter().find(|peer| u64::from(peer.node.0) == away).cloned();
+    cluster.until_leader("it is not heard of", |status| of(status).is_some_and(|peer| !peer.active));
 
     let others = cluster.stop_all();
     cluster.start_node(away);
@@ -50,16 +51,17 @@ fn a_node_that_was_away_for_too_long_gets_a_snapshot_and_goes_on() {
     others.into_iter().for_each(|id| cluster.start_node(id));
     let back = cluster.node(away);
     until(back, "it has everything", |status| status.applied >= cluster.leader().status().applied);
-    until(cluster.leader(), "entries follow each other again", |status| {
-        let peer = of(status);
-        peer.state == "replicate" && peer.next > peer.acknowledged && peer.active && peer.snapshot.is_none()
+    cluster.until_leader("entries follow each other again", |status| {
+        of(status).is_some_and(|peer| {
+            peer.state == "replicate" && peer.next > peer.acknowledged && peer.active && peer.snapshot.is_none()
+        })
     });
     for db in ["app", "new"] {
         cluster.assert_equal(db);
     }
     assert!(back.databases().unwrap().iter().all(|name| name != "gone"));
     // It is over when the log goes on behind it.
-    fill(cluster.leader(), "app", 1);
+    fill(|| cluster.leader(), "app", 1);
     let mut told = Vec::new();
     while !matches!(told.last(), Some(Event::SnapshotFinished { .. })) {
         told.push(events.recv_timeout(LONG).expect("the end of the snapshot is told"));
@@ -81,7 +83,7 @@ fn a_node_that_was_away_for_too_long_gets_a_snapshot_and_goes_on() {
     // It is a member like any other: the cluster goes on with it alone beside the leader.
     let other = cluster.running().map(|node| node.id()).find(|id| *id != away && *id != cluster.leader().id()).unwrap();
     cluster.nodes[other as usize - 1] = None;
-    fill(cluster.leader(), "app", 5);
+    fill(|| cluster.leader(), "app", 5);
     // And what it has survives its own restart.
     cluster.start_node(other);
     cluster.nodes[away as usize - 1] = None;
@@ -94,13 +96,13 @@ fn a_node_that_was_away_for_too_long_gets_a_snapshot_and_goes_on() {
 fn readers_of_a_node_that_gets_a_snapshot_see_one_state_and_then_the_next() {
     let mut cluster = Cluster::start_with(3, quick);
     table(&cluster);
-    with_blobs(cluster.leader(), "app");
-    fill(cluster.leader(), "app", 100);
+    with_blobs(|| cluster.leader(), "app");
+    fill(|| cluster.leader(), "app", 100);
     let away = cluster.follower().id();
     cluster.assert_equal("app");
     // What it shows by itself, when it comes back alone, is what it has checkpointed.
     let seen = until(cluster.node(away), "all is checkpointed", |status| {
-        status.databases.iter().all(|db| db.checkpointed == db.position) && status.anchored >= status.applied
+        status.databases.iter().all(|db| db.checkpointed == db.position && status.anchored >= db.position)
     });
     let seen = seen.last;
     cluster.nodes[away as usize - 1] = None;
@@ -136,11 +138,11 @@ fn readers_of_a_node_that_gets_a_snapshot_see_one_state_and_then_the_next() {
 /// The leader goes on while it lends pages, and so does its log.
 #[test]
 fn a_snapshot_under_writers_ends_although_the_log_moves_on() {
-    let mut cluster = Cluster::start_with(3, quick);
+    let mut cluster = Cluster::start_calm(3, quick);
     table(&cluster);
-    with_blobs(cluster.leader(), "app");
+    with_blobs(|| cluster.leader(), "app");
     for _ in 0..20 {
-        fill(cluster.leader(), "app", 100);
+        fill(|| cluster.leader(), "app", 100);
     }
     let away = cluster.follower().id();
     cluster.assert_equal("app");
@@ -153,7 +155,7 @@ fn a_snapshot_under_writers_ends_although_the_log_moves_on() {
         let writer = scope.spawn(|| {
             let mut writes = 0;
             while !stop.load(Ordering::Relaxed) {
-                fill(&leader, "app", 3);
+                fill(|| &leader, "app", 3);
                 writes += 1;
             }
             writes
@@ -175,7 +177,7 @@ fn a_snapshot_under_writers_ends_although_the_log_moves_on() {
 fn a_node_that_joins_late_gets_a_snapshot_and_votes_in_the_end() {
     let mut cluster = Cluster::start_with(3, |builder| quick(builder).snapshot_chunk_max_size(16 << 20));
     table(&cluster);
-    with_blobs(cluster.leader(), "app");
+    with_blobs(|| cluster.leader(), "app");
     outrun(&cluster, "app", 20);
     let doors: Vec<String> = cluster.list.iter().map(|member| member.address.clone()).collect();
     cluster.prepare_more(1);
@@ -195,7 +197,7 @@ fn a_disk_that_is_lost_in_the_middle_of_a_large_transaction_leaves_a_majority_th
     let mut cluster = Cluster::start_with(3, |builder| quick(builder).part_bytes(PART).busy_timeout(LONG));
     table(&cluster);
     for db in ["app", "other", "gone"] {
-        with_blobs(cluster.leader(), db);
+        with_blobs(|| cluster.leader(), db);
     }
     cluster.assert_equal("app");
     let away = cluster.follower().id();
@@ -215,16 +217,16 @@ fn a_disk_that_is_lost_in_the_middle_of_a_large_transaction_leaves_a_majority_th
             )
         });
         until(&survivor, "no part came", |_| survivor.has_open_split());
-        fill(&survivor, "other", 3);
-        with_blobs(&survivor, "new");
-        fill(&survivor, "new", 2);
+        fill(|| &survivor, "other", 3);
+        with_blobs(|| &survivor, "new");
+        fill(|| &survivor, "new", 2);
         survivor.drop_database("gone").unwrap();
         cluster.cut(lost, true);
         cluster.nodes[lost as usize - 1] = None;
         assert!(survivor.has_open_split(), "it was over before the disk was lost");
         drop(held);
         cluster.start_node(away);
-        fill(cluster.leader(), "other", 1);
+        fill(|| cluster.leader(), "other", 1);
         // Nobody had the entries between any more: only a snapshot lets its log begin behind them.
         assert!(cluster.node(away).status().first.0 > seen.0 + 1);
         // It was proposed to a majority that is no more; whether it ends well is not what this is about.
@@ -236,7 +238,7 @@ fn a_disk_that_is_lost_in_the_middle_of_a_large_transaction_leaves_a_majority_th
     // And what it has survives its own restart, from the log that the snapshot began.
     cluster.nodes[away as usize - 1] = None;
     cluster.start_node(away);
-    fill(cluster.leader(), "app", 1);
+    fill(|| cluster.leader(), "app", 1);
     for db in ["app", "other", "new"] {
         cluster.assert_equal(db);
     }

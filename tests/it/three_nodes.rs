@@ -2,7 +2,7 @@
 
 use shoaldb::{ConnectOptions, Connection, CreateOptions, Error, ErrorKind, Node, ReadLevel};
 
-use crate::cluster::{Cluster, Impatient, LONG, count, insert, table};
+use crate::cluster::{Cluster, Impatient, LONG, administer, count, insert, table};
 
 #[test]
 fn followers_show_what_the_leader_committed() {
@@ -20,7 +20,7 @@ fn followers_show_what_the_leader_committed() {
 /// Shows INV-8.
 #[test]
 fn a_follower_refuses_writes_and_names_the_leader() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3, |builder| builder);
     table(&cluster);
     let leader = cluster.leader().id();
     let follower = cluster.follower();
@@ -59,7 +59,7 @@ fn leadership_is_handed_over_and_nothing_is_lost() {
     for round in 0..6 {
         insert(&cluster, round).unwrap();
         let next = cluster.follower();
-        next.transfer_leadership(next.id()).unwrap();
+        administer(|| next.transfer_leadership(next.id())).unwrap();
         let next = next.id();
         assert_eq!(cluster.leader().id(), next);
     }

@@ -23,7 +23,7 @@ fn a_start_begins_where_the_checkpoints_ended_and_shows_everything() {
     node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v); CREATE TABLE t(x)")?))
         .unwrap();
     for _ in 0..20 {
-        fill(&node, "app", 30);
+        fill(|| &node, "app", 30);
     }
     // A few entries are not worth an anchor, unless the log is long; a change of the catalogue always is.
     node.create("mark", CreateOptions::default()).unwrap();
@@ -68,9 +68,9 @@ fn a_start_begins_where_the_checkpoints_ended_and_shows_everything() {
 fn the_log_stays_within_its_limit_on_every_node() {
     let mut cluster = Cluster::start_with(3, quick);
     table(&cluster);
-    cluster.leader().write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
+    cluster.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
     for round in 0..30 {
-        fill(cluster.leader(), "app", 30);
+        fill(|| cluster.leader(), "app", 30);
         insert(&cluster, round).unwrap();
     }
     for node in cluster.running() {
@@ -81,7 +81,7 @@ fn the_log_stays_within_its_limit_on_every_node() {
     cluster.nodes[away as usize - 1] = None;
     let before = cluster.leader().status().first;
     for _ in 0..30 {
-        fill(cluster.leader(), "app", 30);
+        fill(|| cluster.leader(), "app", 30);
     }
     for node in cluster.running() {
         until(node, "the log is compacted without the node that is away", |status| {
@@ -148,11 +148,11 @@ fn a_read_view_is_counted_and_keeps_checkpoints_away_until_it_is_closed() {
     for name in ["app", "other"] {
         node.write(name, |tx| Ok(tx.execute_batch("CREATE TABLE b(id INTEGER PRIMARY KEY, v)")?)).unwrap();
     }
-    fill(&node, "app", 10);
+    fill(|| &node, "app", 10);
     let view = node.read_view("app").unwrap();
     let sum = node.checksum("app").unwrap();
     assert_eq!((view.at().position.0, view.at().checksum.0), sum);
-    fill(&node, "app", 30);
+    fill(|| &node, "app", 30);
     // The upkeep looks at one database after the other: when the second one is done, it has met the gate of the first.
     node.write("other", |tx| Ok(tx.execute_batch("INSERT INTO b VALUES (1, 1)")?)).unwrap();
     let status = until(&node, "the other database is checkpointed", |status| {
