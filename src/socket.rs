@@ -449,7 +449,10 @@ mod tests {
         let mut is_told = |number: u32| {
             caller.say(&format!(r#"{{"run":{{"number":{number},"sql":"INSERT INTO t VALUES (1)"}}}}"#));
             let heard = caller.hear_all();
-            assert!(heard[0].contains(r#"{"failed":{"kind":"stopped","text":"this node is shutting down"#), "{heard:?}");
+            assert!(
+                heard[0].contains(r#"{"failed":{"kind":"stopped","text":"this node is shutting down"#),
+                "{heard:?}"
+            );
             assert!(heard[0].contains("not_committed"), "{heard:?}");
         };
         node.hub().close();

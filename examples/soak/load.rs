@@ -278,20 +278,40 @@ impl Soak {
         let mut step = 0;
         while !self.stops_within(dice.between(300, 2500)) {
             let db = DATABASES[dice.below(DATABASES.len() as u64) as usize].to_string();
-            let (kind, job) = match dice.below(8) {
-                0 => ("VACUUM", Job::Vacuum { db }),
-                1 => ("databases that come and go", Job::Passing { db: format!("passing{}", dice.below(4)) }),
-                2 => ("transfers of leadership", Job::Transfer { to: 1 + dice.below(3) }),
-                _ => ("changes of the schema", Job::Shape { db: DATABASES[step as usize / 5 % 4].to_string(), step }),
+            let job = match dice.below(8) {
+                0 => Job::Vacuum { db },
+                1 => Job::Passing { db: format!("passing{}", dice.below(4)) },
+                2 => Job::Transfer { to: 1 + dice.below(3) },
+                _ => Job::Shape { db: DATABASES[step as usize / 5 % 4].to_string(), step },
             };
             let again = matches!(job, Job::Shape { .. });
-            let result = self.cluster.on_leader(&job);
-            self.count(kind, &result);
+            let result = self.make(&job);
             if again {
                 // Its steps build on each other: the next one only after this one, except where it cannot be done any more.
                 step += u64::from(result.is_ok() || result.is_err_and(|failure| failure.fate == Fate::Unsaid));
             }
         }
+    }
+
+    /// One change, counted.
+    pub(crate) fn make(&self, change: &Job) -> Result<(u64, Value), Failure> {
+        let result = self.cluster.on_leader(change);
+        self.count(kind(change), &result);
+        result
+    }
+
+    /// One change of each kind that never worked: of a short soak a few kills may have met them all. Each may be made twice.
+    pub(crate) fn never_made(&self) -> Vec<Job> {
+        let db = || DATABASES[0].to_string();
+        let mut changes = vec![
+            Job::Vacuum { db: db() },
+            Job::Passing { db: "passing".to_string() },
+            Job::Transfer { to: self.cluster.leader() % 3 + 1 },
+            Job::Shape { db: db(), step: 0 },
+        ];
+        let jobs = self.jobs.lock();
+        changes.retain(|change| jobs.get(kind(change)).is_none_or(|made| *made == 0));
+        changes
     }
 
     /// Processes are killed, most of all the one that leads, and started again.
@@ -325,6 +345,16 @@ impl Soak {
                 return;
             }
         }
+    }
+}
+
+/// What a change is counted as.
+fn kind(change: &Job) -> &'static str {
+    match change {
+        Job::Vacuum { .. } => "VACUUM",
+        Job::Passing { .. } => "databases that come and go",
+        Job::Transfer { .. } => "transfers of leadership",
+        _ => "changes of the schema",
     }
 }
 

@@ -262,6 +262,9 @@ fn settle(soak: &Soak) -> Result<(), String> {
             until_done(|| soak.attempt(at, writer, 0, false, false))?;
         }
     }
+    for change in soak.never_made() {
+        until_done(|| soak.make(&change))?;
+    }
     if let Some(what) = soak.finding() {
         return Err(what);
     }

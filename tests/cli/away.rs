@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::nodes::leader_of;
-use crate::user::{fails, run, three_nodes, works, works_in_time};
+use crate::user::{fails, run, three_nodes, three_nodes_with, works, works_in_time};
 
 /// A process that stands still, until this is dropped.
 struct Frozen(Pid);
@@ -57,18 +57,20 @@ fn a_frozen_node_is_told_as_silent_and_the_others_answer_meanwhile() {
     assert!(list.contains("app") && list.contains("\nb "), "{list}");
 }
 
-/// Right after the leader died the others still name it: whoever wrote was sent to the dead node.
+/// Right after the leader died the others still name it: whoever wrote was sent to the dead node. A successor is waited for for 5 s,
+/// so elections are short here, also where a process stands still for a second in one.
 #[test]
 fn after_the_leader_died_its_successor_is_waited_for_and_without_one_there_is_no_leader() {
     let dir = tempfile::tempdir().unwrap();
-    let (members, mut nodes) = three_nodes(dir.path());
+    let quick = ["--election-timeout", "500ms"];
+    let (members, mut nodes) = three_nodes_with(dir.path(), &quick);
     let endpoints = members.endpoints();
     works_in_time(&["sql", "app", "CREATE TABLE t(x)", "--endpoints", &endpoints]);
     let first = leader_of(&endpoints) as usize;
     nodes[first - 1] = None;
     let insert = ["sql", "app", "INSERT INTO t VALUES (1)", "--endpoints", &endpoints];
     works(&insert);
-    nodes[first - 1] = Some(members.start_with(first, &[]));
+    nodes[first - 1] = Some(members.start_with(first, &quick));
     works_in_time(&["health", "--endpoints", &endpoints]);
     let second = leader_of(&endpoints) as usize;
     nodes[second - 1] = None;

@@ -19,12 +19,27 @@ const PAGES: u32 = 10 << 18;
 /// What may be different about two processes that do the same.
 const TOLERANCE: u64 = 8 << 20;
 
+/// Ends a node of this process, and waits until its directory is free: processes that tests beside this one are just starting have
+/// copies of what is open here, and of the lock, until they are the program that they shall be.
+fn end(node: Node, data: &Path) {
+    node.shutdown().unwrap();
+    drop(node);
+    let lock = std::fs::File::open(data.join("LOCK")).unwrap();
+    let deadline = Instant::now() + LONG;
+    while let Err(error) = lock.try_lock() {
+        assert!(Instant::now() < deadline, "{error}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // In words, since this one is copied as well.
+    lock.unlock().unwrap();
+}
+
 /// A data directory with one small database, `app`.
 fn small(dir: &Path) -> std::path::PathBuf {
     let data = dir.join("data");
     let node = Node::open(&data).unwrap();
     node.write("app", |tx| Ok(tx.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES (7)")?)).unwrap();
-    node.shutdown().unwrap();
+    end(node, &data);
     data
 }
 
@@ -38,7 +53,7 @@ fn blow_up(data: &Path) {
     let mut pages: Vec<Vec<u8>> =
         (1..=at.size.0).map(|n| view.page(PageNo::new(n).unwrap()).unwrap().to_vec()).collect();
     drop(view);
-    node.shutdown().unwrap();
+    end(node, data);
 
     pages[0][28..32].copy_from_slice(&PAGES.to_be_bytes());
     let geometry = Geometry::default();
@@ -129,7 +144,7 @@ fn ten_gigabytes_take_no_more_memory_than_ten_kilobytes_and_only_their_hashes_ar
     // The same row once more, so that both lives do the same.
     let node = Node::open(&data).unwrap();
     node.write("app", |tx| Ok(tx.execute("DELETE FROM t WHERE x = 8", [])?)).unwrap();
-    node.shutdown().unwrap();
+    end(node, &data);
     blow_up(&data);
     let log = of_log(&data);
     let large = a_life(&text(&data));

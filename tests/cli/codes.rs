@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::user::{LONG, Started, fails, free_ports, one_node, run, shoal, text, three_nodes, works, works_in_time};
+use crate::user::{
+    LONG, Started, fails, free_ports, one_node, run, shoal, text, three_calm_nodes, three_nodes, works, works_in_time,
+};
 
 /// What is asked, the exit code, and a word of the reason. `F` and `L` are the directories of a follower and of the leader.
 const WITH_A_LEADER: [(&[&str], i32, &str); 25] = [
@@ -52,7 +54,7 @@ fn one_kind_of_failure_has_one_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let file = text(&dir.path().join("in.db"));
     Connection::open(&file).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
-    let (members, mut nodes) = three_nodes(dir.path());
+    let (members, mut nodes) = three_calm_nodes(dir.path());
     works_in_time(&["transfer", "1", "--endpoints", &members.endpoints()]);
     works_in_time(&["sql", "app", "CREATE TABLE t(x)", "--data", &members.data(1)]);
     let (leader, follower) = (members.data(1), members.data(2));

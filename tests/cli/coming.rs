@@ -11,14 +11,15 @@ fn status(data: &str) -> Value {
     serde_json::from_str::<Value>(&works(&["status", "--json", "--data", data])).unwrap()[0]["status"].take()
 }
 
-/// The source sends slowly, so that what is shown in between is shown for seconds; nothing waits for all of them but the last start.
+/// The source sends slowly, so that what is shown in between is shown for a dozen seconds; nothing waits for all of them but the last
+/// start.
 #[test]
 fn a_snapshot_that_comes_is_a_bar_at_a_terminal_lines_in_a_log_and_words_in_the_status() {
     let dir = tempfile::tempdir().unwrap();
     let ports = free_ports(2);
     let [first, second] = [0, 1].map(|at| format!("127.0.0.1:{}", ports[at]));
     let [source, data] = ["1", "2"].map(|id| text(&dir.path().join(id)));
-    let args = ["start", "--id", "1", "--data", &source, "--listen", &first, "--snapshot-rate", "1MiB"];
+    let args = ["start", "--id", "1", "--data", &source, "--listen", &first, "--snapshot-rate", "512KiB"];
     let small = ["--segment-bytes", "64KiB", "--log-limit", "256KiB", "--checkpoint-age", "100ms"];
     let node = Started::new(shoal(&args).args(small));
     node.wait_line("ready");

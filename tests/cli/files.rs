@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use crate::prompt::{Terminal, skipped};
 use crate::sql::Waiting;
-use crate::user::{fails, one_node, out, run, shoal, text, three_nodes, works, works_in_time};
+use crate::user::{fails, one_node, out, run, shoal, text, three_calm_nodes, works, works_in_time};
 
 fn file(path: &Path, rows: i64) -> String {
     let db = Connection::open(path).unwrap();
@@ -90,7 +90,7 @@ fn a_file_in_and_out_and_what_stands_in_the_way() {
 #[test]
 fn the_leader_is_found_among_the_endpoints_and_a_node_that_is_away_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let (members, mut nodes) = three_nodes(dir.path());
+    let (members, mut nodes) = three_calm_nodes(dir.path());
     let endpoints = members.endpoints();
     works_in_time(&["health", "--endpoints", &endpoints]);
     let source = file(&dir.path().join("in.db"), 300);

@@ -18,6 +18,9 @@ const LARGE: u64 = 300 * MEGABYTE;
 /// of a WAL leaves memory an INSERT has 397.
 const BOUND: u64 = 350 * MEGABYTE;
 
+/// All this is about memory: what else the machine does may take as long as it likes.
+const CALM: [&str; 6] = ["--election-timeout", "4s", "--commit-timeout", "10m", "--busy-timeout", "10m"];
+
 /// What a process has in memory now, in bytes.
 fn memory(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
@@ -79,9 +82,7 @@ fn leader(members: &Members) -> String {
 #[test]
 fn a_transaction_and_a_vacuum_of_300_mb_leave_three_nodes_below_400_mb() {
     let dir = tempfile::tempdir().unwrap();
-    // It is about memory: what else the machine does may take as long as it likes.
-    let calm = ["--election-timeout", "4s", "--commit-timeout", "10m", "--busy-timeout", "10m"];
-    let (members, nodes) = three_nodes_with(dir.path(), &calm);
+    let (members, nodes) = three_nodes_with(dir.path(), &CALM);
     let processes: Vec<u32> = nodes.iter().flatten().map(Started::id).collect();
     let rows = LARGE / 1000;
     let insert = format!(
@@ -125,7 +126,7 @@ fn a_node_that_restores_and_backs_up_300_mb_has_less_of_it_in_memory() {
     let dir = tempfile::tempdir().unwrap();
     let source = file(&dir.path().join("in.db"));
     assert!(std::fs::metadata(&source).unwrap().len() > LARGE);
-    let (node, data) = one_node(dir.path(), &[]);
+    let (node, data) = one_node(dir.path(), &CALM);
     let copy = text(&dir.path().join("out.db"));
     for args in [&["restore", "app", &source, "--yes"][..], &["backup", "app", &copy]] {
         let most = most_during(&[node.id()], || {
@@ -163,8 +164,7 @@ fn a_restore_of_the_smallest_pages_has_its_lists_in_memory_and_no_more_on_leader
     drop(db);
     let size = std::fs::metadata(&source).unwrap().len();
     assert!(size > SIZE);
-    let calm = ["--election-timeout", "4s", "--commit-timeout", "10m", "--busy-timeout", "10m", "--wal-limit", "16MiB"];
-    let (members, nodes) = three_nodes_with(dir.path(), &calm);
+    let (members, nodes) = three_nodes_with(dir.path(), &[&CALM[..], &["--wal-limit", "16MiB"]].concat());
     let processes: Vec<u32> = nodes.iter().flatten().map(Started::id).collect();
     works(&["db", "create", "app", "--page-size", "512", "--data", &leader(&members)]);
     let most = most_during(&processes, || {

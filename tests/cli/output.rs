@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use crate::user::{free_ports, one_node, shoal, text, works, works_in_time};
+use crate::user::{Closed, one_node, shoal, text, works, works_in_time};
 
 /// Where the output goes.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -127,7 +127,8 @@ fn commands_end_as_they_would_have_when_their_reader_is_gone_and_fail_when_there
     works(&["sql", "app", "CREATE TABLE t(x)", "--data", &data]);
     let status: serde_json::Value = serde_json::from_str(&works(&["status", "--json", "--data", &data])).unwrap();
     let receipt = format!("r1-{}-1-1-1047-3", status[0]["status"]["cluster"].as_str().unwrap());
-    let nobody = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let closed = Closed::new();
+    let nobody = closed.address();
     let in_dir = ["--data", &data];
     let commands: [(&[&str], &[&str], i32); 12] = [
         (&["status"], &in_dir, 0),
@@ -166,7 +167,8 @@ fn messages_for_which_there_is_no_room_stop_nothing() {
         std::thread::yield_now();
     }
     works_in_time(&["health", "--data", &data]);
-    let nobody = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let closed = Closed::new();
+    let nobody = closed.address();
     let failing: [(&[&str], i32); 5] = [
         (&["health", "--endpoints", &nobody], 4),
         (&["--log-format", "json", "health", "--endpoints", &nobody], 4),
@@ -189,7 +191,8 @@ fn messages_for_which_there_is_no_room_stop_nothing() {
 fn with_a_log_of_json_the_reason_of_a_failure_is_an_object_too() {
     let dir = tempfile::tempdir().unwrap();
     let (_node, data) = one_node(dir.path(), &[]);
-    let nobody = format!("127.0.0.1:{},127.0.0.1:{}", free_ports(2)[0], free_ports(2)[1]);
+    let closed = [Closed::new(), Closed::new()];
+    let nobody = format!("{},{}", closed[0].address(), closed[1].address());
     let start = ["start", "--id", "1", "--data", &data, "--listen", "127.0.0.1:0"];
     let failing: [(&[&str], &str); 4] = [
         (&["health", "--endpoints", &nobody], "ERROR"),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::log::all_files;
 use crate::prompt::{Terminal, skipped};
-use crate::user::{LONG, fails, out, run, text, three_nodes, works, works_in_time};
+use crate::user::{LONG, fails, out, run, text, three_calm_nodes, works, works_in_time};
 
 fn json(args: &[&str]) -> Value {
     serde_json::from_str(&works(args)).unwrap()
@@ -23,7 +23,7 @@ fn contents(dir: &str) -> BTreeMap<PathBuf, Vec<u8>> {
 #[test]
 fn a_node_that_is_left_goes_on_alone_once_a_person_has_said_so() {
     let dir = tempfile::tempdir().unwrap();
-    let (members, mut nodes) = three_nodes(dir.path());
+    let (members, mut nodes) = three_calm_nodes(dir.path());
     let (left, dead) = (members.data(1), members.data(2));
     works_in_time(&["transfer", "1", "--endpoints", &members.endpoints()]);
     works_in_time(&["sql", "app", "CREATE TABLE t(x); INSERT INTO t VALUES (1), (2), (4)", "--data", &left]);

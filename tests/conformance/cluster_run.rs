@@ -1,6 +1,6 @@
 //! Records of a file, run by three nodes. See the head of `main.rs` for how and why.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shoaldb::{Connection, CreateOptions, Error, Node, ReadLevel, rusqlite};
 
@@ -63,7 +63,7 @@ impl Nodes {
         let mut counts = Counts { skipped: file.skipped, ..Counts::default() };
         let (mut wrong, mut labels) = (Vec::new(), Labels::default());
         // Some files begin with a query, which makes no database.
-        self.cluster.leader().create(database, CreateOptions::default()).unwrap();
+        self.create(database);
         for records in file.records.chunks(REOPEN) {
             let mut connections = Connections::open(&self.cluster, database);
             for record in records {
@@ -127,7 +127,15 @@ impl Nodes {
         }
     }
 
-    /// Once more if it is certain that nothing was done: another node may lead now. Only SQLite's own errors come back.
+    /// Once more if it is certain that nothing was done: another node may lead now.
+    fn create(&self, database: &str) {
+        let deadline = Instant::now() + LONG;
+        while let Err(error) = self.cluster.leader().create(database, CreateOptions::default()) {
+            assert!(error.is_retryable() && Instant::now() < deadline, "{database}: {error}");
+        }
+    }
+
+    /// Once more if it is certain that nothing was done, as above. Only SQLite's own errors come back.
     fn statement<'a>(
         &'a self,
         connections: &mut Connections<'a>,

@@ -130,6 +130,8 @@ fn what_was_acknowledged_survives_power_cuts_of_any_machines() {
     let mut machines =
         Machines { cluster: &cluster, troubles: &troubles, disks: &disks, cuts: Buckets::default(), round: 0 };
     found(&cluster);
+    // A majority has made the table; one that was late has not begun to note what it does.
+    machines.wait_ready();
     among_writers(&cluster, &ledger, || {
         while machines.round < rounds || (machines.round < AT_MOST * rounds && machines.lacks().is_some()) {
             machines.round += 1;

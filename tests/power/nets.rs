@@ -155,7 +155,8 @@ fn partitions_lose_nothing_and_a_majority_goes_on() {
                 }
                 // Two that do not hear each other, but both hear the third.
                 1 => {
-                    let until = Instant::now() + PATIENCE;
+                    // Where processes stand still now and then, most leaders are replaced before the time is over.
+                    let until = Instant::now() + 4 * PATIENCE;
                     while !leads_without(&net, &cluster, &ledger) {
                         assert!(Instant::now() < until, "no leader stays that does not hear one of the others");
                     }
