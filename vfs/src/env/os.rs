@@ -100,7 +100,7 @@ impl Fs for OsFs {
         options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         let file = options.open(dir.join(LOCK_FILE))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(OsDirLock { _file: file }))
+        Ok(Box::new(OsDirLock { file, owner: std::process::id() }))
     }
 
     fn room(&self, dir: &Path, _label: Label) -> io::Result<Option<u64>> {
@@ -155,13 +155,25 @@ impl Scratch for OsScratch {
     }
 }
 
-/// The lock lives as long as the open file does. The file itself stays: removing it would let two owners lock two files.
+/// The file itself stays: removing it would let two owners lock two files.
 #[derive(Debug)]
 struct OsDirLock {
-    _file: fs::File,
+    file: fs::File,
+    /// The process that has the lock. One that was forked from it has the file, too.
+    owner: u32,
 }
 
 impl DirLock for OsDirLock {}
+
+impl Drop for OsDirLock {
+    /// By `flock(2)` the lock lasts as long as any copy of the open file, and each process that is being started has one until it is
+    /// the program that it shall be: so it is given up in words. By its owner alone, since that counts for all copies.
+    fn drop(&mut self) {
+        if self.owner == std::process::id() {
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
+    }
+}
 
 #[derive(Debug)]
 struct OsFile {
@@ -299,6 +311,28 @@ mod tests {
         assert!(read_only.write_at(b"x", 0, "t").is_err());
         OsFs.open(&path, Open::Write, "t").unwrap().write_at(b"x", 0, "t").unwrap();
         assert_eq!(OsFs.open(&dir.path().join("none"), Open::Write, "t").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_lock_ends_with_its_owner_although_a_child_has_a_copy_and_not_with_the_child() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = |owner: u32| {
+            let file = fs::File::options().write(true).create(true).truncate(false).open(dir.path().join(LOCK_FILE));
+            let file = file.unwrap();
+            flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+            (file.try_clone().unwrap(), OsDirLock { file, owner })
+        };
+        let is_locked = || OsFs.lock_dir(dir.path(), "t").is_err();
+        let (copy, own) = lock(std::process::id());
+        assert!(is_locked());
+        drop(own);
+        assert!(!is_locked());
+        drop(copy);
+        let (copy, of_parent) = lock(std::process::id() + 1);
+        drop(of_parent);
+        assert!(is_locked());
+        drop(copy);
+        assert!(!is_locked());
     }
 
     #[test]
