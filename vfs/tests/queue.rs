@@ -53,7 +53,7 @@ fn every_writer_gets_its_share() {
     let (replicator, over) = (stage.replicator.clone(), stop.clone());
     *stage.replicator.handler.lock() = Some(Arc::new(move |db, session, transaction| {
         // A commit takes until all others wait for their turn: no thread that the system did not let run has less for that.
-        while (db.status().writers_waiting as usize) < THREADS - 1 && !over.load(Ordering::Relaxed) {
+        while db.status().writers_waiting < THREADS - 1 && !over.load(Ordering::Relaxed) {
             std::thread::yield_now();
         }
         Ok(replicator.acknowledge(db, session, transaction))
