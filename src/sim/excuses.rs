@@ -92,20 +92,30 @@ impl State {
     }
 
     /// Whether a call of this node's disk that failed may have made a copy of a database useless: files that could not be made or
-    /// opened, or what cannot be read for good. A copy that was given up is so in later lives, too.
+    /// opened, or what cannot be read for good. A copy that was given up is so in later lives, too, until one of them has all.
     pub(super) fn disk_may_have_damaged(&self, at: At) -> bool {
         let turn = self.options.turn.filter(|turn| self.turn_has_struck(at) && !turn.how.ends_the_process());
         turn.is_some_and(|turn| !turn.strikes_once() && !turn.label.starts_with("log."))
-            || self.slots[at].opened_badly
-            || MAKES_OR_OPENS_FILES.iter().any(|label| self.slots[at].fs.has_failed(label))
+            || self.slots[at].came_damaged
+            || self.calls_may_have_damaged(at)
             || self.only_lacks_new_files(at)
-            || READS_COPIES.iter().any(|label| self.slots[at].fs.failures(label) >= READ_AGAIN)
+    }
+
+    /// The same, of the calls of this process.
+    pub(super) fn calls_may_have_damaged(&self, at: At) -> bool {
+        let failures = |which: Label| {
+            let failed = self.slots[at].fs.failed_since_restart();
+            failed.iter().filter(|((label, _), _)| *label == which).map(|(_, times)| times).sum::<u64>()
+        };
+        self.slots[at].opened_badly
+            || self.has_failed(at, |label, _| MAKES_OR_OPENS_FILES.contains(&label))
+            || READS_COPIES.iter().any(|label| failures(label) >= READ_AGAIN)
     }
 
     /// Whether all copies that are not served here are new databases whose files could not be made: that makes the calls of a
     /// checkpoint, too.
     fn only_lacks_new_files(&self, at: At) -> bool {
-        let fails = CHECKPOINT_STEPS.iter().any(|label| self.slots[at].fs.has_failed(label));
+        let fails = self.checkpoint_has_failed(at);
         let damaged = self.slots[at].hub().map(|hub| hub.databases.damaged(&Help::Voters)).unwrap_or_default();
         fails && !damaged.is_empty() && damaged.iter().all(|what| what.contains("could not be created"))
     }

@@ -73,7 +73,7 @@ impl State {
                 let nth = 1 + self.dice.below(40);
                 self.slots[at].fs.kill_at(Aim::Any, nth);
                 self.note(format_args!("n{} shall be killed in its call {nth}", at + 1));
-                self.count("kills in a call");
+                self.count_at(at, "kills in a call");
                 // What its next process finds in the kernel's memory need not be on the disk.
                 if self.dice.below(2) == 0 {
                     let millis = 50 + self.dice.below(1500);
@@ -103,7 +103,7 @@ impl State {
                 let millis = 100 + self.dice.below(4000);
                 self.slots[at].paused_until = self.now + Duration::from_millis(millis);
                 self.note(format_args!("n{} pauses for {millis} ms", at + 1));
-                self.count("pauses");
+                self.count_at(at, "pauses");
             }
             11 => {
                 let label = if self.dice.below(2) == 0 { "log.write" } else { "log.sync" };
@@ -130,7 +130,7 @@ impl State {
                     let failure = if self.dice.below(2) == 0 { Failure::ENOSPC } else { Failure::EIO };
                     self.slots[at].fs.fail_at(Aim::At(label), 1, Lasts::Once, failure);
                     self.note(format_args!("n{}: the next {label} fails, {failure:?}", at + 1));
-                    self.count("checkpoint failures planned");
+                    self.count_at(at, "checkpoint failures planned");
                 } else {
                     let (nth, seed) = (1 + self.dice.below(2), self.dice.below(u64::MAX));
                     self.slots[at].fs.crash_at(Aim::At(label), nth, seed);
@@ -148,6 +148,17 @@ impl State {
             34 => _ = self.switch_off(None),
             36..=38 => self.fail_any_call(at),
             _ => {}
+        }
+    }
+
+    fn is_up(&self, at: At) -> bool {
+        self.slots[at].running.is_some()
+    }
+
+    /// Counts what befalls a node, if there is one in that place.
+    fn count_at(&mut self, at: At, what: &'static str) {
+        if self.is_up(at) {
+            self.count(what);
         }
     }
 
@@ -227,7 +238,7 @@ impl State {
         self.slots[at].sync_micros = 1000 * (100 + self.dice.below(3000));
         let micros = self.slots[at].sync_micros;
         self.note(format_args!("n{}: syncs take up to {} us", at + 1, 2 * micros));
-        self.count("stalled syncs");
+        self.count_at(at, "stalled syncs");
         let millis = 500 + self.dice.below(5000);
         self.after_millis(millis, Ev::Mend(Mend::Sync(at, life)));
     }
@@ -236,7 +247,7 @@ impl State {
         let millis = 200 + self.dice.below(2500);
         self.slots[at].apply_stalled_until = self.now + Duration::from_millis(millis);
         self.note(format_args!("n{}: the applier stalls for {millis} ms", at + 1));
-        self.count("stalled appliers");
+        self.count_at(at, "stalled appliers");
     }
 
     pub(super) fn transfer(&mut self, at: At) {
@@ -345,7 +356,9 @@ impl State {
             self.net.cut[from][to] = sides[from].zip(sides[to]).is_some_and(|(a, b)| a != b);
         }
         self.note(format_args!("n{} is the bridge between two halves", at + 1));
-        self.count("bridges");
+        if [true, false].into_iter().all(|side| (0..n).any(|other| sides[other] == Some(side) && self.is_up(other))) {
+            self.count_at(at, "bridges");
+        }
         let millis = 300 + self.dice.below(5000);
         self.after_millis(millis, Ev::Mend(Mend::Links));
     }
@@ -375,7 +388,7 @@ impl State {
         let millis = 1 + self.dice.below(if self.dice.below(3) == 0 { 3_600_000 } else { 3000 });
         self.slots[at].clock.jump(Duration::from_millis(millis));
         self.note(format_args!("n{}: the clock jumps by {millis} ms", at + 1));
-        self.count("jumps of a clock");
+        self.count_at(at, "jumps of a clock");
     }
 
     /// Another voter, if anybody knows who votes.
@@ -402,11 +415,14 @@ impl State {
             }
         }
         self.note(format_args!("n{} is cut off, with {with:?}: {cut:?}", at + 1));
-        self.count(match cut {
-            Cut::Both => "partitions",
-            Cut::Outward => "partitions of who hears and is not heard",
-            Cut::Inward => "partitions of who is heard and does not hear",
-        });
+        self.count_at(
+            at,
+            match cut {
+                Cut::Both => "partitions",
+                Cut::Outward => "partitions of who hears and is not heard",
+                Cut::Inward => "partitions of who is heard and does not hear",
+            },
+        );
     }
 
     pub(super) fn on_mend(&mut self, mend: Mend) {

@@ -108,6 +108,10 @@ pub(super) struct Slot {
     pub(super) installs: Installs,
     /// What this process found damaged was explained by calls that failed.
     pub(super) damage_was_excused: bool,
+    /// This process has been seen with all its copies served.
+    pub(super) was_whole: bool,
+    /// Calls of a process before this one may have made a copy useless, and no process since was whole.
+    pub(super) came_damaged: bool,
     /// Calls of SQLite's were made to fail in this process.
     pub(super) fails_inside: bool,
     /// A WAL or the log was longer in this process than readers may keep them.
@@ -160,6 +164,8 @@ impl Slot {
             rotten_in_use: Vec::new(),
             installs: Installs::default(),
             damage_was_excused: false,
+            was_whole: false,
+            came_damaged: false,
             fails_inside: false,
             kept_much: false,
             opened_badly: false,
@@ -179,6 +185,7 @@ impl Slot {
         self.wiped = true;
         self.got_snapshot = false;
         self.opened_badly = false;
+        self.came_damaged = false;
     }
 
     /// Labels of all calls that its disk has seen, but for those of the simulation itself.
@@ -324,7 +331,10 @@ impl State {
         }
         let founders = self.slots.iter().filter(|slot| slot.founder);
         let list: Vec<_> = founders.map(|slot| (slot.id, format!("n{}", slot.id))).collect();
+        let calls_may_have_damaged = self.calls_may_have_damaged(at);
         let slot = &mut self.slots[at];
+        slot.came_damaged = calls_may_have_damaged || slot.came_damaged && !slot.was_whole;
+        slot.was_whole = false;
         slot.started = true;
         slot.rotten_in_use.clear();
         slot.damage_was_excused = false;

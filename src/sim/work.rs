@@ -354,6 +354,7 @@ impl State {
             }
             // A disk of this world forgets and fails, but does not change what it has: whatever is found damaged, we damaged.
             let excused = self.slots[at].fs.is_down() || self.disk_may_have_damaged(at) || self.has_rotted(at);
+            self.slots[at].was_whole |= self.slots[at].hub().is_some_and(|hub| hub.databases.all_damaged().is_empty());
             if let Some(hub) = self.slots[at].hub().filter(|hub| hub.databases.convicted() > 0) {
                 let damaged = hub.databases.damaged(&crate::databases::Help::Voters);
                 // A new database whose files could not be made may have been dropped since.

@@ -8,7 +8,7 @@
 //!
 //! What a node was doing, it had noted elsewhere; what it was doing when its power went is counted.
 //!
-//! With a mistake of `planted.rs` in the nodes, it fails in these rounds:
+//! With a mistake of `planted.rs` switched on in the nodes, by hand and for a day, it failed in these rounds:
 //!
 //! ```text
 //! AckBeforeSync          1           a node is known to have had entries that its log lacks
