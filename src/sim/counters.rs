@@ -154,7 +154,11 @@ pub(super) const COUNTERS: [&str; 149] = [
 ];
 
 /// What they need not reach, and why.
-pub(super) const RARE: [(&str, &str); 3] = [
+pub(super) const RARE: [(&str, &str); 4] = [
+    (
+        "runs whose majority has damaged copies in the end",
+        "one voter is compared: a disk that is lost, and another one that fails under a copy",
+    ),
     ("lulls without a verdict", "an excuse: the fewer there are the better"),
     (
         "snapshots installed beside what is further",
