@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use crate::ports::free_ports;
 use crate::user::{
-    LONG, Started, fails, free_ports, one_node, run, shoal, text, three_calm_nodes, three_nodes, works, works_in_time,
+    LONG, Started, fails, one_node, run, shoal, text, three_calm_nodes, three_nodes, works, works_in_time,
 };
 
 /// What is asked, the exit code, and a word of the reason. `F` and `L` are the directories of a follower and of the leader.

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::ports::free_ports;
 use crate::prompt::{Terminal, skipped};
-use crate::user::{LONG, Started, free_ports, shoal, text, works, works_in_time};
+use crate::user::{LONG, Started, shoal, text, works, works_in_time};
 
 fn status(data: &str) -> Value {
     serde_json::from_str::<Value>(&works(&["status", "--json", "--data", data])).unwrap()[0]["status"].take()

@@ -11,6 +11,8 @@ mod log;
 mod memory;
 mod nodes;
 mod output;
+#[path = "../it/ports.rs"]
+mod ports;
 mod prompt;
 mod recover;
 mod settings;

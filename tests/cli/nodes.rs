@@ -4,10 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use crate::ports::free_ports;
 use crate::sql::Waiting;
 use crate::user::{
-    Closed, LONG, Started, fails, free_ports, one_node, out, run, shoal, text, three_calm_nodes, three_nodes, works,
-    works_in_time,
+    Closed, LONG, Started, fails, one_node, out, run, shoal, text, three_calm_nodes, three_nodes, works, works_in_time,
 };
 
 #[test]

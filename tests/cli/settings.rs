@@ -4,8 +4,9 @@ use std::os::unix::net::UnixDatagram;
 
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 
+use crate::ports::free_ports;
 use crate::sql::Waiting;
-use crate::user::{LONG, Started, fails, free_ports, one_node, out, run, shoal, text, works, works_in_time};
+use crate::user::{LONG, Started, fails, one_node, out, run, shoal, text, works, works_in_time};
 
 #[test]
 fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {

@@ -1,15 +1,15 @@
 //! The program in the hands of a user: run it, look at what it prints, wait for what it says.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
+
+use crate::ports::{bound, free_ports};
 
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
@@ -189,32 +189,6 @@ impl Drop for Started {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// First port that is tried. Below those of `shoal demo`, which some tests run, and below what systems give to outgoing connections
-/// and to who asks for any.
-const FIRST_PORT: u16 = 10_000;
-const PORTS: u16 = 10_000;
-
-/// Ports that are free, and stay so until a node listens there: no test is given one that another one was given.
-pub(crate) fn free_ports(n: usize) -> Vec<u16> {
-    static TRIED: AtomicU16 = AtomicU16::new(0);
-    let seed = std::process::id().wrapping_mul(7919) % u32::from(PORTS);
-    let next = || {
-        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
-        assert!(tried < PORTS, "no free ports from {FIRST_PORT} on");
-        FIRST_PORT + (seed as u16 + tried) % PORTS
-    };
-    std::iter::repeat_with(next).filter(|port| bound(*port, true).is_ok()).take(n).collect()
-}
-
-/// A socket that is bound, and does not listen. Who shares the port may listen there all the same, also while a process that is
-/// being started has a copy of this.
-fn bound(port: u16, shares: bool) -> std::io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_reuse_address(shares)?;
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())?;
-    Ok(socket)
 }
 
 /// An address where nobody listens, and nobody else can as long as it lives.

@@ -1,18 +1,18 @@
 //! A cluster of nodes in this process, over real sockets, for the tests beside this file.
 
-use std::net::TcpListener;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use shoaldb::{Builder, Error, ErrorKind, Member, Node, Status, WriteTx, rusqlite};
 use tempfile::TempDir;
 
+pub(crate) use self::ports::free_ports;
+
+#[path = "ports.rs"]
+mod ports;
+
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// The patience of a commit that is to run out of time.
 const SHORT: Duration = Duration::from_millis(500);
-/// Below what systems give to outgoing connections, and apart from the ports of the clusters of processes (`harness/cluster.rs`).
-const FIRST_PORT: u32 = 10_000;
-const PORTS: u32 = 10_000;
 
 pub(crate) struct Cluster {
     pub(crate) dirs: Vec<TempDir>,
@@ -21,17 +21,6 @@ pub(crate) struct Cluster {
     settings: fn(Builder) -> Builder,
     /// Nodes that are started from now on miss nobody for [`LONG`].
     pub(crate) calm: bool,
-}
-
-/// Ports that are free, and stay so while their nodes are not up: none is given twice before all others were.
-pub(crate) fn free_ports(n: usize) -> Vec<u16> {
-    static TRIED: AtomicU32 = AtomicU32::new(0);
-    let seed = std::process::id().wrapping_mul(7919) % PORTS;
-    let tried = (0..PORTS).map(|_| FIRST_PORT + (seed + TRIED.fetch_add(1, Ordering::Relaxed)) % PORTS);
-    let free = tried.map(|port| port as u16).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    let ports: Vec<u16> = free.take(n).collect();
-    assert_eq!(ports.len(), n, "no {n} free ports from {FIRST_PORT} on");
-    ports
 }
 
 /// Acts again as long as it fails in a way that may pass.

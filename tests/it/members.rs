@@ -1,11 +1,11 @@
 //! Members come and go: three nodes grow to five and back, under writers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use shoaldb::{Builder, ErrorKind, Event, Member, Node, Status};
+use shoaldb::{Builder, ErrorKind, Event, Member, Node};
 
-use crate::cluster::{Cluster, LONG, administer, count, free_ports, insert, retry, table};
+use crate::cluster::{Cluster, LONG, administer, count, free_ports, insert, retry, table, until};
 use crate::wait::told;
 
 impl Cluster {
@@ -33,27 +33,14 @@ impl Cluster {
     }
 }
 
-/// Waits until a node's status is as it should be.
-fn wait_status(node: &Node, what: &str, good: impl Fn(&Status) -> bool) -> Status {
-    let started = Instant::now();
-    loop {
-        let status = node.status();
-        if good(&status) {
-            return status;
-        }
-        assert!(started.elapsed() < LONG, "node {}: no {what}: {status:#?}", node.id());
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn wait_voters(node: &Node, voters: &[u16]) {
-    wait_status(node, &format!("voters {voters:?}"), |status| {
+    until(node, &format!("voters {voters:?}"), |status| {
         status.voters.iter().map(|id| id.0).eq(voters.iter().copied()) && status.learners.is_empty()
     });
 }
 
 fn wait_removed(node: &Node) {
-    wait_status(node, "removal", |status| status.alarms.iter().any(|alarm| alarm.contains("was removed")));
+    until(node, "removal", |status| status.alarms.iter().any(|alarm| alarm.contains("was removed")));
 }
 
 #[test]
@@ -308,7 +295,7 @@ impl Cluster {
 }
 
 fn wait_addresses(node: &Node, list: &[Member]) {
-    wait_status(node, &format!("addresses {list:?}"), |status| {
+    until(node, &format!("addresses {list:?}"), |status| {
         let known = status.members.iter().map(|member| &member.address);
         known.eq(list.iter().map(|member| &member.address))
     });
@@ -397,9 +384,7 @@ fn one_node_goes_on_alone_and_the_dead_cannot_come_back() {
     // The others are a majority of the cluster that was; this node is none of theirs, and they none of its.
     cluster.start_node(2);
     cluster.start_node(3);
-    wait_status(cluster.node(2), "refusal", |status| {
-        status.alarms.iter().any(|alarm| alarm.contains("belongs to cluster"))
-    });
+    until(cluster.node(2), "refusal", |status| status.alarms.iter().any(|alarm| alarm.contains("belongs to cluster")));
     assert_eq!(alone.status().voters.len(), 1);
     cluster.stop_node(2);
     cluster.stop_node(3);
@@ -422,14 +407,14 @@ fn a_wiped_voter_is_refused_and_properly_replaced() {
     cluster.dirs[wiped as usize - 1] = tempfile::tempdir().unwrap();
     cluster.start_node(wiped);
     for node in cluster.running() {
-        wait_status(node, "refusal", |status| {
+        until(node, "refusal", |status| {
             let says = |alarm: &String| alarm.contains("wiped") && alarm.contains(&format!("remove node {wiped}"));
             status.alarms.iter().any(says)
         });
     }
     cluster.stop_node(wiped);
     // Nor does it get in as if it were new.
-    let error = wait_status(&cluster.joiner(wiped).start().unwrap(), "refusal", |status| {
+    let error = until(&cluster.joiner(wiped).start().unwrap(), "refusal", |status| {
         status.alarms.iter().any(|alarm| alarm.contains("is bound to incarnation"))
     });
     assert_eq!(error.term.0, 0);
