@@ -184,9 +184,13 @@ pub struct Report {
 impl Report {
     /// The last events of a run, and how to see it again.
     pub fn story(&self) -> String {
-        let (events, seed) = (self.last_events.join("\n"), self.seed);
-        let turn = self.turn.map_or(String::new(), |turn| format!(" --turn \"{turn}\""));
-        let replay = format!("cargo run --release --features sim --example sim -- --seed {seed}{turn} --verbose");
-        format!("the last events:\n{events}\ncommit: {}\nreplay: {replay}", commit())
+        format!("the last events:\n{}\n{}", self.last_events.join("\n"), how_to_replay(self.seed, self.turn))
     }
+}
+
+/// The commit of a run, and the command that shows it again.
+pub fn how_to_replay(seed: u64, turn: Option<Turn>) -> String {
+    let turn = turn.map_or(String::new(), |turn| format!(" --turn \"{turn}\""));
+    let replay = format!("cargo run --release --features sim --example sim -- --seed {seed}{turn} --verbose");
+    format!("commit: {}\nreplay: {replay}", commit())
 }

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use shoaldb::sim::{Options, SCOUTED_FROM, Turn, each, run, take_turn, turns_of};
+use shoaldb::sim::{Options, SCOUTED_FROM, Turn, each, how_to_replay, run, take_turn, turns_of};
 
 mod planted;
 
@@ -186,7 +186,7 @@ fn simulate_apart(command: &Command) {
             over.store(!command.keep_going, Ordering::Relaxed);
             println!("{}", text.trim_end());
             if output.status.code() != Some(1) {
-                println!("seed {seed} FAILED: the process ended: {}", output.status);
+                println!("seed {seed} FAILED: the process ended: {}\n{}", output.status, how_to_replay(seed, None));
             }
             return;
         }

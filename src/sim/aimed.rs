@@ -23,7 +23,7 @@ use shoaldb_vfs::env::sim::{Aim, Failure, Lasts};
 
 use super::faults::{Cut, Mend};
 use super::wire::Packet;
-use super::world::{At, Ev, State};
+use super::world::{At, Call, Ev, State};
 use crate::shared::Hub;
 use crate::types::{LogIndex, MessageKind, NodeId, Term};
 
@@ -375,8 +375,8 @@ impl State {
     /// Whether some node waits for a call to go on that lies below another one: it shows what was accepted when that one has
     /// ended, and with threads of their own it would not have to wait.
     fn waits_for_the_stack(&self) -> bool {
-        let awaits = |at: &At| {
-            let seat = self.slots[*at].running.as_ref().and_then(|running| running.seat.as_ref());
+        let awaits = |call: &Call| {
+            let seat = self.slots[call.at].running.as_ref().and_then(|running| running.seat.as_ref());
             seat.is_some_and(|seat| seat.applier.awaits())
         };
         self.calls.len() > 1 && self.calls.iter().any(awaits)

@@ -171,14 +171,14 @@ impl State {
         if !hub.pending.is_idle() {
             return Some("somebody waits for a decision".to_string());
         }
-        // Only a checkpoint that was to fail has failed; without it no anchor goes on, either, for which dropped files wait.
-        if self.checkpoint_has_failed(at) && has_disk_that_failed(hub) {
-            return None;
-        }
         if let Some(id) = hub.databases.all_damaged().first() {
             // What is not served keeps the log until a person has decided.
             let what = format!("database {id:?} is damaged, and nobody has repaired it");
             return self.can_be_repaired().then_some(what);
+        }
+        // Only a checkpoint that was to fail has failed; without it no anchor goes on, so the log stays, and so do dropped files.
+        if self.checkpoint_has_failed(at) && has_disk_that_failed(hub) {
+            return None;
         }
         if let Some(what) = self.leftovers(at, hub) {
             return Some(what);

@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::how_to_replay;
 use super::world::{At, Ev, HEAL, State, World};
 
 /// Events of one instant. The busiest instant of 100 seeds had 8.
@@ -104,7 +105,7 @@ impl State {
     pub(super) fn spend(&mut self, event: &Ev) -> Option<String> {
         let most = self.options.most_events;
         let exceeded = self.budget.spend(self.now, kind_of(event), most).or_else(|| self.late())?;
-        let calls: Vec<String> = self.calls.iter().map(|at| format!("n{}", at + 1)).collect();
+        let calls: Vec<String> = self.calls.iter().map(|call| format!("n{}", call.at + 1)).collect();
         Some(format!(
             "no end: {exceeded}; {}; calls of clients on the stack: {calls:?}; {}",
             self.budget.most(),
@@ -145,7 +146,10 @@ impl World {
         if stuck {
             // Nothing can end this call, and it lies above everything that could report.
             let what = state.failure.clone().unwrap_or_default();
-            println!("seed {} FAILED: a call goes on although its node has stopped; {what}", state.options.seed);
+            let options = &state.options;
+            println!("seed {} FAILED: a call goes on although its node has stopped; {what}", options.seed);
+            state.trace.last.iter().for_each(|event| println!("{event}"));
+            println!("{}", how_to_replay(options.seed, options.turn));
             std::process::abort();
         }
         true

@@ -11,7 +11,8 @@
 //!                                                    error than for want of room; in a run of one fault, a call for good that is none of the log
 //! no checkpoint is made, and what waits for one      those of a checkpoint
 //! a transaction finds no room, or is not kept        the spill of its pages
-//! SQL ends with an I/O error that says no more       any, or one of SQLite's calls, which fail on purpose (`inside.rs`)
+//! SQL ends with an I/O error that says no more       any, or one of SQLite's calls, which fail on purpose (`inside.rs`): while
+//!                                                    the client's call went on, and not before
 //! files of the log, or of a dropped database, stay   their removal
 //! a read transaction is ended                        none: a WAL or the log must have been longer than readers may keep them
 //! ```

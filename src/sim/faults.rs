@@ -21,6 +21,8 @@ pub(super) enum Mend {
     Return,
     /// A node's stalled disk loses power.
     Cut(At),
+    /// The same before what is said of a vote is on the disk; the life of the node.
+    CutVote(At, u64),
     /// Two candidates reach each other again; the life of the voter.
     Duel(u64),
     /// The directory of a late founder goes.
@@ -73,7 +75,7 @@ impl State {
                 let nth = 1 + self.dice.below(40);
                 self.slots[at].fs.kill_at(Aim::Any, nth);
                 self.note(format_args!("n{} shall be killed in its call {nth}", at + 1));
-                self.count_at(at, "kills in a call");
+                self.count_at(at, "kills in a call planned");
                 // What its next process finds in the kernel's memory need not be on the disk.
                 if self.dice.below(2) == 0 {
                     let millis = 50 + self.dice.below(1500);
@@ -181,7 +183,7 @@ impl State {
         let nth = 1 + self.dice.below(3);
         self.slots[at].fs.fail_at(Aim::At(label), nth, Lasts::Once, failure);
         self.note(format_args!("n{}: of the next {label} number {nth} fails, {failure:?}", at + 1));
-        self.count("any call fails");
+        self.count("failures of any call planned");
     }
 
     /// Calls of a start fail: the recovery has something to repair, as it has without that.
@@ -202,7 +204,7 @@ impl State {
             "n{}: of what it does from its start on {aim:?} number {nth} fails, {failure:?} {lasts:?}",
             at + 1
         ));
-        self.count("starts with a disk that fails");
+        self.count("failures in a start planned");
     }
 
     /// A node stopped, or did not start: a mistake, unless calls of its disk that failed explain it. Then somebody starts it again.
@@ -459,6 +461,14 @@ impl State {
             Mend::Return => self.return_behind_the_logs(),
             Mend::Cut(at) => {
                 if self.strikes() {
+                    self.crash(at, true);
+                }
+            }
+            Mend::CutVote(at, life) => {
+                if self.strikes() {
+                    if self.slots[at].life == life && self.slots[at].running.is_some() {
+                        self.count("power cut before a vote was on disk");
+                    }
                     self.crash(at, true);
                 }
             }

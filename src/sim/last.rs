@@ -36,44 +36,43 @@ pub(super) fn begin_calm_load(world: &Arc<World>) {
 pub(super) fn final_checks(world: &Arc<World>) {
     world.state.lock().check_members();
     world.state.lock().check_plan();
-    let compared = world.state.lock().participants_with_copies();
-    world.state.lock().check_who_is_compared(&compared);
-    let (mut first, mut first_other): (Option<Vec<String>>, _) = (None, None);
-    for at in compared {
-        let Some(session) = world.connect(at, ("app", false)) else {
-            return world.state.lock().fail(format!("n{} does not open the database at the end", at + 1));
-        };
-        let dumped = dump(&session.connection);
-        let order = dumped.and_then(|rows| order(&session.connection).map(|order| (rows, order)));
-        let lists = lists::all(&session.connection);
-        world.put_back(session);
-        let (rows, order) = match order {
-            Ok(found) => found,
-            Err(error) => return world.state.lock().fail(format!("n{}: last read: {}", at + 1, text(&error))),
-        };
-        {
-            let mut state = world.state.lock();
-            let wrong = match lists {
-                Ok(lists) => lists::check(&state.checks.lists, &lists),
-                Err(error) => vec![format!("the lists cannot be read: {error}")],
-            };
-            wrong.into_iter().for_each(|what| state.fail(format!("n{}: {what}", at + 1)));
+    let (app, other) = {
+        let state = world.state.lock();
+        (state.participants_that_serve("app"), state.participants_that_serve(other::NAME))
+    };
+    world.state.lock().check_who_is_compared(&app);
+    let (mut first, mut first_other) = (None, None);
+    for at in app {
+        if let Err(what) = compare_app(world, at, &mut first) {
+            return world.state.lock().fail(format!("n{}: {what}", at + 1));
         }
+    }
+    for at in other {
         other::check_at_the_end(world, at, &mut first_other);
-        if let Some(first) = &first {
-            if *first != rows {
-                return world.state.lock().fail(format!(
-                    "n{} and the first node differ: {}",
-                    at + 1,
-                    difference(first, &rows)
-                ));
-            }
-            continue;
+    }
+}
+
+/// What this node has, compared with what the first one has; and that with what was told. What cannot be compared, in words.
+fn compare_app(world: &Arc<World>, at: At, first: &mut Option<Vec<String>>) -> Result<(), String> {
+    let session = world.connect(at, ("app", false)).ok_or("it does not open the database at the end")?;
+    let dumped = dump(&session.connection);
+    let found = dumped.and_then(|rows| order(&session.connection).map(|order| (rows, order)));
+    let lists = lists::all(&session.connection);
+    world.put_back(session);
+    let (rows, order) = found.map_err(|error| format!("last read: {}", text(&error)))?;
+    let mut state = world.state.lock();
+    let lists = lists.map_err(|error| format!("the lists cannot be read: {error}"))?;
+    if let Some(what) = lists::check(&state.checks.lists, &lists).into_iter().next() {
+        return Err(what);
+    }
+    match first {
+        Some(first) if *first != rows => Err(format!("it and the first node differ: {}", difference(first, &rows))),
+        Some(_) => Ok(()),
+        None => {
+            state.compare(&order, &rows);
+            *first = Some(rows);
+            Ok(())
         }
-        let mut state = world.state.lock();
-        state.compare(&order, &rows);
-        drop(state);
-        first = Some(rows);
     }
 }
 

@@ -21,13 +21,14 @@ use super::lists::use_lists;
 use super::node::ConnKey;
 use super::other::{self, other_database};
 use super::patient::{patient_read, patient_write};
-use super::world::{At, Ev, State, World};
-use crate::catalogue::DatabaseName;
+use super::world::{At, Call, Ev, State, World};
+use crate::catalogue::{DatabaseId, DatabaseName};
 use crate::connection::{ConnectOptions, Connection, ReadLevel};
 use crate::entry::Body;
 use crate::error::{
     DAMAGED, DROPPED, NO_ROOM, NODE_STOPPED, NOT_KEPT, Outcome, READ_UNCONFIRMED, READER_ENDED, UNKNOWN, outcome,
 };
+use crate::pending::Decision;
 use crate::raft::Role;
 use crate::shared::Hub;
 
@@ -77,7 +78,7 @@ impl State {
             Some(READER_ENDED) => self.slots[at].kept_much,
             // It is dropped only where somebody drops it.
             Some(DROPPED) => how.ends_with(other::NAME),
-            Some(ffi::SQLITE_IOERR) => self.slots[at].fails_inside || self.a_call_has_failed(at),
+            Some(ffi::SQLITE_IOERR) => self.slots[at].fails_inside || self.has_failed_under_a_call(at),
             Some(code) => [ffi::SQLITE_BUSY, ffi::SQLITE_READONLY].contains(&(code & 0xff)),
             None => false,
         };
@@ -90,8 +91,28 @@ impl State {
     /// Calls that have come back are no calls of a process that has lost its disk any more.
     pub(super) fn forget_who_died(&mut self) {
         for at in 0..self.slots.len() {
-            self.slots[at].died_under_calls &= self.calls.contains(&at);
+            self.slots[at].died_under_calls &= self.is_called(at);
         }
+    }
+
+    /// A client calls a node.
+    pub(super) fn enter_call(&mut self, at: At) {
+        let failures = self.slots[at].failures();
+        self.calls.push(Call { at, failures });
+    }
+
+    /// The clients' calls of this node that lie on the stack.
+    pub(super) fn calls_of(&self, at: At) -> impl DoubleEndedIterator<Item = &Call> {
+        self.calls.iter().filter(move |call| call.at == at)
+    }
+
+    pub(super) fn is_called(&self, at: At) -> bool {
+        self.calls_of(at).next().is_some()
+    }
+
+    /// Whether a call of this node's disk has failed since the client's call began that is judged now: the topmost of them.
+    fn has_failed_under_a_call(&self, at: At) -> bool {
+        self.calls_of(at).next_back().is_some_and(|call| self.slots[at].failures() != call.failures)
     }
 
     /// Whether a call that comes back may be one of a process that has lost its disk.
@@ -228,10 +249,10 @@ pub(super) fn act(world: &Arc<World>) {
         let kind = if state.shape.returns && state.has_due_writer() { 95 } else { kind };
         // A commit that was accepted is shown when its call goes on, and that is when this one, above it on the stack, has
         // ended: a read that waits for it would wait until its time is up.
-        if !state.calm && (70..=77).contains(&kind) && state.calls.contains(&at) && state.dice.below(8) > 0 {
+        if !state.calm && (70..=77).contains(&kind) && state.is_called(at) && state.dice.below(8) > 0 {
             return;
         }
-        state.calls.push(at);
+        state.enter_call(at);
         state.writes_calmly = state.calm && kind == 99;
         (at, kind)
     };
@@ -426,13 +447,18 @@ pub(super) fn write(world: &Arc<World>, at: At, kind: u64) {
                 let nth = 1 + world.state.lock().dice.below(12);
                 session.inside.fail_write.store(nth, Ordering::Relaxed);
             }
-            world.state.lock().slots[at].fails_inside |= [30, 31].contains(&kind);
+            // Whoever meets it is above this call on the stack, and has been judged when this one goes on.
+            let fails = [30, 31].contains(&kind);
+            let failed_before = fails.then(|| std::mem::replace(&mut world.state.lock().slots[at].fails_inside, true));
             let result = connection.execute_batch("COMMIT");
             let receipt = session.connection.last_receipt();
             session.inside.fail_sync.store(false, Ordering::Relaxed);
             session.inside.fail_write.store(0, Ordering::Relaxed);
             let mut state = world.state.lock();
             state.settle(at, unique, ord, before, result);
+            if let Some(before) = failed_before {
+                state.slots[at].fails_inside = before;
+            }
             state.keep_receipt(unique, receipt);
         }
     }
@@ -450,6 +476,12 @@ fn break_after_commit(session: &Session) {
 fn exists(hub: &Hub, name: &str) -> Option<bool> {
     let name = DatabaseName::new(name).ok()?;
     hub.with_catalogue(|catalogue| catalogue.find(&name).is_some()).ok()
+}
+
+/// The database of this name, as a node's catalogue has it.
+pub(super) fn id_of(hub: &Hub, name: &str) -> Option<DatabaseId> {
+    let name = DatabaseName::new(name).ok()?;
+    hub.with_catalogue(|catalogue| catalogue.find(&name).map(|(id, _)| id)).ok().flatten()
 }
 
 /// The first client of a run makes the database, if its kind is not the usual one; whether there was such a need.
@@ -490,7 +522,7 @@ fn vacuum(world: &Arc<World>, at: At) {
 fn damage_index(world: &World, session: &Session) {
     let mut state = world.state.lock();
     let at = session.at;
-    let alone = state.calls.iter().filter(|call| **call == at).count() == 1;
+    let alone = state.calls_of(at).count() == 1;
     let running = state.slots[at].running.as_ref().filter(|_| alone && state.slots[at].life == session.life);
     let Some(running) = running.filter(|r| r.readers.is_empty() && r.inside.writers.lock().is_empty()) else { return };
     let Ok(db) = running.hub.databases.find("app", false) else { return };
@@ -557,7 +589,7 @@ pub(super) fn bind(world: &Arc<World>, leader: At, node: At) {
         if state.calls.len() > DEPTH {
             return;
         }
-        state.calls.push(leader);
+        state.enter_call(leader);
         (hub, incarnation)
     };
     let id = crate::types::NodeId(node as u16 + 1);
@@ -567,7 +599,9 @@ pub(super) fn bind(world: &Arc<World>, leader: At, node: At) {
         let decision = hub.propose(body, None);
         let mut state = world.state.lock();
         state.note(format_args!("n{}: bind n{id}: {decision:?}", leader + 1));
-        state.count("late nodes bound");
+        if matches!(decision, Decision::Committed(_)) {
+            state.count("late nodes bound");
+        }
     }
     world.state.lock().calls.pop();
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use super::calls::{Asker, Caller};
 use super::excuses::Gives;
+use super::load::id_of;
 use super::node::Seat;
 use super::world::{At, Ev, State};
 use crate::admin::{self, Letter, Reply, Request};
@@ -103,10 +104,11 @@ impl State {
         all.filter(|at| members.names(self.slots[*at].id) && !self.is_out(*at)).collect()
     }
 
-    /// Those of them whose copies are all served: of the others no majority can say what their copies should be (`bounds.rs`).
-    pub(super) fn participants_with_copies(&self) -> Vec<At> {
-        let is_whole = |at: &At| self.slots[*at].hub().is_none_or(|hub| hub.databases.all_damaged().is_empty());
-        self.participants().into_iter().filter(is_whole).collect()
+    /// Those of them that serve this database, or have none: of a damaged copy no majority can say what it should be (`bounds.rs`).
+    pub(super) fn participants_that_serve(&self, name: &str) -> Vec<At> {
+        let is_whole = |hub: &Hub| id_of(hub, name).is_none_or(|id| !hub.databases.all_damaged().contains(&id));
+        let serves = |at: &At| self.slots[*at].hub().is_none_or(is_whole);
+        self.participants().into_iter().filter(serves).collect()
     }
 
     /// A voter whose disk is gone, and which is not removed yet.

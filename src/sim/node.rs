@@ -112,7 +112,7 @@ pub(super) struct Slot {
     pub(super) was_whole: bool,
     /// Calls of a process before this one may have made a copy useless, and no process since was whole.
     pub(super) came_damaged: bool,
-    /// Calls of SQLite's were made to fail in this process.
+    /// Calls of SQLite's fail now.
     pub(super) fails_inside: bool,
     /// A WAL or the log was longer in this process than readers may keep them.
     pub(super) kept_much: bool,
@@ -191,6 +191,11 @@ impl Slot {
     /// Labels of all calls that its disk has seen, but for those of the simulation itself.
     pub(super) fn labels(&self) -> Vec<Label> {
         self.fs.counts().into_keys().filter(|label| !label.starts_with("sim.")).collect()
+    }
+
+    /// How many calls of this disk have failed by a fault so far.
+    pub(super) fn failures(&self) -> u64 {
+        self.fs.failed().into_iter().map(|label| self.fs.failures(label)).sum()
     }
 
     pub(super) fn take_running(&mut self) -> Option<Box<Running>> {
@@ -440,7 +445,7 @@ impl State {
         for at in 0..self.slots.len() {
             if self.slots[at].running.is_some() && self.slots[at].fs.is_down() {
                 self.note(format_args!("n{} crashed in a call", at + 1));
-                self.count("crashes in a call");
+                self.count(if self.slots[at].fs.was_killed() { "kills in a call" } else { "power cuts in a call" });
                 self.bury(at);
                 self.rot_what_a_start_needs(at);
             }
@@ -453,7 +458,7 @@ impl State {
         self.end_calls_of(at);
         self.hear_the_last_of(at);
         if let Some(running) = self.slots[at].running.take() {
-            let called = self.calls.contains(&at);
+            let called = self.is_called(at);
             self.count_inside(&running.hub);
             self.count_failures(at);
             running.hub.stop();

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection as Plain;
 
-use super::load::text;
+use super::load::{id_of, text};
 use super::world::{At, World};
 use crate::catalogue::{AutoVacuum, DatabaseId, DatabaseName};
 use crate::entry::Body;
@@ -96,8 +96,7 @@ impl Other {
 
 /// Which database of this name a node has.
 fn existing(hub: &Hub) -> Option<DatabaseId> {
-    let name = DatabaseName::new(NAME).ok()?;
-    hub.with_catalogue(|catalogue| catalogue.find(&name).map(|(id, _)| id)).ok().flatten()
+    id_of(hub, NAME)
 }
 
 /// A client creates, drops, writes or reads it.
@@ -195,7 +194,7 @@ fn read(world: &Arc<World>, at: At, hub: &Hub, linearizable: bool) {
     let (life, linearizable) = {
         let state = world.state.lock();
         // It would wait for a commit below it on the stack, until its time is up.
-        let alone = state.calls.iter().filter(|call| **call == at).count() < 2;
+        let alone = state.calls_of(at).count() < 2;
         (state.slots[at].life, linearizable && alone)
     };
     let Some(session) = world.connect_anew(at, (NAME, linearizable)) else { return };

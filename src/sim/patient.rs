@@ -113,7 +113,7 @@ pub(super) fn patient_write(world: &Arc<World>, at: At, begins: bool) {
     };
     if let Some((at, writer)) = open {
         // This is a call of the node that has the transaction, whichever the client was to go to.
-        world.state.lock().calls.push(at);
+        world.state.lock().enter_call(at);
         end_writer(world, at, writer);
         world.state.lock().calls.pop();
         return;

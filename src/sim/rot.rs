@@ -38,6 +38,8 @@ pub(super) struct Rotten {
     bytes: Vec<u8>,
 }
 
+/// The file that says who a node is.
+const IDENTITY: &str = "identity";
 /// The pages of a checkpoint.
 const TORN: &str = "ckpt.page";
 /// Bytes of a main file that are looked at: the smallest page.
@@ -91,14 +93,13 @@ impl State {
         match self.dice.below(8) {
             kind @ (0 | 1) if at != leader && self.all_bound(leader) && self.may_lose_a_disk(at, leader) => {
                 self.crash(at, false);
-                let (dir, file) = if kind == 0 {
-                    ("/n", Some("identity".to_string()))
-                } else {
-                    ("/n/log", self.a_sealed_segment(at))
-                };
+                let (dir, file) =
+                    if kind == 0 { ("/n", Some(IDENTITY.to_string())) } else { ("/n/log", self.a_sealed_segment(at)) };
                 let Some(file) = file.filter(|_| self.slots[at].running.is_none()) else { return };
-                self.flip(at, &Path::new(dir).join(file));
-                rotting.condemned = Some(if kind == 0 { "identity" } else { ".seg" });
+                // Bits that are drawn twice are as they were.
+                if self.flip(at, &Path::new(dir).join(file)) {
+                    rotting.condemned = Some(if kind == 0 { IDENTITY } else { ".seg" });
+                }
             }
             2 | 3 if self.slots[at].running.is_some() => {
                 let (nth, seed) = (1 + self.dice.below(4), self.dice.below(u64::MAX));
@@ -115,7 +116,7 @@ impl State {
                     return;
                 }
                 let file = files.swap_remove(self.dice.below(files.len() as u64) as usize);
-                self.flip(at, &Path::new("/n/db").join(file));
+                _ = self.flip(at, &Path::new("/n/db").join(file));
             }
         }
         self.rotting = Some(rotting);
@@ -132,7 +133,7 @@ impl State {
         let mut files = fs.list(Path::new("/n/db"), "sim.rot").unwrap_or_default();
         files.retain(|file| file.ends_with(".dw"));
         for file in files {
-            (0..4).for_each(|_| self.flip(at, &Path::new("/n/db").join(&file)));
+            (0..4).for_each(|_| _ = self.flip(at, &Path::new("/n/db").join(&file)));
         }
         self.count("double-writes rotten behind a checkpoint that was cut off");
     }
@@ -152,11 +153,13 @@ impl State {
         files.pop()
     }
 
-    fn flip(&mut self, at: At, file: &Path) {
+    /// Whether the file is another one now.
+    fn flip(&mut self, at: At, file: &Path) -> bool {
         let fs = self.slots[at].fs.clone();
-        let len = fs.peek(file).map_or(0, |bytes| bytes.len()) as u64;
+        let before = fs.peek(file).unwrap_or_default();
+        let len = before.len() as u64;
         if len == 0 {
-            return;
+            return false;
         }
         let bits: Vec<(u64, u64)> =
             (0..1 + self.dice.below(3)).map(|_| (self.dice.below(len), self.dice.below(8))).collect();
@@ -168,7 +171,7 @@ impl State {
             self.slots[at].rotten_in_use.extend(bytes);
         }
         self.note(format_args!("n{}: bits {bits:?} of {} rot", at + 1, file.display()));
-        let kind = file.extension().and_then(|kind| kind.to_str()).unwrap_or("identity");
+        let kind = file.extension().and_then(|kind| kind.to_str()).unwrap_or(IDENTITY);
         self.count(match kind {
             "db" => "main files rotten",
             "map" => "maps rotten",
@@ -176,6 +179,7 @@ impl State {
             "seg" => "logs rotten",
             _ => "identities rotten",
         });
+        fs.peek(file).is_none_or(|now| now != before)
     }
 
     fn remember_rot(&mut self, at: At, file: &Path, bits: &[(u64, u64)]) {
@@ -266,10 +270,11 @@ impl State {
         true
     }
 
-    /// It started: what has rotted was of no use to it any more.
+    /// It started: what has rotted of its log was of no use to it any more. Of the identity a start needs every byte.
     pub(super) fn acquitted(&mut self, at: At) {
-        if let Some(rotting) = self.rotting.as_mut().filter(|rotting| rotting.at == at) {
-            rotting.condemned = None;
+        let Some(rotting) = self.rotting.as_mut().filter(|it| it.at == at && !it.gone) else { return };
+        if rotting.condemned.take() == Some(IDENTITY) {
+            self.fail(format!("n{} has started, and its {IDENTITY} has rotted", at + 1));
         }
     }
 

@@ -172,8 +172,7 @@ impl State {
             let micros = 20 + self.dice.below(sync * 2);
             self.after_micros(micros, Ev::Disk(at, life));
             if votes && self.strikes() && self.chance(self.shape.cut_votes) {
-                self.count("power cut before a vote was on disk");
-                self.after_micros(micros / 2, Ev::Mend(Mend::Cut(at)));
+                self.after_micros(micros / 2, Ev::Mend(Mend::CutVote(at, life)));
             }
         }
         if apply {
@@ -225,7 +224,7 @@ impl State {
         }
         let truncates =
             |batch: &PersistBatch| batch.entries.first().is_some_and(|e| e.id.index <= seat.log.last().index);
-        let truncations = batches.iter().filter(|batch| truncates(batch)).count();
+        let truncations = batches.iter().filter(|batch| truncates(batch)).count() as u64;
         let hub = running.hub.clone();
         let mut persisted = |batch| hub.post(Input::Persisted { batch });
         let appended = seat.appender.append(&seat.log, batches, &mut persisted);
@@ -246,6 +245,7 @@ impl State {
         if appended.is_ok() {
             // Without a spare the next switch takes longer; nothing else depends on it.
             let _ = seat.log.prepare_spare();
+            self.add("truncations", truncations);
         } else {
             running.crippled = true;
             seat.batches.clear();
@@ -260,9 +260,6 @@ impl State {
                     self.crippled(at, Gives::Trouble, &what);
                 }
             }
-        }
-        for _ in 0..truncations {
-            self.count("truncations");
         }
         self.turn_soon(at);
         self.flush(at);

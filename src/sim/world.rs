@@ -104,7 +104,7 @@ pub(super) struct Net {
 pub(super) struct Trace {
     pub(super) hash: u64,
     events: u64,
-    last: VecDeque<String>,
+    pub(super) last: VecDeque<String>,
     verbose: bool,
 }
 
@@ -162,9 +162,16 @@ pub(super) struct State {
     pub(super) answers: Answers,
     /// What is noticed of the transfers of each node.
     pub(super) noticed: Vec<Noticed>,
-    /// Nodes of the clients' calls on the stack.
-    pub(super) calls: Vec<At>,
+    /// The clients' calls on the stack.
+    pub(super) calls: Vec<Call>,
     pub(super) failure: Option<String>,
+}
+
+/// A client's call.
+pub(super) struct Call {
+    pub(super) at: At,
+    /// How many calls of the node's disk had failed when it began.
+    pub(super) failures: u64,
 }
 
 pub(super) struct World {

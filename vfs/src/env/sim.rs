@@ -131,6 +131,8 @@ struct World {
     failed_since: BTreeMap<(Label, Failure), u64>,
     crashed: BTreeSet<Label>,
     crash: Option<PlannedCrash>,
+    /// The process was ended in a call, and its machine went on.
+    killed: bool,
     hooks: BTreeMap<Label, Hook>,
 }
 
@@ -200,6 +202,7 @@ impl SimFs {
             failed_since: BTreeMap::new(),
             crashed: BTreeSet::new(),
             crash: None,
+            killed: false,
             hooks: BTreeMap::new(),
         };
         SimFs { world: Arc::new(Mutex::new(world)) }
@@ -232,6 +235,7 @@ impl SimFs {
     pub fn restart(&self) {
         let mut world = self.world.lock();
         world.down = false;
+        world.killed = false;
         world.crash = None;
         world.failed_since.clear();
     }
@@ -239,6 +243,11 @@ impl SimFs {
     /// Whether a crash or the end of the process came that no restart followed.
     pub fn is_down(&self) -> bool {
         self.world.lock().down
+    }
+
+    /// Whether the end of the process ([`SimFs::kill_at`]) came that no restart followed.
+    pub fn was_killed(&self) -> bool {
+        self.world.lock().killed
     }
 
     /// The `nth` call (from 1, counted from now) that `aim` hits fails.
@@ -427,6 +436,7 @@ impl World {
                 if let Some(leaves) = power {
                     return Verdict::Crash(leaves);
                 }
+                self.killed = true;
                 self.end_process();
             }
         }
