@@ -16,7 +16,7 @@ use shoaldb::net::codec;
 use shoaldb::net::frame::{FrameKind, put};
 use shoaldb::net::handshake::{Hello, Judge, PROTOCOL, Purpose, Welcome};
 use shoaldb::raft::{ChangeKind, MembershipChange};
-use shoaldb::registry::{self, Aftermath};
+use shoaldb::registry::{self, Aftermath, Finishing, Left};
 use shoaldb::types::{
     ClusterId, EntryClass, EntryId, Incarnation, LogEntry, LogIndex, Message, MessageKind, NodeId, Term,
 };
@@ -275,6 +275,10 @@ fn values(all: &mut Seeds) -> Catalogue {
     let end = 12 + catalogue.encode().len();
     registry[end - 4..end].fill(0);
     all.save("files", "registry-mended", Some(131), &registry);
+    let left = Left { install: Some(9), end: true, source: Some(4) };
+    let finishing = Some(Finishing { source: NodeId(2), index: LogIndex(7), left });
+    let aftermath = Aftermath { reach: LogIndex(12), finishing };
+    all.save("files", "registry-aftermath", Some(3), &registry::encode(&catalogue, &[].into(), aftermath));
     all.save("files", "receipt", Some(4), b"r1-00c0ffee00c0ffee-2-5-1047-3");
 
     catalogue

@@ -316,6 +316,7 @@ pub fn files(data: &[u8]) -> bool {
                 listed.map(|(id, generation)| (*id, *generation)).collect::<Vec<_>>()
             };
             assert_eq!(listed(&again), listed(&read));
+            assert_eq!(again.aftermath, read.aftermath);
         }
         _ => {
             let Ok(text) = std::str::from_utf8(body) else { return false };
