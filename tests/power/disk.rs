@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::ioctl::Setter;
 
-use crate::run;
+use crate::{run, set_up, set_up_if_allowed};
 
 /// `_IOR('X', 125, __u32)`.
 const FS_IOC_SHUTDOWN: rustix::ioctl::Opcode = 0x8004_587d;
@@ -24,18 +24,17 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Makes and mounts a disk for a node's data: `dir/node-N` leads to a folder on it.
+    /// Makes and mounts a disk for a node's data: `dir/node-N` leads to a folder on it. The error is what this machine lacks for that.
     pub(crate) fn new(dir: &Path, id: u64, bytes: u64) -> Result<Disk, String> {
         let disk = Disk { image: dir.join(format!("disk-{id}")), mount: dir.join(format!("mount-{id}")) };
-        let io = |error: std::io::Error| format!("{}: {error}", disk.image.display());
-        File::create(&disk.image).and_then(|file| file.set_len(bytes)).map_err(io)?;
-        std::fs::create_dir(&disk.mount).map_err(io)?;
-        run(&format!("mkfs.ext4 -q -F -m 0 {}", disk.image.display()))?;
-        disk.plug_in()?;
-        std::fs::create_dir(disk.mount.join("data")).map_err(io)?;
-        std::os::unix::fs::symlink(disk.mount.join("data"), dir.join(format!("node-{id}"))).map_err(io)?;
+        File::create(&disk.image).and_then(|file| file.set_len(bytes)).unwrap();
+        std::fs::create_dir(&disk.mount).unwrap();
+        set_up(&format!("mkfs.ext4 -q -F -m 0 {}", disk.image.display()))?;
+        set_up_if_allowed(&disk.plug())?;
+        std::fs::create_dir(disk.mount.join("data")).unwrap();
+        std::os::unix::fs::symlink(disk.mount.join("data"), dir.join(format!("node-{id}"))).unwrap();
         // The folder itself is no node's to sync.
-        run(&format!("sync -f {}", disk.mount.display()))?;
+        set_up(&format!("sync -f {}", disk.mount.display()))?;
         Ok(disk)
     }
 
@@ -49,8 +48,9 @@ impl Disk {
         &self.mount
     }
 
-    fn plug_in(&self) -> Result<(), String> {
-        run(&format!("mount -o loop {} {}", self.image.display(), self.mount.display()))
+    /// The command that plugs it in.
+    fn plug(&self) -> String {
+        format!("mount -o loop {} {}", self.image.display(), self.mount.display())
     }
 
     /// From now on every call fails, and what was not synced is gone.
@@ -63,7 +63,7 @@ impl Disk {
     /// After a cut, and after the process that used it is gone.
     pub(crate) fn power_on(&self) {
         run(&format!("umount {}", self.mount.display())).unwrap();
-        self.plug_in().unwrap();
+        run(&self.plug()).unwrap();
     }
 }
 

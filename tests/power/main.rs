@@ -11,7 +11,10 @@
 //! | `nets.rs` | network namespaces on a bridge: a node is cut off, or two of them from each other, for some election timeouts | root, `ip netns`, veth, bridge |
 //!
 //! A machine that lacks something skips that file and says so on its standard error, also where the output of tests that
-//! pass is hidden. With `SHOAL_POWER=required` that is an error.
+//! pass is hidden. With `SHOAL_POWER=required` that is an error. It lacks something if this is not root, a command is not there, or one
+//! of those refuses that ask the kernel for what a container may not have: `mount -o loop`, `ip netns add`, a bridge, veth. They refuse
+//! in many words, so any are taken for that but those that say that something is busy or there already. Whatever else fails in a set-up,
+//! for root, fails the test. What is not told apart: a machine all of whose loop devices are taken, and one that has none.
 //!
 //! In `cargo test` each runs for some seconds. For longer, and with another sequence (but `full.rs`, which goes through its cases once):
 //!
@@ -63,12 +66,39 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 
 /// Runs a command of the system. What it said, if it failed.
 pub(crate) fn run(line: &str) -> Result<(), String> {
+    run_if_there(line).unwrap_or_else(Err)
+}
+
+/// The same; the outer error is that there is no such command.
+fn run_if_there(line: &str) -> Result<Result<(), String>, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match Command::new(words[0]).args(&words[1..]).output() {
-        Err(error) => Err(format!("{line}: {error}")),
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(format!("{line}: {error}")),
+        Err(error) => Ok(Err(format!("{line}: {error}"))),
+        Ok(output) if output.status.success() => Ok(Ok(())),
+        Ok(output) => Ok(Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr).trim()))),
     }
+}
+
+/// A command of a set-up that works on any machine that has it. The error is that there is no such command, or no root.
+pub(crate) fn set_up(line: &str) -> Result<(), String> {
+    set_up_or(line, |_| false)
+}
+
+/// One that the kernel may refuse. That is an error as well.
+pub(crate) fn set_up_if_allowed(line: &str) -> Result<(), String> {
+    set_up_or(line, is_refusal)
+}
+
+fn set_up_or(line: &str, lacks: impl Fn(&str) -> bool) -> Result<(), String> {
+    let Err(text) = run_if_there(line)? else { return Ok(()) };
+    assert!(!rustix::process::geteuid().is_root() || lacks(&text), "the set-up fails: {text}");
+    Err(text)
+}
+
+/// Whether these words are those of a kernel that does not let us, and not those about what somebody left behind, or uses.
+fn is_refusal(text: &str) -> bool {
+    !["busy", "File exists", "already mounted"].iter().any(|word| text.contains(word))
 }
 
 /// Says that a test does not run here, and why.
@@ -171,6 +201,29 @@ pub(crate) fn wait_replaced(cluster: &Cluster, old: u64) {
         assert!(Instant::now() < until, "leader {old} does not answer and is not replaced");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Any failure of a set-up was a skip once, a leftover of another run as well.
+#[test]
+fn what_is_in_the_way_of_a_set_up_is_no_lack_of_the_machine() {
+    for text in [
+        "mount: /m: failed to setup loop device: Operation not permitted",
+        "mount: /m: failed to setup loop device: No such file or directory",
+        "mount: /m: permission denied.",
+        "mount: /m: unknown filesystem type 'ext4'.",
+        "mount --make-shared /run/netns failed: Operation not permitted",
+        "Error: Unknown device type.",
+    ] {
+        assert!(is_refusal(text), "{text}");
+    }
+    for text in [
+        "mount: /m: failed to setup loop device: Device or resource busy",
+        "mount: /m: /dev/loop0 already mounted on /n.",
+        "Cannot create namespace file \"/run/netns/shoal-1\": File exists",
+    ] {
+        assert!(!is_refusal(text), "{text}");
+    }
+    assert!(set_up("no-such-command").unwrap_err().contains("No such file"));
 }
 
 #[test]

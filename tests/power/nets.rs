@@ -12,7 +12,7 @@ use crate::harness::ledger::Ledger;
 use crate::harness::wire::Act;
 use crate::{
     ELECTION_TIMEOUT, PATIENCE, Turns, alone, among_writers, assert_that_it_goes_on, cluster, found, program, run,
-    skip, wait_replaced,
+    set_up, set_up_if_allowed, skip, wait_replaced,
 };
 
 /// How long a partition lasts in which a majority goes on: enough for a node that hears no leader to try more than once.
@@ -24,20 +24,21 @@ struct Net {
 }
 
 impl Net {
+    /// The error is what this machine lacks for it.
     fn new() -> Result<Net, String> {
         let net = Net { name: format!("shoal-{}", std::process::id()) };
         let hub = net.hub();
-        run(&format!("ip netns add {hub}"))?;
-        run(&format!("ip -n {hub} link add name hub type bridge"))?;
-        run(&format!("ip -n {hub} link set hub up"))?;
+        set_up_if_allowed(&format!("ip netns add {hub}"))?;
+        set_up_if_allowed(&format!("ip -n {hub} link add name hub type bridge"))?;
+        set_up(&format!("ip -n {hub} link set hub up"))?;
         for id in 1..=3 {
             let node = net.node(id);
-            run(&format!("ip netns add {node}"))?;
-            run(&format!("ip -n {hub} link add port{id} type veth peer name eth0 netns {node}"))?;
-            run(&format!("ip -n {hub} link set port{id} master hub up"))?;
-            run(&format!("ip -n {node} addr add 10.90.0.{id}/24 dev eth0"))?;
-            run(&format!("ip -n {node} link set eth0 up"))?;
-            run(&format!("ip -n {node} link set lo up"))?;
+            set_up_if_allowed(&format!("ip netns add {node}"))?;
+            set_up_if_allowed(&format!("ip -n {hub} link add port{id} type veth peer name eth0 netns {node}"))?;
+            set_up(&format!("ip -n {hub} link set port{id} master hub up"))?;
+            set_up(&format!("ip -n {node} addr add 10.90.0.{id}/24 dev eth0"))?;
+            set_up(&format!("ip -n {node} link set eth0 up"))?;
+            set_up(&format!("ip -n {node} link set lo up"))?;
         }
         Ok(net)
     }
