@@ -21,7 +21,7 @@ pub(super) enum Mend {
     Return,
     /// A node's stalled disk loses power.
     Cut(At),
-    /// The same before what is said of a vote is on the disk; the life of the node.
+    /// The same, planned when what is said of a vote went to the disk; the life of the node that votes.
     CutVote(At, u64),
     /// Two candidates reach each other again; the life of the voter.
     Duel(u64),
@@ -466,7 +466,7 @@ impl State {
             }
             Mend::CutVote(at, life) => {
                 if self.strikes() {
-                    if self.slots[at].life == life && self.slots[at].running.is_some() {
+                    if self.alive(at, life).is_some() {
                         self.count("power cut before a vote was on disk");
                     }
                     self.crash(at, true);

@@ -37,6 +37,8 @@ pub(super) struct Inside {
     pub(super) fail_sync: AtomicBool,
     /// Writes until one fails; 0: none does.
     pub(super) fail_write: AtomicU64,
+    /// How many calls have failed for these two.
+    struck: AtomicU64,
     depth: AtomicU64,
 }
 
@@ -44,10 +46,10 @@ pub(super) struct Inside {
 pub(super) fn hook(world: &Weak<World>, inside: &Arc<Inside>) -> FaultHook {
     let (world, inside) = (world.clone(), inside.clone());
     Arc::new(move |label| match label {
-        "wal.sync" => inside.fail_sync.load(Ordering::Relaxed),
+        "wal.sync" => inside.strikes(inside.fail_sync.load(Ordering::Relaxed)),
         "wal.write" => {
             interrupt(&world, &inside, 1);
-            inside.writes_fail()
+            inside.strikes(inside.is_write_to_fail())
         }
         "write.unlock" => {
             // Once in a transaction, so oftener.
@@ -65,7 +67,17 @@ pub(super) fn hook(world: &Weak<World>, inside: &Arc<Inside>) -> FaultHook {
 }
 
 impl Inside {
-    fn writes_fail(&self) -> bool {
+    /// How many calls of SQLite's have failed in this process, since they were made to.
+    pub(super) fn failures(&self) -> u64 {
+        self.struck.load(Ordering::Relaxed)
+    }
+
+    fn strikes(&self, fails: bool) -> bool {
+        self.struck.fetch_add(u64::from(fails), Ordering::Relaxed);
+        fails
+    }
+
+    fn is_write_to_fail(&self) -> bool {
         let left = self.fail_write.load(Ordering::Relaxed);
         self.fail_write.store(left.saturating_sub(1), Ordering::Relaxed);
         left == 1

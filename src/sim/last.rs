@@ -40,7 +40,7 @@ pub(super) fn final_checks(world: &Arc<World>) {
         let state = world.state.lock();
         (state.participants_that_serve("app"), state.participants_that_serve(other::NAME))
     };
-    world.state.lock().check_who_is_compared(&app);
+    world.state.lock().check_who_is_compared([&app, &other]);
     let (mut first, mut first_other) = (None, None);
     for at in app {
         if let Err(what) = compare_app(world, at, &mut first) {
@@ -105,13 +105,14 @@ fn dump(connection: &Plain) -> Result<Vec<String>, rusqlite::Error> {
 }
 
 impl State {
-    /// Whoever decides must be there, and some of them be compared: without, nothing would have been looked at. Not all of a majority:
+    /// Whoever decides must be there, and of each database some of them be compared: without, nothing would have been looked at. Not all of a majority:
     /// where one disk is lost and another one failed under a copy, the one voter that is left serves, and no majority can say what the
     /// damaged copy should be.
-    fn check_who_is_compared(&mut self, compared: &[At]) {
+    fn check_who_is_compared(&mut self, compared: [&[At]; 2]) {
         let voters = self.newest_leader().map(|(_, members)| members.voters).unwrap_or_default();
         let are_voters = |all: &[At]| all.iter().filter(|at| voters.contains(&self.slots[**at].id)).count();
-        let (there, take_part) = (are_voters(compared), are_voters(&self.participants()));
+        let there = compared.into_iter().map(are_voters).min().unwrap_or(0);
+        let take_part = are_voters(&self.participants());
         if there == 0 || 2 * take_part <= voters.len() {
             let all = voters.len();
             self.fail(format!("of {all} voters {take_part} take part at the end, and {there} can be compared"));

@@ -78,7 +78,7 @@ impl State {
             Some(READER_ENDED) => self.slots[at].kept_much,
             // It is dropped only where somebody drops it.
             Some(DROPPED) => how.ends_with(other::NAME),
-            Some(ffi::SQLITE_IOERR) => self.slots[at].fails_inside || self.has_failed_under_a_call(at),
+            Some(ffi::SQLITE_IOERR) => self.has_failed_under_a_call(at),
             Some(code) => [ffi::SQLITE_BUSY, ffi::SQLITE_READONLY].contains(&(code & 0xff)),
             None => false,
         };
@@ -110,7 +110,8 @@ impl State {
         self.calls_of(at).next().is_some()
     }
 
-    /// Whether a call of this node's disk has failed since the client's call began that is judged now: the topmost of them.
+    /// Whether a call of this node's disk, or of its SQLite, has failed since the client's call began that is judged now: the topmost
+    /// of them.
     fn has_failed_under_a_call(&self, at: At) -> bool {
         self.calls_of(at).next_back().is_some_and(|call| self.slots[at].failures() != call.failures)
     }
@@ -447,18 +448,12 @@ pub(super) fn write(world: &Arc<World>, at: At, kind: u64) {
                 let nth = 1 + world.state.lock().dice.below(12);
                 session.inside.fail_write.store(nth, Ordering::Relaxed);
             }
-            // Whoever meets it is above this call on the stack, and has been judged when this one goes on.
-            let fails = [30, 31].contains(&kind);
-            let failed_before = fails.then(|| std::mem::replace(&mut world.state.lock().slots[at].fails_inside, true));
             let result = connection.execute_batch("COMMIT");
             let receipt = session.connection.last_receipt();
             session.inside.fail_sync.store(false, Ordering::Relaxed);
             session.inside.fail_write.store(0, Ordering::Relaxed);
             let mut state = world.state.lock();
             state.settle(at, unique, ord, before, result);
-            if let Some(before) = failed_before {
-                state.slots[at].fails_inside = before;
-            }
             state.keep_receipt(unique, receipt);
         }
     }

@@ -112,8 +112,6 @@ pub(super) struct Slot {
     pub(super) was_whole: bool,
     /// Calls of a process before this one may have made a copy useless, and no process since was whole.
     pub(super) came_damaged: bool,
-    /// Calls of SQLite's fail now.
-    pub(super) fails_inside: bool,
     /// A WAL or the log was longer in this process than readers may keep them.
     pub(super) kept_much: bool,
     /// The last start met an I/O error where it opens files or ends a checkpoint: a copy may have been given up for that.
@@ -166,7 +164,6 @@ impl Slot {
             damage_was_excused: false,
             was_whole: false,
             came_damaged: false,
-            fails_inside: false,
             kept_much: false,
             opened_badly: false,
             got_snapshot: false,
@@ -193,9 +190,10 @@ impl Slot {
         self.fs.counts().into_keys().filter(|label| !label.starts_with("sim.")).collect()
     }
 
-    /// How many calls of this disk have failed by a fault so far.
+    /// How many calls have failed on purpose so far: those of this disk, and those of SQLite in this process.
     pub(super) fn failures(&self) -> u64 {
-        self.fs.failed().into_iter().map(|label| self.fs.failures(label)).sum()
+        let inside = self.running.as_ref().map_or(0, |running| running.inside.failures());
+        self.fs.failures_in_all() + inside
     }
 
     pub(super) fn take_running(&mut self) -> Option<Box<Running>> {
@@ -343,7 +341,6 @@ impl State {
         slot.started = true;
         slot.rotten_in_use.clear();
         slot.damage_was_excused = false;
-        slot.fails_inside = false;
         slot.kept_much = false;
         slot.fs.restart();
         slot.fs.clear_faults();

@@ -222,9 +222,7 @@ impl State {
         if batches.is_empty() && !seat.appender.waits() {
             return;
         }
-        let truncates =
-            |batch: &PersistBatch| batch.entries.first().is_some_and(|e| e.id.index <= seat.log.last().index);
-        let truncations = batches.iter().filter(|batch| truncates(batch)).count() as u64;
+        let truncations = truncations(seat.log.last().index, &batches);
         let hub = running.hub.clone();
         let mut persisted = |batch| hub.post(Input::Persisted { batch });
         let appended = seat.appender.append(&seat.log, batches, &mut persisted);
@@ -381,4 +379,10 @@ impl State {
         let hub = self.slots[leader].hub().filter(|_| reached)?;
         status::floor_of_members(hub)
     }
+}
+
+/// How many of these batches take back entries of a log that ends with `last`, or of a batch before them.
+fn truncations(mut last: LogIndex, batches: &VecDeque<PersistBatch>) -> u64 {
+    let ends = batches.iter().filter_map(|batch| batch.entries.first().zip(batch.entries.last()));
+    ends.filter(|(first, newest)| first.id.index <= std::mem::replace(&mut last, newest.id.index)).count() as u64
 }

@@ -170,7 +170,7 @@ pub(super) struct State {
 /// A client's call.
 pub(super) struct Call {
     pub(super) at: At,
-    /// How many calls of the node's disk had failed when it began.
+    /// [`Slot::failures`] of the node when it began.
     pub(super) failures: u64,
 }
 

@@ -270,6 +270,11 @@ impl SimFs {
         self.world.lock().failed.get(label).copied().unwrap_or(0)
     }
 
+    /// How often a fault has made a call fail, ever.
+    pub fn failures_in_all(&self) -> u64 {
+        self.world.lock().failed.values().sum()
+    }
+
     /// The calls that a fault has made fail since the last restart: how often, by label and by what it said.
     pub fn failed_since_restart(&self) -> BTreeMap<(Label, Failure), u64> {
         self.world.lock().failed_since.clone()
@@ -501,6 +506,7 @@ impl World {
             content.settle(mercy, &mut dice);
             content.live = content.durable.clone();
         }
+        self.killed = false;
         self.end_process();
     }
 
