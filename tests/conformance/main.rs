@@ -16,8 +16,8 @@
 //! * **all connections are opened anew every 50 records**: a page cache hides whatever the VFS loses;
 //! * statements go to the leader. Each query goes to all three: to the leader, to one follower that reads `Linearizable` at
 //!   once, and to one that reads `Local` after it has applied what the leader has. All must give the expected answer;
-//! * an error is an answer in two places only: `statement error` takes what SQLite says of the statement (`SQLITE_ERROR`), and
-//!   no answer to a query may be "integer overflow", which the files write in this way;
+//! * an error is an answer in two places only: `statement error` takes what SQLite says of the statement (`SQLITE_ERROR`), and a
+//!   query for which the files have no rows may fail with "integer overflow": they write that error as an empty answer;
 //! * the WAL is checkpointed from a few pages on, so that what is read comes from the main files as well as from the WAL;
 //! * afterwards all nodes have the same checksum at the same index, and `integrity_check` is ok.
 //!

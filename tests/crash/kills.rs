@@ -12,8 +12,8 @@
 //!
 //! Each kill is counted for the phases that the process was in, as it noted them itself; for `idle` if for none. While a
 //! bucket is empty, lives go on beyond the number that was asked for; one that stays empty fails the test: then it did not test
-//! what it says (of snapshots from [`LONG_RUN`] kills on: there are few). Each step of a checkpoint, a compaction, a start and an install
-//! by itself is what `steps.rs` is for. A process that ended in another way than by SIGKILL fails it, too, and so does a panic.
+//! what it says (of snapshots from [`LONG_RUN`] kills on: there are few). What a checkpoint, a compaction, a start and an install do
+//! in single steps is what `steps.rs` is for. A process that ended in another way than by SIGKILL fails it, too, and so does a panic.
 //!
 //! Kills seldom make a node say "not committed", since who could say it is dead. So each life ends with a leader that is cut
 //! off while writers wait for it, and lives: another one is elected, and what the first had proposed was never committed.

@@ -53,8 +53,9 @@ pub(crate) fn until(node: &Node, what: &str, wanted: impl Fn(&Status) -> bool) -
         if wanted(&status) {
             return status;
         }
-        assert!(started.elapsed() < LONG, "{what}: {status:#?}");
-        std::thread::yield_now();
+        assert!(started.elapsed() < LONG, "node {}: {what}: {status:#?}", node.id());
+        // Whoever is waited for may need this processor.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -66,17 +66,18 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 
 /// Runs a command of the system. What it said, if it failed.
 pub(crate) fn run(line: &str) -> Result<(), String> {
-    run_if_there(line).unwrap_or_else(Err)
+    run_if_there(line).unwrap_or_else(Err).map_err(|text| format!("{line}: {text}"))
 }
 
 /// The same; the outer error is that there is no such command.
 fn run_if_there(line: &str) -> Result<Result<(), String>, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    match Command::new(words[0]).args(&words[1..]).output() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(format!("{line}: {error}")),
-        Err(error) => Ok(Err(format!("{line}: {error}"))),
+    // What it says is looked at: not in the language of whoever runs this.
+    match Command::new(words[0]).args(&words[1..]).env("LC_ALL", "C").output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(error.to_string()),
+        Err(error) => Ok(Err(error.to_string())),
         Ok(output) if output.status.success() => Ok(Ok(())),
-        Ok(output) => Ok(Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr).trim()))),
+        Ok(output) => Ok(Err(String::from_utf8_lossy(&output.stderr).trim().to_string())),
     }
 }
 
@@ -91,9 +92,10 @@ pub(crate) fn set_up_if_allowed(line: &str) -> Result<(), String> {
 }
 
 fn set_up_or(line: &str, lacks: impl Fn(&str) -> bool) -> Result<(), String> {
-    let Err(text) = run_if_there(line)? else { return Ok(()) };
-    assert!(!rustix::process::geteuid().is_root() || lacks(&text), "the set-up fails: {text}");
-    Err(text)
+    let named = |text: String| format!("{line}: {text}");
+    let Err(text) = run_if_there(line).map_err(named)? else { return Ok(()) };
+    assert!(!rustix::process::geteuid().is_root() || lacks(&text), "the set-up fails: {line}: {text}");
+    Err(named(text))
 }
 
 /// Whether these words are those of a kernel that does not let us, and not those about what somebody left behind, or uses.
