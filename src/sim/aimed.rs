@@ -61,9 +61,9 @@ pub(super) struct Lull {
     off: Vec<At>,
     /// The other voters.
     left: Vec<At>,
-    /// Those of them that needed a snapshot from the beginning: who votes has been given what it needs.
+    /// Those of them that needed a snapshot from the beginning, in their first life: who votes has been given what it needs.
     lacking: Vec<At>,
-    /// Others of them came to need one meanwhile, which takes longer than a lull.
+    /// Others of them need one, which may take longer than a lull: they were away before it, or came to it meanwhile.
     overtaken: bool,
     /// The last committed entry in the middle of it.
     committed: LogIndex,
@@ -315,7 +315,9 @@ impl State {
         self.count(if fresh.is_some() { "voters switched off for new ones" } else { "minorities switched off" });
         off.iter().for_each(|at| self.crash(*at, false));
         let left: Vec<At> = voters.into_iter().filter(|at| !off.contains(at)).collect();
-        let lacking = self.who_need_snapshots(&left);
+        // One that was started again since it came in may have been overtaken on the way.
+        let mut lacking = self.who_need_snapshots(&left);
+        lacking.retain(|at| self.slots[*at].life == 1);
         self.lull = Some(Lull { off, left, lacking, overtaken: false, committed, held_up: None });
         self.at(LULL / 2, Ev::Mend(Mend::HalfLull));
         self.at(LULL, Ev::Mend(Mend::Lull));
