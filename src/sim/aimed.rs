@@ -289,7 +289,8 @@ impl State {
             let Some(running) = slot.running.as_ref() else { return false };
             let seated = running.seat.as_ref().is_some_and(|seat| !seat.engine_over && !seat.apply_over);
             let there = seated && !running.crippled && bound(at) == Ok(true) && !self.is_out(at);
-            // A new voter has not been in trouble: it is as good as it has to be, whatever it has applied by now.
+            // A new voter is as good as it has to be, whatever it has applied by now: that is what is looked at. Unless it was away
+            // since it came in, see below.
             let applied = running.hub.applied().index;
             let near = applied.0 + NEARLY >= committed.0 && applied >= start && self.know_they_are_bound([at]);
             there && (near || Some(at) == fresh) && running.hub.trouble().is_none()
@@ -315,7 +316,7 @@ impl State {
         self.count(if fresh.is_some() { "voters switched off for new ones" } else { "minorities switched off" });
         off.iter().for_each(|at| self.crash(*at, false));
         let left: Vec<At> = voters.into_iter().filter(|at| !off.contains(at)).collect();
-        // One that was started again since it came in may have been overtaken on the way.
+        // One that was started again since it came in may have been overtaken meanwhile, and needs more time than a lull has.
         let mut lacking = self.who_need_snapshots(&left);
         lacking.retain(|at| self.slots[*at].life == 1);
         self.lull = Some(Lull { off, left, lacking, overtaken: false, committed, held_up: None });

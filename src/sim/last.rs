@@ -105,9 +105,9 @@ fn dump(connection: &Plain) -> Result<Vec<String>, rusqlite::Error> {
 }
 
 impl State {
-    /// Whoever decides must be there, and of each database some of them be compared: without, nothing would have been looked at. Not all of a majority:
-    /// where one disk is lost and another one failed under a copy, the one voter that is left serves, and no majority can say what the
-    /// damaged copy should be.
+    /// Whoever decides must be there, and of each database some of them be compared: without, nothing would have been looked at. Not
+    /// all of a majority: where one disk is lost and another one failed under a copy, the one voter that is left serves, and no majority
+    /// can say what the damaged copy should be.
     fn check_who_is_compared(&mut self, compared: [&[At]; 2]) {
         let voters = self.newest_leader().map(|(_, members)| members.voters).unwrap_or_default();
         let are_voters = |all: &[At]| all.iter().filter(|at| voters.contains(&self.slots[**at].id)).count();

@@ -24,6 +24,7 @@ use shoaldb_vfs::env::sim::Aim;
 use super::bounds::has_disk_that_failed;
 use super::world::{At, Ev, State};
 use crate::catalogue::DatabaseId;
+use crate::identity::FILE as IDENTITY;
 
 /// How long the scrubber gets at the end to find what nobody has read: it comes around in less.
 const SCRUBBED_WITHIN: Duration = Duration::from_secs(6);
@@ -38,8 +39,6 @@ pub(super) struct Rotten {
     bytes: Vec<u8>,
 }
 
-/// The file that says who a node is.
-const IDENTITY: &str = "identity";
 /// The pages of a checkpoint.
 const TORN: &str = "ckpt.page";
 /// Bytes of a main file that are looked at: the smallest page.
@@ -116,7 +115,7 @@ impl State {
                     return;
                 }
                 let file = files.swap_remove(self.dice.below(files.len() as u64) as usize);
-                _ = self.flip(at, &Path::new("/n/db").join(file));
+                self.flip(at, &Path::new("/n/db").join(file));
             }
         }
         self.rotting = Some(rotting);
@@ -132,8 +131,8 @@ impl State {
         }
         let mut files = fs.list(Path::new("/n/db"), "sim.rot").unwrap_or_default();
         files.retain(|file| file.ends_with(".dw"));
-        for file in files {
-            (0..4).for_each(|_| _ = self.flip(at, &Path::new("/n/db").join(&file)));
+        for file in files.iter().flat_map(|file| std::iter::repeat_n(file, 4)) {
+            self.flip(at, &Path::new("/n/db").join(file));
         }
         self.count("double-writes rotten behind a checkpoint that was cut off");
     }
